@@ -1,0 +1,191 @@
+"""A small causal language model and its tokenizer: a tiny Llama made from scratch, or any model that transformers can load.
+
+Flow: the policy. `make_causal_lm` builds what the tutorials train on a CPU; `load_causal_lm` takes a local path or a hub
+name. The stages see the model as `model(input_ids, attention_mask, position_ids, past_key_values)` and the tokenizer as
+three things: `encode(text)`, `decode(ids)` and `control[name]`.
+
+Two rules about tokens, both needed by the rollout:
+
+- `encode` never yields a control token, whatever the text says: "<search>" in a review is six ordinary tokens. Control tokens
+  are appended as ids, by code that means it.
+- `WordTokenizer` gives each frequent word one token, with bytes below it, so that any string survives a round trip. One
+  token a word is what lets a small model copy a value out of its memory; with byte-pair pieces it does not learn to.
+
+Paper: Qwen2.5-3B-Instruct with its own tokenizer. Sizes here are ours (measured on a CPU); nothing of this is in the paper.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+WORD = re.compile(r"\w+")
+
+
+class Tokenizer(Protocol):
+    """What the stages need of a tokenizer."""
+
+    control: Mapping[str, int]  # control token -> id
+    pad: int
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class WordTokenizer:
+    """Words over bytes. Ids: control tokens, then 256 bytes, then words.
+
+    A text is a run of words and of what stands between them. A known word is one token; all else is UTF-8 bytes. A single
+    space between two known words costs nothing: it is implied whenever two word tokens are neighbours.
+    """
+
+    def __init__(self, control: Sequence[str], words: Sequence[str]):
+        self.control = {name: i for i, name in enumerate(control)}
+        self.words = tuple(words)
+        self.first_byte = len(control)
+        self.first_word = len(control) + 256
+        self.pad = 0
+        self._id = {word: self.first_word + i for i, word in enumerate(self.words)}
+
+    @classmethod
+    def train(cls, texts: Iterable[str], control: Sequence[str], max_words: int = 4000, min_count: int = 2) -> WordTokenizer:
+        """The most frequent words of the texts; ties in alphabetical order."""
+        counts = Counter(word for text in texts for word in WORD.findall(text))
+        frequent = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
+        return cls(control, frequent[:max_words])
+
+    def __len__(self) -> int:
+        return self.first_word + len(self.words)
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        end = 0  # where the last word ended
+        for match in WORD.finditer(text):
+            word = self._id.get(match.group())
+            between = text[end : match.start()]
+            follows_word = bool(ids) and ids[-1] >= self.first_word
+            if not (between == " " and follows_word and word is not None):
+                ids += self._bytes(between)
+            ids += [word] if word is not None else self._bytes(match.group())
+            end = match.end()
+        return ids + self._bytes(text[end:])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of any id list. Control tokens print as their names; broken UTF-8 prints as the replacement sign."""
+        pieces: list[bytes] = []
+        after_word = False
+        for i in ids:
+            is_word = i >= self.first_word
+            if is_word:
+                pieces.append((" " if after_word else "").encode() + self.words[i - self.first_word].encode())
+            elif i >= self.first_byte:
+                pieces.append(bytes([i - self.first_byte]))
+            else:
+                pieces.append(self._control_names[i].encode())
+            after_word = is_word
+        return b"".join(pieces).decode("utf-8", errors="replace")
+
+    @cached_property
+    def _control_names(self) -> list[str]:
+        return list(self.control)
+
+    def _bytes(self, text: str) -> list[int]:
+        return [self.first_byte + b for b in text.encode("utf-8", errors="surrogatepass")]
+
+    def save(self, folder: Path) -> None:
+        content = {"control": list(self.control), "words": list(self.words)}
+        (folder / "words.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> WordTokenizer:
+        content = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+        return cls(content["control"], content["words"])
+
+
+class PretrainedTokenizer:
+    """A transformers tokenizer that reads text as text: its own special tokens inside a text stay ordinary characters."""
+
+    def __init__(self, inner, control: Sequence[str]):
+        inner.add_special_tokens({"additional_special_tokens": list(control)})
+        self.inner = inner
+        self.control = {name: inner.convert_tokens_to_ids(name) for name in control}
+        self.pad = inner.pad_token_id if inner.pad_token_id is not None else inner.eos_token_id
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def encode(self, text: str) -> list[int]:
+        return self.inner(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.inner.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def save(self, folder: Path) -> None:
+        self.inner.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class CausalLMConfig:
+    """Size of the tiny Llama. The defaults make about 0.2M parameters."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    feed_forward: int = 192
+    init_std: float = 0.05
+    context: int = 1024
+
+
+def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Generator) -> PreTrainedModel:
+    """A tiny Llama with random weights drawn from `generator` alone (the global generator is left as it was)."""
+    shape = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.feed_forward,
+        max_position_embeddings=config.context,
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):  # LlamaForCausalLM draws from the global generator
+        model = LlamaForCausalLM(shape)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:  # norms keep their ones
+                parameter.normal_(0.0, config.init_std, generator=generator)
+    return model
+
+
+def load_causal_lm(path_or_name: str, control: Sequence[str]) -> tuple[PreTrainedModel, Tokenizer]:
+    """A model and its tokenizer from a folder that `save_causal_lm` wrote, another local folder, or a hub name.
+
+    A foreign tokenizer gets the control tokens added, and the model an embedding row for each.
+    """
+    folder = Path(path_or_name)
+    model = AutoModelForCausalLM.from_pretrained(path_or_name)
+    if (folder / "words.json").is_file():
+        return model, WordTokenizer.load(folder)
+    tokenizer = PretrainedTokenizer(AutoTokenizer.from_pretrained(path_or_name), control)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    return model, tokenizer
+
+
+def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
+    """Weights (safetensors), config and tokenizer, so that `load_causal_lm` reads them back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save(folder)

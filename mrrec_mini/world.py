@@ -1,0 +1,369 @@
+"""A synthetic shop whose true preferences are known: the embedded default data, and the yardstick of every arm.
+
+Flow: makes a `Dataset` out of a seed; nothing in it is learned. Truth, in the order in which it decides:
+
+1. The *map*: each category cares about a few aspects (`relevant` of them). This is what global memory can learn.
+2. A person prefers one value of each aspect, everywhere; in some (category, aspect) pairs an *exception* holds instead.
+3. A purchase is made for a use. Of the category's items that suit the use, the person takes the one that agrees with most
+   of the wanted values of the aspects that the category cares about. Each wanted value is honoured with probability
+   `follow` (`follow_target` for the target of a query), else replaced by another one.
+4. The rating falls with each preference that was not honoured. The review mentions values of the aspects that mattered, in
+   the person's own words (synonyms), and now and then a value that did not matter.
+
+A query names the category and the use, nothing else (the paper's simplified Amazon-C4 queries: one item, one use). Its `truth`
+holds the aspects that ought to be looked up and this person's values for them. `oracle_profile` writes them down: the profile
+of a perfect reasoner, hence the ceiling of every metric. It is below 1: a target may break a preference (3.), and several items
+may share all wanted values.
+
+Items are functions of (seed, index): the value of any aspect of any item is computed without making the others, so that a shop of
+a million items is written as a stream and a purchase looks only at the items it compares.
+
+Two shops with equal `seed` and different `map_seed` differ in what categories care about, and so in all that follows from it. The last
+`held` categories are never asked for by a training query (`Dataset.split`), in any shop. Paper: none of this; Amazon-C4
+hides its truth. All numbers in `WorldConfig` are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from mrrec_mini.data import Dataset
+from mrrec_mini.records import Interaction, Item, Query
+
+# aspect -> value -> the words in which people mention it (the value itself first)
+ASPECTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "price": {
+        "budget": ("budget", "cheap", "inexpensive"),
+        "fair": ("fair", "reasonable", "sensible"),
+        "midrange": ("midrange", "average", "moderate"),
+        "premium": ("premium", "pricey", "upmarket"),
+        "luxury": ("luxury", "lavish", "exclusive"),
+    },
+    "size": {
+        "tiny": ("tiny", "mini", "pocket"),
+        "small": ("small", "compact", "little"),
+        "medium": ("medium", "normal", "ordinary"),
+        "large": ("large", "big", "roomy"),
+        "giant": ("giant", "huge", "enormous"),
+    },
+    "color": {
+        "red": ("red", "crimson", "scarlet"),
+        "blue": ("blue", "navy", "azure"),
+        "green": ("green", "olive", "emerald"),
+        "black": ("black", "dark", "ebony"),
+        "white": ("white", "ivory", "pale"),
+    },
+    "material": {
+        "steel": ("steel", "metal", "metallic"),
+        "wood": ("wood", "wooden", "timber"),
+        "glass": ("glass", "crystal", "vitreous"),
+        "cotton": ("cotton", "cloth", "fabric"),
+        "leather": ("leather", "hide", "suede"),
+    },
+    "style": {
+        "modern": ("modern", "minimal", "contemporary"),
+        "classic": ("classic", "timeless", "traditional"),
+        "rustic": ("rustic", "rural", "homely"),
+        "sporty": ("sporty", "athletic", "active"),
+        "vintage": ("vintage", "retro", "antique"),
+    },
+    "weight": {
+        "featherlight": ("featherlight", "weightless", "airy"),
+        "light": ("light", "lightweight", "portable"),
+        "balanced": ("balanced", "even", "steady"),
+        "heavy": ("heavy", "weighty", "massive"),
+        "dense": ("dense", "solid", "leaden"),
+    },
+    "texture": {
+        "soft": ("soft", "plush", "fluffy"),
+        "smooth": ("smooth", "sleek", "polished"),
+        "rough": ("rough", "coarse", "gritty"),
+        "ribbed": ("ribbed", "ridged", "grooved"),
+        "padded": ("padded", "cushioned", "quilted"),
+    },
+    "scent": {
+        "floral": ("floral", "rosy", "flowery"),
+        "citrus": ("citrus", "lemony", "zesty"),
+        "vanilla": ("vanilla", "sweet", "creamy"),
+        "herbal": ("herbal", "minty", "grassy"),
+        "unscented": ("unscented", "odorless", "neutral"),
+    },
+    "sound": {
+        "silent": ("silent", "noiseless", "mute"),
+        "quiet": ("quiet", "hushed", "muffled"),
+        "mellow": ("mellow", "warm", "gentle"),
+        "bright": ("bright", "crisp", "clear"),
+        "loud": ("loud", "booming", "noisy"),
+    },
+    "origin": {
+        "local": ("local", "regional", "nearby"),
+        "nordic": ("nordic", "northern", "scandinavian"),
+        "italian": ("italian", "tuscan", "roman"),
+        "japanese": ("japanese", "kyoto", "zen"),
+        "alpine": ("alpine", "swiss", "mountain"),
+    },
+}
+CATEGORIES = (
+    "mug lamp lotion backpack chair blanket knife speaker wallet clock kettle tent pillow guitar jacket "
+    "bottle rug bicycle mirror candle desk umbrella camera toaster helmet vase scarf drill keyboard basket "
+    "ladder apron whistle telescope hammock skillet teapot cushion lantern easel"
+).split()
+USES = "hiking travel office gifting parties studying camping commuting".split()
+PRAISE = ("love that it is {}", "so {}", "just as {} as hoped", "really {}", "{} in the best way")
+COMPLAINT = ("too {} for me", "sadly {}", "did not want it {}")
+DAY = 86_400
+START = 1_600_000_000  # seconds since 1970: the first purchase that can happen
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """How large the shop is, and how faithful its people are. Probabilities in 0..1."""
+
+    users: int = 400
+    items: int = 5000
+    categories: int = 20  # at most 40
+    relevant: int = 3  # aspects that a category cares about
+    held: int = 5  # categories that no training query names
+    history: int = 14  # purchases before the queries
+    queries: int = 5  # a person; all at one time, after the history
+    exceptions: float = 0.1  # chance that a person's value for an aspect is another one in a category
+    follow: float = 0.85  # chance that a purchase honours a preference
+    follow_target: float = 0.95  # the same for the target of a query
+    suits: float = 0.7  # chance that an item suits a use
+    mention: float = 0.7  # chance that a review mentions an aspect that mattered
+    chatter: float = 0.08  # chance that it mentions one that did not
+    shown: int = 250  # items that a person compares, at most
+    seed: int = 0
+    map_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.categories <= len(CATEGORIES):
+            raise ValueError(f"categories must lie in 1..{len(CATEGORIES)}, got {self.categories}")
+        if not 1 <= self.relevant <= len(ASPECTS):
+            raise ValueError(f"relevant must lie in 1..{len(ASPECTS)}, got {self.relevant}")
+        if not 0 <= self.held < self.categories:
+            raise ValueError(f"held must lie in 0..{self.categories - 1}, got {self.held}")
+        if self.items < self.categories:
+            raise ValueError(f"a shop needs an item a category: items >= {self.categories}, got {self.items}")
+        if self.users < 1 or self.history < 0 or self.queries < 1:
+            raise ValueError("a shop needs users >= 1, history >= 0, queries >= 1")
+
+
+def make_world(config: WorldConfig) -> Dataset:
+    """The shop as a `Dataset` in memory. Equal configs give equal shops, on every machine."""
+    interactions, queries = [], []
+    for bought, asked in iter_people(config):
+        interactions += bought
+        queries += asked
+    return Dataset(
+        items={item.id: item for item in iter_items(config)},
+        interactions=tuple(sorted(interactions, key=lambda i: (i.user, i.time, i.item))),
+        queries=tuple(queries),
+        meta=world_meta(config),
+    )
+
+
+def sibling(config: WorldConfig, map_seed: int, users: int) -> WorldConfig:
+    """Another shop of the same kind: other map, other people, same words and the same held categories."""
+    return replace(config, map_seed=map_seed, seed=config.seed + 1000 * map_seed, users=users)
+
+
+def world_meta(config: WorldConfig) -> dict:
+    return {
+        "name": "world",
+        "source": "mrrec_mini.world (synthetic)",
+        "licence": "MIT",
+        "held_categories": list(CATEGORIES[config.categories - config.held : config.categories]),
+        "world": asdict(config),
+    }
+
+
+def oracle_profile(query: Query) -> str:
+    """The profile of a perfect reasoner: what was asked for, then every value that matters. Needs `query.truth`."""
+    if query.truth is None:
+        raise ValueError(f"query {query.id} has no known truth: only a synthetic shop has an oracle")
+    return " ".join([query.text, *(f"{aspect} {value}" for aspect, value in query.truth.items())])
+
+
+# --------------------------------------------------------------------------------------------- the truth, by index
+
+
+def category_map(config: WorldConfig) -> np.ndarray:
+    """(categories, relevant) indices of the aspects that each category cares about; each aspect serves as often."""
+    rng = np.random.default_rng([config.map_seed, 1])
+    counts = np.zeros(len(ASPECTS))
+    rows = []
+    for _ in range(config.categories):
+        order = np.lexsort((rng.random(len(ASPECTS)), counts))  # least used first, ties at random
+        pool = order[: config.relevant + 2]  # a little slack, or maps would follow each other in cycles
+        row = np.sort(rng.choice(pool, config.relevant, replace=False))
+        counts[row] += 1
+        rows.append(row)
+    return np.stack(rows)
+
+
+def item_values(config: WorldConfig, index: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """(n, aspects) value of every aspect of the items `index` (n,) of one category whose map row is `relevant`.
+
+    Over the aspects that matter the combinations are dealt out evenly, so that every preference can be met as soon as a
+    category has values^relevant items; the other values are random.
+    """
+    n_values = _n_values()
+    aspects = np.arange(len(ASPECTS))
+    values = (_hash(config.seed, 11, index[:, None], aspects[None, :]) % n_values).astype(np.int64)
+    combination = index // config.categories  # the position within the category
+    for aspect in relevant:
+        values[:, aspect] = combination % n_values
+        combination = combination // n_values
+    return values
+
+
+def item_suits(config: WorldConfig, index: np.ndarray) -> np.ndarray:
+    """(n, uses) whether an item suits a use."""
+    return _chance(config.seed, 12, index[:, None], np.arange(len(USES))[None, :]) < config.suits
+
+
+def preferences(config: WorldConfig, user: int) -> np.ndarray:
+    """(categories, aspects) the value that a person wants, exceptions included."""
+    aspects, categories = np.arange(len(ASPECTS)), np.arange(config.categories)
+    usual = (_hash(config.seed, 13, user, aspects) % _n_values()).astype(np.int64)
+    is_exception = _chance(config.seed, 14, user, categories[:, None], aspects[None, :]) < config.exceptions
+    shift = 1 + _hash(config.seed, 15, user, categories[:, None], aspects[None, :]) % (_n_values() - 1)
+    return np.where(is_exception, (usual + shift.astype(np.int64)) % _n_values(), usual)
+
+
+def iter_items(config: WorldConfig, chunk: int = 10_000) -> Iterator[Item]:
+    """The items in the order of their index, made a chunk at a time."""
+    names, values = list(ASPECTS), [list(words) for words in ASPECTS.values()]
+    care = category_map(config)
+    for start in range(0, config.items, chunk):
+        index = np.arange(start, min(start + chunk, config.items))
+        codes = np.zeros((len(index), len(ASPECTS)), dtype=np.int64)
+        for c in range(config.categories):
+            rows = index % config.categories == c
+            codes[rows] = item_values(config, index[rows], care[c])
+        suits = item_suits(config, index)
+        brands = _hash(config.seed, 16, index) % 64
+        for row, i in enumerate(index):
+            category = CATEGORIES[i % config.categories]
+            uses = [use for use, fits in zip(USES, suits[row], strict=True) if fits]
+            yield Item(
+                id=f"i{i:07d}",
+                title=f"{_brand(int(brands[row]))} {category}",
+                category=("shop", category),
+                attributes={name: (values[a][codes[row, a]],) for a, name in enumerate(names)},
+                description=f"for {' '.join(uses)}" if uses else "",
+            )
+
+
+def iter_people(config: WorldConfig) -> Iterator[tuple[list[Interaction], list[Query]]]:
+    """Each person's interactions (targets included, at the time of the queries) and queries."""
+    care = category_map(config)
+    for user in range(config.users):
+        yield _person(config, user, care)
+
+
+# --------------------------------------------------------------------------------------------- one person
+
+
+def _person(config: WorldConfig, user: int, care: np.ndarray) -> tuple[list[Interaction], list[Query]]:
+    rng = np.random.default_rng([config.seed, config.map_seed, 2, user])
+    wants = preferences(config, user)
+    name = f"u{user:06d}"
+    interactions, queries, taken = [], [], set()
+    start = START + int(rng.integers(0, 365)) * DAY
+    asked_at = start + (config.history + 1) * DAY
+    # a person asks for different things: the categories of the queries do not repeat while there are enough
+    asked = rng.permutation(config.categories)
+    for step in range(config.history + config.queries):
+        is_query = step >= config.history
+        number = step - config.history
+        category = int(asked[number % config.categories]) if is_query else int(rng.integers(config.categories))
+        use = int(rng.integers(len(USES)))
+        follow = config.follow_target if is_query else config.follow
+        item, broken, codes = _choose(config, rng, wants[category], category, use, care[category], follow, taken)
+        taken.add(item)
+        time = asked_at if is_query else start + step * DAY
+        review = _review(config, rng, codes, care[category], broken)
+        rating = float(max(1, 5 - 2 * len(broken) + int(rng.random() < 0.2) * -1))
+        interactions.append(Interaction(name, f"i{item:07d}", time, rating, review))
+        if is_query:
+            names = list(ASPECTS)
+            truth = {names[a]: list(ASPECTS[names[a]])[wants[category, a]] for a in care[category]}
+            text = f"{CATEGORIES[category]} for {USES[use]}"
+            queries.append(Query(f"{name}-q{number}", name, text, f"i{item:07d}", asked_at, truth))
+    return interactions, queries
+
+
+def _choose(
+    config: WorldConfig,
+    rng: np.random.Generator,
+    wants: np.ndarray,  # (aspects,)
+    category: int,
+    use: int,
+    relevant: np.ndarray,
+    follow: float,
+    taken: set[int],
+) -> tuple[int, list[int], np.ndarray]:
+    """The item taken, the aspects whose preference it breaks, and its values."""
+    size = (config.items - category + config.categories - 1) // config.categories  # items in this category
+    rows = np.arange(size) if size <= config.shown else rng.integers(0, size, config.shown)
+    index = rows * config.categories + category
+    aim = wants[relevant].copy()
+    for position in range(len(relevant)):
+        if rng.random() >= follow:
+            aim[position] = (aim[position] + rng.integers(1, _n_values())) % _n_values()
+    codes = item_values(config, index, relevant)
+    agreement = (codes[:, relevant] == aim).sum(1) + rng.random(len(index)) * 0.5  # ties at random
+    agreement[~item_suits(config, index)[:, use]] -= 1.5  # an item that does not suit has to agree much better
+    if taken:
+        agreement[np.isin(index, list(taken))] -= 100  # nobody buys the same thing twice
+    best = int(np.argmax(agreement))
+    broken = [int(a) for a in relevant if codes[best, a] != wants[a]]
+    return int(index[best]), broken, codes[best]
+
+
+def _review(config: WorldConfig, rng: np.random.Generator, codes: np.ndarray, relevant: np.ndarray, broken: list[int]) -> str:
+    names = list(ASPECTS)
+    sentences = []
+    for aspect in rng.permutation(len(ASPECTS)):
+        chance = config.mention if aspect in relevant else config.chatter
+        if rng.random() >= chance:
+            continue
+        words = list(ASPECTS[names[aspect]].values())[codes[aspect]]
+        word = words[0] if rng.random() < 0.5 else words[int(rng.integers(1, len(words)))]
+        frames = COMPLAINT if aspect in broken else PRAISE
+        sentences.append(frames[int(rng.integers(len(frames)))].format(word))
+    return ". ".join(sentences) if sentences else "it does the job"
+
+
+# --------------------------------------------------------------------------------------------- randomness by index
+
+
+def _hash(seed: int, *keys: int | np.ndarray) -> np.ndarray:
+    """64 random-looking bits for each combination of keys: splitmix64, folded over the keys. Broadcasts."""
+    with np.errstate(over="ignore"):  # uint64 arithmetic is meant to wrap
+        state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
+        for key in keys:
+            state = np.asarray(state ^ np.asarray(key).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def _chance(seed: int, *keys: int | np.ndarray) -> np.ndarray:
+    """A number in [0, 1) for each combination of keys."""
+    return (_hash(seed, *keys) >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def _n_values() -> int:
+    return len(next(iter(ASPECTS.values())))
+
+
+def _brand(number: int) -> str:
+    """64 made-up names: two syllables each."""
+    return ("vel nor kas tam bri dol fen gar".split()[number // 8]) + ("mo ta rix lun dex vy sa ko".split()[number % 8])
