@@ -1,8 +1,8 @@
 """A data set on disk and in memory: load, validate, split by users, save.
 
 Flow: the first stage. `world.py` and `sources.py` make a `Dataset`; every later stage reads one. On disk it is a folder
-of `items.jsonl`, `interactions.jsonl`, `queries.jsonl` (one record of `records.py` a line) and `meta.json` (name, source,
-licence, counts, sha256 of the three files).
+of `items.jsonl`, `interactions.jsonl`, `queries.jsonl` (one record of `records.py` a line) and `meta.json` (name,
+source, licence, counts, sha256 of the three files).
 
 Equations: none. H_u of sec. 2 is `Dataset.history`: what the query's own user did strictly before the query's time.
 Departures: the paper splits queries; we split users, so that whatever is learned, the global memory included, never saw
