@@ -1,0 +1,133 @@
+"""GRPO: group advantages, ratio, clip, length rule, KL; each choice an argument (eq. 11).
+
+Flow: the update, one file on from `reinforce.py`.
+
+    A_i = (r_i - mean of the group) / sigma of the group              the same for every token of episode i (sec. 3.3)
+    ratio_t = pi(o_t) / pi_old(o_t)
+    J = mean over sampled tokens of min(ratio_t A_i, clip(ratio_t, 1 - low, 1 + high) A_i) - beta KL(pi || pi_ref)      Eq. (11)
+
+"GRPO" is not one formula in the code that people admire; the choices are arguments here:
+
+| argument | values | paper | default |
+|---|---|---|---|
+| sigma | "none", "group" (sample, n-1, plus 1e-4), "population" | "group" (which of the two: guessed) | none |
+| length | "token": mean over all tokens of the batch; "sequence": mean over an episode, then over episodes; "constant": sum / (B x max_tokens) | "token" | token |
+| clip | (low, high) | one epsilon (value not printed) | (.2, .28) |
+| beta | weight of the KL to a frozen reference | not printed | 0 |
+| epochs | updates on one batch of episodes; with 1 the ratio is 1 and the clip sleeps | not printed | 1 |
+
+Departure, and why: sigma "none". Dividing by the group's sigma weighs a lucky hit in a group of failures 2.6 times an ordinary one, and turns
+noise into a full step where all rewards are nearly equal. The paper's own is one argument away. A group whose rewards are all equal has advantage
+exactly 0, with every sigma.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mrrec_mini.reinforce import group_sums
+
+SIGMAS = ("none", "group", "population")
+LENGTHS = ("token", "sequence", "constant")
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """The choices of the table above."""
+
+    sigma: str = "none"
+    length: str = "token"
+    clip: tuple[float, float] = (0.2, 0.28)
+    beta: float = 0.0
+    epochs: int = 1
+    max_tokens: int = 128  # the constant of the length rule "constant"
+
+    def __post_init__(self) -> None:
+        if self.sigma not in SIGMAS:
+            raise ValueError(f"sigma must be one of {SIGMAS}, got {self.sigma!r}")
+        if self.length not in LENGTHS:
+            raise ValueError(f"length must be one of {LENGTHS}, got {self.length!r}")
+        if self.beta < 0 or self.epochs < 1 or min(self.clip) < 0:
+            raise ValueError("beta and clip must be >= 0, epochs >= 1")
+
+
+def group_advantages(rewards: torch.Tensor, groups: torch.Tensor, sigma: str) -> torch.Tensor:
+    """(B,) A_i = (r_i - mean r) / sigma over the episodes of the same group (sec. 3.3). Equal rewards give exactly 0.
+
+    ValueError for a group of one episode: it has nothing to be compared with.
+    """
+    count = group_sums(torch.ones_like(rewards), groups)
+    if (count < 2).any():
+        raise ValueError("GRPO needs at least two episodes in each group")
+    centred = rewards - group_sums(rewards, groups) / count
+    equal = group_extent(rewards, groups) == 0  # the mean of equal floats can be off by one unit in the last place
+    centred = torch.where(equal, torch.zeros_like(centred), centred)
+    if sigma == "none":
+        return centred
+    freedom = count - 1 if sigma == "group" else count
+    return centred / ((group_sums(centred**2, groups) / freedom).sqrt() + 1e-4)
+
+
+def group_extent(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """(B,) largest minus smallest reward of the row's group."""
+    same = groups[:, None] == groups[None, :]
+    infinity = torch.full_like(rewards, float("inf"))
+    largest = torch.where(same, rewards[None, :], -infinity).amax(1)
+    return largest - torch.where(same, rewards[None, :], infinity).amin(1)
+
+
+def clipped_surrogate(
+    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, clip: tuple[float, float]
+) -> torch.Tensor:
+    """(B, T) min(ratio A, clip(ratio, 1 - low, 1 + high) A).   Eq. (11), inner part"""
+    ratio = torch.exp(logprobs - old_logprobs)
+    clipped = ratio.clamp(1 - clip[0], 1 + clip[1])
+    return torch.minimum(ratio * advantages[:, None], clipped * advantages[:, None])
+
+
+def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, old_logprobs: torch.Tensor) -> torch.Tensor:
+    """(B, T) an estimate of KL(pi || pi_ref) whose gradient is that of the reverse KL.
+
+    k3 = exp(d) - d - 1 with d = log pi_ref - log pi (Schulman, 2020), times the ratio. k3 alone in a loss has the gradient of the
+    *forward* KL, which is another objective.
+    """
+    d = reference - logprobs
+    return (torch.exp(d) - d - 1) * torch.exp(logprobs - old_logprobs)
+
+
+def length_weights(mask: torch.Tensor, rule: str, episodes: int, tokens: int, max_tokens: int) -> torch.Tensor:
+    """(b, T) the weight of each sampled token, for a batch of `episodes` with `tokens` sampled tokens in all."""
+    if rule == "token":
+        return mask / tokens
+    if rule == "sequence":
+        return mask / mask.sum(1, keepdim=True).clamp_min(1) / episodes
+    return mask / (episodes * max_tokens)
+
+
+def grpo_loss(
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    config: GRPOConfig,
+    episodes: int,
+    tokens: int,
+    reference: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """-J of eq. 11 for a micro-batch; the losses of all micro-batches add up to that of the batch.   Eq. (11)
+
+    logprobs, old_logprobs, mask, reference (b, T); advantages (b,). `episodes` and `tokens` count the whole batch. Outside the mask
+    nothing matters: neither value nor gradient.
+    """
+    keep = mask.bool()
+    old = torch.where(keep, old_logprobs, logprobs.detach())
+    objective = clipped_surrogate(logprobs, old, advantages, config.clip)
+    if config.beta:
+        if reference is None:
+            raise ValueError("beta > 0 needs the log-probabilities of a reference model")
+        frozen = torch.where(keep, reference, logprobs.detach())
+        objective = objective - config.beta * kl_term(logprobs, frozen, old)
+    weights = length_weights(mask.to(logprobs.dtype), config.length, episodes, tokens, config.max_tokens)
+    return -(objective * weights).sum()

@@ -1,0 +1,119 @@
+"""Log-probabilities, baselines and the REINFORCE loss.
+
+Flow: the update. Episodes come in, a loss goes out whose gradient, *on episodes that this very policy sampled*, is an estimate of the
+gradient of the expected reward. Its value means nothing; only its gradient does.
+
+    gradient of E[r] = E[ sum over sampled tokens t of (r - b) * gradient of log pi(token t | what came before) ]    (Williams, 1992)
+    b: none (0), "group" (mean of the episodes of the same query), "leave_one_out" (mean of the other episodes of that query)
+
+Tokens that the policy did not sample (prompt, retrieved memory) are context: they are attended to and never appear in the sum (sec. 3.3).
+Subtracting the group mean keeps the direction and shrinks the step by (G-1)/G against leave-one-out; both need G >= 2.
+
+`token_logprobs` is shared with `grpo.py`, whose file differs from this one by the ratio, the clip, sigma, the length rule and the KL.
+Paper: trains with GRPO only; REINFORCE is the simpler teacher that stands before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from mrrec_mini.records import Episode
+
+BASELINES = ("none", "group", "leave_one_out")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Episodes as tensors. Groups are given by number, not by text: the same query drawn twice makes two groups."""
+
+    tokens: torch.Tensor  # (B, T) right-padded
+    mask: torch.Tensor  # (B, T) bool, True: sampled by the policy
+    old_logprobs: torch.Tensor  # (B, T) the sampler's
+    rewards: torch.Tensor  # (B,)
+    groups: torch.Tensor  # (B,) number of the group
+
+    def rows(self, index: torch.Tensor) -> Batch:
+        """Some of its rows, cut to the longest of them."""
+        lengths = self.tokens.shape[1] - (self.tokens[index] != -1).flip(1).long().argmax(1)
+        width = int(lengths.max())
+        pick = [t[index, :width] for t in (self.tokens, self.mask, self.old_logprobs)]
+        return Batch(*pick, self.rewards[index], self.groups[index])
+
+
+def to_batch(episodes: Sequence[Episode], groups: Sequence[int], device: torch.device | str = "cpu") -> Batch:
+    """Pack episodes. Padding is -1 in `tokens`; it lies to the right, so that no token can see it.
+
+    ValueError where an episode's lists differ in length, a reward is not finite, or there is no episode.
+    """
+    if not episodes:
+        raise ValueError("a batch needs at least one episode")
+    for e in episodes:
+        if not len(e.tokens) == len(e.mask) == len(e.logprobs):
+            raise ValueError(f"episode of query {e.query.id}: tokens, mask and logprobs differ in length")
+        if not torch.isfinite(torch.tensor(e.reward)):
+            raise ValueError(f"episode of query {e.query.id}: the reward is {e.reward}, not a finite number")
+    width = max(len(e.tokens) for e in episodes)
+    tokens = torch.full((len(episodes), width), -1, dtype=torch.long)
+    mask = torch.zeros(len(episodes), width, dtype=torch.bool)
+    logprobs = torch.zeros(len(episodes), width)
+    for row, e in enumerate(episodes):
+        n = len(e.tokens)
+        tokens[row, :n] = torch.tensor(e.tokens)
+        mask[row, :n] = torch.tensor(e.mask, dtype=torch.bool)
+        logprobs[row, :n] = torch.tensor(e.logprobs)
+    rewards = torch.tensor([e.reward for e in episodes], dtype=torch.float32)
+    batch = Batch(tokens, mask, logprobs, rewards, torch.tensor(list(groups)))
+    return Batch(*(t.to(device) for t in (batch.tokens, batch.mask, batch.old_logprobs, batch.rewards, batch.groups)))
+
+
+def token_logprobs(
+    model: PreTrainedModel, tokens: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log pi of each sampled token given all before it, and the entropy where it was drawn.
+
+    tokens (B, T) right-padded with -1, mask (B, T) -> two (B, T) tensors, 0 outside the mask. The token in column t is scored by the
+    logits of column t-1. The output layer runs on masked columns only; the entropy carries no gradient.
+    """
+    hidden = model.get_decoder()(input_ids=tokens.clamp_min(0), use_cache=False).last_hidden_state  # (B, T, width)
+    scored = mask[:, 1:]
+    logits = model.get_output_embeddings()(hidden[:, :-1][scored]).float() / temperature  # (N, V)
+    log_pi = torch.log_softmax(logits, -1)
+    chosen = log_pi.gather(1, tokens[:, 1:][scored][:, None]).squeeze(1)  # (N,)
+    with torch.no_grad():
+        entropy = -(log_pi.exp() * log_pi).sum(-1)
+    place = torch.nonzero(mask)
+    out = [torch.zeros(mask.shape, device=mask.device).index_put((place[:, 0], place[:, 1]), v) for v in (chosen, entropy)]
+    return out[0], out[1]
+
+
+def baseline(rewards: torch.Tensor, groups: torch.Tensor, kind: str) -> torch.Tensor:
+    """(B,) b of each episode: 0, the mean of its group, or the mean of the others of its group."""
+    if kind == "none":
+        return torch.zeros_like(rewards)
+    if kind not in BASELINES:
+        raise ValueError(f"baseline must be one of {BASELINES}, got {kind!r}")
+    total, count = group_sums(rewards, groups), group_sums(torch.ones_like(rewards), groups)
+    if kind == "group":
+        return total / count
+    if (count < 2).any():
+        raise ValueError("leave_one_out needs at least two episodes in each group")
+    return (total - rewards) / (count - 1)
+
+
+def group_sums(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """(B,) for each row the sum of `values` over the rows of its group."""
+    same = groups[:, None] == groups[None, :]  # (B, B)
+    return same.to(values.dtype) @ values
+
+
+def reinforce_loss(logprobs: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, episodes: int) -> torch.Tensor:
+    """- 1/B sum over episodes and sampled tokens of A_i log pi(o_t).   (Williams, 1992)
+
+    logprobs (b, T), advantages (b,), mask (b, T); `episodes` = B, the size of the whole batch, so that the losses of
+    micro-batches add up.
+    """
+    return -(advantages[:, None] * logprobs * mask).sum() / episodes

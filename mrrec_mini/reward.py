@@ -1,0 +1,73 @@
+"""What an episode was worth: format, recommendation and memory, each alone, then their weighted sum (eq. 10).
+
+Flow: after rollout, before update. The profile that the policy wrote is the query to the item index (eq. 3); where the target stands
+in that ranking decides. The target is used here and in `evaluate`, nowhere else. The policy never sees the item pool.
+
+    format          1 if the episode ended with an answer that parses, else 0
+    recommendation  nDCG@1000 + nDCG@100 of the target over the whole pool
+    memory          1 if at least one valid call was made, else 0
+    r = .1 format + 5 recommendation + .1 memory                                              Eq. (10)
+
+As in the paper. The two k are arguments: in a pool of a few thousand items 1000 covers most of it. Guessed: a malformed episode gets
+recommendation 0 (it has no profile), and keeps its memory reward if a call was made before it broke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mrrec_mini.hybrid import HybridIndex
+from mrrec_mini.metrics import ndcg_at_k
+from mrrec_mini.records import Episode
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """The weights of eq. 10 and the two cut-offs."""
+
+    format: float = 0.1
+    recommendation: float = 5.0
+    memory: float = 0.1
+    k_wide: int = 1000
+    k_narrow: int = 100
+
+
+def format_reward(episode: Episode) -> float:
+    """1 if the final answer parses, else 0 (sec. 3.3)."""
+    return float(episode.answer is not None)
+
+
+def recommendation_reward(rank: float, config: RewardConfig) -> float:
+    """nDCG@1000 + nDCG@100 for a target at this 1-based rank, in 0..2 (sec. 3.3). No profile: rank infinity, reward 0."""
+    return float(ndcg_at_k([rank], config.k_wide)[0] + ndcg_at_k([rank], config.k_narrow)[0])
+
+
+def memory_reward(episode: Episode) -> float:
+    """1 if at least one valid memory call was made, else 0 (sec. 3.3)."""
+    return float(len(episode.calls) > 0)
+
+
+def total_reward(terms: dict[str, float], config: RewardConfig) -> float:
+    """r = w1 format + w2 recommendation + w3 memory.   Eq. (10)"""
+    return (
+        config.format * terms["format"]
+        + config.recommendation * terms["recommendation"]
+        + config.memory * terms["memory"]
+    )
+
+
+def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig) -> list[Episode]:
+    """The episodes with `rewards` (the terms, and the target's `rank`; infinity without an answer) and `reward` filled in."""
+    answered = [e for e in episodes if e.answer is not None]
+    ranks = iter(items.ranks([e.answer.profile for e in answered], [e.query.target for e in answered]))
+    scored = []
+    for episode in episodes:
+        rank = float(next(ranks)) if episode.answer is not None else float("inf")
+        terms = {
+            "format": format_reward(episode),
+            "recommendation": recommendation_reward(rank, config),
+            "memory": memory_reward(episode),
+        }
+        scored.append(replace(episode, rewards={**terms, "rank": rank}, reward=total_reward(terms, config)))
+    return scored

@@ -1,0 +1,213 @@
+"""Supervised traces from a deliberately mediocre scripted teacher: the policy learns the protocol, not what is good.
+
+Flow: before the first update. A policy that has never seen the protocol earns no reward, so there is nothing to reinforce (the paper
+starts from an instruct model, and fig. 4 shows that a base model never learns to call memory). Here a script plays episodes on
+training queries, in the same rollout as the policy, and the model learns to continue them token by token.
+
+The teacher is mediocre on purpose, so that there is something left to learn: how many look-ups it makes, which ones, and which of
+the returned lines it believes, is partly chance. `expert` is the script that looks up what matters; it knows `Query.truth`, so
+it exists only in the synthetic shop, and nothing is ever trained on it.
+
+Half of the traces are *scrambled*: within a trace, every word is replaced by another one, consistently. What then remains to be learned is to
+copy: the aspect from the global line, the value from the memory. A policy that has learned words instead of copying fails on categories it
+has not seen. `copy_accuracy` measures it, and training does not start below a threshold.
+
+Departure from the paper: all of this file. Sizes and rates: measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mrrec_mini.prompts import Protocol
+from mrrec_mini.records import Episode, MemoryEntry
+from mrrec_mini.reinforce import to_batch, token_logprobs
+from mrrec_mini.rollout import Script, State
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """How mediocre the teacher is. Probabilities in 0..1."""
+
+    stop: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)  # chances of 0, 1, 2, 3 look-ups
+    on_topic: float = 0.5  # chance that a look-up is taken from a global line of the query's scenario
+    believe: float = 0.5  # chance that it reads the line that answers; else any line it was shown
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """Supervised training."""
+
+    steps: int = 500
+    batch: int = 32
+    learning_rate: float = 3e-3
+    scrambled: float = 0.5
+    traces: int = 4000
+
+
+# --------------------------------------------------------------------------------------------------- scripts
+
+
+def teacher(protocol: Protocol, config: TeacherConfig, rng: np.random.Generator) -> Callable[[State], Script]:
+    """A script a query: plan some look-ups, make them one by one, note what was read, answer with the notes."""
+
+    def make(state: State) -> Script:
+        plan = plan_lookups(state, config, rng)
+        return run_plan(protocol, plan, lambda entries, line: believed(entries, line, config.believe, rng))
+
+    return make
+
+
+def plan_lookups(state: State, config: TeacherConfig, rng: np.random.Generator) -> list[MemoryEntry]:
+    """Global lines to look up, without repetition: on topic with probability `on_topic`, else any other shown line."""
+    wanted = rng.choice(len(config.stop), p=config.stop)
+    lines = list(state.global_entries)
+    topic = topic_of(state)
+    plan: list[MemoryEntry] = []
+    while lines and len(plan) < wanted:
+        on_topic = [line for line in lines if line.scenario == topic]
+        others = [line for line in lines if line.scenario != topic]
+        pool = on_topic if (on_topic and rng.random() < config.on_topic) or not others else others
+        line = pool[rng.integers(len(pool))]
+        # one look-up an aspect: two lines of one aspect would ask the same thing twice
+        lines = [other for other in lines if aspect_of(other) != aspect_of(line)]
+        plan.append(line)
+    return plan
+
+
+def expert(protocol: Protocol) -> Callable[[State], Script]:
+    """Looks up exactly the aspects that matter, reads the line that answers. Needs `Query.truth`."""
+
+    def make(state: State) -> Script:
+        if state.query.truth is None:
+            raise ValueError(f"query {state.query.id} has no known truth: there is no expert for it")
+        head = state.query.text.split(" for ")[0]
+        plan = [
+            MemoryEntry(f"truth/{aspect}", None, "global", f"{head} {aspect}", scenario=head)
+            for aspect in state.query.truth
+        ]
+        return run_plan(protocol, plan, best_line)
+
+    return make
+
+
+def run_plan(
+    protocol: Protocol,
+    plan: Sequence[MemoryEntry],
+    read: Callable[[Sequence[MemoryEntry], MemoryEntry], MemoryEntry | None],
+) -> Script:
+    """The turns of a planned episode: think = the plan at first, then each time what was just read."""
+
+    notes: list[str] = []
+    used: list[MemoryEntry] = []
+
+    def script(state: State) -> list[int]:
+        done = len(state.calls)
+        think = " ".join(aspect_of(line) for line in plan)
+        if done:
+            entry = read(state.calls[-1].entries, plan[done - 1])
+            think = note_of(entry) if entry is not None else ""
+            if entry is not None:
+                used.append(entry)
+                notes.append(think)
+        if done < len(plan):
+            return protocol.write_search(think, plan[done].text)
+        shown = [entry.id for entry in state.shown]
+        evidence = sorted({shown.index(entry.id) for entry in used})
+        return protocol.write_final(think, " ".join([state.query.text, *notes]), evidence)
+
+    return script
+
+
+def topic_of(state: State) -> str:
+    """The scenario that the query names: that of the first global line (retrieval put the best one first)."""
+    return state.global_entries[0].scenario if state.global_entries else ""
+
+
+def aspect_of(line: MemoryEntry) -> str:
+    """`mug price` -> `price`: what a global line says beyond its scenario."""
+    return line.text.removeprefix(line.scenario).strip()
+
+
+def note_of(entry: MemoryEntry) -> str:
+    """`mug price luxury` and `overall price luxury` -> `price luxury`; of a record, its first four words."""
+    if entry.level == "record":
+        return " ".join(entry.text.split()[:4])
+    head = entry.scenario if entry.scenario else "overall"
+    return entry.text.removeprefix(head).strip()
+
+
+def best_line(entries: Sequence[MemoryEntry], line: MemoryEntry) -> MemoryEntry | None:
+    """The entry that answers a look-up: this category's pattern, else the profile's line, of that aspect; else none."""
+    aspect = aspect_of(line)
+    about = [e for e in entries if e.level != "record" and note_of(e).startswith(f"{aspect} ")]
+    here = [e for e in about if e.scenario == line.scenario]
+    overall = [e for e in about if e.level == "profile"]
+    return (here + overall + [None])[0]
+
+
+def believed(
+    entries: Sequence[MemoryEntry], line: MemoryEntry, believe: float, rng: np.random.Generator
+) -> MemoryEntry | None:
+    """The teacher's reading: the line that answers with probability `believe`, else any line shown."""
+    best = best_line(entries, line)
+    if not entries or (best is not None and rng.random() < believe):
+        return best
+    return entries[rng.integers(len(entries))]
+
+
+# --------------------------------------------------------------------------------------------------- learning
+
+
+def scramble(episode_tokens: Sequence[int], first_word: int, vocabulary: int, rng: np.random.Generator) -> list[int]:
+    """The same trace in other words: each distinct word token becomes another one, the same wherever it occurs."""
+    words = sorted({t for t in episode_tokens if t >= first_word})
+    others = rng.choice(vocabulary - first_word, size=len(words), replace=False) + first_word
+    renamed = dict(zip(words, others.tolist(), strict=True))
+    return [renamed.get(t, t) for t in episode_tokens]
+
+
+def supervised_loss(model, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the tokens that the teacher wrote; prompt and memory are context."""
+    logprobs, _ = token_logprobs(model, tokens, mask)
+    return -logprobs.sum() / mask.sum()
+
+
+def warm_start(
+    model,
+    tokenizer,
+    traces: Sequence[Episode],
+    config: WarmStartConfig,
+    rng: np.random.Generator,
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> list[float]:
+    """Train `model` on the traces; returns the loss of each step. Cosine rate with a short warm-up."""
+    from dataclasses import replace
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
+    warmup = max(1, config.steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * (1 + np.cos(np.pi * step / config.steps)) / 2),
+    )
+    model.train()
+    losses = []
+    for step in range(config.steps):
+        chosen = [traces[i] for i in rng.integers(0, len(traces), config.batch)]
+        for i in np.flatnonzero(rng.random(config.batch) < config.scrambled):
+            tokens = scramble(chosen[i].tokens, tokenizer.first_word, len(tokenizer), rng)
+            chosen[i] = replace(chosen[i], tokens=tuple(tokens))
+        batch = to_batch(chosen, range(len(chosen)))
+        loss = supervised_loss(model, batch.tokens, batch.mask)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        progress(step + 1, losses[-1])
+    return losses
