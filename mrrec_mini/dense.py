@@ -1,0 +1,226 @@
+"""Dense retrieval: text to unit vectors (LSA, a static table, any Hugging Face encoder), cosine, and the exact top-k.
+
+Flow: the semantic half of retrieval, run by `hybrid.py` over a user's memory entries and over the item pool.
+
+Equations:
+
+    cos(x, y) = <x, y> / (|x| |y|) = <x, y> for unit vectors; 0 where one of the texts holds no known word
+    LSA:    e(text) = sum over its words t of  idf(t) V_t,     tf-idf matrix ~ U S V^T    (Deerwester et al., 1990)
+    static: e(text) = mean of the table rows of its tokens
+    HF:     e(text) = mean of the encoder's last hidden states over the real (unpadded) tokens
+
+The paper embeds with Qwen3-Embedding-0.6B, whose own pooling is the last token; ours is the mean for every encoder, and
+the default is LSA, which downloads nothing.
+
+An embedder is `fit(texts)`, `encode(texts)`, `id`. The id names the numbers and not only the method: a refitted LSA is
+another space, and comparing across spaces gives garbage that looks like scores. Hence vectors travel as `Vectors`, with
+the id of who made them, and `cosine` refuses two different ids.
+
+Exact sums: a floating-point sum depends on the order of its terms, and BLAS picks the order by the shape of the batch,
+so the same query could rank differently alone and among others. `unit_rows` rounds every component to a multiple of
+2^-24. A product is then a multiple of 2^-48 and any partial sum stays below 2: 49 bits, which float64 holds exactly.
+No rounding happens, so no order matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mrrec_mini.bm25 import words
+
+GRID = 2.0**24  # components are multiples of 1 / GRID: float32's own precision near 1
+BLOCK = 65_536  # rows that `cosine` widens to float64 at a time
+NO_DIRECTION = 1e-6  # a sum of word vectors shorter than this is rounding noise, not a direction
+
+
+class Embedder(Protocol):
+    """Text to unit vectors of one fixed space."""
+
+    id: str  # equal ids: vectors may be compared
+
+    def fit(self, texts: Sequence[str]) -> Embedder:
+        """Learn what has to be learned from `texts`; returns self. Pretrained embedders learn nothing."""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, d) float32, from `unit_rows`: length 1, or all zeros where no word is known."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors and the space they live in."""
+
+    values: np.ndarray  # (n, d) float32, from `unit_rows`
+    embedder_id: str
+
+
+def embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """`encode`, with the maker's name attached."""
+    return Vectors(embedder.encode(texts), embedder.id)
+
+
+def unit_rows(sums: np.ndarray) -> np.ndarray:
+    """(n, d) -> (n, d) float32: each row divided by its length, then rounded to the grid; too short to point: zeros."""
+    length = np.sqrt(np.einsum("nd,nd->n", sums, sums))[:, None]
+    units = np.divide(sums, length, out=np.zeros(sums.shape), where=length > NO_DIRECTION)
+    return (np.rint(units * GRID) / GRID).astype(np.float32)
+
+
+def cosine(queries: Vectors, rows: Vectors) -> np.ndarray:
+    """(Q, n) float64 in [-1, 1] up to 1e-6, exact sums (see above). Vectors of two embedders: ValueError."""
+    if queries.embedder_id != rows.embedder_id:
+        raise ValueError(f"vectors of {queries.embedder_id!r} and of {rows.embedder_id!r} cannot be compared")
+    q = queries.values.astype(np.float64)
+    out = np.empty((len(q), len(rows.values)))
+    for start in range(0, len(rows.values), BLOCK):
+        block = rows.values[start : start + BLOCK].astype(np.float64)
+        np.matmul(q, block.T, out=out[:, start : start + len(block)])
+    return out
+
+
+def top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k best of (n,) scores, by score descending, then position ascending. k > n: all."""
+    if k <= 0:
+        return np.empty(0, dtype=np.intp)
+    if k >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    kth = np.partition(scores, -k)[-k]
+    candidates = np.flatnonzero(scores >= kth)  # ascending, with every tie of the k-th
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:k]]
+
+
+class LSA:
+    """Latent semantic analysis: words that keep company in the fitted texts get neighbouring vectors."""
+
+    def __init__(self, dims: int = 128, seed: int = 0):
+        """`dims`: upper bound of d; the texts and their vocabulary may allow fewer. `seed`: of the randomised SVD."""
+        self.dims, self.seed = dims, seed
+        self.id = "lsa-unfitted"
+
+    def fit(self, texts: Sequence[str]) -> LSA:
+        """Tf-idf and truncated SVD by scikit-learn, folded into one table: word -> idf(t) V_t, (vocabulary, d)."""
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        if not any(words(text) for text in texts):
+            self.vocabulary, self.table = {}, np.zeros((0, 1), dtype=np.float32)
+        else:
+            tfidf = TfidfVectorizer(analyzer=words)
+            matrix = tfidf.fit_transform(texts)  # (n, vocabulary)
+            self.vocabulary = tfidf.vocabulary_
+            dims = min(self.dims, len(self.vocabulary) - 1, len(texts))
+            if dims < 1:  # a single word: nothing to reduce
+                self.table = np.ones((1, 1), dtype=np.float32)
+            else:
+                components = TruncatedSVD(dims, random_state=self.seed).fit(matrix).components_  # (d, vocabulary)
+                self.table = (components * tfidf.idf_).T.astype(np.float32, order="C")
+        self.id = f"lsa-{self.table.shape[1]}-{digest(*sorted(self.vocabulary), self.table)}"
+        return self
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Sums of table rows. Tf-idf's own normalisation drops out, because the sum is normalised in the end."""
+        sums = np.zeros((len(texts), self.table.shape[1]))
+        for row, text in enumerate(texts):
+            known = [self.vocabulary[word] for word in words(text) if word in self.vocabulary]
+            if known:
+                self.table[known].sum(axis=0, dtype=np.float64, out=sums[row])
+        return unit_rows(sums)
+
+
+class StaticTable:
+    """wordllama's 32,000 x 256 table of token vectors: fast, knows synonyms, learns nothing from our texts.
+
+    Its files are read directly and the package is never imported: its loader looks into `tokenizer/` where the wheel
+    holds `tokenizers/`, then asks the network; and importing it turns on INFO logging for the whole process.
+    """
+
+    def __init__(self):
+        spec = find_spec("wordllama")
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError("the static table needs wordllama: pip install mrrec_mini[embed]")
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
+        folder = Path(spec.origin).parent
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizers" / "l2_supercat_tokenizer_config.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.table = load_file(folder / "weights" / "l2_supercat_256.safetensors")["embedding.weight"].astype(
+            np.float32
+        )
+        self.id = f"static-256-{digest(self.table)}"
+
+    def fit(self, texts: Sequence[str]) -> StaticTable:
+        """Nothing to learn."""
+        return self
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Means of the table rows of each text's tokens. An empty text: zeros."""
+        sums = np.zeros((len(texts), self.table.shape[1]))
+        for row, tokens in enumerate(self.tokenizer.encode_batch(list(texts), add_special_tokens=False)):
+            if tokens.ids:
+                self.table[tokens.ids].mean(axis=0, dtype=np.float64, out=sums[row])
+        return unit_rows(sums)
+
+
+class HuggingFaceEncoder:
+    """Mean-pooled last hidden states of any encoder, from a local folder or a hub name.
+
+    The last digits of a vector depend on the padding of its batch; only from the vectors on are cosines exact.
+    """
+
+    def __init__(self, name: str, device: str = "cpu", batch: int = 32, max_tokens: int = 256):
+        """`name`: folder or hub name; neither: transformers' OSError. Longer texts are cut at `max_tokens`."""
+        from transformers import AutoModel, AutoTokenizer
+
+        self.device, self.batch, self.max_tokens = device, batch, max_tokens
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.model = AutoModel.from_pretrained(name).to(device).eval()
+        weights = (tensor.detach().cpu().float().numpy() for tensor in self.model.state_dict().values())
+        self.id = f"hf-{name}-{digest(*weights)}"
+
+    def fit(self, texts: Sequence[str]) -> HuggingFaceEncoder:
+        """Nothing to learn."""
+        return self
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Batches of texts of like length, so that little padding is computed. A text without a word: zeros."""
+        import torch
+
+        out = np.zeros((len(texts), self.model.config.hidden_size))
+        rows = sorted((row for row, text in enumerate(texts) if words(text)), key=lambda row: len(texts[row]))
+        for start in range(0, len(rows), self.batch):
+            chunk = rows[start : start + self.batch]
+            inputs = self.tokenizer(
+                [texts[row] for row in chunk],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            with torch.inference_mode():
+                states = self.model(**inputs).last_hidden_state.float()  # (batch, tokens, d)
+            real = inputs["attention_mask"][..., None].float()
+            out[chunk] = ((states * real).sum(1) / real.sum(1)).cpu().numpy()
+        return unit_rows(out)
+
+
+def make_embedder(name: str, dims: int = 128, seed: int = 0, device: str = "cpu") -> Embedder:
+    """ "lsa", "static", or else a path or hub name for `HuggingFaceEncoder`."""
+    if name == "lsa":
+        return LSA(dims, seed)
+    return StaticTable() if name == "static" else HuggingFaceEncoder(name, device)
+
+
+def digest(*parts: str | np.ndarray) -> str:
+    """Twelve hexadecimal digits that change when any part does."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part.encode() + b"\0" if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
+    return state.hexdigest()[:12]
