@@ -66,8 +66,10 @@ def embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
 
 
 def unit_rows(sums: np.ndarray) -> np.ndarray:
-    """(n, d) -> (n, d) float32: each row divided by its length, then rounded to the grid; too short to point: zeros."""
+    """(n, d) -> (n, d) float32: each row over its length, rounded to the grid. Too short: zeros; NaN: ValueError."""
     length = np.sqrt(np.einsum("nd,nd->n", sums, sums))[:, None]
+    if not np.isfinite(length).all():
+        raise ValueError("an embedder returned NaN or infinity")
     units = np.divide(sums, length, out=np.zeros(sums.shape), where=length > NO_DIRECTION)
     return (np.rint(units * GRID) / GRID).astype(np.float32)
 
@@ -118,7 +120,8 @@ class LSA:
             if dims < 1:  # a single word: nothing to reduce
                 self.table = np.ones((1, 1), dtype=np.float32)
             else:
-                components = TruncatedSVD(dims, random_state=self.seed).fit(matrix).components_  # (d, vocabulary)
+                with np.errstate(invalid="ignore"):  # one text: its explained variance, which we do not use, is 0 / 0
+                    components = TruncatedSVD(dims, random_state=self.seed).fit(matrix).components_  # (d, vocabulary)
                 self.table = (components * tfidf.idf_).T.astype(np.float32, order="C")
         self.id = f"lsa-{self.table.shape[1]}-{digest(*sorted(self.vocabulary), self.table)}"
         return self

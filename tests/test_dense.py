@@ -1,0 +1,238 @@
+"""Dense retrieval: exact cosines, exact top-k, and each embedder against a second opinion."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mrrec_mini.dense as dense
+from mrrec_mini.bm25 import words
+from mrrec_mini.dense import (
+    LSA,
+    HuggingFaceEncoder,
+    StaticTable,
+    Vectors,
+    cosine,
+    embed,
+    make_embedder,
+    top_k,
+    unit_rows,
+)
+
+TEXTS = [
+    "a light citrus scent for summer",
+    "fresh lemon and citrus fragrance",
+    "thick cream for very dry hands",
+    "hand cream, unscented, for dry skin",
+    "steel nail clipper",
+    "nail file made of glass and steel",
+    "sun lotion for hiking in summer",
+    "sticky lotion, left a film",
+]
+needs_wordllama = pytest.mark.skipif(find_spec("wordllama") is None, reason="wordllama is not installed (extra: embed)")
+
+
+def test_importing_dense_costs_no_framework():
+    code = "import sys, mrrec_mini.hybrid; print([m for m in ('torch', 'sklearn', 'transformers') if m in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    assert found.stdout.strip() == "[]"
+
+
+# ---- vectors and cosine
+
+
+def test_unit_rows_by_hand():
+    rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]]))
+    assert rows.dtype == np.float32
+    assert rows == pytest.approx(np.array([[0.6, 0.8], [0, 0], [0, 0]]), abs=2**-25)
+    with pytest.raises(ValueError, match="NaN"):
+        unit_rows(np.array([[np.nan, 1.0]]))
+
+
+def test_cosines_are_exact_sums():
+    """Python's integers never round: cos * 2^48 has to be the integer sum of (q 2^24)(x 2^24)."""
+    rng = np.random.default_rng(0)
+    q, x = unit_rows(rng.normal(size=(5, 256))), unit_rows(rng.normal(size=(7, 256)))
+    found = cosine(Vectors(q, "one"), Vectors(x, "one"))
+    as_int = lambda v: [int(c) for c in v.astype(np.float64) * 2**24]  # noqa: E731
+    for i in range(5):
+        for j in range(7):
+            assert found[i, j] * 2**48 == sum(a * b for a, b in zip(as_int(q[i]), as_int(x[j]), strict=True))
+    raw = rng.normal(size=(1, 256))
+    raw = (raw / np.linalg.norm(raw)).astype(np.float32)  # the wrong version: a unit vector that is off the grid
+    assert any(c != int(c) for c in (raw[0].astype(np.float64) * 2**24).tolist())
+
+
+def test_cosine_does_not_depend_on_the_batch(monkeypatch):
+    rng = np.random.default_rng(1)
+    q, x = Vectors(unit_rows(rng.normal(size=(33, 65))), "e"), Vectors(unit_rows(rng.normal(size=(101, 65))), "e")
+    together = cosine(q, x)
+    monkeypatch.setattr(dense, "BLOCK", 7)
+    alone = np.concatenate([cosine(Vectors(row[None], "e"), x) for row in q.values])
+    assert np.array_equal(together, alone)
+
+
+def test_vectors_of_two_embedders_are_never_compared():
+    one, other = LSA(dims=3).fit(TEXTS), LSA(dims=3).fit(TEXTS[:-1])
+    with pytest.raises(ValueError, match="cannot be compared"):
+        cosine(embed(one, ["citrus"]), embed(other, TEXTS))
+    assert one.id == LSA(dims=3).fit(TEXTS).id != other.id
+    assert one.id != LSA(dims=4).fit(TEXTS).id
+
+
+@given(st.lists(st.integers(0, 4), max_size=40), st.integers(0, 45))
+def test_top_k_is_the_head_of_the_full_order(scores, k):
+    expected = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:k]
+    assert top_k(np.array(scores, dtype=float), k).tolist() == expected
+
+
+# ---- LSA
+
+
+def sklearn_lsa(texts, dims, asked, **tfidf):
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import Normalizer
+
+    model = make_pipeline(TfidfVectorizer(analyzer=words, **tfidf), TruncatedSVD(dims, random_state=0), Normalizer())
+    return model.fit(texts).transform(asked)
+
+
+ASKED = ["citrus", "citrus citrus lotion for dry skin", "steel", "summer hiking", *TEXTS]
+
+
+def test_lsa_is_sklearn_transform_and_normalise():
+    ours = LSA(dims=4).fit(TEXTS).encode(ASKED)
+    assert ours == pytest.approx(sklearn_lsa(TEXTS, 4, ASKED), abs=1e-6)
+    assert np.linalg.norm(ours, axis=1) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"use_idf": False}, {"sublinear_tf": True}, {"binary": True}], ids=str)
+def test_other_weightings_are_not_this_lsa(wrong):
+    assert not np.allclose(LSA(dims=4).fit(TEXTS).encode(ASKED), sklearn_lsa(TEXTS, 4, ASKED, **wrong), atol=1e-3)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=6).map(" ".join), min_size=1, max_size=12))
+def test_lsa_vectors_have_length_one_or_nothing(texts):
+    encoder = LSA(dims=5).fit(texts)
+    length = np.linalg.norm(encoder.encode([*texts, "unheard", ""]), axis=1)
+    assert np.all(np.isclose(length, 1, atol=1e-6) | (length == 0))
+    assert length[-2:].tolist() == [0, 0]
+
+
+def test_unknown_words_have_cosine_zero():
+    encoder = LSA(dims=4).fit(TEXTS)
+    rows = embed(encoder, TEXTS)
+    assert cosine(embed(encoder, ["zyx", "", "!?"]), rows).tolist() == [[0.0] * len(TEXTS)] * 3
+
+
+def test_lsa_dimensions_are_capped():
+    assert LSA(dims=50).fit(["a b c", "b c d", "a d", "c", "b"]).encode(["a"]).shape == (1, 3)  # 4 words - 1
+    assert LSA(dims=50).fit(["a b c d e"]).encode(["a"]).shape == (1, 1)  # one text
+    assert LSA(dims=50).fit(["soap", "soap soap"]).encode(["soap", "comb"]).tolist() == [[1.0], [0.0]]  # one word
+    assert LSA(dims=50).fit([]).encode(["soap"]).tolist() == [[0.0]]  # none
+
+
+def test_company_of_words_is_what_lsa_knows():
+    encoder = LSA(dims=4).fit(TEXTS)
+    lemon = embed(encoder, ["lemon"])
+    assert cosine(lemon, embed(encoder, ["scent"]))[0, 0] > cosine(lemon, embed(encoder, ["clipper"]))[0, 0] + 0.2
+
+
+# ---- static table
+
+
+@needs_wordllama
+def test_static_table_equals_wordllama():
+    import wordllama
+
+    theirs = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+    ours = make_embedder("static").fit([])
+    asked = ["soap", "a hand cream for dry, cracked skin", "Crème — 2x 😀", "un" * 300]
+    assert ours.encode(asked) == pytest.approx(theirs.embed(asked, norm=True), abs=1e-6)
+    assert ours.encode([""]).any() == False  # noqa: E712
+    near, far = cosine(embed(ours, ["soft hands"]), embed(ours, ["a cream for dry skin", "a steel bolt"]))[0]
+    assert near > far
+
+
+def test_missing_static_table_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(dense, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError) as raised:
+        StaticTable()
+    assert "pip install mrrec_mini[embed]" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+# ---- any Hugging Face encoder
+
+
+def save_tiny_bert(folder, seed):
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    known = sorted({word for text in TEXTS for word in words(text)})
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *known])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    torch.manual_seed(seed)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(vocabulary), **size)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    return save_tiny_bert(tmp_path_factory.mktemp("bert"), seed=0)
+
+
+def pooled_alone(encoder, text, extra_padding=0):
+    import torch
+
+    inputs = encoder.tokenizer(
+        text, return_tensors="pt", padding="max_length", max_length=len(text.split()) + extra_padding
+    )
+    with torch.inference_mode():
+        states = encoder.model(**inputs).last_hidden_state[0].double().numpy()
+    return states, inputs["attention_mask"][0].numpy()
+
+
+def test_hugging_face_encoder_is_mean_pooling(tiny_bert):
+    encoder = make_embedder(tiny_bert).fit(TEXTS)
+    encoder.batch = 3
+    texts = ["citrus", "thick cream for very dry hands", "steel nail clipper", "a light scent", "summer"]
+    found = encoder.encode(texts)
+    assert found.shape == (5, 16) and found.dtype == np.float32
+    for row, text in zip(found, texts, strict=True):  # each text alone, hence no padding and the order checked
+        states, _ = pooled_alone(encoder, text)
+        assert row == pytest.approx(unit_rows(states.mean(0)[None])[0], abs=1e-5)
+
+
+def test_wrong_poolings_are_told_apart(tiny_bert):
+    encoder = HuggingFaceEncoder(tiny_bert)
+    right = encoder.encode(["thick cream for very dry hands"])[0]
+    states, mask = pooled_alone(encoder, "thick cream for very dry hands", extra_padding=4)
+    assert right == pytest.approx(unit_rows(states[mask == 1].mean(0)[None])[0], abs=1e-5)
+    for wrong in (states.mean(0), states[0], states[-1], states[mask == 1].max(0)):  # with padding, first, last, max
+        assert not np.allclose(right, unit_rows(wrong[None])[0], atol=1e-3)
+
+
+def test_hugging_face_encoder_edges(tiny_bert, tmp_path):
+    encoder = HuggingFaceEncoder(tiny_bert, max_tokens=4)
+    assert encoder.encode([]).shape == (0, 16)
+    assert encoder.encode(["", "citrus", "..."]).any(axis=1).tolist() == [False, True, False]
+    long = encoder.encode(["a light citrus scent", "a light citrus scent for summer"])
+    assert long[0] == pytest.approx(long[1], abs=1e-6)  # cut at four tokens
+    assert HuggingFaceEncoder(tiny_bert).id == encoder.id != HuggingFaceEncoder(save_tiny_bert(tmp_path, seed=1)).id

@@ -1,0 +1,367 @@
+"""Hybrid retrieval: fusion by hand, ranks against a full sort, tiny memories, ties, batches, wrong versions."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mrrec_mini.hybrid as hybrid
+from mrrec_mini.bm25 import BM25
+from mrrec_mini.dense import cosine, embed
+from mrrec_mini.hybrid import Hit, HybridConfig, HybridIndex, TextSpace, count_rank, minmax, reciprocal_rank
+
+CORPUS = [
+    "likes a light citrus scent",
+    "fresh lemon and citrus fragrance for summer",
+    "thick cream for very dry hands",
+    "hand cream, unscented, for dry skin",
+    "steel nail clipper with a case",
+    "nail file made of glass and steel",
+    "sun lotion for hiking in summer",
+    "sticky lotion, left a film on the skin",
+]
+QUERIES = ["citrus scent", "dry skin cream for hiking", "steel", "a summer lotion lotion", "fragrance", "on the and"]
+VARIANTS = [
+    HybridConfig(dims=4),
+    HybridConfig(dims=4, bm25_weight=0.3),
+    HybridConfig(dims=4, fusion="rrf", bm25_weight=0.5),
+    HybridConfig(dense="none"),
+    HybridConfig(dense="none", fusion="rrf"),
+    HybridConfig(dims=4, idf="okapi", k1=1.2, b=0.3),
+]
+each_variant = pytest.mark.parametrize(
+    "config", VARIANTS, ids=lambda c: f"{c.fusion}-{c.dense}-{c.idf}-{c.bm25_weight}"
+)
+
+
+def make(texts=CORPUS, ids=None, config=VARIANTS[0], corpus=CORPUS):
+    return HybridIndex(ids or [f"m{i}" for i in range(len(texts))], texts, TextSpace.fit(corpus, config))
+
+
+def synthetic(n, seed=0, longest=9):
+    """n texts of few different words, some of them equal: many ties. Ids in no order."""
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice([f"w{i}" for i in range(25)], rng.integers(1, longest))) for _ in range(n)]
+    return [f"i{j:04d}" for j in rng.permutation(n)], texts
+
+
+def by_formula(index, texts, query, config):
+    """(n,) scores from the two raw lists, in plain Python, columns as in `index.ids`."""
+    bm25 = BM25(texts, index.space.stats, config.k1, config.b).scores(query).tolist()
+    vectors = embed(index.space.embedder, texts)
+    cos = cosine(embed(index.space.embedder, [query]), vectors)[0].tolist()
+    no_vector = [not row.any() for row in vectors.values]
+    if config.fusion == "minmax":
+        lowest = min((c for c, missing in zip(cos, no_vector, strict=True) if not missing), default=0.0)
+        cos = [lowest if missing else c for c, missing in zip(cos, no_vector, strict=True)]
+        parts = [[(s - min(x)) / (max(x) - min(x)) if max(x) > min(x) else 0.0 for s in x] for x in (bm25, cos)]
+    else:
+        lists = [
+            {i: s for i, s in enumerate(bm25) if s},
+            {i: s for i, s in enumerate(cos) if not no_vector[i]} if any(cos) else {},
+        ]
+        parts = []
+        for found in lists:
+            order = sorted(found, key=lambda i: (-found[i], index.ids[i]))
+            parts.append([1 / (config.rrf_k + order.index(i) + 1) if i in found else 0.0 for i in range(len(bm25))])
+    w = config.bm25_weight
+    return [w * a + (1 - w) * b for a, b in zip(*parts, strict=True)]
+
+
+def full_order(index, query):
+    """Ids by (score desc, id asc): the slow way that `search` and `ranks` must agree with."""
+    score = dict(zip(index.ids, index.scores([query])[0].tolist(), strict=True))
+    return sorted(index.ids, key=lambda id: (-score[id], id))
+
+
+# ---- min-max
+
+
+def test_minmax_by_hand():
+    lists = np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0], [-1.0, 0.0, 1.0]])
+    # (1-1)/2, (3-1)/2, (2-1)/2; constant; (-1+1)/2, (0+1)/2, (1+1)/2
+    assert minmax(lists).tolist() == [[0, 1, 0.5], [0, 0, 0], [0, 0.5, 1]]
+    assert lists[0].tolist() == [1, 3, 2]  # the input is left alone
+    assert minmax(np.array([[7.0]])).tolist() == [[0.0]]  # one row
+    assert minmax(np.zeros((2, 0))).shape == (2, 0)
+    # row 1 is missing: it counts as the minimum of the others, 2, and not as 0
+    assert minmax(np.array([[2.0, 0.0, 4.0]]), np.array([True, False, True])).tolist() == [[0, 0, 1]]
+    assert minmax(np.array([[2.0, 0.0]]), np.array([False, False])).tolist() == [[0, 0]]
+
+
+WRONG_MINMAX = {
+    "over both lists together": lambda a, b: tuple((x - min(a.min(), b.min())) / max(a.max(), b.max()) for x in (a, b)),
+    "by the maximum only": lambda a, b: (a / a.max(1, keepdims=True), b / b.max(1, keepdims=True)),
+    "over all queries": lambda a, b: tuple((x - x.min()) / (x.max() - x.min()) for x in (a, b)),
+    "not at all": lambda a, b: (a, b),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_MINMAX.values(), ids=WRONG_MINMAX.keys())
+def test_wrong_minmax_is_told_apart(wrong):
+    index = make()
+    bm25 = np.stack([index.bm25.scores(query) for query in QUERIES])
+    cos = cosine(embed(index.space.embedder, QUERIES), index.vectors)
+    a, b = wrong(bm25, cos)
+    assert not np.allclose(index.scores(QUERIES), 0.7 * a + 0.3 * b, atol=1e-3)
+    assert np.allclose(index.scores(QUERIES), 0.7 * minmax(bm25) + 0.3 * minmax(cos))
+
+
+# ---- reciprocal rank fusion
+
+
+def test_reciprocal_rank_by_hand():
+    scores = np.array([[0.2, 0.9, 0.9, 0.5]])
+    here = np.array([[True, True, True, False]])
+    # rank 1 and 2: the two of 0.9, smaller position first; rank 3: 0.2; the last is not in the list
+    assert reciprocal_rank(scores, here, 60).tolist() == [[1 / 63, 1 / 61, 1 / 62, 0]]
+
+
+def test_rrf_by_hand():
+    config = HybridConfig(fusion="rrf", bm25_weight=0.5, dims=4)
+    index = make(["citrus scent", "steel", "citrus cream"], ["a", "b", "c"], config)
+    bm25 = {hit.id: hit.bm25 for hit in index.search("citrus scent", 3)}
+    dense = {hit.id: hit.dense for hit in index.search("citrus scent", 3)}
+    assert bm25["a"] > bm25["c"] > bm25["b"] == 0
+    assert dense["a"] > dense["c"] > dense["b"]
+    # b shares no word, so BM25 does not list it: only 1 / (60 + 3) from the dense list
+    expected = {"a": 1 / 61, "c": 1 / 62, "b": 0.5 / 63}
+    assert {hit.id: hit.score for hit in index.search("citrus scent", 3)} == pytest.approx(expected)
+    wrong = {
+        "without + k": {"a": 1 / 1, "c": 1 / 2, "b": 0.5 / 3},
+        "ranks from 0": {"a": 1 / 60, "c": 1 / 61, "b": 0.5 / 62},
+        "b at the end of the BM25 list": {"a": 1 / 61, "c": 1 / 62, "b": 1 / 63},
+    }
+    for scores in wrong.values():
+        assert expected != pytest.approx(scores)
+
+
+@pytest.mark.parametrize(
+    "config", [c for c in VARIANTS if c.dense == "lsa"], ids=lambda c: f"{c.fusion}-{c.bm25_weight}"
+)
+def test_scores_are_the_formula_on_random_rows(config):
+    ids, texts = synthetic(40)
+    texts[3] = "unheard"  # a row without a vector
+    index = make(texts, ids, config, corpus=[t for t in texts if t != "unheard"])
+    queries = [*synthetic(6, seed=1)[1], "unheard w1", "w2", "zyx"]
+    for query, row in zip(queries, index.scores(queries), strict=True):
+        assert row == pytest.approx(by_formula(index, texts, query, config), abs=1e-12)
+
+
+# ---- order, ranks, ties
+
+
+@each_variant
+def test_search_and_ranks_agree_with_a_full_sort(config):
+    ids, texts = synthetic(60)
+    index = make(texts, ids, config, corpus=texts)
+    queries = [*synthetic(5, seed=2)[1], "zyx", ""]
+    for query in queries:
+        order = full_order(index, query)
+        assert index.ranks([query] * 60, order).tolist() == list(range(1, 61))
+        if query not in ("zyx", ""):
+            assert [hit.id for hit in index.search(query, 60)] == order
+            assert [hit.id for hit in index.search(query, 7)] == order[:7]
+
+
+def test_count_rank_and_its_wrong_versions():
+    scores = np.array([0.5, 0.9, 0.5, 0.5, 0.1])
+    assert [count_rank(scores, i) for i in range(5)] == [2, 1, 3, 4, 5]
+    right = [2, 1, 3, 4, 5]
+    assert [int((scores > s).sum()) for s in scores] != right  # from 0
+    assert [1 + int((scores > s).sum()) for s in scores] != right  # optimistic: ties cost nothing
+    assert [int((scores >= s).sum()) for s in scores] != right  # pessimistic
+    assert [
+        1 + int((scores > s).sum() + (scores[i + 1 :] == s).sum()) for i, s in enumerate(scores)
+    ] != right  # id desc
+
+
+def test_ties_go_by_id_and_not_by_place():
+    index = make(["citrus", "citrus", "steel", "citrus"], ["m9", "m10", "m1", "m2"])
+    assert [hit.id for hit in index.search("citrus", 4)] == ["m10", "m2", "m9", "m1"]  # strings: "m10" < "m2"
+    assert index.ranks(["citrus"] * 4, ["m9", "m10", "m1", "m2"]).tolist() == [3, 1, 4, 2]
+
+
+def test_a_query_with_no_known_word():
+    index = make(["citrus", "steel", "cream"], ["b", "c", "a"])
+    for query in ("", "  ", "zyx 123", "!?"):
+        assert index.search(query, 3) == []
+        assert index.scores([query]).tolist() == [[0, 0, 0]]
+        assert index.ranks([query] * 3, ["b", "c", "a"]).tolist() == [2, 3, 1]
+
+
+def test_scores_stand_in_the_given_order():
+    index = make(["steel", "citrus"], ["z", "a"])
+    assert index.ids == ("z", "a")
+    assert index.scores(["citrus"]).argmax() == 1 and index.scores(["steel"]).argmax() == 0
+
+
+# ---- sizes
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("config", [c for c in VARIANTS if c.idf == "lucene"], ids=lambda c: f"{c.fusion}-{c.dense}")
+def test_tiny_memories_find_the_right_row(n, config):
+    texts = ["likes a light citrus scent", "thick cream for very dry hands"][:n]
+    hits = make(texts, ["b", "a"][:n], config).search("citrus", 5)
+    assert [hit.id for hit in hits] == ["b", "a"][:n]
+    assert hits[0].bm25 > 0
+    assert n == 1 or hits[0].score > hits[1].score
+
+
+def test_one_row_has_nothing_to_be_compared_with():
+    (hit,) = make(["citrus"], ["a"]).search("citrus", 1)
+    assert hit.score == 0.0 and hit.bm25 > 0 and hit.dense > 0
+
+
+@each_variant
+def test_no_rows(config):
+    index = make([], [], config)
+    assert len(index) == 0
+    assert index.search("citrus", 3) == []
+    assert index.search_many(["citrus", ""], 3) == [[], []]
+    assert index.scores(["citrus"]).shape == (1, 0)
+    assert index.ranks([], []).tolist() == []
+    with pytest.raises(ValueError, match="no row"):
+        index.ranks(["citrus"], ["a"])
+
+
+@each_variant
+def test_an_empty_corpus(config):
+    index = HybridIndex(["a", "b"], ["soap", ""], TextSpace.fit([], config))
+    assert index.scores(["soap", "comb", ""]).shape == (3, 2)
+    assert index.ranks(["comb"], ["b"]).tolist() == [2]
+
+
+def test_k():
+    index = make()
+    assert index.search("citrus", 0) == []
+    assert len(index.search("citrus", 99)) == len(CORPUS)
+    with pytest.raises(ValueError, match="k must be"):
+        index.search("citrus", -1)
+    assert index.search_many([], 3) == []
+    assert index.scores([]).shape == (0, len(CORPUS))
+
+
+def test_a_hundred_thousand_characters_are_only_slow():
+    index = make()
+    assert index.search("citrus scent " * 8000, 1)[0].id == "m0"
+
+
+# ---- batches
+
+
+@each_variant
+def test_a_query_scores_the_same_alone_and_in_any_batch(config, monkeypatch):
+    ids, texts = synthetic(300)
+    index = make(texts, ids, config, corpus=texts)
+    queries = synthetic(50, seed=3)[1]
+    together = index.scores(queries + queries[::-1])
+    targets = [ids[i % 300] for i in range(50)]
+    ranks = index.ranks(queries, targets)
+    hits = index.search_many(queries, 5)
+    assert np.array_equal(together[:50], together[50:][::-1])
+    monkeypatch.setattr(hybrid, "CELLS", 1)
+    monkeypatch.setattr(hybrid, "LEAST", 3)
+    assert np.array_equal(index.scores(queries), together[:50])
+    assert np.array_equal(index.ranks(queries, targets), ranks)
+    assert index.search_many(queries, 5) == hits
+    for i in (0, 17, 49):
+        assert np.array_equal(index.scores([queries[i]])[0], together[i])
+        assert index.search(queries[i], 5) == hits[i]
+
+
+def test_equal_queries_are_scored_once(monkeypatch):
+    index = make()
+    asked = []
+    score = index.bm25.scores
+    monkeypatch.setattr(index.bm25, "scores", lambda query: asked.append(query) or score(query))
+    queries, targets = ["steel", "citrus", "steel", "steel"], ["m4", "m0", "m5", "m4"]
+    ranks = index.ranks(queries, targets).tolist()
+    assert sorted(asked) == ["citrus", "steel"]
+    assert ranks == [index.ranks([query], [target])[0] for query, target in zip(queries, targets, strict=True)]
+
+
+# ---- properties
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5).map(" ".join), min_size=1, max_size=8),
+    st.data(),
+)
+def test_a_foreign_row_keeps_the_order_of_the_others(texts, data):
+    """By words alone and with fixed statistics; a fused order may change, because a new row can stretch a list."""
+    query = " ".join(data.draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4)))
+    space = TextSpace.fit([*texts, "a b c d e f"], HybridConfig(dense="none"))
+    ids = [f"m{i}" for i in range(len(texts))]
+    before = [hit.id for hit in HybridIndex(ids, texts, space).search(query, 99)]
+    after = [hit.id for hit in HybridIndex([*ids, "foreign"], [*texts, "zyx"], space).search(query, 99)]
+    if before:  # [] where no row shares a word
+        assert [id for id in after if id != "foreign"] == before
+        after_scores = HybridIndex([*ids, "foreign"], [*texts, "zyx"], space).scores([query])[0]
+        assert after_scores[-1] == after_scores.min()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000), st.sampled_from(VARIANTS))
+def test_scores_fall_down_the_list_and_stay_in_range(seed, config):
+    ids, texts = synthetic(12, seed)
+    hits = make(texts, ids, config, corpus=texts).search(synthetic(1, seed + 1)[1][0], 12)
+    assert all((-a.score, a.id) < (-b.score, b.id) for a, b in pairwise(hits))
+    assert all(0 <= hit.score <= 1 + 1e-12 for hit in hits)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_weight_takes_one_list_alone(weight):
+    hits = make(config=HybridConfig(bm25_weight=weight, dims=4)).search("dry skin cream", 8)
+    raw = [hit.bm25 if weight else hit.dense for hit in hits]
+    assert raw == sorted(raw, reverse=True)
+
+
+def test_meaning_finds_what_words_miss():
+    texts = ["lemon", "steel"]
+    lexical, fused = (make(texts, ["b", "a"], HybridConfig(dense=d, dims=4)) for d in ("none", "lsa"))
+    assert lexical.search("citrus", 1) == []
+    assert fused.search("citrus", 1)[0].id == "b"
+
+
+# ---- bad input
+
+
+def test_bad_rows_and_targets_are_named():
+    space = TextSpace.fit(CORPUS, HybridConfig(dense="none"))
+    with pytest.raises(ValueError, match="2 ids for 1 texts"):
+        HybridIndex(["a", "b"], ["soap"], space)
+    with pytest.raises(ValueError, match="'a' is given twice"):
+        HybridIndex(["a", "b", "a"], ["soap"] * 3, space)
+    index = HybridIndex(["a"], ["soap"], space)
+    with pytest.raises(ValueError, match="target 'q' is no row"):
+        index.ranks(["soap"], ["q"])
+    with pytest.raises(ValueError, match="1 queries for 2 targets"):
+        index.ranks(["soap"], ["a", "a"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bm25_weight": 1.1},
+        {"fusion": "sum"},
+        {"rrf_k": -1},
+        {"idf": "plus"},
+        {"dims": 0},
+        {"bm25_weight": float("nan")},
+    ],
+    ids=str,
+)
+def test_bad_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        HybridConfig(**wrong)
+
+
+def test_a_hit_says_what_it_was_made_of():
+    index = make(config=HybridConfig(dense="none"))
+    hit = index.search("citrus", 1)[0]
+    assert hit == Hit("m0", 1.0, float(index.bm25.scores("citrus")[0]), 0.0)
