@@ -4,8 +4,9 @@ Flow: `Memory.build` is given one of the two; what they write becomes pattern, p
 
 `ExtractiveSummarizer` (the default) generates no text: it counts attribute values over a history.
 - What a purchase says of its item's value of an aspect (`stances`), with liking = (rating - 3) / 2 in -1..1 and
-  m = `mention_weight`: liking if the review is silent on it; m (1 + liking) / 2 if the review mentions it; -m if a
-  complaint does. So one bad point of a good purchase counts against that point only.
+  m = `mention_weight`: liking if the review is silent on it; m (1 + min(liking, 0)) if the review mentions it; -m if a
+  complaint does. So one bad point of a good purchase counts against that point only. All times the attention, 0..1,
+  that reviews of the scenario pay to the aspect (`learn_attention`); without reviews it is 1.
 - A review mentions a value by the value's words, by the aspect's name, or by a word that train users' reviews use for
   that value (`learn_words`); a sentence is a complaint if it holds one of a few general words (`COMPLAINTS`).
 - Eq. (4), (5): the sums by (category, aspect, value), and over the categories. The largest of an aspect is written if
@@ -46,12 +47,13 @@ COMPLAINTS = frozenset(
 class ExtractiveConfig:
     """Weights and thresholds. One unit of strength is a five-star purchase whose review is silent."""
 
-    mention_weight: float = 6.0  # what a praise is worth
-    min_pattern: float = 2.0  # two five-star purchases, or one mention
-    min_profile: float = 3.0
+    mention_weight: float = 6.0  # m: what a praise is worth
+    min_pattern: float = 2.0  # two silent five-star purchases, or one mention, at full attention
+    min_profile: float = 0.5  # a line for nearly all aspects: a weak guess beats none
     max_values: int = 2  # of one aspect in a line; reached only where items have several
     min_lift: float = 0.1  # agreement of the bought item above that of the unchosen ones, 0..1
     min_z: float = 3.0  # lift / its standard error
+    sharpness: float = 2.0  # exponent of the attention
     word_count: int = 5  # a word speaks for a value when it was met so often ...
     word_share: float = 0.8  # ... and so large a share of it with items of that value
 
@@ -93,20 +95,68 @@ def learn_words(purchases: Iterable[Purchase], config: ExtractiveConfig) -> dict
     return {word: value for word, (_, value) in best.items()}
 
 
-def stances(purchase: Purchase, words: Mapping[str, Value], config: ExtractiveConfig) -> dict[Value, float]:
+@dataclass(frozen=True)
+class Reading:
+    """What was learned from the train users' reviews about how people speak."""
+
+    words: Mapping[str, Value] = field(default_factory=dict)  # review word -> what it speaks for
+    attention: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (scenario, aspect) -> 0..1; absent: 1
+
+
+def read(purchases: Sequence[Purchase], config: ExtractiveConfig) -> Reading:
+    """Learn the words first, then with them what each scenario's reviews attend to."""
+    words = learn_words(purchases, config)
+    return Reading(words, learn_attention(purchases, words, config))
+
+
+def learn_attention(
+    purchases: Iterable[Purchase], words: Mapping[str, Value], config: ExtractiveConfig
+) -> dict[tuple[str, str], float]:
+    """{(scenario, aspect): attention = (1 - (m* - m)) ** sharpness}, in 0..1.
+
+    m is the share of the scenario's reviews that mention the aspect and m* the largest such share there. Where reviews
+    say nothing of any aspect, all attention is 1; where they speak of some aspects, silence on another means something.
+    """
+    reviews: Counter[str] = Counter()
+    heard: Counter[tuple[str, str]] = Counter()
+    for purchase in purchases:
+        scenario = plain(purchase.scenario)
+        reviews[scenario] += 1
+        about = mentions(purchase, words)
+        heard.update({(scenario, aspect): 0 for aspect, _ in about})
+        heard.update({(scenario, aspect) for (aspect, _), said in about.items() if said})
+    share = {key: count / reviews[key[0]] for key, count in heard.items()}
+    most: dict[str, float] = defaultdict(float)
+    for (scenario, _), part in share.items():
+        most[scenario] = max(most[scenario], part)
+    return {key: (1 - (most[key[0]] - part)) ** config.sharpness for key, part in share.items()}
+
+
+def mentions(purchase: Purchase, words: Mapping[str, Value]) -> dict[Value, list[frozenset[str]]]:
+    """For each value of the purchase's item, the sentences of its review that mention it."""
+    spoken = [(said, {words[word] for word in said if word in words}) for said in sentences(purchase.review)]
+    about = {}
+    for aspect, value in values_of(purchase.item):
+        names = (frozenset(value.split()), frozenset(aspect.split()))
+        about[aspect, value] = [
+            said for said, learned in spoken if (aspect, value) in learned or any(name <= said for name in names)
+        ]
+    return about
+
+
+def stances(purchase: Purchase, reading: Reading, config: ExtractiveConfig) -> dict[Value, float]:
     """What a purchase says for (+) or against (-) each value of its item. See the module docstring."""
     liking = (purchase.rating - 3) / 2  # -1..1
-    spoken = [(said, {words[word] for word in said if word in words}) for said in sentences(purchase.review)]
+    scenario = plain(purchase.scenario)
     result = {}
-    for aspect, value in values_of(purchase.item):
-        names = [frozenset(value.split()), frozenset(aspect.split())]
-        about = [said for said, learned in spoken if (aspect, value) in learned or any(name <= said for name in names)]
+    for (aspect, value), about in mentions(purchase, reading.words).items():
         if not about:
-            result[aspect, value] = liking
+            stance = liking
         elif any(said & COMPLAINTS for said in about):
-            result[aspect, value] = -config.mention_weight
+            stance = -config.mention_weight
         else:
-            result[aspect, value] = config.mention_weight * (1 + liking) / 2
+            stance = config.mention_weight * (1 + min(liking, 0.0))
+        result[aspect, value] = stance * reading.attention.get((scenario, aspect), 1.0)
     return result
 
 
@@ -153,21 +203,21 @@ def merge_names(aspects: Iterable[Aspect]) -> list[Aspect]:
 
 @dataclass(frozen=True)
 class ExtractiveSummarizer:
-    """Counts; see the module docstring. `words` is what `fit` learned."""
+    """Counts; see the module docstring. `reading` is what `fit` learned."""
 
     config: ExtractiveConfig = ExtractiveConfig()
-    words: Mapping[str, Value] = field(default_factory=dict, repr=False)
+    reading: Reading = field(default_factory=Reading, repr=False)
 
     def fit(self, purchases: Sequence[Purchase]) -> ExtractiveSummarizer:
-        """Learn which review words speak for which value."""
-        return ExtractiveSummarizer(self.config, learn_words(purchases, self.config))
+        """Learn how people speak of values."""
+        return ExtractiveSummarizer(self.config, read(purchases, self.config))
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
         """Eq. (4), extractive: strength(aspect, value) = sum of the stances of the purchases in one category."""
         strength: dict[Value, float] = defaultdict(float)
         rests_on: dict[Value, list[str]] = defaultdict(list)
         for purchase in purchases:
-            for value, stance in stances(purchase, self.words, self.config).items():
+            for value, stance in stances(purchase, self.reading, self.config).items():
                 strength[value] += stance
                 if stance > 0:
                     rests_on[value].append(purchase.record)
@@ -230,7 +280,7 @@ class ExtractiveSummarizer:
         for contrast in contrasts:
             bought, user = contrast.bought, contrast.bought.user
             if user not in totals:
-                said.update((one.record, stances(one, self.words, self.config)) for one in contrast.history)
+                said.update((one.record, stances(one, self.reading, self.config)) for one in contrast.history)
                 totals[user] = defaultdict(float)
                 for one in contrast.history:
                     for value, stance in said[one.record].items():
