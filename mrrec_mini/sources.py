@@ -186,7 +186,8 @@ class _Aspects:
         self.facts = sorted(told, key=lambda name: (-facts[name].total(), name))[:2]
         prices = sorted(raw.price for raw in raws if raw.price is not None)
         self.low, self.high = (prices[len(prices) // 3], prices[2 * len(prices) // 3]) if prices else (0.0, 0.0)
-        self.n, self.least, self.most = len(raws), max(3, 0.01 * len(raws)), max(5, 0.1 * len(raws))
+        self.n, self.least = len(raws), max(3, 0.01 * len(raws))
+        self.most = max(0.1 * len(raws), min(5, len(raws) / 2))  # a word that stands everywhere tells nothing
 
     def _about(self, raw: _Raw) -> tuple[str, ...]:
         """The words of the description that speak most for this item among those that several items share."""
@@ -468,9 +469,10 @@ _C4 = ("query", "item_id", "user_id", "ori_review")
 def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path]) -> Dataset:
     """Amazon-C4: queries; the pool (sampled_item_metadata: item_id, category, metadata); reviews 2023 for histories.
 
-    A query's time is that of the review it was written from, found by user and text, else by user and item; a query
-    whose review is not there has no time, hence no history, and is dropped. `ori_review` is the text the query was
-    written from: it is dropped, and so is every review by that user of the target or with that text.
+    A query's time is that of the review it was written from, found by user, item and text, else by user and item, else
+    by user and text (the earliest where several fit); a query whose review is not there has no time and is dropped.
+    `ori_review` is the text the query was written from: it is dropped, and so is every review by that user of the
+    target or with that text.
 
     Raises DataError naming file and line.
     """
@@ -484,14 +486,19 @@ def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path]) -> 
     items = _items([_c4_item(row) for row in pool])
     asked = cleaning.keep("queries whose target is not in the pool", asked, lambda row: row["item_id"] in items)
     met = read_reviews([Path(path) for path in reviews], cleaning, frozenset(row["user_id"] for row in asked))
-    taken = {(review.user, review.item): review.time for review in met}
-    wrote = {(review.user, said): review.time for review in met for said in _sayings(review)}
+    times: dict[tuple, int] = {}
+    for review in sorted(met, key=lambda review: -review.time):  # the earliest time is the last one written, and stays
+        for said in _sayings(review):
+            times[review.user, review.item, said] = times[review.user, said] = review.time
+        times[review.user, review.item, None] = review.time
 
     def time_of(row: Mapping) -> int | None:
-        user = row["user_id"]
-        return wrote.get((user, _folded(clean_text(row["ori_review"])))) or taken.get((user, row["item_id"]))
+        user, item, said = row["user_id"], row["item_id"], _folded(clean_text(row["ori_review"]))
+        keys = ((user, item, said), (user, item, None), (user, said))
+        return next((times[key] for key in keys if key in times), None)
 
-    asked = cleaning.keep("queries whose own review is not in the reviews (time unknown)", asked, time_of)
+    step = "queries whose own review is not in the reviews (time unknown)"
+    asked = cleaning.keep(step, asked, lambda row: time_of(row) is not None)
     targets = {(row["user_id"], row["item_id"]) for row in asked}
     told = {(row["user_id"], _folded(clean_text(row["ori_review"]))) for row in asked}
     met = cleaning.keep("reviews of a target by its own user", met, lambda r: (r.user, r.item) not in targets)

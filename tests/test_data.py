@@ -1,0 +1,363 @@
+"""data.py: what is accepted, what is refused and how it is said, and that a history never reaches its own target."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mrrec_mini.data import INTERACTIONS, ITEMS, META, QUERIES, RECORD_LIMIT, DataError, Dataset
+from mrrec_mini.records import Interaction, Item, Query
+
+MUG = Item("i1", "Blue mug", ("kitchen", "mugs"), {"colour": ("blue",), "size": ("small", "light")}, "Holds tea.")
+CUP = Item("i2", "Tasse ‘ö’", ("kitchen", "cups"))
+PAN = Item("i3", "Pan", ("kitchen", "pans"))
+
+
+def shop() -> Dataset:
+    """Three items, two users; u1 has two interactions at time 20, and a query there."""
+    met = (
+        Interaction("u2", "i1", 5, 1.0),
+        Interaction("u1", "i3", 30, 4.5, "late"),
+        Interaction("u1", "i2", 20, 5.0, "the target"),
+        Interaction("u1", "i3", 20, 3.0),
+        Interaction("u1", "i1", 10, 2.0, "chipped"),
+    )
+    queries = (Query("q1", "u1", "a cup for tea", "i2", 20, {"colour": "blue"}), Query("q2", "u9", "a pan", "i3", 7))
+    return Dataset({item.id: item for item in (MUG, CUP, PAN)}, met, queries, {"name": "shop", "licence": "CC0"})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The shop on disk, without sums, so that a test may change a file and see what that alone does."""
+    path = shop().save(tmp_path / "shop")
+    meta = json.loads((path / META).read_text())
+    del meta["sha256"]
+    (path / META).write_text(json.dumps(meta))
+    return path
+
+
+def line_of(path, number, **changes) -> bytes:
+    return json.dumps({**json.loads(path.read_bytes().splitlines()[number - 1]), **changes}).encode()
+
+
+def set_line(path, number, raw) -> None:
+    lines = path.read_bytes().splitlines()
+    lines[number - 1] = raw
+    path.write_bytes(b"\n".join(lines) + b"\n")
+
+
+def refusal(folder) -> str:
+    with pytest.raises(DataError) as caught:
+        Dataset.load(folder)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 500
+    return message.replace(str(folder) + "/", "")
+
+
+# --- what comes back ------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    before = shop()
+    after = Dataset.load(before.save(tmp_path / "shop"))
+    assert (after.items, after.interactions, after.queries) == (before.items, before.interactions, before.queries)
+    assert list(after.items) == ["i1", "i2", "i3"]
+    assert after.meta["counts"] == {"items": 3, "interactions": 5, "queries": 2, "users": 3}  # u1, u2 and u9
+    assert after.meta["licence"] == "CC0" and after.meta["source"] == "unknown"
+    assert set(after.meta["sha256"]) == {ITEMS, INTERACTIONS, QUERIES}
+
+
+def test_interactions_are_sorted_by_user_time_item():
+    assert [(m.user, m.time, m.item) for m in shop().interactions] == [
+        ("u1", 10, "i1"),
+        ("u1", 20, "i2"),
+        ("u1", 20, "i3"),
+        ("u1", 30, "i3"),
+        ("u2", 5, "i1"),
+    ]
+
+
+def test_saving_again_replaces_whole_and_leaves_nothing_beside(tmp_path):
+    shop().save(tmp_path / "shop")
+    replace(shop(), queries=shop().queries[:1]).save(tmp_path / "shop")
+    assert len(Dataset.load(tmp_path / "shop").queries) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+
+
+def test_a_save_that_fails_leaves_the_old_data(tmp_path):
+    shop().save(tmp_path / "shop")
+    bad = replace(shop(), interactions=(Interaction("u", "i1", 1, float("nan")),))
+    with pytest.raises(DataError, match=r"interactions.jsonl:1"):
+        bad.save(tmp_path / "shop")
+    assert len(Dataset.load(tmp_path / "shop").interactions) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+
+
+def test_save_does_not_remove_what_is_no_data_set(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").write_text("x")
+    with pytest.raises(DataError, match="choose another folder"):
+        shop().save(tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter1.txt").exists()
+
+
+def test_own_data_needs_no_meta(folder):
+    (folder / META).unlink()
+    assert Dataset.load(folder).meta == {"name": "shop"}
+
+
+def test_optional_fields_may_be_missing(folder):
+    set_line(folder / ITEMS, 1, b'{"id": "i1", "title": "Mug", "category": ["mugs"]}')
+    set_line(folder / INTERACTIONS, 1, b'{"user": "u1", "item": "i1", "time": 10, "rating": 2}')
+    dataset = Dataset.load(folder)
+    assert dataset.items["i1"] == Item("i1", "Mug", ("mugs",))
+    assert dataset.interactions[0] == Interaction("u1", "i1", 10, 2.0)
+
+
+def test_bom_crlf_and_blank_lines_are_accepted(folder):
+    for name in (ITEMS, INTERACTIONS, QUERIES):
+        raw = (folder / name).read_bytes()
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n") + b"\r\n")
+    loaded = Dataset.load(folder)
+    assert (loaded.items, loaded.interactions, loaded.queries) == (shop().items, shop().interactions, shop().queries)
+
+
+def test_a_repeated_line_counts_once_and_is_reported(folder):
+    for name in (ITEMS, INTERACTIONS, QUERIES):
+        raw = (folder / name).read_bytes()
+        (folder / name).write_bytes(raw + raw.splitlines()[0] + b"\n")
+    loaded = Dataset.load(folder)
+    assert loaded.meta["repeated_lines"] == 3
+    assert (len(loaded.items), len(loaded.interactions), len(loaded.queries)) == (3, 5, 2)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [ITEMS, INTERACTIONS, QUERIES])
+def test_a_cut_line_is_named(folder, name):
+    raw = (folder / name).read_bytes().splitlines()[1]
+    set_line(folder / name, 2, raw[: len(raw) // 2])
+    assert refusal(folder).startswith(f"{name}:2: not JSON")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (INTERACTIONS, {"item": "i77"}, "interactions.jsonl:2: item: no item 'i77' in items.jsonl"),
+        (QUERIES, {"target": "i77"}, "queries.jsonl:2: target: no item 'i77' in items.jsonl"),
+        (INTERACTIONS, {"rating": float("nan")}, "interactions.jsonl:2: rating: nan is not a number from 1 to 5"),
+        (INTERACTIONS, {"rating": float("inf")}, "interactions.jsonl:2: rating: inf is not a number from 1 to 5"),
+        (INTERACTIONS, {"rating": 0}, "interactions.jsonl:2: rating: 0 is not a number from 1 to 5"),
+        (INTERACTIONS, {"rating": 10**400}, "interactions.jsonl:2: rating: 1000"),
+        (INTERACTIONS, {"rating": "5"}, "interactions.jsonl:2: rating: '5' is not a number"),
+        (INTERACTIONS, {"rating": None}, "interactions.jsonl:2: rating: None is not a number"),
+        (INTERACTIONS, {"rating": True}, "interactions.jsonl:2: rating: True is not a number"),
+        (INTERACTIONS, {"time": 1393372800000}, "interactions.jsonl:2: time: 1393372800000 lies after the year 2100"),
+        (INTERACTIONS, {"time": -1}, "interactions.jsonl:2: time: -1 lies before 1970"),
+        (INTERACTIONS, {"time": 1.5}, "interactions.jsonl:2: time: 1.5 is not a whole number"),
+        (INTERACTIONS, {"user": " "}, "interactions.jsonl:2: user: is empty"),
+        (INTERACTIONS, {"review": "a\0b"}, "interactions.jsonl:2: review: holds a NUL character at position 1"),
+        (
+            INTERACTIONS,
+            {"review": "a\ud800"},
+            "interactions.jsonl:2: review: holds half a surrogate pair at position 1",
+        ),
+        (INTERACTIONS, {"stars": 5}, "interactions.jsonl:2: 'stars': unknown field"),
+        (QUERIES, {"text": " \n"}, "queries.jsonl:2: text: is empty"),
+        (QUERIES, {"truth": ["red"]}, "queries.jsonl:2: truth: ['red'] is not an object"),
+        (ITEMS, {"category": "mugs"}, "items.jsonl:2: category: 'mugs' is not a list"),
+        (ITEMS, {"category": []}, "items.jsonl:2: category: is an empty list"),
+        (ITEMS, {"attributes": {"colour": "red"}}, "items.jsonl:2: attributes: 'red' is not a list"),
+        (ITEMS, {"title": ""}, "items.jsonl:2: title: is empty"),
+    ],
+)
+def test_a_wrong_field_is_named(folder, name, change, said):
+    set_line(folder / name, 2, line_of(folder / name, 2, **change))
+    assert refusal(folder).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b'{"id": "i1", "category": ["a"]}', "title: is missing"),
+        (b'["i1"]', "['i1'] is not a JSON object"),
+        (b'{"id": "i1", "title": "na\xefve"}', "not UTF-8 at byte 25"),
+        (b'{"id": "i1\0"}', "NUL byte at byte 10"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"id": "' + b"x" * RECORD_LIMIT + b'"}', f"a record longer than {RECORD_LIMIT} bytes"),
+    ],
+)
+def test_a_wrong_line_is_named(folder, raw, said):
+    set_line(folder / ITEMS, 2, raw)
+    assert refusal(folder).startswith(f"items.jsonl:2: {said}")
+
+
+@pytest.mark.parametrize("name", [ITEMS, INTERACTIONS, QUERIES])
+@pytest.mark.parametrize("raw", [b"", b"\n \r\n\n", b"\xef\xbb\xbf"])
+def test_an_empty_file_is_named(folder, name, raw):
+    (folder / name).write_bytes(raw)
+    assert refusal(folder).startswith(f"{name}: holds no records (0 records)")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "key"),
+    [
+        (ITEMS, {"title": "Other"}, "id: 'i1'"),
+        (QUERIES, {"text": "x"}, "id: 'q1'"),
+        (INTERACTIONS, {"rating": 1}, "user"),
+    ],
+)
+def test_a_contradiction_names_both_lines(folder, name, change, key):
+    with (folder / name).open("ab") as file:
+        file.write(line_of(folder / name, 1, **change) + b"\n")
+    lines = len((folder / name).read_bytes().splitlines())
+    message = refusal(folder)
+    assert message.startswith(f"{name}:{lines}: {key}") and "other content in line 1" in message
+
+
+@pytest.mark.parametrize("name", [ITEMS, INTERACTIONS, QUERIES])
+def test_a_file_that_does_not_fit_its_sum_is_named(tmp_path, name):
+    path = shop().save(tmp_path / "shop")
+    with (path / name).open("ab") as file:
+        file.write(b"\n")  # harmless in itself
+    message = refusal(path)
+    assert message.startswith(f"{name}: its sha256 is not the one in meta.json") and "remove sha256" in message
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"{", "meta.json: not JSON"),
+        (b"[]", "meta.json: sha256: the file must be an object"),
+        (b'{"sha256": 3}', "meta.json: sha256"),
+        (b'{"held_categories": "mugs"}', "meta.json: held_categories: 'mugs' is not a list"),
+    ],
+)
+def test_a_wrong_meta_is_named(folder, raw, said):
+    (folder / META).write_bytes(raw)
+    assert refusal(folder).startswith(said)
+
+
+def test_a_missing_file_or_folder_says_what_a_data_set_is(folder, tmp_path):
+    (folder / QUERIES).unlink()
+    assert "a data set is a folder of items.jsonl, interactions.jsonl, queries.jsonl" in refusal(folder)
+    assert "cannot be read" in refusal(tmp_path / "nowhere")
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(0, 400), byte=st.integers(0, 255), name=st.sampled_from([ITEMS, INTERACTIONS, QUERIES]))
+def test_any_damaged_byte_is_refused_in_words_or_harmless(tmp_path_factory, cut, byte, name):
+    path = shop().save(tmp_path_factory.mktemp("damage") / "shop")
+    raw = bytearray((path / name).read_bytes())
+    changed = raw[cut % len(raw)] != byte
+    raw[cut % len(raw)] = byte
+    (path / name).write_bytes(raw)
+    if changed:  # meta.json holds the sums, so that even a valid other rating is found
+        assert refusal(path).startswith((name, INTERACTIONS, QUERIES))  # an item's id is missed by those who name it
+    else:
+        Dataset.load(path)
+    shutil.rmtree(path.parent)
+
+
+# --- histories ------------------------------------------------------------------------------------------------------
+
+
+def test_history_is_strictly_before_and_oldest_first():
+    dataset = shop()
+    # The query is at 20. "At or before" would give the target itself; "all of the user" would give time 30 as well.
+    assert [m.item for m in dataset.history(dataset.queries[0])] == ["i1"]
+    later = replace(dataset.queries[0], time=31)
+    assert [(m.time, m.item) for m in dataset.history(later)] == [(10, "i1"), (20, "i2"), (20, "i3"), (30, "i3")]
+
+
+def test_a_user_without_interactions_has_no_history():
+    assert shop().history(shop().queries[1]) == []
+    assert shop().interactions_of("u9") == ()
+
+
+met_strategy = st.lists(
+    st.builds(
+        Interaction, st.sampled_from("abc"), st.sampled_from(["i1", "i2", "i3"]), st.integers(0, 9), st.just(3.0)
+    ),
+    max_size=30,
+)
+
+
+@given(met=met_strategy, user=st.sampled_from("abcd"), time=st.integers(0, 10))
+def test_history_equals_the_plain_filter(met, user, time):
+    dataset = replace(shop(), interactions=tuple(met))
+    history = dataset.history(Query("q", user, "x", "i1", time))
+    expected = sorted((m for m in met if m.user == user and m.time < time), key=lambda m: (m.time, m.item))
+    assert history == expected
+    assert all(m.user == user and m.time < time for m in history)  # never the target's own moment, never another user
+
+
+def test_category_is_the_last_name():
+    assert shop().category("i1") == "mugs"
+    with pytest.raises(KeyError):
+        shop().category("i77")
+
+
+# --- splits ---------------------------------------------------------------------------------------------------------
+
+
+def crowd(users: int, held: tuple[str, ...] = ()) -> Dataset:
+    """`users` people with a mug query and a cup query each, and one person who only bought."""
+    queries = tuple(Query(f"q{n}-{item.id}", f"u{n}", "x", item.id, 50) for n in range(users) for item in (MUG, CUP))
+    return replace(
+        shop(), interactions=(Interaction("quiet", "i1", 1, 5.0),), queries=queries, meta={"held_categories": held}
+    )
+
+
+def test_split_cuts_users_by_the_shares():
+    split = crowd(20).split(seed=3, train=0.5, validation=0.2, test=0.3)
+    # 20 users ask: 10, 4 and 6 of them; the quiet one belongs to train.
+    assert (len(split.train), len(split.validation), len(split.test)) == (11, 4, 6)
+    assert "quiet" in split.train
+    assert not split.train & split.validation and not split.train & split.test and not split.validation & split.test
+    assert (len(split.train_queries), len(split.validation_queries), len(split.test_queries)) == (20, 8, 12)
+    assert split.held_queries == ()
+
+
+def test_split_depends_on_the_seed_alone():
+    assert crowd(20).split(1) == crowd(20).split(1)
+    assert crowd(20).split(1).test != crowd(20).split(2).test
+    shuffled = replace(crowd(20), queries=crowd(20).queries[::-1])
+    assert shuffled.split(1).test == crowd(20).split(1).test
+
+
+def test_held_categories_are_asked_for_by_test_users_only():
+    split = crowd(10, held=("cups",)).split(seed=0, train=0.6, validation=0.2, test=0.2)
+    for queries in (split.train_queries, split.validation_queries, split.test_queries):
+        assert queries and all(query.target == "i1" for query in queries)
+    assert len(split.held_queries) == 2  # two test users, one cup query each
+    assert all(query.target == "i2" and query.user in split.test for query in split.held_queries)
+
+
+@given(users=st.integers(3, 30), seed=st.integers(0, 5), cut=st.tuples(st.integers(1, 8), st.integers(1, 8)))
+def test_every_asking_user_is_in_exactly_one_part(users, seed, cut):
+    total = sum(cut) + 2
+    split = crowd(users).split(seed, cut[0] / total, cut[1] / total, 2 / total)
+    parts = [split.train - {"quiet"}, split.validation, split.test]
+    assert all(parts) and sum(map(len, parts)) == users == len(frozenset().union(*parts))
+
+
+def test_split_refuses_wrong_shares_and_too_few_users():
+    with pytest.raises(ValueError, match="sum to 1"):
+        crowd(9).split(0, 0.8, 0.1, 0.2)
+    with pytest.raises(ValueError, match=">= 0"):
+        crowd(9).split(0, 1.2, -0.1, -0.1)
+    with pytest.raises(DataError, match="2 users have queries, too few for 3 parts"):
+        crowd(2).split(0)
+    assert len(crowd(2).split(0, 0.5, 0, 0.5).test) == 1
+
+
+def test_importing_is_cheap():
+    code = "import sys, mrrec_mini.data; sys.exit(any(m in sys.modules for m in ('torch', 'sklearn', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
