@@ -54,8 +54,9 @@ class ExtractiveConfig:
     min_lift: float = 0.1  # agreement of the bought item above that of the unchosen ones, 0..1
     min_z: float = 3.0  # lift / its standard error
     sharpness: float = 2.0  # exponent of the attention
-    word_count: int = 5  # a word speaks for a value when it was met so often ...
-    word_share: float = 0.8  # ... and so large a share of it with items of that value
+    word_count: int = 8  # a word speaks for a value when it was met so often ...
+    word_share: float = 0.8  # ... so large a share of it with items of that value ...
+    word_z: float = 4.0  # ... and that share so many standard errors above the value's usual one
 
 
 # --- values and mentions --------------------------------------------------------------------------------------------
@@ -73,8 +74,8 @@ def sentences(review: str) -> list[frozenset[str]]:
 
 
 def learn_words(purchases: Iterable[Purchase], config: ExtractiveConfig) -> dict[str, Value]:
-    """{review word: the (aspect, value) it speaks for}: nearly all items reviewed with that word have that value, and
-    clearly more of them than of all items."""
+    """{review word: the (aspect, value) it speaks for}: of the purchases reviewed with the word, a share of at least
+    `word_share` has the value, and that is `word_z` standard errors above the value's share of all purchases."""
     together: Counter[tuple[str, Value]] = Counter()
     of_word: Counter[str] = Counter()
     of_value: Counter[Value] = Counter()
@@ -88,9 +89,9 @@ def learn_words(purchases: Iterable[Purchase], config: ExtractiveConfig) -> dict
             together.update((word, value) for value in values)
     best: dict[str, tuple[float, Value]] = {}
     for (word, value), count in together.items():
-        share = count / of_word[word]
-        rare = of_value[value] <= total / 2  # a value of most items explains no word
-        if rare and of_word[word] >= config.word_count and share >= config.word_share:
+        n, share, base = of_word[word], count / of_word[word], of_value[value] / total
+        error = math.sqrt(base * (1 - base) / n)  # of the share, if the word had nothing to do with the value
+        if n >= config.word_count and share >= config.word_share and 0 < config.word_z * error <= share - base:
             best[word] = max(best.get(word, (0.0, value)), (share, value))
     return {word: value for word, (_, value) in best.items()}
 
