@@ -1,4 +1,4 @@
-"""The protocol of an episode: what the policy is shown, what it may write, and the parser that reads it.
+"""The grammar of an episode: what the policy is shown, what it may write, and the parser that reads it.
 
 Flow: between memory and rollout. An episode is one list of token ids:
 
@@ -61,7 +61,7 @@ class Malformed:
 Turn = Search | Final | Malformed
 
 
-class Protocol:
+class Grammar:
     """Writes and reads episodes with one tokenizer."""
 
     def __init__(self, tokenizer, entry_tokens: int = 16):

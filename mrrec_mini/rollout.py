@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol as Interface
+from typing import Protocol
 
 import torch
 
 from mrrec_mini.memory import Memory
-from mrrec_mini.prompts import Final, Malformed, Protocol
+from mrrec_mini.prompts import Final, Malformed, Grammar
 from mrrec_mini.records import Answer, Call, Episode, MemoryEntry, Query
 from mrrec_mini.sampler import Sampler
 
@@ -72,7 +72,7 @@ class State:
         )
 
 
-class Actor(Interface):
+class Actor(Protocol):
     """Whoever writes the turns of a batch of episodes."""
 
     def start(self, states: list[State]) -> None: ...
@@ -84,15 +84,15 @@ class Actor(Interface):
 class LMActor:
     """The language model writes. `temperature` 0: greedy."""
 
-    def __init__(self, model, protocol: Protocol, generator: torch.Generator | None = None, temperature: float = 1.0):
-        self.model, self.protocol, self.generator, self.temperature = model, protocol, generator, temperature
+    def __init__(self, model, grammar: Grammar, generator: torch.Generator | None = None, temperature: float = 1.0):
+        self.model, self.grammar, self.generator, self.temperature = model, grammar, generator, temperature
 
     def start(self, states: list[State]) -> None:
         self.model.eval()
         self.sampler = Sampler(self.model, [s.tokens for s in states], self.generator, self.temperature)
 
     def turn(self, max_new: int, forbidden: Sequence[int]) -> tuple[list[list[int]], list[list[float]]]:
-        return self.sampler.sample(self.protocol.stop, max_new, forbidden)
+        return self.sampler.sample(self.grammar.stop, max_new, forbidden)
 
     def keep(self, rows: Sequence[int]) -> None:
         self.sampler.keep(rows)
@@ -128,7 +128,7 @@ def rollout(
     actor: Actor,
     queries: Sequence[Query],
     memory: Memory,
-    protocol: Protocol,
+    grammar: Grammar,
     config: RolloutConfig,
     all_calls: bool = False,
 ) -> list[Episode]:
@@ -142,24 +142,24 @@ def rollout(
     globals_of = {q.text: memory.search_global(q.text, config.global_k) for q in queries}
     states = []
     for query in queries:
-        prompt = protocol.prompt(query.text, globals_of[query.text])
+        prompt = grammar.prompt(query.text, globals_of[query.text])
         states.append(State(query, globals_of[query.text], prompt, [0] * len(prompt), [0.0] * len(prompt)))
     actor.start(states)
     live = list(states)
     for turn in range(config.max_calls + 1):
         last = turn == config.max_calls
-        forbidden = () if not all_calls else (protocol.control["<search>" if last else "<profile>"],)
+        forbidden = () if not all_calls else (grammar.control["<search>" if last else "<profile>"],)
         ids, logprobs = actor.turn(config.turn_tokens, forbidden)
         searches: dict[int, str] = {}  # row -> what it asks for
         for row, state in enumerate(live):
             state.append(ids[row], logprobs[row])
-            parsed = protocol.parse(ids[row], len(state.shown))
+            parsed = grammar.parse(ids[row], len(state.shown))
             if isinstance(parsed, Final):
                 shown = state.shown
                 state.answer = Answer(parsed.profile, tuple(dict.fromkeys(shown[i].id for i in parsed.evidence)))
                 state.end = "answer"
             elif isinstance(parsed, Malformed):
-                unfinished = ids[row][-1] not in protocol.stop
+                unfinished = ids[row][-1] not in grammar.stop
                 state.end = "a turn did not stop" if unfinished else parsed.why
             elif last:
                 state.end = "one search too many"
@@ -170,7 +170,7 @@ def rollout(
         found = memory.search_many([(live[row].query, text) for row, text in searches.items()], config.memory_k)
         blocks = []
         for (row, text), entries in zip(searches.items(), found, strict=True):
-            block = protocol.reply(entries, len(live[row].shown))
+            block = grammar.reply(entries, len(live[row].shown))
             live[row].append(block)
             live[row].calls.append(Call(text, entries))
             blocks.append(block)

@@ -1,6 +1,6 @@
-"""Supervised traces from a deliberately mediocre scripted teacher: the policy learns the protocol, not what is good.
+"""Supervised traces from a deliberately mediocre scripted teacher: the policy learns the grammar, not what is good.
 
-Flow: before the first update. A policy that has never seen the protocol earns no reward, so there is nothing to reinforce (the paper
+Flow: before the first update. A policy that has never seen the grammar earns no reward, so there is nothing to reinforce (the paper
 starts from an instruct model, and fig. 4 shows that a base model never learns to call memory). Here a script plays episodes on
 training queries, in the same rollout as the policy, and the model learns to continue them token by token.
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mrrec_mini.prompts import Protocol
+from mrrec_mini.prompts import Grammar
 from mrrec_mini.records import Episode, MemoryEntry
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.rollout import Script, State
@@ -52,12 +52,12 @@ class WarmStartConfig:
 # --------------------------------------------------------------------------------------------------- scripts
 
 
-def teacher(protocol: Protocol, config: TeacherConfig, rng: np.random.Generator) -> Callable[[State], Script]:
+def teacher(grammar: Grammar, config: TeacherConfig, rng: np.random.Generator) -> Callable[[State], Script]:
     """A script a query: plan some look-ups, make them one by one, note what was read, answer with the notes."""
 
     def make(state: State) -> Script:
         plan = plan_lookups(state, config, rng)
-        return run_plan(protocol, plan, lambda entries, line: believed(entries, line, config.believe, rng))
+        return run_plan(grammar, plan, lambda entries, line: believed(entries, line, config.believe, rng))
 
     return make
 
@@ -79,7 +79,7 @@ def plan_lookups(state: State, config: TeacherConfig, rng: np.random.Generator) 
     return plan
 
 
-def expert(protocol: Protocol) -> Callable[[State], Script]:
+def expert(grammar: Grammar) -> Callable[[State], Script]:
     """Looks up exactly the aspects that matter, reads the line that answers. Needs `Query.truth`."""
 
     def make(state: State) -> Script:
@@ -90,13 +90,13 @@ def expert(protocol: Protocol) -> Callable[[State], Script]:
             MemoryEntry(f"truth/{aspect}", None, "global", f"{head} {aspect}", scenario=head)
             for aspect in state.query.truth
         ]
-        return run_plan(protocol, plan, best_line)
+        return run_plan(grammar, plan, best_line)
 
     return make
 
 
 def run_plan(
-    protocol: Protocol,
+    grammar: Grammar,
     plan: Sequence[MemoryEntry],
     read: Callable[[Sequence[MemoryEntry], MemoryEntry], MemoryEntry | None],
 ) -> Script:
@@ -115,10 +115,10 @@ def run_plan(
                 used.append(entry)
                 notes.append(think)
         if done < len(plan):
-            return protocol.write_search(think, plan[done].text)
+            return grammar.write_search(think, plan[done].text)
         shown = [entry.id for entry in state.shown]
         evidence = sorted({shown.index(entry.id) for entry in used})
-        return protocol.write_final(think, " ".join([state.query.text, *notes]), evidence)
+        return grammar.write_final(think, " ".join([state.query.text, *notes]), evidence)
 
     return script
 
