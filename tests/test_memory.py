@@ -81,6 +81,7 @@ def test_a_user_named_like_a_path_owns_no_foreign_id():
     users = ("a", "a/record", "a/record/0", "@global", "%61")
     ids = [entry.id for user in users for entry in memory.entries(asked(user))]
     assert len(ids) == len(set(ids))
+    assert entry_id("a/record", "0") == "a%2Frecord/0" != entry_id("a", "record", "0")
     shared = global_line(Aspect("record", "0", frozenset("xyz")), CONFIG)
     assert shared.id not in ids and shared.id == "@global/record/0"
 
