@@ -17,8 +17,8 @@ Departure from the paper: all of this file. Sizes and rates: measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,13 +40,16 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """Supervised training."""
+    """First the copy drill, then the traces."""
 
-    steps: int = 500
+    drill_steps: int = 400  # at most
+    drill_batch: int = 48
+    drill_rate: float = 8e-3
+    drill_goal: float = 0.93  # mean probability of the right token at which the drill ends
+    steps: int = 300
     batch: int = 32
-    learning_rate: float = 3e-3
-    scrambled: float = 0.5
-    traces: int = 4000
+    learning_rate: float = 4e-3
+    scrambled: float = 0.25  # share of the traces told in other words
 
 
 # --------------------------------------------------------------------------------------------------- scripts
@@ -163,6 +166,51 @@ def believed(
 # --------------------------------------------------------------------------------------------------- learning
 
 
+def drill_batch(
+    control: Mapping[str, int], first_word: int, vocabulary: int, size: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lines of three random words, then some of the lines again: what follows a line's first word can only be copied.
+
+    tokens (size, T) and mask (size, T), 1 at the copied words.
+    """
+    lines, reads, words = 5, 8, 3
+    drawn = np.argsort(rng.random((size, vocabulary - first_word)), axis=1)[:, : lines * words] + first_word
+    drawn = drawn.reshape(size, lines, words)
+    again = np.take_along_axis(drawn, rng.integers(0, lines, (size, reads))[:, :, None], axis=1)
+    shown = np.concatenate([np.full((size, lines, 1), control["<line>"]), drawn], 2).reshape(size, -1)
+    asked = np.concatenate([np.full((size, reads, 1), control["<think>"]), again], 2).reshape(size, -1)
+    mask = np.concatenate([np.zeros_like(shown), np.tile([0, 0] + [1] * (words - 1), (size, reads))], 1)
+    return torch.tensor(np.concatenate([shown, asked], 1)), torch.tensor(mask, dtype=torch.bool)
+
+
+def copy_drill(model, tokenizer, config: WarmStartConfig, rng: np.random.Generator, progress=lambda *_: None) -> float:
+    """Train until copying is sure; returns the last mean probability of the right word, in 0..1."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.drill_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    skill = 0.0
+    for step in range(config.drill_steps):
+        set_rate(optimizer, config.drill_rate * min(1.0, (step + 1) / 10))
+        tokens, mask = drill_batch(tokenizer.control, tokenizer.first_word, len(tokenizer), config.drill_batch, rng)
+        logprobs, _ = token_logprobs(model, tokens, mask)
+        gradient_step(model, optimizer, -logprobs.sum() / mask.sum())
+        skill = 0.8 * skill + 0.2 * float(logprobs.detach()[mask].exp().mean())
+        progress(step + 1, skill)
+        if skill > config.drill_goal:
+            break
+    return skill
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def gradient_step(model, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
 def scramble(episode_tokens: Sequence[int], first_word: int, vocabulary: int, rng: np.random.Generator) -> list[int]:
     """The same trace in other words: each distinct word token becomes another one, the same wherever it occurs."""
     words = sorted({t for t in episode_tokens if t >= first_word})
@@ -186,28 +234,19 @@ def warm_start(
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> list[float]:
     """Train `model` on the traces; returns the loss of each step. Cosine rate with a short warm-up."""
-    from dataclasses import replace
-
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     warmup = max(1, config.steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * (1 + np.cos(np.pi * step / config.steps)) / 2),
-    )
-    model.train()
     losses = []
     for step in range(config.steps):
+        cosine = 0.02 + 0.98 * (1 + np.cos(np.pi * step / config.steps)) / 2
+        set_rate(optimizer, config.learning_rate * min(1.0, (step + 1) / warmup) * cosine)
         chosen = [traces[i] for i in rng.integers(0, len(traces), config.batch)]
         for i in np.flatnonzero(rng.random(config.batch) < config.scrambled):
             tokens = scramble(chosen[i].tokens, tokenizer.first_word, len(tokenizer), rng)
             chosen[i] = replace(chosen[i], tokens=tuple(tokens))
         batch = to_batch(chosen, range(len(chosen)))
         loss = supervised_loss(model, batch.tokens, batch.mask)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        gradient_step(model, optimizer, loss)
         losses.append(loss.item())
         progress(step + 1, losses[-1])
     return losses

@@ -135,18 +135,23 @@ class PretrainedTokenizer:
 
 @dataclass(frozen=True)
 class CausalLMConfig:
-    """Size of the tiny Llama. The defaults make about 0.2M parameters."""
+    """Size of the tiny Llama (the defaults make about 0.15M parameters) and its start."""
 
     width: int = 64
     layers: int = 2
-    heads: int = 4
+    heads: int = 2
     feed_forward: int = 192
-    init_std: float = 0.05
     context: int = 1024
+    init_std: float = 0.05
+    embedding_std: float = 0.15
+    copy_gain: float = 0.7  # scale of the orthogonal value and output maps; their product is gain^2 times the identity
 
 
 def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Generator) -> PreTrainedModel:
-    """A tiny Llama with random weights drawn from `generator` alone (the global generator is left as it was)."""
+    """A tiny Llama with random weights drawn from `generator` alone (the global generator is left as it was).
+
+    It starts where copying is easy to find (`ready_to_copy`); from a plain random start it took ten times as many steps.
+    """
     shape = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=config.width,
@@ -155,6 +160,7 @@ def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Gen
         intermediate_size=config.feed_forward,
         max_position_embeddings=config.context,
         tie_word_embeddings=True,
+        attention_bias=True,  # lets a head attend by position alone
         attention_dropout=0.0,
         bos_token_id=None,
         eos_token_id=None,
@@ -164,9 +170,32 @@ def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Gen
         model = LlamaForCausalLM(shape)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1:  # norms keep their ones
+            if parameter.dim() > 1:  # norms keep their ones, biases their zeros
                 parameter.normal_(0.0, config.init_std, generator=generator)
+        model.get_input_embeddings().weight.normal_(0.0, config.embedding_std, generator=generator)
+        ready_to_copy(model, config.copy_gain, generator)
     return model
+
+
+def ready_to_copy(model: LlamaForCausalLM, gain: float, generator: torch.Generator) -> None:
+    """Start close to a circuit that repeats what followed the last occurrence of the present token (an induction head).
+
+    Two heads in a row make it: the first brings each token's predecessor along, the second looks for the present token among the
+    predecessors. So (1) in every layer the output map undoes the value map: what is attended to arrives as it was (mimetic
+    initialisation, Trockman and Kolter, 2023); (2) the biases of the first layer make its heads look one position back:
+    with RoPE the score of a pair is q . R(n - m) k, largest at n - m = -1 if q = R(-1) k.
+    """
+    width, heads = model.config.hidden_size, model.config.num_attention_heads
+    for layer in model.model.layers:
+        rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
+        layer.self_attn.v_proj.weight.copy_(gain * rotation)
+        layer.self_attn.o_proj.weight.copy_(gain * rotation.T)
+    key = torch.randn(heads, width // heads, generator=generator)
+    cos, sin = (t[0, 0] for t in model.model.rotary_emb(torch.zeros(1, 1, width), torch.tensor([[1]])))
+    first, second = key.chunk(2, dim=-1)
+    query = key * cos - torch.cat([-second, first], -1) * sin  # R(-1) k
+    model.model.layers[0].self_attn.k_proj.bias.copy_(key.flatten())
+    model.model.layers[0].self_attn.q_proj.bias.copy_(query.flatten())
 
 
 def load_causal_lm(path_or_name: str, control: Sequence[str]) -> tuple[PreTrainedModel, Tokenizer]:
