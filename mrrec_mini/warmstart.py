@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from mrrec_mini.memory import plain
 from mrrec_mini.prompts import Grammar
 from mrrec_mini.records import Episode, MemoryEntry
 from mrrec_mini.reinforce import to_batch, token_logprobs
@@ -55,20 +56,32 @@ class WarmStartConfig:
 # --------------------------------------------------------------------------------------------------- scripts
 
 
-def teacher(grammar: Grammar, config: TeacherConfig, rng: np.random.Generator) -> Callable[[State], Script]:
-    """A script a query: plan some look-ups, make them one by one, note what was read, answer with the notes."""
+def teacher(
+    grammar: Grammar,
+    config: TeacherConfig,
+    rng: np.random.Generator,
+    aspects: Sequence[str] = (),
+    max_calls: int = 3,
+) -> Callable[[State], Script]:
+    """A script a query: plan some look-ups, make them one by one, note what was read, answer with the notes.
+
+    `aspects` (names of attributes) are what it picks from where the prompt shows no global memory.
+    """
+    guesses = [MemoryEntry(f"guess/{name}", None, "global", name) for name in aspects]
 
     def make(state: State) -> Script:
-        plan = plan_lookups(state, config, rng)
+        plan = plan_lookups(state, guesses, config, rng)[:max_calls]
         return run_plan(grammar, plan, lambda entries, line: believed(entries, line, config.believe, rng))
 
     return make
 
 
-def plan_lookups(state: State, config: TeacherConfig, rng: np.random.Generator) -> list[MemoryEntry]:
+def plan_lookups(
+    state: State, guesses: Sequence[MemoryEntry], config: TeacherConfig, rng: np.random.Generator
+) -> list[MemoryEntry]:
     """Global lines to look up, without repetition: on topic with probability `on_topic`, else any other shown line."""
     wanted = rng.choice(len(config.stop), p=config.stop)
-    lines = list(state.global_entries)
+    lines = list(state.global_entries or guesses)
     topic = topic_of(state)
     plan: list[MemoryEntry] = []
     while lines and len(plan) < wanted:
@@ -133,22 +146,21 @@ def topic_of(state: State) -> str:
 
 def aspect_of(line: MemoryEntry) -> str:
     """`mug price` -> `price`: what a global line says beyond its scenario."""
-    return line.text.removeprefix(line.scenario).strip()
+    return line.text.removeprefix(plain(line.scenario)).strip()
 
 
 def note_of(entry: MemoryEntry) -> str:
-    """`mug price luxury` and `overall price luxury` -> `price luxury`; of a record, its first four words."""
+    """`mug price luxury` and `overall price luxury` -> `price luxury`; of a record, the first words of the title."""
     if entry.level == "record":
-        return " ".join(entry.text.split()[:4])
-    head = entry.scenario if entry.scenario else "overall"
-    return entry.text.removeprefix(head).strip()
+        return " ".join(entry.text.split()[1:4])
+    return entry.text.removeprefix(plain(entry.scenario) or "overall").strip()
 
 
 def best_line(entries: Sequence[MemoryEntry], line: MemoryEntry) -> MemoryEntry | None:
     """The entry that answers a look-up: this category's pattern, else the profile's line, of that aspect; else none."""
     aspect = aspect_of(line)
     about = [e for e in entries if e.level != "record" and note_of(e).startswith(f"{aspect} ")]
-    here = [e for e in about if e.scenario == line.scenario]
+    here = [e for e in about if e.scenario and e.scenario == plain(line.scenario)]
     overall = [e for e in about if e.level == "profile"]
     return (here + overall + [None])[0]
 

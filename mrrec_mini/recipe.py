@@ -1,0 +1,185 @@
+"""The default recipe: from a data set to environments, a warm-started policy and a run folder.
+
+Flow: says once, for `mrrec train`, `mrrec demo` and the tutorials, which sizes and rates are used and in which order: split the users, build
+memory and indexes (and, for the synthetic shop, sibling shops with other category-aspect maps to train in), train the tokenizer on what
+train users' memories say, drill copying, imitate the teacher, then `train`.
+
+Every number is in `Recipe` and was measured on a CPU, on the synthetic shop, with validation users. `seed` decides the split and every draw; the
+default data set is the shop of that seed. Departure from the paper: warm start and several shops; the paper starts from an instruct model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mrrec_mini.data import Dataset, Split
+from mrrec_mini.environment import Environment
+from mrrec_mini.memory import plain
+from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
+from mrrec_mini.prompts import CONTROL, Grammar
+from mrrec_mini.records import Episode
+from mrrec_mini.rollout import RolloutConfig, ScriptActor
+from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.train import TrainConfig
+from mrrec_mini.warmstart import TeacherConfig, WarmStartConfig, copy_drill, teacher, warm_start
+from mrrec_mini.world import WorldConfig, make_world, sibling
+
+Say = Callable[[str, int, int, str], None]  # phase, steps done, steps in all, a note
+
+
+def quiet(phase: str, done: int, total: int, note: str) -> None:
+    """A `Say` that says nothing."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is made of."""
+
+    shares: tuple[float, float, float] = (0.5, 0.1, 0.4)  # of users: train, validation, test
+    siblings: int = 3  # further shops to train in, for a synthetic data set
+    sibling_users: int = 120
+    traces: int = 4000  # episodes of the teacher
+    max_words: int = 4000  # of the tokenizer
+    model: CausalLMConfig = field(default_factory=CausalLMConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    warm: WarmStartConfig = field(default_factory=WarmStartConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def ablated(self, **rules: int) -> Recipe:
+        """The same recipe under other rules of play, e.g. `global_k=0`."""
+        return replace(self, train=replace(self.train, rules=replace(self.train.rules, **rules)))
+
+
+FAST_WORLD = WorldConfig(users=80, items=500, categories=8, held=2, history=12, queries=3)
+FAST = Recipe(
+    siblings=1,
+    sibling_users=40,
+    traces=400,
+    warm=WarmStartConfig(drill_steps=20, drill_goal=0.0, steps=20),
+    train=TrainConfig(steps=3, prompts_per_step=4, group=4, evaluate_every=3, checkpoint_every=3),
+)
+
+
+def prepare(dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet) -> list[Environment]:
+    """The data set's environment, first, and those of its sibling shops, where it is a synthetic shop."""
+    total = 1 + (recipe.siblings if "world" in dataset.meta else 0)
+    say("memory", 0, total, "")
+    split = dataset.split(seed, *recipe.shares)
+    rng = np.random.default_rng([seed, 1])
+    environments = [Environment.build(dataset, split, ExtractiveSummarizer(), rng)]
+    say("memory", 1, total, "")
+    for number in range(1, total):
+        shop = make_world(sibling(WorldConfig(**dataset.meta["world"]), number, recipe.sibling_users))
+        environments.append(Environment.build(shop, all_train(shop), ExtractiveSummarizer(), rng))
+        say("memory", 1 + number, total, "")
+    return environments
+
+
+def all_train(dataset: Dataset) -> Split:
+    """Every user trains; queries of held-out categories are dropped."""
+    return dataset.split(0, 1.0, 0.0, 0.0)
+
+
+def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordTokenizer:
+    """Frequent words of what train users' queries and memories say, and of the global memory."""
+
+    def texts():
+        for env in environments:
+            yield from (entry.text for entry in env.memory.global_entries)
+            for query in env.split.train_queries:
+                yield query.text
+                yield from (entry.text for entry in env.memory.entries(query))
+
+    return WordTokenizer.train(texts(), CONTROL, max_words)
+
+
+def aspect_names(dataset: Dataset) -> list[str]:
+    """The names of all attributes, in plain words."""
+    return sorted({plain(name) for item in dataset.items.values() for name in item.attributes})
+
+
+def teacher_traces(
+    environments: Sequence[Environment], grammar: Grammar, recipe: Recipe, rng: np.random.Generator
+) -> list[Episode]:
+    """`recipe.traces` episodes of the teacher on training queries, the environments in equal parts."""
+    rules = recipe.train.rules
+    traces: list[Episode] = []
+    for env in environments:
+        make_script = teacher(grammar, recipe.teacher, rng, aspect_names(env.dataset), rules.max_calls)
+        queries = [env.split.train_queries[i] for i in _draw(env, recipe.traces // len(environments), rng)]
+        traces += env.play(ScriptActor(make_script), queries, grammar, rules, recipe.train.reward)
+    return [trace for trace in traces if trace.answer is not None]
+
+
+def _draw(env: Environment, size: int, rng: np.random.Generator) -> list[int]:
+    """Indices of training queries: each as often as any other, in random order."""
+    n = len(env.split.train_queries)
+    return np.concatenate([rng.permutation(n) for _ in range(-(-size // n))])[:size].tolist()
+
+
+def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say = quiet):
+    """A policy that knows the grammar and how to copy, and little else: (model, tokenizer)."""
+    rng = np.random.default_rng([seed, 2])
+    tokenizer = make_tokenizer(environments, recipe.max_words)
+    model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(seed))
+    warm = recipe.warm
+    copy_drill(
+        model, tokenizer, warm, rng, lambda step, skill: say("copy drill", step, warm.drill_steps, f"right {skill:.2f}")
+    )
+    traces = teacher_traces(environments, Grammar(tokenizer), recipe, rng)
+    warm_start(
+        model, tokenizer, traces, warm, rng, lambda step, loss: say("warm start", step, warm.steps, f"loss {loss:.2f}")
+    )
+    return model, tokenizer
+
+
+# ------------------------------------------------------------------------------------------------------ a run folder
+
+
+def write_config(run: Path, recipe: Recipe, seed: int, data: Path | None, world: WorldConfig | None) -> None:
+    """config.json: all that is needed to make the run's environments again."""
+    run.mkdir(parents=True, exist_ok=True)
+    content = {
+        "seed": seed,
+        "data": str(data.resolve()) if data else None,
+        "world": asdict(world) if world else None,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "recipe": asdict(recipe),
+    }
+    (run / "config.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read_config(run: Path) -> tuple[Recipe, int, Dataset]:
+    """The recipe, the seed and the data set of a run. FileNotFoundError where there is no run."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is not a run: it has no config.json; `mrrec train --data DIR --run {run}` makes one")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    dataset = Dataset.load(content["data"]) if content["data"] else make_world(WorldConfig(**content["world"]))
+    return recipe_from(content["recipe"]), content["seed"], dataset
+
+
+def recipe_from(content: dict) -> Recipe:
+    """The recipe that `dataclasses.asdict` turned into `content`, after a trip through JSON."""
+    from mrrec_mini.grpo import GRPOConfig
+    from mrrec_mini.reward import RewardConfig
+
+    content, train = dict(content), dict(content["train"])
+    train["grpo"] = GRPOConfig(**{**train["grpo"], "clip": tuple(train["grpo"]["clip"])})
+    train["rules"], train["reward"] = RolloutConfig(**train["rules"]), RewardConfig(**train["reward"])
+    teaching = {**content["teacher"], "stop": tuple(content["teacher"]["stop"])}
+    content |= {
+        "shares": tuple(content["shares"]),
+        "model": CausalLMConfig(**content["model"]),
+        "teacher": TeacherConfig(**teaching),
+        "warm": WarmStartConfig(**content["warm"]),
+        "train": TrainConfig(**train),
+    }
+    return Recipe(**content)
