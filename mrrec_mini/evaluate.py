@@ -1,0 +1,387 @@
+"""Every arm on the same queries: one row a query, then means, intervals and paired differences.
+
+Flow: after training. A `Bench` holds what the arms of one comparison share. `reference_rows` runs the arms that need
+no policy, `policy_rows` a language model (greedy and sampled); `report_dict` turns rows into the numbers of an
+evaluation, `arms_table` shows them. Rows are plain: they can be pickled, sent between processes, written as JSON lines,
+and joined over seeds. The arms, in the order in which they are compared, each with the one before it:
+
+    query_only             the profile is the query
+    naive_memory           query + this user's latest records (the paper's "naive": recent history)
+    static_memory          query + all lines of the user profile (the paper's "static": a summary)
+    teacher                the script that the warm start imitates
+    warm_start             the policy before reinforcement
+    warm_start_all_calls   the same, forced to use every search: the gain of searching more, not of searching well
+    reinforce              the policy after REINFORCE
+    grpo_no_global         the policy after GRPO without global memory (fig. 3)
+    grpo_no_local          ... without local memory (fig. 3)
+    grpo                   ... with both
+    expert                 the script that looks up what matters; needs `Query.truth`, as does
+    oracle                 the profile of a perfect reasoner: the ceiling
+
+Equations: those of `metrics`: Recall and nDCG at 10, 100, 1000 over the whole pool (sec. 4). A query without an answer
+counts 0 and stays in the mean.
+
+Departures: in the paper a language model turns naive and static memory into a profile; here the lines are appended to
+the query as they are (an extractive profile), since the small policy was never shown such a prompt. Intervals and
+`warm_start_all_calls` are ours.
+
+Guessed: what Table 4 counts as memory tokens. Here: all tokens of memory that an arm is given, global lines and
+retrieved local entries, with their markers, in the policy's own tokenizer.
+
+What is drawn at random is a query of a data set: rows of one query from several seeds are resampled together. Synthetic
+shops of different seeds are different data sets, so there every row is its own cluster. An interval does not cover the
+spread between training seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from mrrec_mini.data import Dataset
+from mrrec_mini.environment import Environment
+from mrrec_mini.memory import plain
+from mrrec_mini.metrics import MISSING, bootstrap_interval, ndcg_at_k, recall_at_k
+from mrrec_mini.prompts import Grammar
+from mrrec_mini.records import Episode, MemoryEntry, Query
+from mrrec_mini.reward import RewardConfig
+from mrrec_mini.rollout import Actor, LMActor, RolloutConfig, ScriptActor
+from mrrec_mini.warmstart import TeacherConfig, expert, teacher
+from mrrec_mini.world import oracle_profile
+
+ARMS = (
+    *("query_only", "naive_memory", "static_memory", "teacher", "warm_start", "warm_start_all_calls"),
+    *("reinforce", "grpo_no_global", "grpo_no_local", "grpo", "expert", "oracle"),
+)
+PARTS = ("test", "held", "validation")
+CUTOFFS = (10, 100, 1000)
+GREEDY, SAMPLED, NO_POLICY = "greedy", "sampled", ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One query answered by one arm."""
+
+    arm: str  # one of ARMS
+    mode: str  # "greedy" | "sampled"; "" for an arm without a policy
+    part: str  # one of PARTS; "held": test users, categories that no training query named
+    seed: int  # of the run
+    source: str  # the data set that the query is from; runs of several seeds may share it
+    query: str  # its id
+    rank: int | None  # of the target in the whole pool, from 1; None: no answer
+    format: float  # 1.0: the answer parsed
+    calls: int  # memory calls made
+    memory_tokens: int  # tokens of memory given to the arm
+    asked: int | None = None  # aspects looked up; None where truth is unknown or the arm cannot look up
+    right: int | None = None  # ... that matter
+    matter: int | None = None  # aspects that matter
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the arms of one comparison share: who asks what, and under which rules it is answered."""
+
+    environment: Environment
+    grammar: Grammar
+    rules: RolloutConfig
+    part: str
+    seed: int
+    queries: tuple[Query, ...]
+    latest: int = 3  # records that naive_memory appends
+    batch: int = 256  # episodes played at a time: bounds the memory of the KV cache
+
+
+def benches(environment: Environment, grammar: Grammar, rules: RolloutConfig, seed: int) -> list[Bench]:
+    """Test users on familiar categories ("test") and on held-out ones ("held", where there are any)."""
+    queries = {"test": environment.split.test_queries, "held": environment.split.held_queries}
+    return [Bench(environment, grammar, rules, part, seed, asked) for part, asked in queries.items() if asked]
+
+
+# --- running the arms -----------------------------------------------------------------------------------------------
+
+
+def reference_rows(bench: Bench, rng: np.random.Generator, teaching: TeacherConfig | None = None) -> list[Row]:
+    """The arms without a policy; expert and oracle only where every query has a known truth. `rng`: the teacher's."""
+    memory, queries = bench.environment.memory, bench.queries
+    teaching = teaching or TeacherConfig()
+    latest = [[e for e in memory.entries(q) if e.level == "record"][: bench.latest] for q in queries]
+    profile = [[e for e in memory.entries(q) if e.level == "profile"] for q in queries]
+    rows = appended_rows(bench, "query_only", [[]] * len(queries))
+    rows += appended_rows(bench, "naive_memory", latest)
+    rows += appended_rows(bench, "static_memory", profile)
+    rows += episode_rows(bench, "teacher", NO_POLICY, play(bench, ScriptActor(teacher(bench.grammar, teaching, rng))))
+    if all(query.truth is not None for query in queries):
+        rows += episode_rows(bench, "expert", NO_POLICY, play(bench, ScriptActor(expert(bench.grammar))))
+        rows += profile_rows(bench, "oracle", [oracle_profile(query) for query in queries], [0] * len(queries))
+    return rows
+
+
+def policy_rows(
+    bench: Bench, arm: str, model: PreTrainedModel, generator: torch.Generator, all_calls: bool = False
+) -> list[Row]:
+    """A language model, greedy and then sampled (temperature 1, drawn from `generator`).
+
+    Ablations are benches with other rules: `global_k` 0 has no global memory, `max_calls` 0 no local one.
+    """
+    greedy = play(bench, LMActor(model, bench.grammar, None, 0.0), all_calls)
+    sampled = play(bench, LMActor(model, bench.grammar, generator, 1.0), all_calls)
+    return episode_rows(bench, arm, GREEDY, greedy) + episode_rows(bench, arm, SAMPLED, sampled)
+
+
+def play(bench: Bench, actor: Actor, all_calls: bool = False) -> list[Episode]:
+    """One scored episode a query of the bench, in order. The reward's weights play no part in what is reported."""
+    episodes = []
+    for start in range(0, len(bench.queries), bench.batch):
+        queries = bench.queries[start : start + bench.batch]
+        episodes += bench.environment.play(actor, queries, bench.grammar, bench.rules, RewardConfig(), all_calls)
+    return episodes
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def episode_rows(bench: Bench, arm: str, mode: str, episodes: Sequence[Episode]) -> list[Row]:
+    """A row for each scored episode."""
+    names = aspect_names(bench.environment.dataset)
+    rows = []
+    for episode in episodes:
+        rank = episode.rewards["rank"]
+        rows.append(
+            Row(
+                **_place(bench, arm, mode, episode.query),
+                rank=int(rank) if np.isfinite(rank) else None,
+                format=episode.rewards["format"],
+                calls=len(episode.calls),
+                memory_tokens=memory_tokens(episode, bench.grammar),
+                **aspect_counts(episode, names),
+            )
+        )
+    return rows
+
+
+def appended_rows(bench: Bench, arm: str, memories: Sequence[Sequence[MemoryEntry]]) -> list[Row]:
+    """A row for each query: the profile is the query followed by these memories, word for word."""
+    texts = [" ".join(entry.text for entry in entries) for entries in memories]
+    profiles = [f"{query.text} {text}".strip() for query, text in zip(bench.queries, texts, strict=True)]
+    return profile_rows(bench, arm, profiles, [len(bench.grammar.tokenizer.encode(text)) for text in texts])
+
+
+def profile_rows(bench: Bench, arm: str, profiles: Sequence[str], tokens: Sequence[int]) -> list[Row]:
+    """A row for each query of an arm that writes a profile without playing an episode."""
+    ranks = bench.environment.items.ranks(profiles, [query.target for query in bench.queries])
+    return [
+        Row(**_place(bench, arm, NO_POLICY, query), rank=int(rank), format=1.0, calls=0, memory_tokens=count)
+        for query, rank, count in zip(bench.queries, ranks, tokens, strict=True)
+    ]
+
+
+def _place(bench: Bench, arm: str, mode: str, query: Query) -> dict:
+    source = source_of(bench.environment.dataset)
+    return dict(arm=arm, mode=mode, part=bench.part, seed=bench.seed, source=source, query=query.id)
+
+
+def source_of(dataset: Dataset) -> str:
+    """The name of a data set; of a synthetic shop also its seeds: shops of two seeds have other people in them."""
+    name = str(dataset.meta.get("name", ""))
+    world = dataset.meta.get("world")
+    return f"{name} {world['seed']}.{world['map_seed']}" if world else name
+
+
+def memory_tokens(episode: Episode, grammar: Grammar) -> int:
+    """Tokens that the policy was given beyond `<query> text <global>`: global lines and replies of the memory tool."""
+    asked = episode.tokens.index(grammar.control["<global>"]) + 1  # no text holds a control token: this one is ours
+    return episode.mask.count(0) - asked
+
+
+def aspect_names(dataset: Dataset) -> frozenset[str]:
+    """Names of all attributes in the data set, as memory writes them."""
+    return frozenset(plain(name) for item in dataset.items.values() for name in item.attributes)
+
+
+def aspect_counts(episode: Episode, names: Iterable[str]) -> dict[str, int]:
+    """How many aspects the calls named, how many of them matter, and how many matter. {} where truth is unknown."""
+    if episode.query.truth is None:
+        return {}
+    matter = {plain(aspect) for aspect in episode.query.truth}
+    asked = {name for call in episode.calls for name in names if names_aspect(call.text, name)}
+    return {"asked": len(asked), "right": len(asked & matter), "matter": len(matter)}
+
+
+def names_aspect(text: str, name: str) -> bool:
+    """Whether the words of an aspect's name stand in `text`, in a row and whole: `sizes` does not name `size`."""
+    return bool(name) and f" {name} " in f" {plain(text)} "
+
+
+def save_rows(rows: Iterable[Row], path: Path | str) -> None:
+    """One JSON object a line."""
+    lines = (json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def load_rows(path: Path | str) -> list[Row]:
+    """What `save_rows` wrote."""
+    return [Row(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+
+
+# --- from rows to numbers -------------------------------------------------------------------------------------------
+
+Group = tuple[str, str, str]  # arm, mode, part
+
+
+def summary(rows: Sequence[Row], rng: np.random.Generator) -> dict[Group, dict]:
+    """{(arm, mode, part): means, interval, difference to the arm before}, arms in their fixed order.
+
+    `interval` is the 95 % bootstrap interval of nDCG@10. `difference` is {"to", "ndcg@10", "interval"}, paired by
+    (seed, query), against the nearest arm before that answered the same part: in the same mode where it has it, else
+    greedy or without a policy. None stands for what is not defined.
+    Raises ValueError for an unknown arm or part, and for two rows of one arm on one query of one seed.
+    """
+    groups = grouped(rows)
+    found = {}
+    for (arm, mode, part), answered in groups.items():
+        result = means(answered)
+        result["interval"] = interval([ndcg_10(row) for row in answered], answered, rng)
+        before = arm_before(groups, arm, part)
+        result["difference"] = before and difference(answered, before, headed(groups, before, mode, part), rng)
+        found[arm, mode, part] = result
+    return found
+
+
+def grouped(rows: Sequence[Row]) -> dict[Group, list[Row]]:
+    """Rows by (arm, mode, part), arms in their fixed order."""
+    strange = {row.arm for row in rows} - set(ARMS) | {row.part for row in rows} - set(PARTS)
+    if strange:
+        raise ValueError(f"no such arm or part: {', '.join(sorted(strange))}")
+    groups: dict[Group, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (ARMS.index(row.arm), PARTS.index(row.part), row.mode)):
+        groups.setdefault((row.arm, row.mode, row.part), []).append(row)
+    for group, answered in groups.items():
+        if len({(row.seed, row.query) for row in answered}) < len(answered):
+            raise ValueError(f"{' '.join(group)}: two rows answer one query of one seed")
+    return groups
+
+
+def means(rows: Sequence[Row]) -> dict:
+    """Means over the rows of one group; None where no row has the number."""
+    ranks = [_rank(row) for row in rows]
+    result: dict = {f"ndcg@{k}": float(ndcg_at_k(ranks, k).mean()) for k in CUTOFFS}
+    result |= {f"recall@{k}": float(recall_at_k(ranks, k).mean()) for k in CUTOFFS}
+    return result | {
+        "format": _mean(row.format for row in rows),
+        "calls": _mean(row.calls for row in rows),
+        "memory_tokens": _mean(row.memory_tokens for row in rows),
+        "aspect_precision": _mean(row.right / row.asked for row in rows if row.asked),
+        "aspect_recall": _mean(row.right / row.matter for row in rows if row.matter),
+        "aspects_right": _mean(row.right for row in rows if row.matter),
+        "aspects_that_matter": _mean(row.matter for row in rows if row.matter),
+        "queries": len(rows),
+    }
+
+
+def difference(new: Sequence[Row], before: str, old: Sequence[Row], rng: np.random.Generator) -> dict | None:
+    """nDCG@10 of `new` minus that of `old`, over the (seed, query) pairs that both answered; None if there are none."""
+    known = {(row.seed, row.query): ndcg_10(row) for row in old}
+    shared = [row for row in new if (row.seed, row.query) in known]
+    if not shared:
+        return None
+    gains = [ndcg_10(row) - known[row.seed, row.query] for row in shared]
+    return {"to": before, "ndcg@10": float(np.mean(gains)), "interval": interval(gains, shared, rng)}
+
+
+def interval(values: Sequence[float], rows: Sequence[Row], rng: np.random.Generator) -> list[float] | None:
+    """[low, high], 95 %, rows of one query drawn together; None for fewer than two queries."""
+    numbers: dict[tuple[str, str], int] = {}
+    clusters = [numbers.setdefault((row.source, row.query), len(numbers)) for row in rows]
+    if len(numbers) < 2:
+        return None
+    found = bootstrap_interval(values, rng, clusters=clusters)
+    return [found.low, found.high]
+
+
+def arm_before(groups: Mapping[Group, Sequence[Row]], arm: str, part: str) -> str | None:
+    """The nearest arm before this one, in the fixed order, that answered this part."""
+    ran = {name for name, _, where in groups if where == part}
+    return next((name for name in reversed(ARMS[: ARMS.index(arm)]) if name in ran), None)
+
+
+def headed(groups: Mapping[Group, Sequence[Row]], arm: str, mode: str, part: str) -> Sequence[Row]:
+    """The arm's rows in this mode if it has them, else greedy, else those without a policy, else sampled."""
+    modes = (mode, GREEDY, NO_POLICY, SAMPLED)
+    return next(groups[arm, m, part] for m in modes if (arm, m, part) in groups)
+
+
+def ndcg_10(row: Row) -> float:
+    return float(ndcg_at_k([_rank(row)], 10)[0])
+
+
+def _rank(row: Row) -> float:
+    return MISSING if row.rank is None else row.rank
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return float(np.mean(values)) if values else None
+
+
+# --- what is written and shown --------------------------------------------------------------------------------------
+
+
+def report_dict(rows: Sequence[Row], rng: np.random.Generator) -> dict[str, dict]:
+    """{arm: {"ndcg@10", "recall@10", "interval", ..., "sampled": {...}, "held": {..., "sampled": {...}}}}: strict JSON.
+
+    The arm's own numbers are those of the test part, greedy for a policy; `sampled`, `held` and `validation` are there
+    where they were run.
+    """
+    arms: dict[str, dict] = {}
+    for (arm, mode, part), numbers in summary(rows, rng).items():
+        place = arms.setdefault(arm, {})
+        if part != "test":
+            place = place.setdefault(part, {})
+        if mode == SAMPLED:
+            place[SAMPLED] = numbers
+        else:
+            place |= numbers
+    return arms
+
+
+def arms_table(arms: Mapping[str, Mapping]) -> Table:
+    """What `report_dict` returned, for people: a line an arm."""
+    table = Table(title="nDCG@10 over the whole pool, 95 % interval")
+    names = ("arm", "nDCG@10", "sampled", "held", "recall@10", "format", "calls")
+    for name in (*names, "memory tokens", "right aspects", "to the arm before"):
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=name == "arm")
+    for arm, numbers in arms.items():
+        aspects = (numbers.get("aspects_right"), numbers.get("aspects_that_matter"))
+        table.add_row(
+            arm,
+            with_interval(numbers),
+            with_interval(numbers.get(SAMPLED)),
+            with_interval(numbers.get("held")),
+            number(numbers.get("recall@10")),
+            number(numbers.get("format"), ".2f"),
+            number(numbers.get("calls"), ".1f"),
+            number(numbers.get("memory_tokens"), ".0f"),
+            "-" if None in aspects else f"{aspects[0]:.1f} of {aspects[1]:.1f}",
+            with_interval(numbers.get("difference"), sign="+"),
+        )
+    return table
+
+
+def with_interval(numbers: Mapping | None, sign: str = "") -> str:
+    """`0.412` above `0.388..0.437`; "-" where the arm was not run so."""
+    if not numbers or "ndcg@10" not in numbers:
+        return "-"
+    value = number(numbers["ndcg@10"], f"{sign}.3f")
+    bounds = numbers["interval"]
+    return value if bounds is None else f"{value}\n{bounds[0]:{sign}.3f}..{bounds[1]:{sign}.3f}"
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else f"{value:{form}}"
