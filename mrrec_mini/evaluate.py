@@ -38,6 +38,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ from mrrec_mini.environment import Environment
 from mrrec_mini.memory import plain
 from mrrec_mini.metrics import MISSING, bootstrap_interval, ndcg_at_k, recall_at_k
 from mrrec_mini.prompts import Grammar
+from mrrec_mini.recipe import aspect_names
 from mrrec_mini.records import Episode, MemoryEntry, Query
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import Actor, LMActor, RolloutConfig, ScriptActor
@@ -97,6 +99,11 @@ class Bench:
     latest: int = 3  # records that naive_memory appends
     batch: int = 256  # episodes played at a time: bounds the memory of the KV cache
 
+    @cached_property
+    def aspects(self) -> list[str]:
+        """Every aspect that an item of the data set can have, as memory writes it."""
+        return aspect_names(self.environment.dataset)
+
 
 def benches(environment: Environment, grammar: Grammar, rules: RolloutConfig, seed: int) -> list[Bench]:
     """Test users on familiar categories ("test") and on held-out ones ("held", where there are any)."""
@@ -116,7 +123,8 @@ def reference_rows(bench: Bench, rng: np.random.Generator, teaching: TeacherConf
     rows = appended_rows(bench, "query_only", [[]] * len(queries))
     rows += appended_rows(bench, "naive_memory", latest)
     rows += appended_rows(bench, "static_memory", profile)
-    rows += episode_rows(bench, "teacher", NO_POLICY, play(bench, ScriptActor(teacher(bench.grammar, teaching, rng))))
+    script = teacher(bench.grammar, teaching, rng, bench.aspects, bench.rules.max_calls)
+    rows += episode_rows(bench, "teacher", NO_POLICY, play(bench, ScriptActor(script)))
     if all(query.truth is not None for query in queries):
         rows += episode_rows(bench, "expert", NO_POLICY, play(bench, ScriptActor(expert(bench.grammar))))
         rows += profile_rows(bench, "oracle", [oracle_profile(query) for query in queries], [0] * len(queries))
@@ -149,7 +157,6 @@ def play(bench: Bench, actor: Actor, all_calls: bool = False) -> list[Episode]:
 
 def episode_rows(bench: Bench, arm: str, mode: str, episodes: Sequence[Episode]) -> list[Row]:
     """A row for each scored episode."""
-    names = aspect_names(bench.environment.dataset)
     rows = []
     for episode in episodes:
         rank = episode.rewards["rank"]
@@ -160,7 +167,7 @@ def episode_rows(bench: Bench, arm: str, mode: str, episodes: Sequence[Episode])
                 format=episode.rewards["format"],
                 calls=len(episode.calls),
                 memory_tokens=memory_tokens(episode, bench.grammar),
-                **aspect_counts(episode, names),
+                **aspect_counts(episode, bench.aspects),
             )
         )
     return rows
@@ -198,11 +205,6 @@ def memory_tokens(episode: Episode, grammar: Grammar) -> int:
     """Tokens that the policy was given beyond `<query> text <global>`: global lines and replies of the memory tool."""
     asked = episode.tokens.index(grammar.control["<global>"]) + 1  # no text holds a control token: this one is ours
     return episode.mask.count(0) - asked
-
-
-def aspect_names(dataset: Dataset) -> frozenset[str]:
-    """Names of all attributes in the data set, as memory writes them."""
-    return frozenset(plain(name) for item in dataset.items.values() for name in item.attributes)
 
 
 def aspect_counts(episode: Episode, names: Iterable[str]) -> dict[str, int]:
