@@ -21,10 +21,10 @@ rollout
     prompts, sampler, rollout
 
 reward, update
-    metrics, reward, reinforce, warmstart, grpo, train
+    metrics, reward, environment, reinforce, warmstart, grpo, train
 
 evaluation and use
-    evaluate, demo, cli
+    evaluate, recipe, assistant, demo, cli
 
 what papers stand on
     models/causal_lm

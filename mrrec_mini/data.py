@@ -312,40 +312,10 @@ class Dataset:
         return cls(items, tuple(met.values()), tuple(asked.values()), meta)
 
     def save(self, path: Path | str) -> Path:
-        """Write the folder, whole or not at all: everything goes to a sibling folder that is then renamed.
-
-        An older data set at `path` is replaced; anything else there is left alone and raises DataError.
-        """
-        folder = Path(path)
-        if folder.exists() and not (folder / ITEMS).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise DataError.at(folder, None, None, "exists and is not a data set; choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            sums = {
-                ITEMS: _write(fresh / ITEMS, self.items.values()),
-                INTERACTIONS: _write(fresh / INTERACTIONS, self.interactions),
-                QUERIES: _write(fresh / QUERIES, self.queries),
-            }
-            (fresh / META).write_text(
-                json.dumps(self._full_meta(folder.name, sums), indent=1, ensure_ascii=False) + "\n"
-            )
-            fresh.chmod(0o755)  # mkdtemp makes it private
-            _replace(folder, fresh)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        return folder
-
-    def _full_meta(self, name: str, sums: dict[str, str]) -> dict:
-        given = {key: value for key, value in self.meta.items() if key != "repeated_lines"}
-        return {
-            "name": name,
-            "source": "unknown",
-            "licence": "unknown",
-            **given,
-            "counts": self.counts(),
-            "sha256": sums,
-        }
+        """Write the folder, whole or not at all; see `write_dataset`."""
+        meta = {key: value for key, value in self.meta.items() if key != "repeated_lines"}
+        write_dataset(path, self.items.values(), self.interactions, self.queries, meta)
+        return Path(path)
 
     # -- reading
 
@@ -429,6 +399,59 @@ def _part_sizes(n: int, shares: tuple[float, float, float]) -> list[int]:
     sizes = [max(1, round(n * share)) if share > 0 else 0 for share in shares]
     sizes[sizes.index(max(sizes))] += n - sum(sizes)
     return sizes
+
+
+def write_dataset(
+    path: Path | str,
+    items: Iterable[Item],
+    interactions: Iterable[Interaction],
+    queries: Iterable[Query],
+    meta: Mapping[str, Any],
+) -> dict[str, int]:
+    """Write a data-set folder from streams, one record in memory at a time; returns the counts.
+
+    Everything goes to a sibling folder that is then renamed. An older data set at `path` is replaced; anything else there is left
+    alone and raises DataError.
+    """
+    folder = Path(path)
+    if folder.exists() and not (folder / ITEMS).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataError.at(folder, None, None, "exists and is not a data set; choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    users: set[str] = set()
+    counts: dict[str, int] = {}
+    sums: dict[str, str] = {}
+
+    def counted(name: str, records: Iterable[Any]) -> Iterator[Any]:
+        counts[name] = 0
+        for record in records:
+            counts[name] += 1
+            if name != "items":
+                users.add(record.user)
+            yield record
+
+    try:
+        for file, name, records in (
+            (ITEMS, "items", items),
+            (INTERACTIONS, "interactions", interactions),
+            (QUERIES, "queries", queries),
+        ):
+            sums[file] = _write(fresh / file, counted(name, records))
+        counts["users"] = len(users)
+        about = {
+            "name": folder.name,
+            "source": "unknown",
+            "licence": "unknown",
+            **meta,
+            "counts": counts,
+            "sha256": sums,
+        }
+        (fresh / META).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        fresh.chmod(0o755)  # mkdtemp makes it private
+        _replace(folder, fresh)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return counts
 
 
 def _write(path: Path, records: Iterable[Any]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from mrrec_mini.data import Dataset, Split
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
-from mrrec_mini.memory import Memory, MemoryConfig, Summarizer
+from mrrec_mini.memory import Memory, MemoryConfig, Summarizer, plain
 from mrrec_mini.prompts import Grammar
 from mrrec_mini.records import Episode, Item, Query
 from mrrec_mini.reward import RewardConfig, score
@@ -71,3 +71,8 @@ def item_text(item: Item) -> str:
     """An item's metadata as one text: title, category path, attributes, description."""
     attributes = (f"{aspect} {' '.join(values)}" for aspect, values in item.attributes.items())
     return " ".join([item.title, *item.category, *attributes, item.description])
+
+
+def aspect_names(dataset: Dataset) -> list[str]:
+    """The names of all attributes, in plain words, as memory writes them."""
+    return sorted({plain(name) for item in dataset.items.values() for name in item.attributes})

@@ -47,11 +47,10 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from mrrec_mini.data import Dataset
-from mrrec_mini.environment import Environment
+from mrrec_mini.environment import Environment, aspect_names
 from mrrec_mini.memory import plain
 from mrrec_mini.metrics import MISSING, bootstrap_interval, ndcg_at_k, recall_at_k
 from mrrec_mini.prompts import Grammar
-from mrrec_mini.recipe import aspect_names
 from mrrec_mini.records import Episode, MemoryEntry, Query
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import Actor, LMActor, RolloutConfig, ScriptActor
@@ -262,7 +261,8 @@ def grouped(rows: Sequence[Row]) -> dict[Group, list[Row]]:
     if strange:
         raise ValueError(f"no such arm or part: {', '.join(sorted(strange))}")
     groups: dict[Group, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (ARMS.index(row.arm), PARTS.index(row.part), row.mode)):
+    # also by seed and query: processes finish in any order, and intervals must not depend on it
+    for row in sorted(rows, key=lambda r: (ARMS.index(r.arm), PARTS.index(r.part), r.mode, r.seed, r.query)):
         groups.setdefault((row.arm, row.mode, row.part), []).append(row)
     for group, answered in groups.items():
         if len({(row.seed, row.query) for row in answered}) < len(answered):

@@ -130,6 +130,16 @@ class Grammar:
             return Final(think, profile, tuple(dict.fromkeys(self._reference[i] for i in rest[1:-1])))
         return Malformed("thinking leads to <search> or <profile>")
 
+    def transcript(self, tokens: Sequence[int], mask: Sequence[int]) -> list[tuple[str, str]]:
+        """An episode for people: ("shown" | "policy", text) for each run of given or sampled tokens. Never parsed again."""
+        runs: list[tuple[str, str]] = []
+        start = 0
+        for i in range(1, len(tokens) + 1):
+            if i == len(tokens) or mask[i] != mask[start]:
+                runs.append(("policy" if mask[start] else "shown", self.tokenizer.decode(tokens[start:i])))
+                start = i
+        return runs
+
     def _words(self, ids: Sequence[int]) -> tuple[str, list[int]]:
         """The text up to the first control token, and the ids from there on."""
         end = next((i for i, token in enumerate(ids) if token in self._is_control), len(ids))

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from mrrec_mini.data import Dataset, Split
-from mrrec_mini.environment import Environment
-from mrrec_mini.memory import plain
+from mrrec_mini.environment import Environment, aspect_names
+from mrrec_mini.grpo import GRPOConfig
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Episode
+from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.train import TrainConfig
@@ -99,11 +100,6 @@ def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordT
     return WordTokenizer.train(texts(), CONTROL, max_words)
 
 
-def aspect_names(dataset: Dataset) -> list[str]:
-    """The names of all attributes, in plain words."""
-    return sorted({plain(name) for item in dataset.items.values() for name in item.attributes})
-
-
 def teacher_traces(
     environments: Sequence[Environment], grammar: Grammar, recipe: Recipe, rng: np.random.Generator
 ) -> list[Episode]:
@@ -160,7 +156,9 @@ def read_config(run: Path) -> tuple[Recipe, int, Dataset]:
     """The recipe, the seed and the data set of a run. FileNotFoundError where there is no run."""
     path = run / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{run} is not a run: it has no config.json; `mrrec train --data DIR --run {run}` makes one")
+        raise FileNotFoundError(
+            f"{run} is not a run: it has no config.json; `mrrec train --data DIR --run {run}` makes one"
+        )
     content = json.loads(path.read_text(encoding="utf-8"))
     dataset = Dataset.load(content["data"]) if content["data"] else make_world(WorldConfig(**content["world"]))
     return recipe_from(content["recipe"]), content["seed"], dataset
@@ -168,9 +166,6 @@ def read_config(run: Path) -> tuple[Recipe, int, Dataset]:
 
 def recipe_from(content: dict) -> Recipe:
     """The recipe that `dataclasses.asdict` turned into `content`, after a trip through JSON."""
-    from mrrec_mini.grpo import GRPOConfig
-    from mrrec_mini.reward import RewardConfig
-
     content, train = dict(content), dict(content["train"])
     train["grpo"] = GRPOConfig(**{**train["grpo"], "clip": tuple(train["grpo"]["clip"])})
     train["rules"], train["reward"] = RolloutConfig(**train["rules"]), RewardConfig(**train["reward"])

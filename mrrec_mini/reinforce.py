@@ -86,7 +86,9 @@ def token_logprobs(
     with torch.no_grad():
         entropy = -(log_pi.exp() * log_pi).sum(-1)
     place = torch.nonzero(mask)
-    out = [torch.zeros(mask.shape, device=mask.device).index_put((place[:, 0], place[:, 1]), v) for v in (chosen, entropy)]
+    out = [
+        torch.zeros(mask.shape, device=mask.device).index_put((place[:, 0], place[:, 1]), v) for v in (chosen, entropy)
+    ]
     return out[0], out[1]
 
 

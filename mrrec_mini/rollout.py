@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 
 from mrrec_mini.memory import Memory
-from mrrec_mini.prompts import Final, Malformed, Grammar
+from mrrec_mini.prompts import Final, Grammar, Malformed
 from mrrec_mini.records import Answer, Call, Episode, MemoryEntry, Query
 from mrrec_mini.sampler import Sampler
 

@@ -27,10 +27,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from mrrec_mini.data import Dataset
+from mrrec_mini.data import Dataset, write_dataset
 from mrrec_mini.records import Interaction, Item, Query
 
 # aspect -> value -> the words in which people mention it (the value itself first)
@@ -106,12 +107,49 @@ ASPECTS: dict[str, dict[str, tuple[str, ...]]] = {
         "alpine": ("alpine", "swiss", "mountain"),
     },
 }
-CATEGORIES = (
-    "mug lamp lotion backpack chair blanket knife speaker wallet clock kettle tent pillow guitar jacket "
-    "bottle rug bicycle mirror candle desk umbrella camera toaster helmet vase scarf drill keyboard basket "
-    "ladder apron whistle telescope hammock skillet teapot cushion lantern easel"
-).split()
-USES = "hiking travel office gifting parties studying camping commuting".split()
+CATEGORIES = [
+    "mug",
+    "lamp",
+    "lotion",
+    "backpack",
+    "chair",
+    "blanket",
+    "knife",
+    "speaker",
+    "wallet",
+    "clock",
+    "kettle",
+    "tent",
+    "pillow",
+    "guitar",
+    "jacket",
+    "bottle",
+    "rug",
+    "bicycle",
+    "mirror",
+    "candle",
+    "desk",
+    "umbrella",
+    "camera",
+    "toaster",
+    "helmet",
+    "vase",
+    "scarf",
+    "drill",
+    "keyboard",
+    "basket",
+    "ladder",
+    "apron",
+    "whistle",
+    "telescope",
+    "hammock",
+    "skillet",
+    "teapot",
+    "cushion",
+    "lantern",
+    "easel",
+]
+USES = ["hiking", "travel", "office", "gifting", "parties", "studying", "camping", "commuting"]
 PRAISE = ("love that it is {}", "so {}", "just as {} as hoped", "really {}", "{} in the best way")
 COMPLAINT = ("too {} for me", "sadly {}", "did not want it {}")
 DAY = 86_400
@@ -163,6 +201,17 @@ def make_world(config: WorldConfig) -> Dataset:
         interactions=tuple(sorted(interactions, key=lambda i: (i.user, i.time, i.item))),
         queries=tuple(queries),
         meta=world_meta(config),
+    )
+
+
+def write_world(config: WorldConfig, folder: Path | str) -> dict[str, int]:
+    """The shop as a data-set folder, written as a stream; returns the counts. People are made twice: once for each file."""
+    return write_dataset(
+        folder,
+        iter_items(config),
+        (met for bought, _ in iter_people(config) for met in bought),
+        (query for _, asked in iter_people(config) for query in asked),
+        world_meta(config),
     )
 
 
@@ -326,7 +375,9 @@ def _choose(
     return int(index[best]), broken, codes[best]
 
 
-def _review(config: WorldConfig, rng: np.random.Generator, codes: np.ndarray, relevant: np.ndarray, broken: list[int]) -> str:
+def _review(
+    config: WorldConfig, rng: np.random.Generator, codes: np.ndarray, relevant: np.ndarray, broken: list[int]
+) -> str:
     names = list(ASPECTS)
     sentences = []
     for aspect in rng.permutation(len(ASPECTS)):
@@ -366,4 +417,7 @@ def _n_values() -> int:
 
 def _brand(number: int) -> str:
     """64 made-up names: two syllables each."""
-    return ("vel nor kas tam bri dol fen gar".split()[number // 8]) + ("mo ta rix lun dex vy sa ko".split()[number % 8])
+    return (
+        (["vel", "nor", "kas", "tam", "bri", "dol", "fen", "gar"][number // 8])
+        + (["mo", "ta", "rix", "lun", "dex", "vy", "sa", "ko"][number % 8])
+    )

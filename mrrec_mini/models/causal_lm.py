@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors.torch import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 WORD = re.compile(r"\w+")
@@ -57,7 +58,9 @@ class WordTokenizer:
         self._id = {word: self.first_word + i for i, word in enumerate(self.words)}
 
     @classmethod
-    def train(cls, texts: Iterable[str], control: Sequence[str], max_words: int = 4000, min_count: int = 2) -> WordTokenizer:
+    def train(
+        cls, texts: Iterable[str], control: Sequence[str], max_words: int = 4000, min_count: int = 2
+    ) -> WordTokenizer:
         """The most frequent words of the texts; ties in alphabetical order."""
         counts = Counter(word for text in texts for word in WORD.findall(text))
         frequent = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
@@ -216,5 +219,8 @@ def load_causal_lm(path_or_name: str, control: Sequence[str]) -> tuple[PreTraine
 def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
     """Weights (safetensors), config and tokenizer, so that `load_causal_lm` reads them back."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    save_model(
+        model, str(folder / "model.safetensors"), metadata={"format": "pt"}
+    )  # knows tied weights; no progress bar
     tokenizer.save(folder)

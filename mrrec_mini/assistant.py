@@ -1,0 +1,133 @@
+"""The thing a user holds: a trained run that recommends, and the memory that it looks things up in.
+
+Flow: use. `Assistant.open` makes a run's environment and policy again; `recommend` plays one greedy episode for a wish that has
+no target and searches the items with the profile that the policy wrote (eq. 2 and 3).
+
+As of now: a user's whole history is visible, items that were met before are not recommended again. A user nobody knows gets an
+answer from the query alone, with the reason beside it; so does a query on which the policy broke off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.environment import Environment
+from mrrec_mini.hybrid import HybridConfig
+from mrrec_mini.memory import Memory, MemoryConfig
+from mrrec_mini.prompts import Grammar
+from mrrec_mini.recipe import Recipe, prepare, read_config
+from mrrec_mini.records import Item, MemoryEntry, Query
+from mrrec_mini.rollout import LMActor, rollout
+from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.train import load_policy
+
+FOREVER = 2**62  # later than every interaction
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What was said, what it rests on, and what fits."""
+
+    user: str
+    query: str
+    transcript: tuple[tuple[str, str], ...]  # ("shown" | "policy", text), in order
+    memories: tuple[MemoryEntry, ...]  # those the policy names as evidence
+    profile: str
+    items: tuple[tuple[Item, float], ...]  # best first, with the score of the hybrid index
+    reason: str  # why the profile is the plain query; "" where it is the policy's own
+
+    def as_dict(self) -> dict:
+        return {
+            "user": self.user,
+            "query": self.query,
+            "transcript": [{"by": who, "text": text} for who, text in self.transcript],
+            "memories": [
+                {"id": e.id, "text": e.text, "level": e.level, "rests_on": list(e.rests_on)} for e in self.memories
+            ],
+            "profile": self.profile,
+            "items": [{**asdict(item), "score": score} for item, score in self.items],
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """A policy in its environment."""
+
+    environment: Environment
+    model: object
+    grammar: Grammar
+    recipe: Recipe
+
+    @classmethod
+    def open(cls, run: Path) -> Assistant:
+        """The assistant of a run folder. FileNotFoundError where there is no run or no checkpoint."""
+        recipe, seed, dataset = read_config(run)
+        model, tokenizer = load_policy(run)
+        environment = prepare(dataset, alone(recipe), seed)[0]
+        return cls(environment, model, Grammar(tokenizer), recipe)
+
+    def recommend(self, user: str, text: str, k: int = 5) -> Recommendation:
+        """k items for a wish. DataError for an empty wish."""
+        query = as_of_now(self.environment.dataset, user, text, may_be_new=True)
+        if not text.strip():
+            raise DataError('the query is empty; say what is wanted, for example: mrrec recommend "a mug for travel"')
+        actor = LMActor(self.model, self.grammar, temperature=0.0)
+        episode = rollout(actor, [query], self.environment.memory, self.grammar, self.recipe.train.rules)[0]
+        shown = {entry.id: entry for call in episode.calls for entry in call.entries}
+        if episode.answer is None:
+            profile, evidence = text, ()
+            reason = f"the policy broke off ({episode.end}); the items are those that fit the query alone"
+        else:
+            profile, evidence, reason = episode.answer.profile, episode.answer.evidence, ""
+        if not self.environment.memory.entries(query):
+            reason = f"nothing is remembered of this user{'; ' + reason if reason else ''}"
+        return Recommendation(
+            user,
+            text,
+            tuple(self.grammar.transcript(episode.tokens, episode.mask)),
+            tuple(shown[identity] for identity in evidence),
+            profile,
+            self._best_items(query, profile, k),
+            reason,
+        )
+
+    def _best_items(self, query: Query, profile: str, k: int) -> tuple[tuple[Item, float], ...]:
+        met = {interaction.item for interaction in self.environment.dataset.history(query)}
+        hits = self.environment.items.search(profile, k + len(met))
+        fresh = [(self.environment.dataset.items[hit.id], hit.score) for hit in hits if hit.id not in met]
+        return tuple(fresh[:k])
+
+
+def alone(recipe: Recipe) -> Recipe:
+    """The recipe without sibling shops: they are needed for training only."""
+    return replace(recipe, siblings=0)
+
+
+def as_of_now(dataset: Dataset, user: str, text: str, may_be_new: bool = False) -> Query:
+    """A wish of this user that sees the whole history. LookupError for an unknown user, unless one may be new."""
+    if not may_be_new and not dataset.interactions_of(user):
+        raise LookupError(
+            f"no memories of user {user!r}; `mrrec data info` counts users, interactions.jsonl names them"
+        )
+    return Query("now", user, text, target="", time=FOREVER)
+
+
+def open_memory(data: Path, seed: int) -> Memory:
+    """The memory of a data-set folder, built from the train users of this seed's split."""
+    dataset = Dataset.load(data)
+    users = dataset.split(seed, *Recipe().shares).train
+    rng = np.random.default_rng([seed, 1])
+    return Memory.build(dataset, users, MemoryConfig(), ExtractiveSummarizer(), HybridConfig(), rng)
+
+
+def memory_entries(memory: Memory) -> list[MemoryEntry]:
+    """Everybody's entries as of now, then the global ones."""
+    users: Sequence[str] = memory.dataset.users()
+    local = [e for user in users for e in memory.entries(as_of_now(memory.dataset, user, "", may_be_new=True))]
+    return [*local, *memory.global_entries]

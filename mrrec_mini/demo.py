@@ -1,0 +1,356 @@
+"""The main job: from raw histories to a trained policy, every arm on the same queries, and what it learned to say.
+
+Flow: the whole book in one call. `run_demo` does the same for each seed, in a process of its own with one thread: prepare, warm start, evaluate,
+train, evaluate; then it joins the rows of all seeds. The trained policies stay behind as run folders. `train_run` and `evaluate_run`
+are the same steps one at a time, for `mrrec train` and `mrrec evaluate`.
+
+Nothing is compared across data sets, splits or budgets: all arms of a seed share environment, queries, steps and episodes a step.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+from queue import Empty
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.environment import Environment
+from mrrec_mini.evaluate import Bench, Row, arms_table, benches, play, policy_rows, reference_rows, report_dict
+from mrrec_mini.prompts import Grammar
+from mrrec_mini.recipe import FAST, FAST_WORLD, Recipe, Say, prepare, quiet, read_config, start_policy, write_config
+from mrrec_mini.rollout import LMActor
+from mrrec_mini.train import Trainer, load_policy, resume, save_checkpoint, train
+from mrrec_mini.world import WorldConfig, make_world
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What to run."""
+
+    data: Path | None = None  # None: the synthetic shop of each seed
+    seeds: tuple[int, ...] = (0,)
+    all_arms: bool = False
+    fast: bool = False
+    runs: Path = Path("runs/demo")
+    recipe: Recipe | None = None  # None: the default, or the fast one
+
+    @property
+    def chosen(self) -> Recipe:
+        return self.recipe or (FAST if self.fast else Recipe())
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """What one seed leaves behind; plain, so that it can cross a process boundary."""
+
+    seed: int
+    rows: list[Row]
+    log: list[dict]  # one line a training step of the main arm
+    seconds: dict[str, float]  # wall time of each phase
+    episode: list[tuple[str, str]]  # a worked one, as a transcript
+    wanted: str  # title of its target
+    rank: float  # where the target came
+    run: str
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """All seeds together."""
+
+    data: str
+    seeds: tuple[int, ...]
+    arms: dict[str, dict]
+    seconds: dict[str, float]  # means over the seeds, and "total" of the whole demo
+    results: list[SeedResult]
+
+    def as_dict(self) -> dict:
+        return {"data": self.data, "seeds": list(self.seeds), "arms": self.arms, "seconds": self.seconds}
+
+
+def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
+    """Every seed, as many at a time as there are cores; then the table. `say` gets phases named "seed 0: memory"."""
+    started = time.perf_counter()
+    if config.data is not None:
+        Dataset.load(config.data)  # bad data is reported before anything is started
+    workers = min(len(config.seeds), cpu_count() or 1)
+    if workers == 1:
+        results = [run_seed(config, seed, _prefixed(say, seed)) for seed in config.seeds]
+    else:
+        results = _in_processes(config, workers, say)
+    rows = [row for result in results for row in result.rows]
+    phases = results[0].seconds
+    seconds = {phase: float(np.mean([r.seconds[phase] for r in results])) for phase in phases}
+    return DemoReport(
+        data=str(config.data) if config.data else "world",
+        seeds=config.seeds,
+        arms=report_dict(rows, np.random.default_rng(0)),
+        seconds={**seconds, "total": time.perf_counter() - started},
+        results=results,
+    )
+
+
+def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
+    """One seed from data to rows, in this process, on one thread."""
+    torch.set_num_threads(1)  # such small models are slower on two
+    clock = _Clock()
+    recipe = _with_seed(config.chosen, seed)
+    dataset, world = open_data(config.data, seed, config.fast)
+    environments = prepare(dataset, recipe, seed, say)
+    if not environments[0].split.test_queries:
+        raise DataError(
+            f"{dataset.meta.get('name', 'the data set')}: no test user has a query; more users with queries are needed"
+        )
+    clock.lap("memory")
+    model, tokenizer = start_policy(environments, recipe, seed, say)
+    clock.lap("warm start")
+    grammar = Grammar(tokenizer)
+    tests = benches(environments[0], grammar, recipe.train.rules, seed)
+    rows: list[Row] = []
+    for bench in tests:
+        rows += reference_rows(bench, np.random.default_rng([seed, 3]), recipe.teacher)
+        rows += _policy(bench, "warm_start", model, seed)
+        rows += _policy(bench, "warm_start_all_calls", model, seed, all_calls=True)
+    clock.lap("evaluation")
+    before = deepcopy(model) if config.all_arms else None
+    run = config.runs / (config.data.name if config.data else "world") / f"seed-{seed}"
+    write_config(run, recipe, seed, config.data, world)
+    (run / "metrics.jsonl").unlink(missing_ok=True)
+    trainer = Trainer(model, tokenizer, environments, recipe.train)
+    validation = environments[0].split.validation_queries
+    log = train(trainer, run, validation, lambda line: say("learn", line["step"], recipe.train.steps, _note(line)))
+    clock.lap("learn")
+    for bench in tests:
+        rows += _policy(bench, "grpo", model, seed)
+    episode = _worked_episode(tests[0], model)
+    clock.lap("evaluation")
+    if config.all_arms:
+        rows += _other_arms(before, tokenizer, environments, recipe, seed, say)
+        clock.lap("other arms")
+    (run / "evaluation.json").write_text(json.dumps(report_dict(rows, np.random.default_rng(0)), indent=1))
+    target = dataset.items[episode.query.target]
+    return SeedResult(
+        seed=seed,
+        rows=rows,
+        log=log,
+        seconds=clock.seconds,
+        episode=grammar.transcript(episode.tokens, episode.mask),
+        wanted=target.title,
+        rank=episode.rewards["rank"],
+        run=str(run),
+    )
+
+
+def open_data(data: Path | None, seed: int, fast: bool) -> tuple[Dataset, WorldConfig | None]:
+    """The data set of a folder, or the synthetic shop of this seed and its configuration."""
+    if data is not None:
+        return Dataset.load(data), None
+    world = replace(FAST_WORLD if fast else WorldConfig(), seed=seed)
+    return make_world(world), world
+
+
+def _other_arms(
+    before, tokenizer, environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say
+) -> list[Row]:
+    """REINFORCE from the same warm start; GRPO without global and without local memory, each from a warm start of its own."""
+    arms = {
+        "reinforce": replace(recipe, train=replace(recipe.train, algo="reinforce")),
+        "grpo_no_global": recipe.ablated(global_k=0),
+        "grpo_no_local": recipe.ablated(max_calls=0),
+    }
+    rows: list[Row] = []
+    for arm, own in arms.items():
+        model, words = (
+            (deepcopy(before), tokenizer) if arm == "reinforce" else start_policy(environments, own, seed, say)
+        )
+        trainer = Trainer(model, words, environments, own.train)
+        train(trainer, report=lambda line, arm=arm: say(arm, line["step"], own.train.steps, _note(line)))  # noqa: B023
+        for bench in benches(environments[0], Grammar(words), own.train.rules, seed):
+            rows += _policy(bench, arm, model, seed)
+    return rows
+
+
+def _policy(bench: Bench, arm: str, model, seed: int, all_calls: bool = False) -> list[Row]:
+    """Every arm is sampled with the same generator."""
+    return policy_rows(bench, arm, model, torch.Generator().manual_seed(1000 + seed), all_calls)
+
+
+def _worked_episode(bench: Bench, model):
+    """A greedy episode of the trained policy that shows the most: the best rank among those with the most calls."""
+    episodes = play(bench, LMActor(model, bench.grammar, None, 0.0))
+    return max(episodes, key=lambda e: (len(e.calls), -e.rewards["rank"]))
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    return replace(recipe, train=replace(recipe.train, seed=seed))
+
+
+def _note(line: dict) -> str:
+    return f"reward {line['reward']:.2f} calls {line['calls/mean']:.1f}"
+
+
+class _Clock:
+    """Wall seconds of each phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
+        self.last = now
+
+
+# ------------------------------------------------------------------------------------------------------- processes
+
+
+def _in_processes(config: DemoConfig, workers: int, say: Say) -> list[SeedResult]:
+    context = get_context("spawn")  # a forked torch can hang
+    with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        heard = manager.Queue()
+        jobs = [pool.submit(_seed_process, config, seed, heard) for seed in config.seeds]
+        try:
+            while not all(job.done() for job in jobs) or not heard.empty():
+                try:
+                    say(*heard.get(timeout=0.2))
+                except Empty:
+                    wait(jobs, timeout=0)
+                if failed := next((job for job in jobs if job.done() and job.exception()), None):
+                    raise failed.exception()
+        except BaseException:
+            for process in pool._processes.values():
+                process.terminate()
+            raise
+        return [job.result() for job in jobs]
+
+
+def _seed_process(config: DemoConfig, seed: int, heard) -> SeedResult:
+    return run_seed(config, seed, _prefixed(lambda *event: heard.put(event), seed))
+
+
+def _prefixed(say: Say, seed: int) -> Say:
+    return lambda phase, done, total, note: say(f"seed {seed}: {phase}", done, total, note)
+
+
+# ----------------------------------------------------------------------------------------------------- one run folder
+
+
+def train_run(
+    data: Path, run: Path, steps: int, seed: int, algo: str, going_on: bool, fast: bool, say: Say = quiet
+) -> str:
+    """Make or go on with a run folder; returns a sentence on how it stands. ValueError where the two do not fit."""
+    torch.set_num_threads(1)
+    if going_on:
+        recipe, seed, dataset = read_config(run)
+        recipe = replace(recipe, train=replace(recipe.train, steps=steps))
+        environments = prepare(dataset, recipe, seed, say)
+        trainer = resume(run, environments, recipe.train)
+    else:
+        if (run / "config.json").exists():
+            raise ValueError(f"{run} holds a run already; go on with --resume, or choose another folder")
+        recipe = _with_seed(FAST if fast else Recipe(), seed)
+        recipe = replace(recipe, train=replace(recipe.train, algo=algo, steps=steps))
+        dataset = Dataset.load(data)
+        environments = prepare(dataset, recipe, seed, say)
+        model, tokenizer = start_policy(environments, recipe, seed, say)
+        write_config(run, recipe, seed, data, None)
+        trainer = Trainer(model, tokenizer, environments, recipe.train)
+        save_checkpoint(run, trainer)
+    validation = environments[0].split.validation_queries
+    lines = train(trainer, run, validation, lambda line: say("learn", line["step"], steps, _note(line)))
+    scores = [line["validation/ndcg@10"] for line in lines if "validation/ndcg@10" in line]
+    said = f", greedy nDCG@10 on validation users {scores[-1]:.3f}" if scores else ""
+    return f"{trainer.done} steps{said}"
+
+
+def evaluate_run(run: Path) -> dict:
+    """A run's policy and the arms that need no training, on the run's test users; also written to evaluation.json."""
+    torch.set_num_threads(1)
+    recipe, seed, dataset = read_config(run)
+    model, tokenizer = load_policy(run)
+    environment = prepare(dataset, replace(recipe, siblings=0), seed)[0]
+    rows: list[Row] = []
+    for bench in benches(environment, Grammar(tokenizer), recipe.train.rules, seed):
+        rows += reference_rows(bench, np.random.default_rng([seed, 3]), recipe.teacher)
+        rows += _policy(bench, recipe.train.algo, model, seed)
+    arms = report_dict(rows, np.random.default_rng(0))
+    (run / "evaluation.json").write_text(json.dumps(arms, indent=1))
+    return {"run": str(run), "seeds": [seed], "arms": arms}
+
+
+# --------------------------------------------------------------------------------------------------------- for people
+
+
+@contextmanager
+def showing_progress(console: Console, config: DemoConfig) -> Iterator[Say]:
+    """One bar a seed, on stderr."""
+    with _bars(console) as progress:
+        tasks = {seed: progress.add_task(f"seed {seed}: starting", total=None, note="") for seed in config.seeds}
+
+        def say(phase: str, done: int, total: int, note: str) -> None:
+            seed = int(phase.split(":")[0].removeprefix("seed "))
+            progress.update(tasks[seed], description=phase, completed=done, total=total, note=note)
+
+        yield say
+
+
+@contextmanager
+def one_bar(console: Console) -> Iterator[Say]:
+    """One bar, on stderr."""
+    with _bars(console) as progress:
+        task = progress.add_task("starting", total=None, note="")
+        yield lambda phase, done, total, note: progress.update(
+            task, description=phase, completed=done, total=total, note=note
+        )
+
+
+def _bars(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}"),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, TimeElapsedColumn(), console=console)
+
+
+def print_report(report: DemoReport, console: Console) -> None:
+    """The table of arms, a worked episode, the learning curve, the seconds."""
+    console.print(arms_table(report.arms))
+    first = report.results[0]
+    console.print(f"\nA worked episode (seed {first.seed}, an unseen user, greedy):", style="bold")
+    for who, text in first.episode:
+        console.print(escape(text), style="bold green" if who == "policy" else "dim", highlight=False)
+    console.print(f"the item then taken, {escape(first.wanted)!r}, stands at rank {first.rank:g}", highlight=False)
+    rewards = np.mean([[line["reward"] for line in r.log] for r in report.results], axis=0)
+    console.print("\nReward while learning (mean of the seeds), by step:", style="bold")
+    console.print(curve(rewards), highlight=False)
+    spent = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in report.seconds.items())
+    console.print(f"\nseconds a seed, and in total: {spent}", highlight=False)
+    console.print(f"the trained policies: {', '.join(r.run for r in report.results)}", highlight=False, markup=False)
+
+
+def curve(values: Sequence[float], width: int = 72, height: int = 8) -> str:
+    """A line plot in characters: the values averaged into `width` columns, the axis at the left."""
+    parts = [float(np.mean(part)) for part in np.array_split(np.asarray(values), min(width, len(values)))]
+    low, high = min(parts), max(parts)
+    levels = [round((value - low) / (high - low or 1.0) * (height - 1)) for value in parts]
+    rows = []
+    for level in range(height - 1, -1, -1):
+        label = low + (high - low) * level / (height - 1)
+        rows.append(f"{label:7.2f} |" + "".join("*" if at == level else " " for at in levels).rstrip())
+    return "\n".join([*rows, " " * 8 + "+" + "-" * len(parts), " " * 8 + f" 1{len(values):>{max(1, len(parts) - 1)}}"])
