@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mrrec_mini.reinforce import group_sums
+from mrrec_mini.reinforce import group_lead, group_sums
 
 SIGMAS = ("none", "group", "population")
 LENGTHS = ("token", "sequence", "constant")
@@ -61,21 +61,11 @@ def group_advantages(rewards: torch.Tensor, groups: torch.Tensor, sigma: str) ->
     count = group_sums(torch.ones_like(rewards), groups)
     if (count < 2).any():
         raise ValueError("GRPO needs at least two episodes in each group")
-    centred = rewards - group_sums(rewards, groups) / count
-    equal = group_extent(rewards, groups) == 0  # the mean of equal floats can be off by one unit in the last place
-    centred = torch.where(equal, torch.zeros_like(centred), centred)
+    centred = group_lead(rewards, groups) / count
     if sigma == "none":
         return centred
     freedom = count - 1 if sigma == "group" else count
     return centred / ((group_sums(centred**2, groups) / freedom).sqrt() + 1e-4)
-
-
-def group_extent(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """(B,) largest minus smallest reward of the row's group."""
-    same = groups[:, None] == groups[None, :]
-    infinity = torch.full_like(rewards, float("inf"))
-    largest = torch.where(same, rewards[None, :], -infinity).amax(1)
-    return largest - torch.where(same, rewards[None, :], infinity).amin(1)
 
 
 def clipped_surrogate(

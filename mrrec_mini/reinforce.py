@@ -76,11 +76,15 @@ def token_logprobs(
     """log pi of each sampled token given all before it, and the entropy where it was drawn.
 
     tokens (B, T) right-padded with -1, mask (B, T) -> two (B, T) tensors, 0 outside the mask. The token in column t is scored by the
-    logits of column t-1. The output layer runs on masked columns only; the entropy carries no gradient.
+    logits of column t-1. The output layer sees only the columns before masked ones, N of them; the entropy carries no gradient.
     """
-    hidden = model.get_decoder()(input_ids=tokens.clamp_min(0), use_cache=False).last_hidden_state  # (B, T, width)
     scored = mask[:, 1:]
-    logits = model.get_output_embeddings()(hidden[:, :-1][scored]).float() / temperature  # (N, V)
+    # a hook, and not a call of the output layer: some models scale or cap their logits behind it
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, hidden: hidden[0][:, :-1][scored])
+    try:
+        logits = model(input_ids=tokens.clamp_min(0), use_cache=False).logits.float() / temperature  # (N, V)
+    finally:
+        hook.remove()
     log_pi = torch.log_softmax(logits, -1)
     chosen = log_pi.gather(1, tokens[:, 1:][scored][:, None]).squeeze(1)  # (N,)
     with torch.no_grad():
@@ -98,18 +102,27 @@ def baseline(rewards: torch.Tensor, groups: torch.Tensor, kind: str) -> torch.Te
         return torch.zeros_like(rewards)
     if kind not in BASELINES:
         raise ValueError(f"baseline must be one of {BASELINES}, got {kind!r}")
-    total, count = group_sums(rewards, groups), group_sums(torch.ones_like(rewards), groups)
+    lead, count = group_lead(rewards, groups), group_sums(torch.ones_like(rewards), groups)
     if kind == "group":
-        return total / count
+        return rewards - lead / count
     if (count < 2).any():
         raise ValueError("leave_one_out needs at least two episodes in each group")
-    return (total - rewards) / (count - 1)
+    return rewards - lead / (count - 1)
 
 
 def group_sums(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """(B,) for each row the sum of `values` over the rows of its group."""
     same = groups[:, None] == groups[None, :]  # (B, B)
     return same.to(values.dtype) @ values
+
+
+def group_lead(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """(B,) the sum of a value's differences to all values of its group: over n its distance to the mean, over n-1 to the others' mean.
+
+    Written so, and not as value minus mean, because the mean of equal floats can be off in the last place: equal values give exactly 0.
+    """
+    same = groups[:, None] == groups[None, :]  # (B, B)
+    return ((values[:, None] - values[None, :]) * same).sum(1)
 
 
 def reinforce_loss(logprobs: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, episodes: int) -> torch.Tensor:

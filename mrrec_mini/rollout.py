@@ -35,6 +35,10 @@ class RolloutConfig:
     global_k: int = 6  # lines of global memory in the prompt. 0: no global memory
     turn_tokens: int = 48  # a turn that has not stopped by then is malformed
 
+    def __post_init__(self) -> None:
+        if min(self.max_calls, self.global_k) < 0 or min(self.memory_k, self.turn_tokens) < 1:
+            raise ValueError("max_calls and global_k must be >= 0, memory_k and turn_tokens >= 1")
+
 
 @dataclass
 class State:
@@ -159,7 +163,7 @@ def rollout(
                 state.answer = Answer(parsed.profile, tuple(dict.fromkeys(shown[i].id for i in parsed.evidence)))
                 state.end = "answer"
             elif isinstance(parsed, Malformed):
-                unfinished = ids[row][-1] not in grammar.stop
+                unfinished = not ids[row] or ids[row][-1] not in grammar.stop
                 state.end = "a turn did not stop" if unfinished else parsed.why
             elif last:
                 state.end = "one search too many"

@@ -4,7 +4,8 @@ Flow: inside the rollout. A `Sampler` holds a batch of sequences as one grid of 
 a memory), `sample` appends drawn ones until each row met a stop token, `keep` drops rows that are done. The rows grow at different
 speeds; where a row has nothing in a column, the grid has a *hole*: attention is told to skip it and the row's position does not move.
 So nothing is ever moved, re-tokenised or computed twice, and the log-probabilities are those of the plain sequence (tested against
-a fresh forward pass and against `transformers.generate`).
+a fresh forward pass and against `transformers.generate`). Holes take up columns, and a sliding window counts columns: a model that has
+one is refused as soon as the grid is wider than its window.
 
 Equation: p(token | past) = softmax(logits / T), drawn by the inverse of its cumulative sum from a passed generator; T = 0 takes
 the largest. Paper: T = 1, no top-p, no top-k; neither is offered, since the update would have to undo it.
@@ -36,7 +37,10 @@ class Sampler:
         self.generator = generator
         self.temperature = temperature
         self.device = model.device
+        if not all(len(prompt) for prompt in prompts):
+            raise ValueError("an empty prompt: there is no distribution before the first token")
         rows = len(prompts)
+        self.window = getattr(model.config, "sliding_window", None)
         self.cache = DynamicCache(config=model.config)
         self.mask = torch.zeros(rows, 0, dtype=torch.long, device=self.device)  # (B, columns) 1 token, 0 hole
         self.length = torch.zeros(rows, dtype=torch.long, device=self.device)  # (B,) tokens so far = next position
@@ -101,7 +105,12 @@ class Sampler:
     def _forward(self, ids: torch.Tensor, real: torch.Tensor) -> None:
         """Append the columns `ids` (B, w); `real` (B, w) is 1 for a token and 0 for a hole, tokens first."""
         self.mask = torch.cat([self.mask, real], 1)
-        positions = self.length[:, None] + torch.arange(ids.shape[1], device=self.device)[None, :]
+        if self.window is not None and self.mask.shape[1] > self.window:
+            raise ValueError(
+                f"{self.mask.shape[1]} columns do not fit into the model's sliding window of {self.window}"
+            )
+        # a hole stays at the row's last position: one further on may lie beyond a table of learned positions
+        positions = (self.length[:, None] + real.cumsum(1) - 1).clamp_min(0)
         counts = real.sum(1)
         width = int(counts.max())
         out = self.model(

@@ -8,8 +8,9 @@ Flow: joins all that stands before it. `train` takes a policy that has been warm
     4. advantages within each group, loss over the sampled tokens, one optimiser step      (eq. 11, or REINFORCE)
     5. one line of JSON to metrics.jsonl; now and then greedy nDCG@10 on validation queries, and a checkpoint
 
-A run is a folder. `Checkpoint` writes policy, optimiser and the states of all generators into a temporary folder and renames it, so that a run
-that is stopped at any point goes on from the last one with the same numbers as if it had not been stopped (same machine, threads and versions).
+A run is a folder. `save_checkpoint` writes policy, optimiser, reference and the states of all generators into a temporary folder and renames it,
+so that a run that is stopped at any point goes on from the last one with the same numbers as if it had not been stopped (same machine, threads
+and versions). Ctrl-C waits for the end of the step in hand, since half a step could not be continued.
 
 Departures from the paper: batch 16 x 8 instead of 256 x 5; AdamW at 1e-3 for a model of 0.15M parameters instead of 1e-6 for 3B; a fixed number of
 steps instead of early stopping. Logged names are TRL's, so that eyes used to them find their way.
@@ -21,8 +22,11 @@ import json
 import math
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,7 +39,7 @@ from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Episode, Query
-from mrrec_mini.reinforce import Batch, baseline, reinforce_loss, to_batch, token_logprobs
+from mrrec_mini.reinforce import BASELINES, Batch, baseline, reinforce_loss, to_batch, token_logprobs
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig
 
@@ -65,8 +69,12 @@ class TrainConfig:
             raise ValueError(f"algo must be 'grpo' or 'reinforce', got {self.algo!r}")
         if self.group < 2:
             raise ValueError("a group needs at least two episodes: with one there is nothing to compare")
-        if min(self.steps, self.prompts_per_step, self.micro_batches) < 1:
-            raise ValueError("steps, prompts_per_step and micro_batches must be at least 1")
+        if self.baseline not in BASELINES:
+            raise ValueError(f"baseline must be one of {BASELINES}, got {self.baseline!r}")
+        if min(self.steps, self.prompts_per_step, self.evaluate_every, self.checkpoint_every) < 1:
+            raise ValueError("steps, prompts_per_step, evaluate_every and checkpoint_every must be at least 1")
+        if not 1 <= self.micro_batches <= self.prompts_per_step * self.group:
+            raise ValueError("micro_batches must lie between 1 and the episodes of a step, prompts_per_step x group")
 
 
 class Trainer:
@@ -171,6 +179,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "rng": json.dumps(self.rng.bit_generator.state),
+            # the policy as it was at the start: after a resume it could not be told from the policy any more
+            "reference": self.reference.state_dict() if self.reference is not None else None,
         }
 
     def restore(self, state: dict) -> None:
@@ -178,6 +188,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.rng.bit_generator.state = json.loads(state["rng"])
+        if self.reference is not None:
+            self.reference.load_state_dict(state["reference"])
 
 
 def train(
@@ -188,24 +200,43 @@ def train(
 ) -> list[dict]:
     """Make the steps that are left; returns the logged lines. Ctrl-C checkpoints (where there is a run) and is raised again."""
     config = trainer.config
+    if run is not None:
+        run.mkdir(parents=True, exist_ok=True)
     lines = []
     try:
         while trainer.done < config.steps:
-            line = trainer.step()
-            last = trainer.done == config.steps
-            if validation and (trainer.done % config.evaluate_every == 0 or last):
-                line |= trainer.validate(validation)
-            lines.append(line)
-            if run is not None:
-                append_line(run / "metrics.jsonl", line)
-                if trainer.done % config.checkpoint_every == 0 or last:
-                    save_checkpoint(run, trainer)
+            with undivided():
+                line = trainer.step()
+                last = trainer.done == config.steps
+                if validation and (trainer.done % config.evaluate_every == 0 or last):
+                    line |= trainer.validate(validation)
+                lines.append(line)
+                if run is not None:
+                    append_line(run / "metrics.jsonl", line)
+                    if trainer.done % config.checkpoint_every == 0 or last:
+                        save_checkpoint(run, trainer)
             report(line)
     except KeyboardInterrupt:
         if run is not None:
             save_checkpoint(run, trainer)
         raise
     return lines
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Ctrl-C inside the block is raised at its end. Only the main thread ever gets it, so elsewhere this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = []
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 # ------------------------------------------------------------------------------------------------------ a run on disk
@@ -215,11 +246,11 @@ def save_checkpoint(run: Path, trainer: Trainer) -> None:
     """Write policy/ and state.pt into a temporary folder beside it, then swap the names."""
     run.mkdir(parents=True, exist_ok=True)
     fresh, final, old = run / "policy.tmp", run / "policy", run / "policy.old"
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(fresh, ignore_errors=True)
     save_causal_lm(fresh, trainer.model, trainer.tokenizer)
     torch.save(trainer.state(), fresh / "state.pt")
-    if final.exists():
+    if final.exists():  # else a kill between the two lines below left `old` as the only checkpoint
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(final, old)
     os.replace(fresh, final)
     shutil.rmtree(old, ignore_errors=True)

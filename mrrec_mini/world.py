@@ -188,6 +188,11 @@ class WorldConfig:
             raise ValueError(f"a shop needs an item a category: items >= {self.categories}, got {self.items}")
         if self.users < 1 or self.history < 0 or self.queries < 1:
             raise ValueError("a shop needs users >= 1, history >= 0, queries >= 1")
+        if self.shown < 1:
+            raise ValueError(f"a person compares at least one item, got shown = {self.shown}")
+        for name in ("exceptions", "follow", "follow_target", "suits", "mention", "chatter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
 
 
 def make_world(config: WorldConfig) -> Dataset:
