@@ -1,0 +1,318 @@
+"""No target reaches its own query, by memory, prompt, retrieval or learning; each check fails on a planted leak.
+
+The data are marked: the title of each target, and the review that its own buyer wrote, hold made-up words (canaries)
+that stand nowhere else. What can be seen of a query is collected as text, place by place, and searched for them. Then
+what must not be read is altered, and nothing may change.
+"""
+
+from bisect import bisect_right
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import mrrec_mini.memory
+from mrrec_mini.data import Dataset, Split
+from mrrec_mini.environment import Environment, item_text
+from mrrec_mini.memory import Memory, join
+from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
+from mrrec_mini.prompts import CONTROL, Grammar
+from mrrec_mini.records import Episode, Interaction, Item, MemoryEntry, Query
+from mrrec_mini.reward import RewardConfig
+from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor
+from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.warmstart import TeacherConfig, expert, teacher
+from mrrec_mini.world import WorldConfig, make_world
+
+# 40 people: a word has to be met 8 times with one value before the summariser would learn that it stands for it
+WORLD = WorldConfig(users=40, items=200, categories=6, held=2, history=10, queries=3)
+
+
+# --- marked data ------------------------------------------------------------------------------------------------------
+
+
+def own_words(query: Query) -> tuple[str, str]:
+    """The canaries of one query: in the target's title, and in the review of it."""
+    name = "".join(letter for letter in query.id if letter.isalnum())
+    return f"titlecanary{name}", f"reviewcanary{name}"
+
+
+def price_word(dataset: Dataset, query: Query) -> str:
+    """One more in the review, the same for each price: reviews of targets, if read, would teach what it stands for."""
+    return f"pricecanary{dataset.items[query.target].attributes['price'][0]}"
+
+
+def marked(dataset: Dataset) -> Dataset:
+    items, said = dict(dataset.items), {}
+    for query in dataset.queries:
+        title, review = own_words(query)
+        items[query.target] = replace(items[query.target], title=f"{title} {items[query.target].title}")
+        said[query.user, query.target, query.time] = f"{review} {price_word(dataset, query)}"
+    met = [replace(m, review=f"{said.get((m.user, m.item, m.time), '')} {m.review}") for m in dataset.interactions]
+    return replace(dataset, items=items, interactions=tuple(met))
+
+
+def hand_made() -> Dataset:
+    """The first target of u is history to u's second query; something else happens at the very time of the first."""
+    prices = ("luxury", "budget", "luxury", "budget", "luxury", "fair")
+    items = [Item(f"i{n}", f"Vel mug{n}", ("home", "mug"), {"price": (price,)}) for n, price in enumerate(prices)]
+    met = (
+        Interaction("u", "i0", 10, 5.0, "so luxury"),
+        Interaction("u", "i1", 20, 2.0, "too budget"),
+        Interaction("u", "i2", 100, 5.0, "fine"),  # the target of u-1
+        Interaction("u", "i5", 100, 4.0, "simultaneous"),
+        Interaction("u", "i4", 200, 5.0, "fine"),  # the target of u-2
+        Interaction("v", "i3", 10, 4.0, "ok"),
+        Interaction("v", "i1", 100, 4.0, "fine"),
+        Interaction("w", "i0", 10, 4.0, "ok"),
+        Interaction("w", "i3", 100, 4.0, "fine"),
+    )
+    queries = (
+        Query("u-1", "u", "mug for hiking", "i2", 100),
+        Query("u-2", "u", "mug for office", "i4", 200),
+        Query("v-1", "v", "mug for travel", "i1", 100),
+        Query("w-1", "w", "mug for travel", "i3", 100),
+    )
+    return marked(Dataset({item.id: item for item in items}, met, queries))
+
+
+def split_of(dataset: Dataset) -> Split:
+    return dataset.split(0, 0.5, 0.1, 0.4) if len(dataset.users()) > 3 else dataset.split(0, 1 / 3, 1 / 3, 1 / 3)
+
+
+def build(dataset: Dataset, split: Split | None = None) -> Environment:
+    return Environment.build(dataset, split or split_of(dataset), ExtractiveSummarizer(), np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module", params=["shop", "by hand"])
+def dataset(request) -> Dataset:
+    return marked(make_world(WORLD)) if request.param == "shop" else hand_made()
+
+
+@pytest.fixture(scope="module")
+def shop() -> Dataset:
+    return marked(make_world(WORLD))
+
+
+def grammar_of(dataset: Dataset) -> Grammar:
+    """Knows every word of the data, canaries too: a leak would show as a token of its own."""
+    texts = [*(item_text(item) for item in dataset.items.values()), *(met.review for met in dataset.interactions)]
+    texts += [*(query.text for query in dataset.queries), "overall bought rated"]
+    return Grammar(WordTokenizer.train((text.lower() for text in texts), CONTROL, min_count=1), entry_tokens=40)
+
+
+# --- what can be seen, and the leaks in it ----------------------------------------------------------------------------
+
+
+def probing(dataset: Dataset, grammar: Grammar) -> ScriptActor:
+    """It cheats: it searches for the target's canaries and title. What comes back must still not be the target."""
+
+    def make(state):
+        probes = [*own_words(state.query), dataset.items[state.query.target].title.lower()]
+
+        def turn(state):
+            if len(state.calls) < len(probes):
+                return grammar.write_search("", probes[len(state.calls)])
+            return grammar.write_final("", "mug", [])
+
+        return turn
+
+    return ScriptActor(make)
+
+
+def play(env: Environment, actor, queries, grammar: Grammar) -> list[Episode]:
+    return env.play(actor, queries, grammar, RolloutConfig(), RewardConfig())
+
+
+def given(episode: Episode) -> list[int]:
+    """Prompt and replies: the tokens that the actor did not write itself."""
+    return [token for token, own in zip(episode.tokens, episode.mask, strict=True) if not own]
+
+
+def visible(env: Environment, grammar: Grammar, episode: Episode) -> dict[str, str]:
+    """{place: text} of all that an actor meets in the episode of a query, or could."""
+    query, memory = episode.query, env.memory
+    probes = (*own_words(query), query.text, item_text(env.dataset.items[query.target]))
+    found = [entry for probe in probes for entry in memory.search(query, probe, 9)]
+    return {
+        "local memory": said(memory.entries(query)),
+        "global memory": said(memory.global_entries),
+        "retrieved": said(found),
+        "prompt": grammar.tokenizer.decode(grammar.prompt(query.text, episode.global_entries)),
+        "episode": grammar.tokenizer.decode(given(episode)),
+    }
+
+
+def said(entries) -> str:
+    return " ".join(entry.text for entry in entries)
+
+
+def leaks(env: Environment, grammar: Grammar) -> set[str]:
+    """The places where something of a query's own target was seen."""
+    places = set()
+    for episode in play(env, probing(env.dataset, grammar), env.dataset.queries, grammar):
+        seen = visible(env, grammar, episode)
+        places |= {place for place, text in seen.items() if any(word in text for word in own_words(episode.query))}
+        # no behaviour record of the target's purchase, nor of a later one: records are numbered from the oldest on
+        before = sum(met.time < episode.query.time for met in env.dataset.interactions_of(episode.query.user))
+        used = {record for entry in env.memory.entries(episode.query) for record in entry.rests_on}
+        if any(int(record.split("/")[-1]) >= before for record in used):
+            places.add("records")
+    # what is learned comes from train users before their first query: from no review of any target
+    summarizer, space = env.memory.summarizer, env.memory.space
+    if any("canary" in word for word in summarizer.reading.words):
+        places.add("learned words")
+    if any("reviewcanary" in word or "pricecanary" in word for word in {*space.stats.idf, *space.embedder.vocabulary}):
+        places.add("text space")
+    return places
+
+
+def up_to_the_query(self: Dataset, query: Query) -> list[Interaction]:
+    """The planted mistake: <= where < is right."""
+    met = self.interactions_of(query.user)
+    return list(met[: bisect_right(met, query.time, key=lambda one: one.time)])
+
+
+def up_to_the_first_query(dataset: Dataset, users):
+    """The same mistake where things are learned."""
+    first = {query.user: query.time for query in reversed(dataset.queries)}
+    seen = [[m for m in dataset.interactions_of(u) if m.time <= first.get(u, m.time)] for u in sorted(users)]
+    return [join(dataset, met) for met in seen if met]
+
+
+def test_no_place_shows_anything_of_the_target(dataset):
+    assert leaks(build(dataset), grammar_of(dataset)) == set()
+
+
+def test_history_up_to_and_including_the_query_is_caught(dataset, monkeypatch):
+    monkeypatch.setattr(Dataset, "history", up_to_the_query)
+    assert leaks(build(dataset), grammar_of(dataset)) == {"local memory", "retrieved", "episode", "records"}
+
+
+def test_learning_from_targets_is_caught(shop, monkeypatch):
+    monkeypatch.setattr(mrrec_mini.memory, "train_histories", up_to_the_first_query)
+    assert leaks(build(shop), grammar_of(shop)) == {"learned words", "text space"}
+
+
+def test_a_global_line_about_a_product_is_caught(dataset):
+    env = build(dataset)
+    lines = [
+        MemoryEntry(f"@global/{query.id}", None, "global", f"{query.text} {own_words(query)[0]}")
+        for query in dataset.queries
+    ]
+    memory = Memory(dataset, env.memory.config, env.memory.summarizer, env.memory.space, tuple(lines))
+    assert leaks(replace(env, memory=memory), grammar_of(dataset)) == {"global memory", "prompt", "episode"}
+
+
+def test_what_came_before_is_seen():
+    """The canaries can be found where they may be: the first target of u is history to the second query."""
+    data = hand_made()
+    env, (first, second, *_) = build(data), data.queries
+    assert own_words(first)[1] in said(env.memory.entries(second)) and "simultaneous" in said(
+        env.memory.entries(second)
+    )
+    assert "simultaneous" not in said(env.memory.entries(first))
+
+
+# --- altering what must not be read changes nothing -------------------------------------------------------------------
+
+
+def altered(dataset: Dataset, forbidden) -> Dataset:
+    """The data set with other items, ratings and reviews in all interactions that are `forbidden`."""
+    ids = list(dataset.items)
+
+    def other(met: Interaction) -> Interaction:
+        return replace(met, item=ids[-1 - ids.index(met.item)], rating=6 - met.rating, review="sadly not luxury at all")
+
+    return replace(dataset, interactions=tuple(other(m) if forbidden(m) else m for m in dataset.interactions))
+
+
+def learned(env: Environment) -> tuple:
+    """All that the environment learned from people. The embedder's id holds a digest of its table."""
+    memory = env.memory
+    return memory.global_entries, memory.summarizer.reading, memory.space.stats, memory.space.embedder.id
+
+
+def tokens(env: Environment, queries, grammar: Grammar) -> list[list[tuple[int, ...]]]:
+    """The episodes of a teacher, of a greedy model and (where truth is known) of an expert."""
+    model = make_causal_lm(len(grammar.tokenizer), CausalLMConfig(width=32), torch.Generator().manual_seed(0))
+    actors = [
+        ScriptActor(teacher(grammar, TeacherConfig(), np.random.default_rng(0), ["price", "size"])),
+        LMActor(model, grammar, None, 0.0),
+    ]
+    if all(query.truth for query in queries):
+        actors.append(ScriptActor(expert(grammar)))
+    return [[episode.tokens for episode in play(env, actor, queries, grammar)] for actor in actors]
+
+
+def test_nothing_is_learned_from_test_and_validation_users(shop):
+    split = split_of(shop)
+    unseen = split.test | split.validation
+    assert build(shop).memory.global_entries  # there is something to compare
+    assert learned(build(altered(shop, lambda met: met.user in unseen))) == learned(build(shop))
+
+
+def test_learning_from_test_users_is_caught(shop):
+    everyone = replace(split_of(shop), train=frozenset(shop.users()))
+    unseen = split_of(shop).test
+    one, other = (learned(build(data, everyone)) for data in (shop, altered(shop, lambda met: met.user in unseen)))
+    assert all(a != b for a, b in zip(one, other, strict=True))
+
+
+def from_the_query_on(dataset: Dataset):
+    first = {query.user: query.time for query in reversed(dataset.queries)}
+    return lambda met: met.time >= first.get(met.user, met.time + 1)
+
+
+def test_what_happens_from_the_first_query_on_changes_neither_learning_nor_episodes(shop):
+    grammar, changed = grammar_of(shop), altered(shop, from_the_query_on(shop))
+    before, after = build(shop), build(changed)
+    assert learned(before) == learned(after)
+    assert tokens(before, shop.queries, grammar) == tokens(after, shop.queries, grammar)
+
+
+@pytest.mark.parametrize("place", ["history", "learning"])
+def test_reading_the_target_is_caught(shop, monkeypatch, place):
+    if place == "history":
+        monkeypatch.setattr(Dataset, "history", up_to_the_query)
+    else:
+        monkeypatch.setattr(mrrec_mini.memory, "train_histories", up_to_the_first_query)
+    grammar, changed = grammar_of(shop), altered(shop, from_the_query_on(shop))
+    before, after = build(shop), build(changed)
+    assert (learned(before) == learned(after)) == (place == "history")
+    assert tokens(before, shop.queries, grammar) != tokens(after, shop.queries, grammar)
+
+
+# --- the path from profile to ranking does not see the target ---------------------------------------------------------
+
+
+def with_other_targets(dataset: Dataset, queries) -> list[Query]:
+    ids = list(dataset.items)
+    return [replace(query, target=ids[-1 - ids.index(query.target)]) for query in queries]
+
+
+def test_another_target_changes_the_rank_and_nothing_else(dataset):
+    env, grammar, queries = build(dataset), grammar_of(dataset), dataset.queries
+    others = with_other_targets(dataset, queries)
+    assert tokens(env, queries, grammar) == tokens(env, others, grammar)
+    actor = teacher(grammar, TeacherConfig(stop=(0, 0, 1)), np.random.default_rng(0), ["price", "size"])
+    pairs = zip(
+        *(play(env, ScriptActor(actor), some, grammar) for some in (queries[:1] * 9, others[:1] * 9)), strict=True
+    )
+    assert any(one.rewards["rank"] != other.rewards["rank"] for one, other in pairs)
+
+
+def test_truth_is_for_the_expert_alone(shop):
+    env, grammar = build(shop), grammar_of(shop)
+    blind = [replace(query, truth=None) for query in shop.queries]
+    assert tokens(env, shop.queries, grammar)[:2] == tokens(env, blind, grammar)
+
+
+def test_an_actor_that_reads_the_target_is_caught(dataset):
+    env, grammar = build(dataset), grammar_of(dataset)
+    one, other = (
+        [episode.tokens for episode in play(env, probing(dataset, grammar), queries, grammar)]
+        for queries in (dataset.queries, with_other_targets(dataset, dataset.queries))
+    )
+    assert one != other
