@@ -1,0 +1,450 @@
+"""Evaluation: what each arm is, what is counted, and the numbers made from rows, by hand."""
+
+import io
+import json
+import math
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from mrrec_mini.environment import Environment
+from mrrec_mini.evaluate import (
+    ARMS,
+    Bench,
+    Row,
+    arms_table,
+    aspect_counts,
+    benches,
+    load_rows,
+    means,
+    memory_tokens,
+    names_aspect,
+    play,
+    policy_rows,
+    reference_rows,
+    report_dict,
+    save_rows,
+    source_of,
+    summary,
+)
+from mrrec_mini.memory import join, record_entry
+from mrrec_mini.metrics import bootstrap_interval
+from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
+from mrrec_mini.prompts import CONTROL, Grammar
+from mrrec_mini.records import Call, Episode, MemoryEntry, Query
+from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor
+from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.world import ASPECTS, CATEGORIES, USES, WorldConfig, make_world, oracle_profile
+
+WORLD = WorldConfig(users=12, items=100, categories=6, held=2, history=10, queries=3)
+REFERENCES = ("query_only", "naive_memory", "static_memory", "teacher", "expert", "oracle")
+
+
+def make_bench(dataset, part="test", **changes) -> Bench:
+    split = dataset.split(0, 0.4, 0.1, 0.5)
+    environment = Environment.build(dataset, split, ExtractiveSummarizer(), np.random.default_rng(0))
+    words = [
+        *CATEGORIES,
+        *USES,
+        "for",
+        "overall",
+        *ASPECTS,
+        *(value for values in ASPECTS.values() for value in values),
+    ]
+    grammar = Grammar(WordTokenizer(CONTROL, list(dict.fromkeys(words))))
+    made = {bench.part: bench for bench in benches(environment, grammar, RolloutConfig(), seed=7)}
+    return replace(made[part], **changes)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return make_bench(make_world(WORLD))
+
+
+@pytest.fixture(scope="module")
+def model(bench):
+    return make_causal_lm(len(bench.grammar.tokenizer), CausalLMConfig(width=32), torch.Generator().manual_seed(0))
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+# --- the arms without a policy ----------------------------------------------------------------------------------------
+
+
+def arm(rows, name):
+    return [row for row in rows if row.arm == name]
+
+
+def test_every_reference_arm_answers_every_query_once(bench):
+    rows = reference_rows(bench, rng())
+    assert [row.arm for row in rows[:: len(bench.queries)]] == [*REFERENCES]
+    for name in REFERENCES:
+        assert [row.query for row in arm(rows, name)] == [query.id for query in bench.queries]
+    assert {(row.part, row.seed, row.mode, row.source) for row in rows} == {("test", 7, "", "world 0.0")}
+
+
+def ranks(bench, profiles):
+    return bench.environment.items.ranks(profiles, [query.target for query in bench.queries]).tolist()
+
+
+def test_the_profile_of_each_arm(bench):
+    data, config = bench.environment.dataset, bench.environment.memory.config
+    rows = reference_rows(bench, rng())
+    latest = []
+    for query in bench.queries:
+        purchases = join(data, data.history(query))[-3:]
+        latest.append(" ".join([query.text, *(record_entry(p, config).text for p in reversed(purchases))]))
+    entries = [bench.environment.memory.entries(query) for query in bench.queries]
+    profile = [
+        " ".join([query.text, *(e.text for e in found if e.level == "profile")])
+        for query, found in zip(bench.queries, entries, strict=True)
+    ]
+    expected = {
+        "query_only": ranks(bench, [query.text for query in bench.queries]),
+        "naive_memory": ranks(bench, latest),
+        "static_memory": ranks(bench, profile),
+        "oracle": ranks(bench, [oracle_profile(query) for query in bench.queries]),
+    }
+    assert {name: [row.rank for row in arm(rows, name)] for name in expected} == expected
+    assert len({tuple(found) for found in expected.values()}) == 4  # four different arms
+
+
+def test_the_number_of_latest_records_is_an_argument(bench):
+    nothing = arm(reference_rows(replace(bench, latest=0), rng()), "naive_memory")
+    assert [row.rank for row in nothing] == ranks(bench, [query.text for query in bench.queries])
+    assert {row.memory_tokens for row in nothing} == {0}
+
+
+def test_the_expert_looks_up_what_matters_and_nothing_else(bench):
+    for row in arm(reference_rows(bench, rng()), "expert"):
+        assert (row.calls, row.asked, row.right, row.matter, row.format) == (3, 3, 3, 3, 1.0)
+
+
+def test_without_truth_there_is_no_expert_no_oracle_and_no_count_of_aspects(bench):
+    blind = replace(bench, queries=tuple(replace(query, truth=None) for query in bench.queries))
+    rows = reference_rows(blind, rng())
+    assert {row.arm for row in rows} == {"query_only", "naive_memory", "static_memory", "teacher"}
+    assert {(row.asked, row.right, row.matter) for row in rows} == {(None, None, None)}
+
+
+def test_the_parts_are_the_splits_and_an_empty_part_is_left_out(bench):
+    split = bench.environment.split
+    assert [b.part for b in benches(bench.environment, bench.grammar, bench.rules, 0)] == ["test", "held"]
+    none_held = replace(bench.environment, split=replace(split, held_queries=()))
+    assert [b.queries for b in benches(none_held, bench.grammar, bench.rules, 0)] == [split.test_queries]
+
+
+def test_rules_without_memory_leave_the_arms_without_memory(bench):
+    bare = replace(bench, rules=RolloutConfig(max_calls=0, global_k=0))
+    assert {(row.calls, row.memory_tokens) for row in arm(reference_rows(bare, rng()), "teacher")} == {(0, 0)}
+
+
+# --- the policy -------------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_is_run_greedy_and_sampled(bench, model):
+    rows = policy_rows(bench, "warm_start", model, torch.Generator().manual_seed(1))
+    n = len(bench.queries)
+    assert [row.mode for row in rows] == ["greedy"] * n + ["sampled"] * n
+    assert rows == policy_rows(bench, "warm_start", model, torch.Generator().manual_seed(1))
+    # an untrained policy breaks the grammar: no rank, and still a row
+    assert {(row.rank, row.format) for row in rows} == {(None, 0.0)}
+    assert means(rows)["ndcg@1000"] == 0.0 and means(rows)["queries"] == 2 * n
+
+
+def test_greedy_ignores_the_generator_and_sampling_does_not(bench, model):
+    def played(temperature, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return [e.tokens for e in play(bench, LMActor(model, bench.grammar, generator, temperature))]
+
+    assert played(0.0, 1) == played(0.0, 2)
+    assert played(1.0, 1) != played(1.0, 2)
+
+
+def test_batches_keep_the_order_and_change_only_what_is_drawn(bench, model):
+    split = replace(bench, batch=2)
+    one, other = ([row for row in reference_rows(b, rng()) if row.arm != "teacher"] for b in (bench, split))
+    assert one == other
+    one, other = ([e.tokens for e in play(b, LMActor(model, bench.grammar, None, 0.0))] for b in (bench, split))
+    assert one == other
+
+
+def test_all_calls_reaches_the_rollout(bench):
+    class Listening(ScriptActor):
+        def turn(self, max_new, forbidden):
+            heard.append(tuple(forbidden))
+            return super().turn(max_new, forbidden)
+
+    heard = []
+    actor = Listening(lambda state: lambda state: bench.grammar.write_search("", "price"))
+    play(replace(bench, queries=bench.queries[:1]), actor, all_calls=True)
+    assert heard == [(bench.grammar.control["<profile>"],)] * 3 + [(bench.grammar.control["<search>"],)]
+
+
+# --- what is counted --------------------------------------------------------------------------------------------------
+
+
+def line(text: str) -> MemoryEntry:
+    return MemoryEntry(text, "u", "pattern", text)
+
+
+def an_episode(grammar, calls=(), truth=None, shared=()) -> Episode:
+    query = Query("q", "u", "mug for hiking", "i1", 100, truth)
+    tokens = grammar.prompt(query.text, shared)
+    mask = [0] * len(tokens)
+    for number, text in enumerate(calls):
+        for ids, own in (
+            (grammar.write_search("size", text), 1),
+            (grammar.reply([line("mug price luxury")], number), 0),
+        ):
+            tokens, mask = tokens + ids, mask + [own] * len(ids)
+    made = tuple(Call(text, ()) for text in calls)
+    return Episode(query, tuple(tokens), tuple(mask), (0.0,) * len(mask), made, None, "one search too many")
+
+
+def test_memory_tokens_by_hand(bench):
+    """<query> mug for hiking <global> is no memory. A global line: <line> mug price, 3 tokens. A reply of one entry:
+    <memory> <m1> mug price luxury </memory>, 6 tokens. What the policy writes does not count."""
+    grammar, shared = bench.grammar, (line("mug price"), line("mug size"))
+    assert memory_tokens(an_episode(grammar), grammar) == 0
+    assert memory_tokens(an_episode(grammar, shared=shared), grammar) == 6
+    assert memory_tokens(an_episode(grammar, ("price", "size"), shared=shared), grammar) == 6 + 2 * 6
+
+
+def test_aspects_are_counted_once_and_against_the_truth(bench):
+    truth = {"price": "luxury", "size": "small", "Heel Height": "low"}
+    names = ["price", "size", "color", "heel height"]
+    # price twice and color: asked {price, color}, right {price}; "height" alone does not name "heel height"
+    found = an_episode(bench.grammar, ("mug price", "price color", "height"), truth)
+    assert aspect_counts(found, names) == {"asked": 2, "right": 1, "matter": 3}
+    found = an_episode(bench.grammar, ("Heel-Height and size",), truth)
+    assert aspect_counts(found, names) == {"asked": 2, "right": 2, "matter": 3}
+    assert aspect_counts(an_episode(bench.grammar, (), truth), names) == {"asked": 0, "right": 0, "matter": 3}
+    assert aspect_counts(an_episode(bench.grammar, ("price",)), names) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("mug price", "price", True),
+        ("PRICE!", "price", True),
+        ("mug prices", "price", False),
+        ("overprice", "price", False),
+        ("heel height", "heel height", True),
+        ("height of the heel", "heel height", False),
+        ("", "price", False),
+        ("price", "", False),
+    ],
+)
+def test_an_aspect_is_named_by_its_whole_words(text, name, expected):
+    assert names_aspect(text, name) is expected
+
+
+def test_shops_of_two_seeds_are_two_sources():
+    tiny = WorldConfig(users=2, items=6, categories=2, held=0, history=1, queries=1)
+    shops = [make_world(replace(tiny, seed=seed, map_seed=map_seed)) for seed, map_seed in ((0, 0), (1, 0), (0, 1))]
+    assert [source_of(shop) for shop in shops] == ["world 0.0", "world 1.0", "world 0.1"]
+    assert source_of(replace(shops[0], meta={"name": "magazine"})) == "magazine"
+    assert source_of(replace(shops[0], meta={})) == ""
+
+
+# --- from rows to numbers ---------------------------------------------------------------------------------------------
+
+
+def row(query="a", rank=1, arm="grpo", mode="greedy", part="test", seed=0, source="s", **more) -> Row:
+    given = {"format": 0.0 if rank is None else 1.0, "calls": 0, "memory_tokens": 0, **more}
+    return Row(arm, mode, part, seed, source, query, rank, **given)
+
+
+FOUR = [
+    row("a", 1, calls=3, memory_tokens=90, asked=4, right=2, matter=3),
+    row("b", 3, calls=2, memory_tokens=60, asked=1, right=1, matter=3),
+    row("c", 500, calls=0, memory_tokens=10, asked=0, right=0, matter=3),
+    row("d", None, calls=1, memory_tokens=40, asked=2, right=0, matter=3),
+]
+
+
+def test_means_by_hand():
+    """nDCG@k: 1 / log2(2) = 1, 1 / log2(4) = 1/2, 1 / log2(501) at k = 1000 only, and 0 for no answer; all over 4."""
+    expected = {
+        "ndcg@10": 1.5 / 4,
+        "ndcg@100": 1.5 / 4,
+        "ndcg@1000": (1.5 + 1 / math.log2(501)) / 4,
+        "recall@10": 2 / 4,
+        "recall@100": 2 / 4,
+        "recall@1000": 3 / 4,
+        "format": 3 / 4,
+        "calls": 6 / 4,
+        "memory_tokens": 200 / 4,
+        "aspect_precision": (2 / 4 + 1 + 0) / 3,  # c looked up nothing: it has no precision
+        "aspect_recall": (2 / 3 + 1 / 3 + 0 + 0) / 4,
+        "aspects_right": 3 / 4,
+        "aspects_that_matter": 3.0,
+        "queries": 4,
+    }
+    assert means(FOUR) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(1.5 / 3, id="a query without an answer is left out"),
+        pytest.param((1 + 1 / math.log(4)) / 4, id="natural logarithm"),
+        pytest.param((1 / math.log2(3) + 1 / math.log2(5)) / 4, id="rank from 0"),
+    ],
+)
+def test_the_hand_case_tells_plausible_mistakes(wrong):
+    assert abs(means(FOUR)["ndcg@10"] - wrong) > 0.01
+
+
+def test_rows_without_truth_have_no_aspects():
+    numbers = means([row()])
+    assert [numbers[name] for name in ("aspect_precision", "aspect_recall", "aspects_right")] == [None] * 3
+
+
+def numbers(rows, arm="grpo", mode="greedy", part="test"):
+    return summary(rows, rng())[arm, mode, part]
+
+
+def test_the_interval_is_that_of_the_metrics_module():
+    found = bootstrap_interval([1.0, 0.5, 0.0, 0.0], rng())
+    assert numbers(FOUR)["interval"] == [found.low, found.high]
+
+
+def test_one_query_has_no_interval():
+    assert numbers([row()])["interval"] is None
+    assert numbers([row(seed=0), row(seed=1)])["interval"] is None  # one query of one data set, asked twice
+
+
+def test_three_seeds_on_one_data_set_are_not_three_times_the_queries():
+    """Rows of one query go together: the interval is that of one seed. In shops of their own, it is narrower."""
+
+    def width(rows):
+        low, high = numbers(rows)["interval"]
+        return high - low
+
+    one = [row(f"q{i}", 1 if i % 2 else 20) for i in range(20)]
+    shared = [replace(r, seed=seed) for seed in range(3) for r in one]
+    apart = [replace(r, source=f"world {r.seed}.0") for r in shared]
+    assert width(shared) == pytest.approx(width(one))
+    assert width(apart) == pytest.approx(width(one) / math.sqrt(3), rel=0.2)
+
+
+def test_the_difference_is_paired_by_seed_and_query():
+    """grpo - warm_start: a: 1 - 1/2, b: 1/2 - 1, c: 0 - 0. Mean 0 for the right pairs, whatever the order of rows."""
+    old = [row("c", None, "warm_start"), row("b", 1, "warm_start"), row("a", 3, "warm_start")]
+    new = [row("a", 1), row("b", 3), row("c", 500)]
+    found = numbers(new + old)["difference"]
+    assert (found["to"], found["ndcg@10"]) == ("warm_start", pytest.approx(0.0))
+    gains = bootstrap_interval([0.5, -0.5, 0.0], rng())  # bounds of the paired gains; drawn later, so roughly
+    assert found["interval"] == pytest.approx([gains.low, gains.high], abs=0.1)
+
+
+def test_only_shared_queries_are_compared():
+    """Seed 1 ran grpo alone: its row counts in the mean and not in the difference."""
+    found = numbers([row("a", 1), row("a", 1, seed=1), row("a", 3, "warm_start")])
+    assert found["ndcg@10"] == 1.0
+    assert found["difference"] == {"to": "warm_start", "ndcg@10": 0.5, "interval": None}
+    assert numbers([row("a", 1), row("b", 1, "warm_start")])["difference"] is None
+
+
+def test_the_arm_before_is_the_nearest_that_ran_on_the_part():
+    rows = [
+        row("a", 3, "query_only", ""),
+        row("a", 3, "warm_start", "greedy"),
+        row("a", 7, "warm_start", "sampled"),
+        row("a", 1, "grpo", "greedy"),
+        row("a", 3, "grpo", "sampled"),
+        row("a", 1, "expert", ""),
+        row("a", 3, "query_only", "", "held"),
+        row("a", 1, "grpo", "sampled", "held"),
+    ]
+    found = {key: value["difference"] for key, value in summary(rows, rng()).items()}
+    assert found["query_only", "", "test"] is None
+    assert found["warm_start", "sampled", "test"]["ndcg@10"] == pytest.approx(1 / 3 - 1 / 2)  # to query_only: no mode
+    assert found["grpo", "greedy", "test"]["ndcg@10"] == pytest.approx(1 - 1 / 2)  # greedy to greedy
+    assert found["grpo", "sampled", "test"]["ndcg@10"] == pytest.approx(1 / 2 - 1 / 3)  # sampled to sampled
+    assert found["expert", "", "test"] == {"to": "grpo", "ndcg@10": 0.0, "interval": None}  # to the greedy one
+    assert found["grpo", "sampled", "held"]["to"] == "query_only"
+
+
+def test_what_cannot_be_summarised_is_refused():
+    with pytest.raises(ValueError, match="no such arm or part: gpt"):
+        summary([row(arm="gpt")], rng())
+    with pytest.raises(ValueError, match="no such arm or part: training"):
+        summary([row(part="training")], rng())
+    with pytest.raises(ValueError, match="two rows answer one query"):
+        summary([row(), row()], rng())
+
+
+@given(st.permutations(FOUR + [replace(r, arm="warm_start", rank=9) for r in FOUR]))
+@settings(max_examples=10)
+def test_the_order_of_rows_does_not_matter(rows):
+    assert summary(rows, rng()) == summary(sorted(rows, key=lambda r: (r.arm, r.query)), rng())
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+def many() -> list[Row]:
+    """Every arm on two queries, policies in both modes, test and held-out."""
+    policies = {"warm_start", "warm_start_all_calls", "reinforce", "grpo_no_global", "grpo_no_local", "grpo"}
+    return [
+        row(query, rank, arm, mode, part)
+        for part in ("test", "held")
+        for arm in reversed(ARMS)
+        for mode in (("sampled", "greedy") if arm in policies else ("",))
+        for query, rank in (("a", 3 if mode == "sampled" else 1), ("b", None if part == "held" else 1))
+    ]
+
+
+def test_the_report_has_the_promised_shape():
+    arms = report_dict(many(), rng())
+    assert tuple(arms) == ARMS
+    grpo = arms["grpo"]
+    assert (grpo["ndcg@10"], grpo["sampled"]["ndcg@10"]) == (1.0, 0.75)  # greedy 1, 1; sampled 1/2, 1
+    assert (grpo["held"]["ndcg@10"], grpo["held"]["sampled"]["ndcg@10"]) == (0.5, 0.25)
+    assert set(grpo["sampled"]) == set(arms["oracle"]) - {"held"} == set(grpo["held"]) - {"sampled"}
+    assert "sampled" not in arms["oracle"] and "held" in arms["oracle"]
+    assert {"ndcg@10", "ndcg@100", "ndcg@1000", "recall@10", "interval", "difference"} <= set(grpo)
+
+
+def test_the_report_is_strict_json(bench, model):
+    rows = reference_rows(bench, rng()) + policy_rows(bench, "warm_start", model, torch.Generator().manual_seed(0))
+    arms = report_dict(rows, rng())
+    assert json.loads(json.dumps(arms, allow_nan=False)) == arms
+    assert arms["warm_start"]["ndcg@10"] == 0.0 < arms["oracle"]["ndcg@10"]
+
+
+def test_rows_survive_files_and_processes(tmp_path):
+    rows = [*FOUR, row("ключ\u2028\n", None, source="日本")]
+    save_rows(rows, tmp_path / "rows.jsonl")
+    assert load_rows(tmp_path / "rows.jsonl") == rows == pickle.loads(pickle.dumps(rows))
+    save_rows([], tmp_path / "none.jsonl")
+    assert load_rows(tmp_path / "none.jsonl") == []
+
+
+def shown(arms) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(arms_table(arms))
+    return console.file.getvalue()
+
+
+def test_the_table_has_a_line_for_each_arm():
+    text = shown(report_dict([*many(), row("c", 1, right=2, asked=2, matter=3)], rng()))
+    assert all(f"│ {name} " in text for name in ARMS)
+    assert "2.0 of 3.0" in text and "0.500" in text
+
+
+def test_the_table_copes_with_what_was_not_run():
+    assert "grpo" in shown(report_dict([row("a", 1, "grpo", "sampled")], rng()))
+    assert "oracle" in shown(report_dict([row("a", None, "oracle", "", "held")], rng()))
+    assert shown({})
