@@ -1,10 +1,10 @@
 """The thing a user holds: a trained run that recommends, and the memory that it looks things up in.
 
-Flow: use. `Assistant.open` makes a run's environment and policy again; `recommend` plays one greedy episode for a wish that has
-no target and searches the items with the profile that the policy wrote (eq. 2 and 3).
+Flow: use. `Assistant.open` makes a run's environment and policy again; `recommend` plays one greedy episode for a
+wish that has no target and searches the items with the profile that the policy wrote (eq. 2 and 3).
 
-As of now: a user's whole history is visible, items that were met before are not recommended again. A user nobody knows gets an
-answer from the query alone, with the reason beside it; so does a query on which the policy broke off.
+As of now: a user's whole history is visible, items that were met before are not recommended again. A user nobody
+knows gets an answer from the query alone, with the reason beside it; so does a query on which the policy broke off.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """The command line `mrrec`: parse, call, print. No logic.
 
-Flow: the outermost shell; nothing imports it. Heavy libraries are imported inside the commands, so that `mrrec --help` is quick.
+Flow: the outermost shell; nothing imports it. Heavy libraries are imported inside the commands, so that `mrrec
+--help` is quick.
 
-Results for machines go to stdout as exactly one JSON document (`--json`); tables for people go to stdout without it; progress and
-messages go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 bad data, 130 interrupted.
+Results for machines go to stdout as exactly one JSON document (`--json`); tables for people go to stdout without it;
+progress and messages go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 bad data, 130
+interrupted.
 """
 
 from __future__ import annotations

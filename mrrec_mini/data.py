@@ -410,8 +410,8 @@ def write_dataset(
 ) -> dict[str, int]:
     """Write a data-set folder from streams, one record in memory at a time; returns the counts.
 
-    Everything goes to a sibling folder that is then renamed. An older data set at `path` is replaced; anything else there is left
-    alone and raises DataError.
+    Everything goes to a sibling folder that is then renamed. An older data set at `path` is replaced; anything else
+    there is left alone and raises DataError.
     """
     folder = Path(path)
     if folder.exists() and not (folder / ITEMS).is_file() and not (folder.is_dir() and not any(folder.iterdir())):

@@ -1,10 +1,12 @@
 """The main job: from raw histories to a trained policy, every arm on the same queries, and what it learned to say.
 
-Flow: the whole book in one call. `run_demo` does the same for each seed, in a process of its own with one thread: prepare, warm start, evaluate,
-train, evaluate; then it joins the rows of all seeds. The trained policies stay behind as run folders. `train_run` and `evaluate_run`
-are the same steps one at a time, for `mrrec train` and `mrrec evaluate`.
+Flow: the whole book in one call. `run_demo` does the same for each seed, in a process of its own with one thread:
+prepare, warm start, evaluate, train, evaluate; then it joins the rows of all seeds. The trained policies stay behind
+as run folders. `train_run` and `evaluate_run` are the same steps one at a time, for `mrrec train` and `mrrec
+evaluate`.
 
-Nothing is compared across data sets, splits or budgets: all arms of a seed share environment, queries, steps and episodes a step.
+Nothing is compared across data sets, splits or budgets: all arms of a seed share environment, queries, steps and
+episodes a step.
 """
 
 from __future__ import annotations
@@ -165,7 +167,9 @@ def open_data(data: Path | None, seed: int, fast: bool) -> tuple[Dataset, WorldC
 def _other_arms(
     before, tokenizer, environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say
 ) -> list[Row]:
-    """REINFORCE from the same warm start; GRPO without global and without local memory, each from a warm start of its own."""
+    """REINFORCE from the same warm start; GRPO without global and without local memory, each from a warm start
+    of its own.
+    """
     arms = {
         "reinforce": replace(recipe, train=replace(recipe.train, algo="reinforce")),
         "grpo_no_global": recipe.ablated(global_k=0),

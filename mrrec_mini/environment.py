@@ -1,12 +1,14 @@
 """All that an episode needs besides the policy: a data set, its memory, its item index, and the rules of play.
 
-Flow: where the stages so far are joined. `Environment.build` makes the memory and the index of one data set; `play` lets an actor
-write episodes for some queries and scores them. Training draws on several environments (shops with other maps), evaluation on one.
+Flow: where the stages so far are joined. `Environment.build` makes the memory and the index of one data set; `play`
+lets an actor write episodes for some queries and scores them. Training draws on several environments (shops with
+other maps), evaluation on one.
 
     i* -> top-k of the items by similarity of i* and the item's metadata                        Eq. (3)
 
-is `items`, a `HybridIndex` over `item_text`. Global memory, text statistics and everything else that is learned see train users only;
-the item pool is public. As in the paper, except that both indexes are hybrid (BM25 + LSA) instead of dense.
+is `items`, a `HybridIndex` over `item_text`. Global memory, text statistics and everything else that is learned see
+train users only; the item pool is public. As in the paper, except that both indexes are hybrid (BM25 + LSA) instead
+of dense.
 """
 
 from __future__ import annotations

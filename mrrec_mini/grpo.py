@@ -2,23 +2,23 @@
 
 Flow: the update, one file on from `reinforce.py`.
 
-    A_i = (r_i - mean of the group) / sigma of the group              the same for every token of episode i (sec. 3.3)
+    A_i = (r_i - mean of the group) / sigma of the group           the same for every token of episode i (sec. 3.3)
     ratio_t = pi(o_t) / pi_old(o_t)
-    J = mean over sampled tokens of min(ratio_t A_i, clip(ratio_t, 1 - low, 1 + high) A_i) - beta KL(pi || pi_ref)      Eq. (11)
+    J = mean over sampled tokens of min(ratio_t A_i, clip(ratio_t, 1 - low, 1 + high) A_i)
+        - beta KL(pi || pi_ref)                                                                     Eq. (11)
 
 "GRPO" is not one formula in the code that people admire; the choices are arguments here:
 
-| argument | values | paper | default |
-|---|---|---|---|
-| sigma | "none", "group" (sample, n-1, plus 1e-4), "population" | "group" (which of the two: guessed) | none |
-| length | "token": mean over all tokens of the batch; "sequence": mean over an episode, then over episodes; "constant": sum / (B x max_tokens) | "token" | token |
-| clip | (low, high) | one epsilon (value not printed) | (.2, .28) |
-| beta | weight of the KL to a frozen reference | not printed | 0 |
-| epochs | updates on one batch of episodes; with 1 the ratio is 1 and the clip sleeps | not printed | 1 |
+    sigma   "none" (default), "group" (sample, n-1, plus 1e-4), "population". The paper divides; guessed: "group"
+    length  "token" (default, the paper's): mean over all tokens of the batch; "sequence": mean over an episode, then
+            over episodes; "constant": sum / (B x max_tokens)
+    clip    (low, high) = (.2, .28); the paper writes one epsilon and does not print it
+    beta    weight of the KL to a frozen reference, 0; not printed
+    epochs  updates on one batch of episodes, 1: then the ratio is 1 and the clip sleeps; not printed
 
-Departure, and why: sigma "none". Dividing by the group's sigma weighs a lucky hit in a group of failures 2.6 times an ordinary one, and turns
-noise into a full step where all rewards are nearly equal. The paper's own is one argument away. A group whose rewards are all equal has advantage
-exactly 0, with every sigma.
+Departure, and why: sigma "none". Dividing by the group's sigma weighs a lucky hit in a group of failures 2.6 times an
+ordinary one, and turns noise into a full step where all rewards are nearly equal. The paper's own is one argument
+away. A group whose rewards are all equal has advantage exactly 0, with every sigma.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LENGTHS = ("token", "sequence", "constant")
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """The choices of the table above."""
+    """The choices listed above."""
 
     sigma: str = "none"
     length: str = "token"
@@ -80,8 +80,8 @@ def clipped_surrogate(
 def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, old_logprobs: torch.Tensor) -> torch.Tensor:
     """(B, T) an estimate of KL(pi || pi_ref) whose gradient is that of the reverse KL.
 
-    k3 = exp(d) - d - 1 with d = log pi_ref - log pi (Schulman, 2020), times the ratio. k3 alone in a loss has the gradient of the
-    *forward* KL, which is another objective.
+    k3 = exp(d) - d - 1 with d = log pi_ref - log pi (Schulman, 2020), times the ratio. k3 alone in a loss has the
+    gradient of the *forward* KL, which is another objective.
     """
     d = reference - logprobs
     return (torch.exp(d) - d - 1) * torch.exp(logprobs - old_logprobs)
@@ -108,8 +108,8 @@ def grpo_loss(
 ) -> torch.Tensor:
     """-J of eq. 11 for a micro-batch; the losses of all micro-batches add up to that of the batch.   Eq. (11)
 
-    logprobs, old_logprobs, mask, reference (b, T); advantages (b,). `episodes` and `tokens` count the whole batch. Outside the mask
-    nothing matters: neither value nor gradient.
+    logprobs, old_logprobs, mask, reference (b, T); advantages (b,). `episodes` and `tokens` count the whole batch.
+    Outside the mask nothing matters: neither value nor gradient.
     """
     keep = mask.bool()
     old = torch.where(keep, old_logprobs, logprobs.detach())

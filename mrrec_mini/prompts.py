@@ -2,21 +2,22 @@
 
 Flow: between memory and rollout. An episode is one list of token ids:
 
-    <query> mug for hiking <global> <line> mug price <line> mug size <line> lamp color        the prompt (eq. 7: q, M_global)
-    <think> price size <search> mug price </search>                                            a turn of the policy
-    <memory> <m1> mug price luxury <m2> overall price fair </memory>                           the tool's reply (eq. 8)
+    <query> mug for hiking <global> <line> mug price <line> mug size <line> lamp color   the prompt (eq. 7: q, M_global)
+    <think> price size <search> mug price </search>                                        a turn of the policy
+    <memory> <m1> mug price luxury <m2> overall price fair </memory>                       the tool's reply (eq. 8)
     <think> price luxury <search> mug size </search>
     <memory> <m3> overall size small </memory>
-    <think> size small <profile> mug for hiking price luxury size small <evidence> <m1> <m3> <end>     the answer (eq. 9)
+    <think> size small <profile> mug for hiking price luxury size small <evidence> <m1> <m3> <end>    the answer (eq. 9)
 
 Grammar of a turn: `<think> words (<search> words </search> | <profile> words <evidence> references <end>)`. Whatever
-else is malformed. Names in angle brackets are single control tokens, appended as ids; texts of people, items and memories are
-encoded apart and cannot contain one, so nothing that is written in a review can open a search or an answer. The parser is given
-only tokens that the policy sampled.
+else is malformed. Names in angle brackets are single control tokens, appended as ids; texts of people, items and
+memories are encoded apart and cannot contain one, so nothing that is written in a review can open a search or an
+answer. The parser is given only tokens that the policy sampled.
 
-Departure from the paper: its answer is a boxed JSON with `ideal_item_profile` and `useful_memory_ids`; here the same two
-fields stand between control tokens, because a model of 0.2M parameters should spend its capacity on what to look up. A memory is
-referred to by its number in the episode (<m1>, <m2>, ...). Guessed: the paper does not print its tool-call syntax.
+Departure from the paper: its answer is a boxed JSON with `ideal_item_profile` and `useful_memory_ids`; here the same
+two fields stand between control tokens, because a model of 0.2M parameters should spend its capacity on what to look
+up. A memory is referred to by its number in the episode (<m1>, <m2>, ...). Guessed: the paper does not print its
+tool-call syntax.
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ class Grammar:
         return Malformed("thinking leads to <search> or <profile>")
 
     def transcript(self, tokens: Sequence[int], mask: Sequence[int]) -> list[tuple[str, str]]:
-        """An episode for people: ("shown" | "policy", text) for each run of given or sampled tokens. Never parsed again."""
+        """An episode for people: ("shown" | "policy", text) for each run of given or sampled tokens. Never
+        parsed again.
+        """
         runs: list[tuple[str, str]] = []
         start = 0
         for i in range(1, len(tokens) + 1):

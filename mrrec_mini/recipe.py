@@ -1,11 +1,12 @@
 """The default recipe: from a data set to environments, a warm-started policy and a run folder.
 
-Flow: says once, for `mrrec train`, `mrrec demo` and the tutorials, which sizes and rates are used and in which order: split the users, build
-memory and indexes (and, for the synthetic shop, sibling shops with other category-aspect maps to train in), train the tokenizer on what
-train users' memories say, drill copying, imitate the teacher, then `train`.
+Flow: says once, for `mrrec train`, `mrrec demo` and the tutorials, which sizes and rates are used and in which order:
+split the users, build memory and indexes (and, for the synthetic shop, sibling shops with other category-aspect maps
+to train in), train the tokenizer on what train users' memories say, drill copying, imitate the teacher, then `train`.
 
-Every number is in `Recipe` and was measured on a CPU, on the synthetic shop, with validation users. `seed` decides the split and every draw; the
-default data set is the shop of that seed. Departure from the paper: warm start and several shops; the paper starts from an instruct model.
+Every number is in `Recipe` and was measured on a CPU, on the synthetic shop, with validation users. `seed` decides
+the split and every draw; the default data set is the shop of that seed. Departure from the paper: warm start and
+several shops; the paper starts from an instruct model.
 """
 
 from __future__ import annotations

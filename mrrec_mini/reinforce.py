@@ -1,16 +1,17 @@
 """Log-probabilities, baselines and the REINFORCE loss.
 
-Flow: the update. Episodes come in, a loss goes out whose gradient, *on episodes that this very policy sampled*, is an estimate of the
-gradient of the expected reward. Its value means nothing; only its gradient does.
+Flow: the update. Episodes come in, a loss goes out whose gradient, *on episodes that this very policy sampled*, is an
+estimate of the gradient of the expected reward. Its value means nothing; only its gradient does.
 
-    gradient of E[r] = E[ sum over sampled tokens t of (r - b) * gradient of log pi(token t | what came before) ]    (Williams, 1992)
-    b: none (0), "group" (mean of the episodes of the same query), "leave_one_out" (mean of the other episodes of that query)
+    gradient of E[r] = E[ sum over sampled tokens t of (r - b) gradient of log pi(o_t | o_<t) ]      (Williams, 1992)
+    b: "none" (0), "group" (mean of the episodes of the same query), "leave_one_out" (mean of the others of that query)
 
-Tokens that the policy did not sample (prompt, retrieved memory) are context: they are attended to and never appear in the sum (sec. 3.3).
-Subtracting the group mean keeps the direction and shrinks the step by (G-1)/G against leave-one-out; both need G >= 2.
+Tokens that the policy did not sample (prompt, retrieved memory) are context: they are attended to and never appear in
+the sum (sec. 3.3). Subtracting the group mean keeps the direction and shrinks the step by (G-1)/G against
+leave-one-out; both need G >= 2.
 
-`token_logprobs` is shared with `grpo.py`, whose file differs from this one by the ratio, the clip, sigma, the length rule and the KL.
-Paper: trains with GRPO only; REINFORCE is the simpler teacher that stands before it.
+`token_logprobs` is shared with `grpo.py`, whose file differs from this one by the ratio, the clip, sigma, the length
+rule and the KL. Paper: trains with GRPO only; REINFORCE is the simpler teacher that stands before it.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ def token_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log pi of each sampled token given all before it, and the entropy where it was drawn.
 
-    tokens (B, T) right-padded with -1, mask (B, T) -> two (B, T) tensors, 0 outside the mask. The token in column t is scored by the
-    logits of column t-1. The output layer sees only the columns before masked ones, N of them; the entropy carries no gradient.
+    tokens (B, T) right-padded with -1, mask (B, T) -> two (B, T) tensors, 0 outside the mask. The token in column t
+    is scored by the logits of column t-1. The output layer sees only the columns before masked ones, N of them; the
+    entropy carries no gradient.
     """
     scored = mask[:, 1:]
     # a hook, and not a call of the output layer: some models scale or cap their logits behind it
@@ -117,9 +119,12 @@ def group_sums(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 
 
 def group_lead(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """(B,) the sum of a value's differences to all values of its group: over n its distance to the mean, over n-1 to the others' mean.
+    """(B,) the sum of a value's differences to all values of its group.
 
-    Written so, and not as value minus mean, because the mean of equal floats can be off in the last place: equal values give exactly 0.
+    Divided by n it is the distance to the group's mean, divided by n - 1 the distance to the mean of the others.
+
+    Written so, and not as value minus mean, because the mean of equal floats can be off in the last place: equal
+    values give exactly 0.
     """
     same = groups[:, None] == groups[None, :]  # (B, B)
     return ((values[:, None] - values[None, :]) * same).sum(1)

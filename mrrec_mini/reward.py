@@ -1,15 +1,17 @@
 """What an episode was worth: format, recommendation and memory, each alone, then their weighted sum (eq. 10).
 
-Flow: after rollout, before update. The profile that the policy wrote is the query to the item index (eq. 3); where the target stands
-in that ranking decides. The target is used here and in `evaluate`, nowhere else. The policy never sees the item pool.
+Flow: after rollout, before update. The profile that the policy wrote is the query to the item index (eq. 3); where
+the target stands in that ranking decides. The target is used here and in `evaluate`, nowhere else. The policy never
+sees the item pool.
 
     format          1 if the episode ended with an answer that parses, else 0
     recommendation  nDCG@1000 + nDCG@100 of the target over the whole pool
     memory          1 if at least one valid call was made, else 0
     r = .1 format + 5 recommendation + .1 memory                                              Eq. (10)
 
-As in the paper. The two k are arguments: in a pool of a few thousand items 1000 covers most of it. Guessed: a malformed episode gets
-recommendation 0 (it has no profile), and keeps its memory reward if a call was made before it broke.
+As in the paper. The two k are arguments: in a pool of a few thousand items 1000 covers most of it. Guessed: a
+malformed episode gets recommendation 0 (it has no profile), and keeps its memory reward if a call was made before it
+broke.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def format_reward(episode: Episode) -> float:
 
 
 def recommendation_reward(rank: float, config: RewardConfig) -> float:
-    """nDCG@1000 + nDCG@100 for a target at this 1-based rank, in 0..2 (sec. 3.3). No profile: rank infinity, reward 0."""
+    """nDCG@1000 + nDCG@100 for a target at this 1-based rank, in 0..2 (sec. 3.3). No profile: rank infinity,
+    reward 0.
+    """
     return float(ndcg_at_k([rank], config.k_wide)[0] + ndcg_at_k([rank], config.k_narrow)[0])
 
 
@@ -58,7 +62,9 @@ def total_reward(terms: dict[str, float], config: RewardConfig) -> float:
 
 
 def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig) -> list[Episode]:
-    """The episodes with `rewards` (the terms, and the target's `rank`; infinity without an answer) and `reward` filled in."""
+    """The episodes with `rewards` (the terms, and the target's `rank`; infinity without an answer) and `reward`
+    filled in.
+    """
     answered = [e for e in episodes if e.answer is not None]
     ranks = iter(items.ranks([e.answer.profile for e in answered], [e.query.target for e in answered]))
     scored = []

@@ -1,15 +1,16 @@
-"""Policy + memory tool -> Episodes: think, search, read, search again, answer; with the mask of what the policy itself wrote.
+"""Policy + memory tool -> Episodes: think, search, read, search again, answer; and who wrote which token.
 
-Flow: after memory and sampler, before reward. `rollout` plays one episode for each query, all of them turn by turn together:
-show the prompt, let the actor write a turn, parse it, answer a search from this user's memory (eq. 8), until each episode has
-ended. An actor is whoever writes the turns: the language model (`LMActor`) or a script (`ScriptActor`); both meet the same prompts,
-parser, caps and memory, so that their results can be compared.
+Flow: after memory and sampler, before reward. `rollout` plays one episode for each query, all of them turn by turn
+together: show the prompt, let the actor write a turn, parse it, answer a search from this user's memory (eq. 8),
+until each episode has ended. An actor is whoever writes the turns: the language model (`LMActor`) or a script
+(`ScriptActor`); both meet the same prompts, parser, caps and memory, so that their results can be compared.
 
-An episode ends with an answer, or at its first malformed turn, at a search beyond `max_calls`, or when a turn does not stop within
-`turn_tokens`. In the last three cases it has no answer and its format reward is 0.
+An episode ends with an answer, or at its first malformed turn, at a search beyond `max_calls`, or when a turn does
+not stop within `turn_tokens`. In the last three cases it has no answer and its format reward is 0.
 
-Three decisions of the house are kept here: token in, token out (ids are appended, never decoded and encoded again); only sampled ids are
-parsed; retrieved ids carry mask 0. Departure from the paper: at most 3 searches (the paper gives no cap but 768 tokens).
+Three decisions of the house are kept here: token in, token out (ids are appended, never decoded and encoded again);
+only sampled ids are parsed; retrieved ids carry mask 0. Departure from the paper: at most 3 searches (the paper gives
+no cap but 768 tokens).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class RolloutConfig:
     max_calls: int = 3  # searches; the turn after the last one has to answer. 0: no local memory
     memory_k: int = 3  # memories a search returns (fig. 6: best at 3)
     global_k: int = 6  # lines of global memory in the prompt. 0: no global memory
-    turn_tokens: int = 48  # a turn that has not stopped by then is malformed
+    turn_tokens: int = 32  # a turn that has not stopped by then is malformed
 
     def __post_init__(self) -> None:
         if min(self.max_calls, self.global_k) < 0 or min(self.memory_k, self.turn_tokens) < 1:

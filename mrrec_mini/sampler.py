@@ -1,14 +1,15 @@
 """Batched token-in, token-out sampling from a causal LM, with its KV cache kept across turns.
 
-Flow: inside the rollout. A `Sampler` holds a batch of sequences as one grid of columns. `feed` appends given tokens (a prompt,
-a memory), `sample` appends drawn ones until each row met a stop token, `keep` drops rows that are done. The rows grow at different
-speeds; where a row has nothing in a column, the grid has a *hole*: attention is told to skip it and the row's position does not move.
-So nothing is ever moved, re-tokenised or computed twice, and the log-probabilities are those of the plain sequence (tested against
-a fresh forward pass and against `transformers.generate`). Holes take up columns, and a sliding window counts columns: a model that has
-one is refused as soon as the grid is wider than its window.
+Flow: inside the rollout. A `Sampler` holds a batch of sequences as one grid of columns. `feed` appends given tokens
+(a prompt, a memory), `sample` appends drawn ones until each row met a stop token, `keep` drops rows that are done.
+The rows grow at different speeds; where a row has nothing in a column, the grid has a *hole*: attention is told to
+skip it and the row's position does not move. So nothing is ever moved, re-tokenised or computed twice, and the
+log-probabilities are those of the plain sequence (tested against a fresh forward pass and against
+`transformers.generate`). Holes take up columns, and a sliding window counts columns: a model that has one is refused
+as soon as the grid is wider than its window.
 
-Equation: p(token | past) = softmax(logits / T), drawn by the inverse of its cumulative sum from a passed generator; T = 0 takes
-the largest. Paper: T = 1, no top-p, no top-k; neither is offered, since the update would have to undo it.
+Equation: p(token | past) = softmax(logits / T), drawn by the inverse of its cumulative sum from a passed generator; T
+= 0 takes the largest. Paper: T = 1, no top-p, no top-k; neither is offered, since the update would have to undo it.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ class Sampler:
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Draw until a stop token or `max_new` tokens, row by row.
 
-        Returns the drawn ids (stop token included) and their log-probabilities at this temperature (at T = 0: of the model
-        itself). `forbidden` ids have probability 0; evaluation uses it, training must not, since the update does not know of it.
+        Returns the drawn ids (stop token included) and their log-probabilities at this temperature (at T = 0: of the
+        model itself). `forbidden` ids have probability 0; evaluation uses it, training must not, since the update
+        does not know of it.
         """
         rows = len(self.length)
         stop_ids = torch.tensor(list(stop), device=self.device)

@@ -1,6 +1,7 @@
 """The loop as a function: rollout -> reward -> update -> log -> checkpoint.
 
-Flow: joins all that stands before it. `train` takes a policy that has been warm-started and environments to play in, and runs N steps:
+Flow: joins all that stands before it. `train` takes a policy that has been warm-started and environments to play in,
+and runs N steps:
 
     1. draw prompts_per_step training queries of one environment (the environments take turns), repeat each G times
     2. play them with the current policy, sampled at temperature 1                         (eq. 7-9)
@@ -8,12 +9,14 @@ Flow: joins all that stands before it. `train` takes a policy that has been warm
     4. advantages within each group, loss over the sampled tokens, one optimiser step      (eq. 11, or REINFORCE)
     5. one line of JSON to metrics.jsonl; now and then greedy nDCG@10 on validation queries, and a checkpoint
 
-A run is a folder. `save_checkpoint` writes policy, optimiser, reference and the states of all generators into a temporary folder and renames it,
-so that a run that is stopped at any point goes on from the last one with the same numbers as if it had not been stopped (same machine, threads
-and versions). Ctrl-C waits for the end of the step in hand, since half a step could not be continued.
+A run is a folder. `save_checkpoint` writes policy, optimiser, reference and the states of all generators into a
+temporary folder and renames it, so that a run that is stopped at any point goes on from the last one with the same
+numbers as if it had not been stopped (same machine, threads and versions). Ctrl-C waits for the end of the step in
+hand, since half a step could not be continued.
 
-Departures from the paper: batch 16 x 8 instead of 256 x 5; AdamW at 1e-3 for a model of 0.15M parameters instead of 1e-6 for 3B; a fixed number of
-steps instead of early stopping. Logged names are TRL's, so that eyes used to them find their way.
+Departures from the paper: batch 16 x 8 instead of 256 x 5; AdamW at 1e-3 for a model of 0.15M parameters instead of
+1e-6 for 3B; a fixed number of steps instead of early stopping. Logged names are TRL's, so that eyes used to them find
+their way.
 """
 
 from __future__ import annotations
@@ -78,7 +81,9 @@ class TrainConfig:
 
 
 class Trainer:
-    """The state of a run: policy, optimiser, generators, step. `step()` makes one; `save` and `load` make it durable."""
+    """The state of a run: policy, optimiser, generators, step. `step()` makes one; `save` and `load` make it
+    durable.
+    """
 
     def __init__(self, model, tokenizer, environments: Sequence[Environment], config: TrainConfig):
         if not environments or not all(env.split.train_queries for env in environments):
@@ -198,7 +203,9 @@ def train(
     validation: Sequence[Query] = (),
     report: Callable[[dict], None] = lambda line: None,
 ) -> list[dict]:
-    """Make the steps that are left; returns the logged lines. Ctrl-C checkpoints (where there is a run) and is raised again."""
+    """Make the steps that are left; returns the logged lines. Ctrl-C checkpoints (where there is a run) and is
+    raised again.
+    """
     config = trainer.config
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
@@ -225,7 +232,9 @@ def train(
 
 @contextmanager
 def undivided() -> Iterator[None]:
-    """Ctrl-C inside the block is raised at its end. Only the main thread ever gets it, so elsewhere this does nothing."""
+    """Ctrl-C inside the block is raised at its end. Only the main thread ever gets it, so elsewhere this does
+    nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,23 +1,25 @@
 """Supervised traces from a deliberately mediocre scripted teacher: the policy learns the grammar, not what is good.
 
-Flow: before the first update. A policy that has never seen the grammar earns no reward, so there is nothing to reinforce (the paper
-starts from an instruct model, and fig. 4 shows that a base model never learns to call memory). Here a script plays episodes on
-training queries, in the same rollout as the policy, and the model learns to continue them token by token.
+Flow: before the first update. A policy that has never seen the grammar earns no reward, so there is nothing to
+reinforce (the paper starts from an instruct model, and fig. 4 shows that a base model never learns to call memory).
+Here a script plays episodes on training queries, in the same rollout as the policy, and the model learns to continue
+them token by token.
 
-The teacher is mediocre on purpose, so that there is something left to learn: how many look-ups it makes, which ones, and which of
-the returned lines it believes, is partly chance. `expert` is the script that looks up what matters; it knows `Query.truth`, so
-it exists only in the synthetic shop, and nothing is ever trained on it.
+The teacher is mediocre on purpose, so that there is something left to learn: how many look-ups it makes, which ones,
+and which of the returned lines it believes, is partly chance. `expert` is the script that looks up what matters; it
+knows `Query.truth`, so it exists only in the synthetic shop, and nothing is ever trained on it.
 
-Half of the traces are *scrambled*: within a trace, every word is replaced by another one, consistently. What then remains to be learned is to
-copy: the aspect from the global line, the value from the memory. A policy that has learned words instead of copying fails on categories it
-has not seen. `copy_accuracy` measures it, and training does not start below a threshold.
+Copying comes first: the aspect from the global line, the value from the memory. `copy_drill` trains it alone, on lines
+of random words, until it is sure; without it imitation never gets there. Then a share of the traces is *scrambled*:
+every word of a trace is replaced by another one, consistently, so that nothing but copying is left to be learned from
+it. A policy that has learned words instead fails on categories it has not seen.
 
 Departure from the paper: all of this file. Sizes and rates: measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -231,10 +233,26 @@ def scramble(episode_tokens: Sequence[int], first_word: int, vocabulary: int, rn
     return [renamed.get(t, t) for t in episode_tokens]
 
 
-def supervised_loss(model, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the tokens that the teacher wrote; prompt and memory are context."""
+def batches_of_like_length(
+    traces: Sequence[Episode], size: int, rng: np.random.Generator, at_a_time: int = 8
+) -> Iterator[list[Episode]]:
+    """Endless random batches; of every `at_a_time` of them the traces are sorted by length, so that little is
+    padding.
+    """
+    while True:
+        drawn = sorted(rng.integers(0, len(traces), size * at_a_time), key=lambda i: len(traces[i].tokens))
+        for start in rng.permutation(at_a_time) * size:
+            yield [traces[i] for i in drawn[start : start + size]]
+
+
+def supervised_loss(model, tokens: torch.Tensor, mask: torch.Tensor, usual: float) -> torch.Tensor:
+    """Cross-entropy of the tokens that the teacher wrote, summed, over their `usual` number in a batch.
+
+    Not over their number in this batch: batches hold traces of like length, and a token of a short trace would count
+    more.
+    """
     logprobs, _ = token_logprobs(model, tokens, mask)
-    return -logprobs.sum() / mask.sum()
+    return -logprobs.sum() / usual
 
 
 def warm_start(
@@ -249,15 +267,17 @@ def warm_start(
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     warmup = max(1, config.steps // 20)
     losses = []
+    usual = config.batch * float(np.mean([sum(trace.mask) for trace in traces]))
+    batches = batches_of_like_length(traces, config.batch, rng)
     for step in range(config.steps):
         cosine = 0.02 + 0.98 * (1 + np.cos(np.pi * step / config.steps)) / 2
         set_rate(optimizer, config.learning_rate * min(1.0, (step + 1) / warmup) * cosine)
-        chosen = [traces[i] for i in rng.integers(0, len(traces), config.batch)]
+        chosen = next(batches)
         for i in np.flatnonzero(rng.random(config.batch) < config.scrambled):
             tokens = scramble(chosen[i].tokens, tokenizer.first_word, len(tokenizer), rng)
             chosen[i] = replace(chosen[i], tokens=tuple(tokens))
         batch = to_batch(chosen, range(len(chosen)))
-        loss = supervised_loss(model, batch.tokens, batch.mask)
+        loss = supervised_loss(model, batch.tokens, batch.mask, usual)
         gradient_step(model, optimizer, loss)
         losses.append(loss.item())
         progress(step + 1, losses[-1])

@@ -4,23 +4,23 @@ Flow: makes a `Dataset` out of a seed; nothing in it is learned. Truth, in the o
 
 1. The *map*: each category cares about a few aspects (`relevant` of them). This is what global memory can learn.
 2. A person prefers one value of each aspect, everywhere; in some (category, aspect) pairs an *exception* holds instead.
-3. A purchase is made for a use. Of the category's items that suit the use, the person takes the one that agrees with most
-   of the wanted values of the aspects that the category cares about. Each wanted value is honoured with probability
-   `follow` (`follow_target` for the target of a query), else replaced by another one.
-4. The rating falls with each preference that was not honoured. The review mentions values of the aspects that mattered, in
-   the person's own words (synonyms), and now and then a value that did not matter.
+3. A purchase is made for a use. Of the category's items that suit the use, the person takes the one that agrees with
+   most of the wanted values of the aspects that the category cares about. Each wanted value is honoured with
+   probability `follow` (`follow_target` for the target of a query), else replaced by another one.
+4. The rating falls with each preference that was not honoured. The review mentions values of the aspects that
+   mattered, in the person's own words (synonyms), and now and then a value that did not matter.
 
-A query names the category and the use, nothing else (the paper's simplified Amazon-C4 queries: one item, one use). Its `truth`
-holds the aspects that ought to be looked up and this person's values for them. `oracle_profile` writes them down: the profile
-of a perfect reasoner, hence the ceiling of every metric. It is below 1: a target may break a preference (3.), and several items
-may share all wanted values.
+A query names the category and the use, nothing else (the paper's simplified Amazon-C4 queries: one item, one use).
+Its `truth` holds the aspects that ought to be looked up and this person's values for them. `oracle_profile` writes
+them down: the profile of a perfect reasoner, hence the ceiling of every metric. It is below 1: a target may break a
+preference (3.), and several items may share all wanted values.
 
-Items are functions of (seed, index): the value of any aspect of any item is computed without making the others, so that a shop of
-a million items is written as a stream and a purchase looks only at the items it compares.
+Items are functions of (seed, index): the value of any aspect of any item is computed without making the others, so
+that a shop of a million items is written as a stream and a purchase looks only at the items it compares.
 
-Two shops with equal `seed` and different `map_seed` differ in what categories care about, and so in all that follows from it. The last
-`held` categories are never asked for by a training query (`Dataset.split`), in any shop. Paper: none of this; Amazon-C4
-hides its truth. All numbers in `WorldConfig` are ours.
+Two shops with equal `seed` and different `map_seed` differ in what categories care about, and so in all that follows
+from it. The last `held` categories are never asked for by a training query (`Dataset.split`), in any shop. Paper:
+none of this; Amazon-C4 hides its truth. All numbers in `WorldConfig` are ours.
 """
 
 from __future__ import annotations
@@ -210,7 +210,9 @@ def make_world(config: WorldConfig) -> Dataset:
 
 
 def write_world(config: WorldConfig, folder: Path | str) -> dict[str, int]:
-    """The shop as a data-set folder, written as a stream; returns the counts. People are made twice: once for each file."""
+    """The shop as a data-set folder, written as a stream; returns the counts. People are made twice: once for
+    each file.
+    """
     return write_dataset(
         folder,
         iter_items(config),

@@ -1,17 +1,18 @@
-"""A small causal language model and its tokenizer: a tiny Llama made from scratch, or any model that transformers can load.
+"""A small causal language model and its tokenizer: a tiny Llama from scratch, or any that transformers can load.
 
-Flow: the policy. `make_causal_lm` builds what the tutorials train on a CPU; `load_causal_lm` takes a local path or a hub
-name. The stages see the model as `model(input_ids, attention_mask, position_ids, past_key_values)` and the tokenizer as
-three things: `encode(text)`, `decode(ids)` and `control[name]`.
+Flow: the policy. `make_causal_lm` builds what the tutorials train on a CPU; `load_causal_lm` takes a local path or a
+hub name. The stages see the model as `model(input_ids, attention_mask, position_ids, past_key_values)` and the
+tokenizer as three things: `encode(text)`, `decode(ids)` and `control[name]`.
 
 Two rules about tokens, both needed by the rollout:
 
-- `encode` never yields a control token, whatever the text says: "<search>" in a review is six ordinary tokens. Control tokens
-  are appended as ids, by code that means it.
+- `encode` never yields a control token, whatever the text says: "<search>" in a review is three ordinary pieces.
+  Control tokens are appended as ids, by code that means it.
 - `WordTokenizer` gives each frequent word one token, with bytes below it, so that any string survives a round trip. One
   token a word is what lets a small model copy a value out of its memory; with byte-pair pieces it does not learn to.
 
-Paper: Qwen2.5-3B-Instruct with its own tokenizer. Sizes here are ours (measured on a CPU); nothing of this is in the paper.
+Paper: Qwen2.5-3B-Instruct with its own tokenizer. Sizes here are ours (measured on a CPU); nothing of this is in the
+paper.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Tokenizer(Protocol):
 class WordTokenizer:
     """Words over bytes. Ids: control tokens, then 256 bytes, then words.
 
-    A text is a run of words and of what stands between them. A known word is one token; all else is UTF-8 bytes. A single
-    space between two known words costs nothing: it is implied whenever two word tokens are neighbours.
+    A text is a run of words and of what stands between them. A known word is one token; all else is UTF-8 bytes. A
+    single space between two known words costs nothing: it is implied whenever two word tokens are neighbours.
     """
 
     def __init__(self, control: Sequence[str], words: Sequence[str]):
@@ -115,7 +116,9 @@ class WordTokenizer:
 
 
 class PretrainedTokenizer:
-    """A transformers tokenizer that reads text as text: its own special tokens inside a text stay ordinary characters."""
+    """A transformers tokenizer that reads text as text: its own special tokens inside a text stay ordinary
+    characters.
+    """
 
     def __init__(self, inner, control: Sequence[str]):
         inner.add_special_tokens({"additional_special_tokens": list(control)})
@@ -148,12 +151,14 @@ class CausalLMConfig:
     init_std: float = 0.05
     embedding_std: float = 0.15
     copy_gain: float = 0.7  # scale of the orthogonal value and output maps; their product is gain^2 times the identity
+    look_back: float = 1.4  # how sharply the heads of the first layer look at the previous token
 
 
 def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Generator) -> PreTrainedModel:
     """A tiny Llama with random weights drawn from `generator` alone (the global generator is left as it was).
 
-    It starts where copying is easy to find (`ready_to_copy`); from a plain random start it took ten times as many steps.
+    It starts where copying is easy to find (`ready_to_copy`); from a plain random start it took ten times as many
+    steps.
     """
     shape = LlamaConfig(
         vocab_size=vocabulary,
@@ -176,24 +181,25 @@ def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Gen
             if parameter.dim() > 1:  # norms keep their ones, biases their zeros
                 parameter.normal_(0.0, config.init_std, generator=generator)
         model.get_input_embeddings().weight.normal_(0.0, config.embedding_std, generator=generator)
-        ready_to_copy(model, config.copy_gain, generator)
+        ready_to_copy(model, config.copy_gain, config.look_back, generator)
     return model
 
 
-def ready_to_copy(model: LlamaForCausalLM, gain: float, generator: torch.Generator) -> None:
+def ready_to_copy(model: LlamaForCausalLM, gain: float, sharpness: float, generator: torch.Generator) -> None:
     """Start close to a circuit that repeats what followed the last occurrence of the present token (an induction head).
 
-    Two heads in a row make it: the first brings each token's predecessor along, the second looks for the present token among the
-    predecessors. So (1) in every layer the output map undoes the value map: what is attended to arrives as it was (mimetic
-    initialisation, Trockman and Kolter, 2023); (2) the biases of the first layer make its heads look one position back:
-    with RoPE the score of a pair is q . R(n - m) k, largest at n - m = -1 if q = R(-1) k.
+    Two heads in a row make it: the first brings each token's predecessor along, the second looks for the present
+    token among the predecessors. So (1) in every layer the output map undoes the value map: what is attended to
+    arrives as it was (mimetic initialisation, Trockman and Kolter, 2023); (2) the biases of the first layer make its
+    heads look one position back: with RoPE the score of a pair is q . R(n - m) k, largest at n - m = -1 if q = R(-1)
+    k.
     """
     width, heads = model.config.hidden_size, model.config.num_attention_heads
     for layer in model.model.layers:
         rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
         layer.self_attn.v_proj.weight.copy_(gain * rotation)
         layer.self_attn.o_proj.weight.copy_(gain * rotation.T)
-    key = torch.randn(heads, width // heads, generator=generator)
+    key = sharpness * torch.randn(heads, width // heads, generator=generator)
     cos, sin = (t[0, 0] for t in model.model.rotary_emb(torch.zeros(1, 1, width), torch.tensor([[1]])))
     first, second = key.chunk(2, dim=-1)
     query = key * cos - torch.cat([-second, first], -1) * sin  # R(-1) k
@@ -212,7 +218,9 @@ def load_causal_lm(path_or_name: str, control: Sequence[str]) -> tuple[PreTraine
         return model, WordTokenizer.load(folder)
     tokenizer = PretrainedTokenizer(AutoTokenizer.from_pretrained(path_or_name), control)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+        with torch.random.fork_rng(devices=[]):  # the new rows are drawn from the global generator, around the mean row
+            torch.manual_seed(0)
+            model.resize_token_embeddings(len(tokenizer))
     return model, tokenizer
 
 
