@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mrrec_mini.data import Dataset, Split
-from mrrec_mini.environment import Environment, item_text
+from mrrec_mini.environment import Environment, aspect_names, item_text
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
 from mrrec_mini.memory import MemoryConfig
 from mrrec_mini.models.causal_lm import WordTokenizer
@@ -164,6 +164,12 @@ def test_a_data_set_without_any_history_can_be_played(grammar):
     )
     (episode,) = play(env, answers(grammar, {"u-q": "mug luxury"}, ("mug price",)), [bare.queries[0]], grammar)
     assert episode.rewards["rank"] == 1 and episode.calls[0].entries == () and episode.global_entries == ()
+
+
+def test_aspect_names_are_all_attributes_in_plain_words():
+    extra = Item("i9", "Sol boot", ("boot",), {"Heel-Height": ("low",), "price": ("fair",)})
+    data = hand_made()
+    assert aspect_names(replace(data, items={**data.items, "i9": extra})) == ["heel height", "price", "size"]
 
 
 # --- playing ---

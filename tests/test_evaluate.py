@@ -144,7 +144,8 @@ def test_the_parts_are_the_splits_and_an_empty_part_is_left_out(bench):
 
 def test_rules_without_memory_leave_the_arms_without_memory(bench):
     bare = replace(bench, rules=RolloutConfig(max_calls=0, global_k=0))
-    assert {(row.calls, row.memory_tokens) for row in arm(reference_rows(bare, rng()), "teacher")} == {(0, 0)}
+    found = {(row.calls, row.memory_tokens, row.format) for row in arm(reference_rows(bare, rng()), "teacher")}
+    assert found == {(0, 0, 1.0)}  # it plans no search that the rules forbid
 
 
 # --- the policy -------------------------------------------------------------------------------------------------------
@@ -356,6 +357,13 @@ def test_only_shared_queries_are_compared():
     assert numbers([row("a", 1), row("b", 1, "warm_start")])["difference"] is None
 
 
+def test_a_query_is_compared_within_its_own_seed():
+    """Seed 0: 1 - 1/2; seed 1: 1/2 - 1/3. Against seed 0 alone, or seed 1 alone, the mean would be 1/4 or 5/12."""
+    new = [row("a", 1), row("a", 3, seed=1)]
+    old = [row("a", 3, "warm_start"), row("a", 7, "warm_start", seed=1)]
+    assert numbers(new + old)["difference"]["ndcg@10"] == pytest.approx((1 / 2 + 1 / 6) / 2)
+
+
 def test_the_arm_before_is_the_nearest_that_ran_on_the_part():
     rows = [
         row("a", 3, "query_only", ""),
@@ -415,6 +423,14 @@ def test_the_report_has_the_promised_shape():
     assert set(grpo["sampled"]) == set(arms["oracle"]) - {"held"} == set(grpo["held"]) - {"sampled"}
     assert "sampled" not in arms["oracle"] and "held" in arms["oracle"]
     assert {"ndcg@10", "ndcg@100", "ndcg@1000", "recall@10", "interval", "difference"} <= set(grpo)
+
+
+def test_validation_stands_apart_from_test():
+    rows = [row("a", 1), row("b", 3, part="validation"), row("b", 7, mode="sampled", part="validation")]
+    found = report_dict(rows, rng())["grpo"]
+    assert (found["ndcg@10"], found["queries"]) == (1.0, 1)
+    assert found["validation"]["ndcg@10"] == pytest.approx(1 / 2)
+    assert found["validation"]["sampled"]["ndcg@10"] == pytest.approx(1 / 3)
 
 
 def test_the_report_is_strict_json(bench, model):
