@@ -1,0 +1,78 @@
+"""Small things to test the learning half on: a shop, a tokenizer, a tiny model, a policy whose words are dictated."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from mrrec_mini.environment import Environment
+from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
+from mrrec_mini.prompts import CONTROL
+from mrrec_mini.rollout import State
+from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.world import ASPECTS, CATEGORIES, USES, WorldConfig, make_world
+
+SHOP = WorldConfig(users=12, items=100, categories=5, held=1, history=12, queries=3)
+WORDS = (
+    "overall",
+    "for",
+    "bought",
+    "rated",
+    *ASPECTS,
+    *CATEGORIES[:5],
+    *USES,
+    *(v for a in ASPECTS.values() for v in a),
+)
+TINY = CausalLMConfig(width=16, layers=2, heads=2, feed_forward=24, context=512)
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """A shop of 12 people, ready to be played; nothing in it is changed by play but its caches."""
+    dataset = make_world(SHOP)
+    return Environment.build(dataset, dataset.split(0, 0.6, 0.2, 0.2), ExtractiveSummarizer(), np.random.default_rng(0))
+
+
+def tokenizer() -> WordTokenizer:
+    return WordTokenizer(CONTROL, list(dict.fromkeys(WORDS)))
+
+
+def tiny_model(vocabulary: int, seed: int = 0, config: CausalLMConfig = TINY) -> PreTrainedModel:
+    """Random weights, large enough that no two tokens are equally likely."""
+    model = make_causal_lm(vocabulary, config, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            if parameter.dim() > 1:
+                generator = torch.Generator().manual_seed(1000 * seed + number)
+                parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def fresh_logprobs(model: PreTrainedModel, ids, temperature: float = 1.0) -> torch.Tensor:
+    """(T,) log pi of each token of one plain sequence by an ordinary forward pass; nan at the first."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([list(ids)])).logits[0].float() / temperature
+    picked = torch.log_softmax(logits, -1)[:-1].gather(1, torch.tensor(list(ids))[1:, None]).squeeze(1)
+    return torch.cat([torch.full((1,), float("nan")), picked])
+
+
+class Dictated:
+    """An actor that writes the given turns, one list of them a row, cut at `max_new` as a sampler cuts."""
+
+    def __init__(self, *turns_of_rows: list[list[int]]):
+        self.turns_of_rows = turns_of_rows
+
+    def start(self, states: list[State]) -> None:
+        self.rows = [iter(turns) for turns in self.turns_of_rows]
+        self.fed: list[list[list[int]]] = []
+
+    def turn(self, max_new, forbidden):
+        turns = [next(row)[:max_new] for row in self.rows]
+        return turns, [[-1.0] * len(ids) for ids in turns]
+
+    def keep(self, rows) -> None:
+        self.rows = [self.rows[i] for i in rows]
+
+    def read(self, blocks) -> None:
+        self.fed.append([list(block) for block in blocks])

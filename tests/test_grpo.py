@@ -1,0 +1,328 @@
+"""GRPO: each choice of its table by hand, its gradient by differences and enumeration, against tests/wrong.py."""
+
+import math
+
+import pytest
+import torch
+import wrong
+from test_reinforce import Toy
+from torch.testing import assert_close
+
+from mrrec_mini.grpo import (
+    LENGTHS,
+    SIGMAS,
+    GRPOConfig,
+    clipped_surrogate,
+    group_advantages,
+    grpo_loss,
+    kl_term,
+    length_weights,
+)
+
+F64 = torch.float64
+
+
+def t(*values, dtype=torch.float32):
+    return torch.tensor(values, dtype=dtype)
+
+
+# --- advantages (sec. 3.3) ----------------------------------------------------------------------------------------
+
+
+def check_advantages(advantages):
+    rewards, groups = t(1, 4, 0, 0, 0, 0), torch.tensor([0, 1, 0, 0, 1, 0])  # 1 0 0 0 and 4 0, interleaved
+    # group 0: mean .25; squares .5625 + 3 x .0625 = .75; sigma sqrt(.75 / 3) = .5 or sqrt(.75 / 4) = .4330
+    # group 1: mean 2; squares 8; sigma sqrt(8 / 1) = 2.8284 or sqrt(8 / 2) = 2
+    expected = {
+        "none": [0.75, 2, -0.25, -0.25, -2, -0.25],
+        "group": [1.4997, 0.7071, -0.4999, -0.4999, -0.7071, -0.4999],  # .75 / .5001, 2 / 2.8285
+        "population": [1.7317, 0.9999, -0.5772, -0.5772, -0.9999, -0.5772],  # .75 / .4331, 2 / 2.0001
+    }
+    for sigma, values in expected.items():
+        got = advantages(rewards, groups, sigma)
+        assert_close(got, t(*values), atol=1e-4, rtol=0)
+        for g in (0, 1):
+            assert abs(float(got[groups == g].sum())) < 1e-6
+        noise = advantages(t(0.3, 0.3 + 1e-7, 0.3 - 1e-7, 0.3), torch.zeros(4), sigma)
+        assert noise.abs().max() < 0.01  # rounding is no reason to step
+    for winners, advantage in ((1, 2.4749), (4, 0.9354)):  # of 8: .875 / sqrt(.875 / 7) = 2.4749; .5 / sqrt(2 / 7)
+        got = advantages(t(*[1] * winners, *[0] * (8 - winners)), torch.zeros(8), "group")
+        assert float(got[0]) == pytest.approx(advantage, abs=1e-3)
+
+
+def test_advantages_by_hand():
+    check_advantages(group_advantages)
+
+
+@pytest.mark.parametrize("version", wrong.ADVANTAGES, ids=lambda f: f.__name__)
+def test_wrong_advantages_are_rejected(version):
+    with pytest.raises(AssertionError):
+        check_advantages(version)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_equal_rewards_give_exactly_0(sigma):
+    for n in range(2, 40):
+        for value in (0.0, 0.1, 0.3, 5.2, 1e-7, 1e7):
+            assert group_advantages(torch.full((n,), value), torch.zeros(n), sigma).tolist() == [0.0] * n
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_the_order_of_the_rows_and_other_groups_do_not_matter(sigma):
+    rng = torch.Generator().manual_seed(0)
+    rewards, groups = torch.rand(30, generator=rng), torch.arange(30) % 7
+    order = torch.randperm(30, generator=rng)
+    whole = group_advantages(rewards, groups, sigma)
+    assert_close(group_advantages(rewards[order], groups[order], sigma), whole[order])
+    assert_close(group_advantages(rewards[groups == 3], groups[groups == 3], sigma), whole[groups == 3])
+
+
+def test_a_group_of_one_is_refused():
+    with pytest.raises(ValueError, match="at least two episodes"):
+        group_advantages(t(1, 0, 1), torch.tensor([0, 0, 1]), "none")
+
+
+# --- ratio and clip, eq. 11 inner part ----------------------------------------------------------------------------
+
+
+def check_surrogate(surrogate):
+    """Clip (.2, .28); ratios .5, 1, 1.25, 2 with A = 2 and A = -1."""
+    logprobs = torch.log(t([0.5, 1, 1.25, 2], [0.5, 1, 1.25, 2], dtype=F64)).requires_grad_()
+    got = surrogate(logprobs, torch.zeros(2, 4, dtype=F64), t(2, -1, dtype=F64), (0.2, 0.28))
+    # A = 2: min(1, 1.6) = 1; 2; 2.5 (1.25 lies inside); min(4, 2.56) = 2.56
+    # A = -1: min(-.5, -.8) = -.8; -1; -1.25; min(-2, -1.28) = -2
+    assert_close(got, t([1, 2, 2.5, 2.56], [-0.8, -1, -1.25, -2], dtype=F64))
+    # d/d logprob = ratio x A where not clipped, 0 where the clip is the smaller one
+    (slope,) = torch.autograd.grad(got.sum(), logprobs)
+    assert_close(slope, t([1, 2, 2.5, 0], [0, -1, -1.25, -2], dtype=F64))
+    # .75 lies outside low = .2 and inside high = .28: min(-.75, -.8) = -.8
+    inside = surrogate(torch.log(t([0.75], dtype=F64)), torch.zeros(1, 1, dtype=F64), t(-1, dtype=F64), (0.2, 0.28))
+    assert_close(inside, t([-0.8], dtype=F64))
+
+
+def test_surrogate_by_hand():
+    check_surrogate(clipped_surrogate)
+
+
+@pytest.mark.parametrize("version", wrong.SURROGATES, ids=lambda f: f.__name__)
+def test_wrong_surrogates_are_rejected(version):
+    with pytest.raises(AssertionError):
+        check_surrogate(version)
+
+
+def test_on_the_first_step_ratio_and_clip_do_nothing():
+    """pi = pi_old: the value is A, the gradient is REINFORCE's, exactly."""
+    logprobs = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    advantages = t(2, -1, 0.5)
+    got = clipped_surrogate(logprobs, logprobs.detach(), advantages, (0.2, 0.28))
+    assert torch.equal(got, advantages[:, None].expand(3, 5))
+    (slope,) = torch.autograd.grad(got.sum(), logprobs)
+    assert torch.equal(slope, advantages[:, None].expand(3, 5))
+
+
+# --- KL -----------------------------------------------------------------------------------------------------------
+
+
+def check_kl(kl):
+    """Over a categorical of 5: value and exact on-policy gradient are those of KL(pi || ref), the reverse one."""
+    rng = torch.Generator().manual_seed(0)
+    theta = torch.randn(5, generator=rng, dtype=F64, requires_grad=True)
+    reference = torch.log_softmax(torch.randn(5, generator=rng, dtype=F64), 0)
+    log_pi = torch.log_softmax(theta, 0)
+    p, old = log_pi.detach().exp(), log_pi.detach()
+    reverse = (log_pi.exp() * (log_pi - reference)).sum()
+    (right,) = torch.autograd.grad(reverse, theta, retain_graph=True)
+    mean = (p * kl(log_pi, reference, old)).sum()  # each token as often as pi draws it
+    (got,) = torch.autograd.grad(mean, theta)
+    assert_close(mean.detach(), reverse.detach(), atol=1e-10, rtol=0)
+    assert_close(got, right, atol=1e-10, rtol=0)
+    one = kl(t([math.log(0.5)], dtype=F64), t([math.log(0.25)], dtype=F64), t([math.log(0.4)], dtype=F64))
+    # d = log(.25 / .5) = -log 2: k3 = .5 + .6931 - 1 = .1931; times the ratio .5 / .4 = 1.25: .2414
+    assert_close(one, t([0.24143398], dtype=F64))
+
+
+def test_kl_by_hand_and_by_enumeration():
+    check_kl(kl_term)
+
+
+@pytest.mark.parametrize("version", wrong.KLS, ids=lambda f: f.__name__)
+def test_wrong_kls_are_rejected(version):
+    with pytest.raises(AssertionError):
+        check_kl(version)
+
+
+def test_k3_alone_has_the_gradient_of_the_forward_kl():
+    """Why the ratio stands in `kl_term`: without it the loss would pull towards another optimum."""
+    theta = t(0.3, -1.0, 0.5, dtype=F64).requires_grad_()
+    reference = torch.log_softmax(t(1.0, 0.2, -0.7, dtype=F64), 0)
+    log_pi = torch.log_softmax(theta, 0)
+    got = torch.autograd.grad((log_pi.detach().exp() * wrong.k3_without_ratio(log_pi, reference, None)).sum(), theta)
+    forward = (reference.exp() * (reference - torch.log_softmax(theta, 0))).sum()
+    assert_close(got, torch.autograd.grad(forward, theta), atol=1e-10, rtol=0)
+
+
+def test_kl_of_a_policy_that_is_its_reference_is_exactly_0():
+    logprobs = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    got = kl_term(logprobs, logprobs.detach(), logprobs.detach())
+    (slope,) = torch.autograd.grad(got.sum(), logprobs)
+    assert not got.any() and not slope.any()
+
+
+# --- length rules -------------------------------------------------------------------------------------------------
+
+ANSWERS = torch.arange(8)[None, :] < torch.tensor([2, 4, 4, 8])[:, None]  # one group, 18 tokens
+
+
+def check_lengths(weights):
+    """Rewards (1, 0, 0, 0), lengths (2, 4, 4, 8): what a token of each answer weighs in code that people admire."""
+    table = [  # sigma, rule, constant, weight of a token of each answer
+        ("none", "token", 1, (0.042, -0.014, -0.014, -0.014)),  # nanochat: .75 / 18
+        ("population", "token", 1, (0.096, -0.032, -0.032, -0.032)),  # GRPO-Zero, nano-aha-moment: 1.732 / 18
+        ("group", "constant", 1, (0.375, -0.125, -0.125, -0.125)),  # reasoning-from-scratch: 1.5 / 4
+        ("group", "sequence", 1, (0.188, -0.031, -0.031, -0.016)),  # simple_GRPO: 1.5 / 2 / 4, ..., -.5 / 8 / 4
+        ("none", "constant", 8, (0.023, -0.008, -0.008, -0.008)),  # Dr. GRPO: .75 / (4 x 8)
+    ]
+    for sigma, rule, constant, expected in table:
+        advantages = group_advantages(t(1, 0, 0, 0), torch.zeros(4), sigma)
+        parts = [weights(ANSWERS[rows].float(), rule, 4, 18, constant) for rows in ([0, 3], [1, 2])]  # micro-batches
+        got = torch.cat(parts)[[0, 2, 3, 1]] * advantages[:, None]
+        for row, value in enumerate(expected):
+            assert_close(got[row], value * ANSWERS[row], atol=6e-4, rtol=0)
+
+
+def test_length_rules_by_hand():
+    check_lengths(length_weights)
+
+
+@pytest.mark.parametrize("version", wrong.LENGTHS, ids=lambda f: f.__name__)
+def test_wrong_length_rules_are_rejected(version):
+    with pytest.raises(AssertionError):
+        check_lengths(version)
+
+
+def test_under_the_constant_rule_a_token_weighs_the_same_in_any_company():
+    short, long = (length_weights(ANSWERS[rows].float(), "constant", 2, 99, 8) for rows in ([0, 1], [0, 3]))
+    assert torch.equal(short[0], long[0])
+
+
+# --- the loss, eq. 11 ---------------------------------------------------------------------------------------------
+
+
+def batch(seed=0, rows=4, width=9, dtype=F64):
+    """Ragged rows with a masked block in the middle; old and reference log-probabilities some way off."""
+    rng = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=rng, dtype=dtype)  # noqa: E731
+    mask = torch.arange(width)[None, :] < torch.randint(5, width + 1, (rows, 1), generator=rng)
+    mask[:, 0], mask[:, 3:5] = False, False
+    logprobs = -draw(rows, width).abs() - 0.1
+    old, reference = logprobs + 0.3 * draw(rows, width), logprobs + 0.3 * draw(rows, width)
+    return logprobs, old, draw(rows), mask, reference
+
+
+def in_plain_loops(logprobs, old, advantages, mask, config, episodes, tokens, reference):
+    """A second opinion on eq. 11: one token after the other, floats only."""
+    total = 0.0
+    for row in range(len(logprobs)):
+        own = int(mask[row].sum())
+        for column in range(logprobs.shape[1]):
+            if not mask[row, column]:
+                continue
+            lp, a = float(logprobs[row, column]), float(advantages[row])
+            ratio = math.exp(lp - float(old[row, column]))
+            objective = min(ratio * a, min(max(ratio, 1 - config.clip[0]), 1 + config.clip[1]) * a)
+            if config.beta:
+                d = float(reference[row, column]) - lp
+                objective -= config.beta * ratio * (math.exp(d) - d - 1)
+            divisor = {"token": tokens, "sequence": own * episodes, "constant": episodes * config.max_tokens}
+            total -= objective / divisor[config.length]
+    return total
+
+
+CHOICES = [GRPOConfig(length=rule, beta=beta, max_tokens=7) for rule in LENGTHS for beta in (0.0, 0.04)]
+
+
+@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.beta}")
+def test_loss_is_the_sum_over_tokens(config):
+    for seed in range(5):
+        logprobs, old, advantages, mask, reference = batch(seed)
+        counts = len(logprobs), int(mask.sum())
+        got = grpo_loss(logprobs, old, advantages, mask, config, *counts, reference)
+        expected = in_plain_loops(logprobs, old, advantages, mask, config, *counts, reference)
+        assert float(got) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.beta}")
+def test_micro_batches_add_up(config):
+    logprobs, old, advantages, mask, reference = batch()
+    counts = len(logprobs), int(mask.sum())
+    whole = grpo_loss(logprobs, old, advantages, mask, config, *counts, reference)
+    parts = [
+        grpo_loss(logprobs[i], old[i], advantages[i], mask[i], config, *counts, reference[i])
+        for i in (torch.tensor([2]), torch.tensor([0, 3, 1]))
+    ]
+    assert_close(sum(parts), whole, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.beta}")
+def test_gradient_in_the_logits_by_finite_differences(config):
+    """Central differences through log-softmax; the seeds keep every ratio off the kinks of the clip."""
+    _, _, advantages, mask, _ = batch(1, rows=3, width=7)
+    rng = torch.Generator().manual_seed(5)
+    logits = torch.randn(3, 7, 4, generator=rng, dtype=F64, requires_grad=True)
+    chosen = torch.randint(0, 4, (3, 7, 1), generator=rng)
+    start = torch.log_softmax(logits.detach(), -1).gather(2, chosen).squeeze(2)
+    old, reference = (start + 0.3 * torch.randn(3, 7, generator=rng, dtype=F64) for _ in range(2))
+
+    def loss(logits):
+        logprobs = torch.log_softmax(logits, -1).gather(2, chosen).squeeze(2)
+        return grpo_loss(logprobs, old, advantages, mask, config, 3, int(mask.sum()), reference)
+
+    assert torch.autograd.gradcheck(loss, logits, eps=1e-6, atol=1e-8)
+    (slope,) = torch.autograd.grad(loss(logits), logits)
+    assert not slope[~mask].any() and slope[mask].abs().sum() > 0  # exactly 0 at prompt, memory and padding
+
+
+@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.beta}")
+@pytest.mark.parametrize("rubbish", [3.0, -800.0, 800.0, float("nan"), float("inf"), -float("inf")])
+def test_what_stands_outside_the_mask_changes_no_bit(config, rubbish):
+    def run(old, reference):
+        leaf = logprobs.clone().requires_grad_()
+        loss = grpo_loss(leaf, old, advantages, mask, config, 4, int(mask.sum()), reference)
+        return loss, *torch.autograd.grad(loss, leaf)
+
+    logprobs, old, advantages, mask, reference = batch(dtype=torch.float32)
+    moved = [torch.where(mask, values, torch.tensor(rubbish)) for values in (old, reference)]
+    for clean, dirty in zip(run(old, reference), run(*moved), strict=True):
+        assert torch.equal(clean, dirty)
+    assert not run(old, reference)[1][~mask].any()
+
+
+def test_under_the_constant_rule_the_expected_gradient_is_the_true_one():
+    """On policy, sigma none, by enumeration of all groups of 3 (see test_reinforce.py): (G - 1)/G of the exact one."""
+    toy, config = Toy(), GRPOConfig(sigma="none", length="constant", max_tokens=1)
+
+    def ascent(config, sign=1):
+        def loss(logprobs, rewards, mask):
+            advantages = sign * group_advantages(rewards, torch.zeros(3), config.sigma)
+            return grpo_loss(logprobs, logprobs.detach(), advantages, mask, config, 3, int(mask.sum()))
+
+        return toy.expected_ascent(loss, 3)
+
+    assert_close(ascent(config), 2 / 3 * toy.exact(), atol=1e-10, rtol=0)
+    assert (ascent(config, -1) - 2 / 3 * toy.exact()).abs().max() > 1e-3
+    for biased in (
+        GRPOConfig(sigma="group", length="constant", max_tokens=1),
+        GRPOConfig(),
+        GRPOConfig(length="sequence"),
+    ):
+        direction = ascent(biased)
+        cosine = torch.cosine_similarity(direction, toy.exact(), dim=0)
+        assert 0.5 < cosine < 1 - 1e-6  # the other choices climb too, elsewhere
+
+
+def test_choices_that_do_not_exist_are_refused():
+    for change in ({"sigma": "std"}, {"length": "dapo"}, {"beta": -0.1}, {"epochs": 0}, {"clip": (-0.1, 0.2)}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            GRPOConfig(**change)
+    with pytest.raises(ValueError, match="needs the log-probabilities of a reference"):
+        grpo_loss(*batch()[:4], GRPOConfig(beta=0.1), 4, 9)

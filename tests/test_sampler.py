@@ -1,0 +1,267 @@
+"""The sampler: what it draws, what it says of it, and that neither hangs on company, turns, holes or architecture."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from scipy.stats import chisquare
+from small import fresh_logprobs, tiny_model
+
+from mrrec_mini.reinforce import token_logprobs
+from mrrec_mini.sampler import Sampler
+
+V = 60
+STOP = (1, 2)
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15], [3]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(V)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def play(model, temperature, stop=STOP, prompts=PROMPTS, seed=0, turns=3, drop=True):
+    """Three ragged turns, one block of them empty, a row dropped after the second: [(ids, mask, logprobs), ...]."""
+    sampler = Sampler(model, prompts, seeded(seed), temperature)
+    rows = [(list(prompt), [0] * len(prompt), [0.0] * len(prompt)) for prompt in prompts]
+    live = list(range(len(prompts)))
+    for turn in range(turns):
+        drawn, scores = sampler.sample(stop, 7)
+        for row, ids, values in zip(live, drawn, scores, strict=True):
+            for whole, part in zip(rows[row], (ids, [1] * len(ids), values), strict=True):
+                whole.extend(part)
+        if turn == 1 and drop:
+            keep = [i for i in range(len(live)) if i != 1]
+            sampler.keep(keep)
+            live = [live[i] for i in keep]
+        if turn < turns - 1:
+            blocks = [[20 + row] * (3 * row) for row in live]  # lengths 0, 3, 6
+            sampler.feed(blocks)
+            for row, block in zip(live, blocks, strict=True):
+                for whole, part in zip(rows[row], (block, [0] * len(block), [0.0] * len(block)), strict=True):
+                    whole.extend(part)
+    return rows
+
+
+def worst(model, rows, temperature):
+    """Largest difference between the sampler's log-probabilities and those of a plain forward pass."""
+    gaps = []
+    for ids, mask, logprobs in rows:
+        fresh = fresh_logprobs(model, ids, temperature)
+        gaps += [abs(float(fresh[t]) - logprobs[t]) for t in range(len(ids)) if mask[t]]
+    return max(gaps)
+
+
+# --- against the plain sequence -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+@pytest.mark.parametrize("turns", [1, 3])
+def test_logprobs_are_those_of_a_fresh_forward_pass(model, temperature, turns):
+    rows = [row for seed in range(3) for row in play(model, temperature, seed=seed, turns=turns)]
+    assert worst(model, rows, temperature) <= 1e-5  # measured: 2e-6
+    assert worst(model, rows, 1.0 if temperature != 1.0 else 0.7) > 0.05  # a forgotten temperature shows
+
+
+def test_at_temperature_0_the_logprobs_are_the_models_own(model):
+    assert worst(model, play(model, 0.0), 1.0) <= 1e-5
+
+
+def test_greedy_is_generate(model):
+    """The second opinion pads to the left, so each row alone is given to it."""
+    drawn, _ = Sampler(model, PROMPTS, temperature=0.0).sample(STOP, 30)
+    for prompt, ids in zip(PROMPTS, drawn, strict=True):
+        out = model.generate(
+            torch.tensor([prompt]), do_sample=False, max_new_tokens=30, eos_token_id=list(STOP), pad_token_id=0
+        )
+        assert out[0, len(prompt) :].tolist() == ids
+
+
+def test_drawn_frequencies_follow_the_softmax(model):
+    """20 000 draws after one prompt, at T = 0.7; Pearson's test at 0.1 %. At T = 1 the same draws are rejected."""
+    n = 20_000
+    sampler = Sampler(model, [PROMPTS[0]] * n, seeded(), 0.7)
+    logits = sampler.logits[0].double()
+    drawn, _ = sampler.sample((), 1)
+    counts = np.bincount([ids[0] for ids in drawn], minlength=V)
+    right, wrong = (n * torch.softmax(logits / t, -1).numpy() for t in (0.7, 1.0))
+    assert right.min() > 5  # the test's own condition
+    assert chisquare(counts, right).pvalue > 1e-3
+    assert chisquare(counts, wrong).pvalue < 1e-9
+
+
+def test_the_second_token_follows_the_first(model):
+    """Frequencies of pairs against the product of two plain forward passes: a stale cache or logits would show."""
+    n = 4000
+    drawn, _ = Sampler(model, [PROMPTS[2]] * n, seeded(1), 0.5).sample((), 2)
+    first = max(set(ids[0] for ids in drawn), key=[ids[0] for ids in drawn].count)
+    seconds = np.array([ids[1] for ids in drawn if ids[0] == first])
+    with torch.no_grad():
+        expected = torch.softmax(model(torch.tensor([[*PROMPTS[2], first]])).logits[0, -1].double() / 0.5, -1).numpy()
+    often = expected * len(seconds) > 5
+    observed = np.array(
+        [*(np.sum(seconds == i) for i in np.flatnonzero(often)), np.sum(~np.isin(seconds, np.flatnonzero(often)))]
+    )
+    wanted = np.array([*expected[often], expected[~often].sum()]) * len(seconds)
+    assert len(seconds) > 100 and chisquare(observed, wanted).pvalue > 1e-3
+
+
+# --- batches, holes, turns ----------------------------------------------------------------------------------------
+
+
+def test_a_batch_of_ragged_rows_is_its_rows_alone(model):
+    prompts = [[1 + i % 50 for i in range(length)] for length in range(1, 19)]  # 17 paddings, a row of length 1
+    together, scores = Sampler(model, prompts, temperature=0.0).sample(STOP, 12)
+    for prompt, ids, values in zip(prompts, together, scores, strict=True):
+        [alone], [alone_values] = Sampler(model, [prompt], temperature=0.0).sample(STOP, 12)
+        assert ids == alone
+        np.testing.assert_allclose(values, alone_values, atol=1e-5)
+
+
+def test_turns_and_dropped_rows_change_no_greedy_token(model):
+    for (ids, mask, _), prompt in zip(play(model, 0.0), PROMPTS, strict=True):
+        sampled = [t for t in range(len(ids)) if mask[t]]
+        with torch.no_grad():
+            best = model(torch.tensor([ids])).logits[0].argmax(-1)
+        assert [int(best[t - 1]) for t in sampled] == [ids[t] for t in sampled]
+        assert sampled[0] == len(prompt)
+
+
+def test_holes_do_not_move_positions(model):
+    """Two feeds of ragged blocks leave holes in the middle of the cache; logits are those of the rows without them."""
+    sampler = Sampler(model, [[5], [6, 7, 8, 9]], seeded())
+    sampler.feed([[10, 11, 12, 13, 14], []])
+    sampler.feed([[], [15]])
+    assert sampler.mask.tolist() == [[1, 0, 0, 0, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0, 0, 0, 1]]
+    for row, ids in enumerate(([5, 10, 11, 12, 13, 14], [6, 7, 8, 9, 15])):
+        with torch.no_grad():
+            plain = model(torch.tensor([ids])).logits[0, -1]
+        torch.testing.assert_close(sampler.logits[row], plain, atol=1e-5, rtol=0)
+        assert int(sampler.length[row]) == len(ids)
+
+
+def test_retrieved_tokens_are_attended(model):
+    scores = []
+    for block in ([20, 21], [20, 22]):
+        sampler = Sampler(model, [[5, 6]], seeded())
+        sampler.feed([block])
+        sampler.feed([[30]])  # later than the difference
+        scores.append(torch.log_softmax(sampler.logits[0], -1))
+    assert (scores[0] - scores[1]).abs().max() > 1e-4
+
+
+# --- stops and refusals -------------------------------------------------------------------------------------------
+
+
+def test_a_stop_token_is_drawn_and_nothing_after_it(model):
+    drawn, scores = Sampler(model, [PROMPTS[0]] * 200, seeded(), 1.3).sample(STOP, 20)
+    ends = [ids[-1] in STOP for ids in drawn]
+    assert any(ends) and not all(ends)
+    for ids, values in zip(drawn, scores, strict=True):
+        assert not set(ids[:-1]) & set(STOP)
+        assert len(ids) == len(values) <= 20 and (ids[-1] in STOP or len(ids) == 20)
+    assert {ids[-1] for ids in drawn if ids[-1] in STOP} == set(STOP)
+
+
+def test_the_stop_token_is_context_of_the_next_turn(model):
+    rows = play(model, 1.3, stop=range(30), drop=False)  # half of all ids stop: every turn ends by one
+    assert sum(ids[t] < 30 and mask[t] for ids, mask, _ in rows for t in range(len(ids))) == 9  # 3 rows x 3 turns
+    assert worst(model, rows, 1.3) <= 1e-5
+
+
+def test_forbidden_tokens_are_never_drawn_and_the_rest_share_their_probability(model):
+    forbidden = tuple(range(2, V, 2))
+    drawn, scores = Sampler(model, [PROMPTS[0]] * 50, seeded(), 1.0).sample((), 5, forbidden)
+    assert not {i for ids in drawn for i in ids} & set(forbidden)
+    with torch.no_grad():
+        logits = model(torch.tensor([PROMPTS[0]])).logits[0, -1]
+    logits[list(forbidden)] = -torch.inf
+    allowed = torch.log_softmax(logits, -1)
+    np.testing.assert_allclose([v[0] for v in scores], [float(allowed[ids[0]]) for ids in drawn], atol=1e-5)
+
+
+def test_one_seed_one_result_and_the_global_generator_is_left_alone(model):
+    before = torch.random.get_rng_state()
+    assert play(model, 1.0, seed=3) == play(model, 1.0, seed=3)
+    assert play(model, 1.0, seed=3) != play(model, 1.0, seed=4)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_weights_and_gradients_are_untouched(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    play(model, 1.0)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_cannot_be_sampled_is_refused(model):
+    with pytest.raises(ValueError, match="temperature must be >= 0"):
+        Sampler(model, PROMPTS, seeded(), -1.0)
+    with pytest.raises(ValueError, match="needs a generator"):
+        Sampler(model, PROMPTS)
+    with pytest.raises(ValueError, match="empty prompt"):
+        Sampler(model, [[5], []], seeded())
+
+
+# --- other architectures ------------------------------------------------------------------------------------------
+
+SIZE = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+OTHERS = {
+    # learned positions
+    "GPT2": {"vocab_size": V, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "Qwen2": {**SIZE, "num_key_value_heads": 1, "intermediate_size": 24},  # shared keys
+    "Granite": {**SIZE, "intermediate_size": 24, "logits_scaling": 3.0},  # scales its logits behind the output layer
+    "Gemma2": {  # caps them there, and has a window
+        **{**SIZE, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 24},
+        **{"final_logit_softcapping": 2.0, "sliding_window": 64},
+    },
+    "Bloom": {"vocab_size": V, "hidden_size": 16, "n_layer": 2, "n_head": 2},  # positions from the mask
+}
+
+
+def another(name, **changes):
+    config = getattr(transformers, f"{name}Config")(
+        **{**OTHERS[name], **changes}, pad_token_id=0, bos_token_id=None, eos_token_id=None
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = transformers.AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in built.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0.0, 0.3)
+    return built
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_any_architecture_with_a_cache(name):
+    model = another(name)
+    rows = play(model, 0.7, stop=())
+    assert worst(model, rows, 0.7) <= 1e-5
+    width = max(len(ids) for ids, _, _ in rows)
+    tokens = torch.tensor([ids + [-1] * (width - len(ids)) for ids, _, _ in rows])
+    mask = torch.tensor([m + [0] * (width - len(m)) for _, m, _ in rows], dtype=torch.bool)
+    drawn = torch.tensor([v + [0.0] * (width - len(v)) for _, _, v in rows])
+    scored, _ = token_logprobs(model, tokens, mask, 0.7)
+    assert (scored - drawn).abs().max() <= 1e-5
+
+
+def test_a_hole_does_not_ask_for_a_position_beyond_the_table():
+    """One row fills the table of 12 learned positions exactly; the other's block, 4 wide, must not push it further."""
+    model = another("GPT2", n_positions=12)
+    sampler = Sampler(model, [list(range(3, 15)), [5]], seeded())
+    sampler.feed([[], [6, 7, 8, 9]])
+    with torch.no_grad():
+        plain = model(torch.tensor([list(range(3, 15))])).logits[0, -1]
+    torch.testing.assert_close(sampler.logits[0], plain, atol=1e-5, rtol=0)
+
+
+def test_a_sliding_window_is_refused_once_it_would_bite():
+    model = another("Gemma2", sliding_window=8)
+    sampler = Sampler(model, [[3] * 8], seeded())
+    with pytest.raises(ValueError, match="sliding window of 8"):
+        sampler.feed([[4]])

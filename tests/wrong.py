@@ -1,0 +1,271 @@
+"""Plausible wrong versions of the update, each of which some check of test_reinforce.py or test_grpo.py must refuse.
+
+Every one has been somebody's bug. They stand here and nowhere else; a check that lets one pass is no check.
+"""
+
+import torch
+
+from mrrec_mini.grpo import length_weights
+from mrrec_mini.reinforce import token_logprobs
+
+
+def _scored(logits, tokens, mask, temperature):
+    log_pi = torch.log_softmax(logits.float() / temperature, -1)
+    return log_pi.gather(2, tokens.clamp_min(0)[..., None]).squeeze(2) * mask
+
+
+def _group_mean(values, groups):
+    return torch.stack([values[groups == g].mean() for g in groups])
+
+
+# --- log-probabilities: (model, tokens, mask, temperature) -> (B, T) ----------------------------------------------
+
+
+def memory_in_the_loss(model, tokens, mask, temperature):
+    """The retrieved tokens count as the policy's own: everything behind the first sampled token is scored."""
+    return token_logprobs(model, tokens, (mask.cumsum(1) > 0) & (tokens >= 0), temperature)[0]
+
+
+def logits_not_shifted(model, tokens, mask, temperature):
+    """Token t is scored by the logits of column t, which have seen it."""
+    return _scored(model(tokens.clamp_min(0)).logits, tokens, mask, temperature)
+
+
+def logits_shifted_twice(model, tokens, mask, temperature):
+    """Token t is scored by the logits of column t - 2."""
+    return _scored(model(tokens.clamp_min(0)).logits.roll(2, 1), tokens, mask, temperature)
+
+
+def temperature_forgotten(model, tokens, mask, temperature):
+    """Sampled at T, scored at 1."""
+    return token_logprobs(model, tokens, mask, 1.0)[0]
+
+
+def memory_not_attended(model, tokens, mask, temperature):
+    """The loss mask used as attention mask too: what was retrieved is invisible to what follows."""
+    seen = mask | (mask.cumsum(1) == 0)
+    logits = model(tokens.clamp_min(0), attention_mask=seen.long()).logits.roll(1, 1)
+    return _scored(logits, tokens, mask, temperature)
+
+
+def padded_on_the_left(model, tokens, mask, temperature):
+    """Padding in front, no attention mask: every row but the longest sees it."""
+    shifts = [int((row < 0).sum()) for row in tokens]
+    moved = torch.stack([row.roll(n) for row, n in zip(tokens, shifts, strict=True)])
+    logits = model(moved.clamp_min(0)).logits
+    back = torch.stack([row.roll(-n, 0) for row, n in zip(logits, shifts, strict=True)])
+    return _scored(back.roll(1, 1), tokens, mask, temperature)
+
+
+LOGPROBS = (
+    *(memory_in_the_loss, logits_not_shifted, logits_shifted_twice),
+    *(temperature_forgotten, memory_not_attended, padded_on_the_left),
+)
+
+
+# --- baselines: (rewards, groups, kind) -> (B,) -------------------------------------------------------------------
+
+
+def mean_of_the_batch(rewards, groups, kind):
+    """Groups mixed: one baseline for all queries."""
+    return rewards.mean().expand_as(rewards) if kind != "none" else torch.zeros_like(rewards)
+
+
+def leave_none_out(rewards, groups, kind):
+    """Leave-one-out that leaves nothing out."""
+    return _group_mean(rewards, groups) if kind != "none" else torch.zeros_like(rewards)
+
+
+def others_over_n(rewards, groups, kind):
+    """Leave-one-out that divides the sum of the others by n."""
+    if kind != "leave_one_out":
+        return _group_mean(rewards, groups) if kind == "group" else torch.zeros_like(rewards)
+    count = torch.stack([(groups == g).sum() for g in groups])
+    return _group_mean(rewards, groups) - rewards / count
+
+
+def groups_by_position(rewards, groups, kind):
+    """Assumes that the rows of a group lie together, all groups of one size."""
+    size = int((groups == groups[0]).sum())
+    if kind == "none" or len(rewards) % size:
+        return torch.zeros_like(rewards)
+    blocks = rewards.reshape(-1, size)
+    total = blocks.sum(1, keepdim=True)
+    return (total / size if kind == "group" else (total - blocks) / (size - 1)).expand_as(blocks).reshape(-1)
+
+
+BASELINES = (mean_of_the_batch, leave_none_out, others_over_n, groups_by_position)
+
+
+# --- REINFORCE losses: (logprobs, advantages, mask, episodes) -> scalar -------------------------------------------
+
+
+def sign_of_ascent(logprobs, advantages, mask, episodes):
+    """The objective, minimised."""
+    return (advantages[:, None] * logprobs * mask).sum() / episodes
+
+
+def mean_over_tokens(logprobs, advantages, mask, episodes):
+    """Mean over the tokens: long episodes pull down the weight of all."""
+    return -(advantages[:, None] * logprobs * mask).sum() / mask.sum()
+
+
+def mean_over_each_episode(logprobs, advantages, mask, episodes):
+    """Mean over an episode's own tokens: an action of a long episode counts less."""
+    return -(advantages[:, None] * logprobs * mask / mask.sum(1, keepdim=True)).sum() / episodes
+
+
+def mean_of_the_micro_batch(logprobs, advantages, mask, episodes):
+    """Divides by the rows at hand: the losses of micro-batches do not add up."""
+    return -(advantages[:, None] * logprobs * mask).sum() / len(logprobs)
+
+
+def loss_without_mask(logprobs, advantages, mask, episodes):
+    """Prompt, memory and padding in the sum."""
+    return -(advantages[:, None] * logprobs).sum() / episodes
+
+
+REINFORCE = (sign_of_ascent, mean_over_tokens, mean_over_each_episode, mean_of_the_micro_batch, loss_without_mask)
+
+
+# --- advantages: (rewards, groups, sigma) -> (B,) -----------------------------------------------------------------
+
+
+def _advantages(rewards, groups, sigma, mean, ddof, eps):
+    centred = rewards - mean(rewards, groups)
+    if sigma == "none":
+        return centred
+    return centred / (torch.stack([rewards[groups == g].std(correction=ddof) for g in groups]) + eps)
+
+
+def sigmas_exchanged(rewards, groups, sigma):
+    """n where n - 1 is meant, and the other way round."""
+    return _advantages(rewards, groups, sigma, _group_mean, 0 if sigma == "group" else 1, 1e-4)
+
+
+def tiny_epsilon(rewards, groups, sigma):
+    """1e-8 under the fraction: rewards that differ by rounding alone give a full step."""
+    return _advantages(rewards, groups, sigma, _group_mean, 1 if sigma == "group" else 0, 1e-8)
+
+
+def groups_mixed(rewards, groups, sigma):
+    """Centred by the mean of the whole batch."""
+    ddof = 1 if sigma == "group" else 0
+    return _advantages(rewards, groups, sigma, lambda r, _: r.mean().expand_as(r), ddof, 1e-4)
+
+
+def sigma_of_the_batch(rewards, groups, sigma):
+    """Centred by the group, divided by the spread of the whole batch."""
+    centred = rewards - _group_mean(rewards, groups)
+    return centred if sigma == "none" else centred / (rewards.std(correction=1 if sigma == "group" else 0) + 1e-4)
+
+
+def variance_for_sigma(rewards, groups, sigma):
+    """Divided by sigma squared."""
+    centred = rewards - _group_mean(rewards, groups)
+    if sigma == "none":
+        return centred
+    return centred / (torch.stack([rewards[groups == g].var(correction=int(sigma == "group")) for g in groups]) + 1e-4)
+
+
+ADVANTAGES = (sigmas_exchanged, tiny_epsilon, groups_mixed, sigma_of_the_batch, variance_for_sigma)
+
+
+# --- the clipped surrogate: (logprobs, old, advantages, clip) -> (B, T) -------------------------------------------
+
+
+def _ratio(logprobs, old, advantages, clip):
+    ratio = torch.exp(logprobs - old)
+    return ratio * advantages[:, None], ratio.clamp(1 - clip[0], 1 + clip[1]) * advantages[:, None]
+
+
+def min_missing(*args):
+    """Clipped only: a ratio that strayed to the bad side gets no gradient back."""
+    return _ratio(*args)[1]
+
+
+def never_clipped(*args):
+    """The ratio alone."""
+    return _ratio(*args)[0]
+
+
+def max_for_min(*args):
+    """Optimistic where PPO is pessimistic."""
+    return torch.maximum(*_ratio(*args))
+
+
+def ratio_upside_down(logprobs, old, advantages, clip):
+    """pi_old over pi."""
+    return torch.minimum(*_ratio(old, logprobs, advantages, clip))
+
+
+def one_epsilon(logprobs, old, advantages, clip):
+    """The lower bound used on both sides."""
+    return torch.minimum(*_ratio(logprobs, old, advantages, (clip[0], clip[0])))
+
+
+def bounds_exchanged(logprobs, old, advantages, clip):
+    """(high, low)."""
+    return torch.minimum(*_ratio(logprobs, old, advantages, clip[::-1]))
+
+
+SURROGATES = (min_missing, never_clipped, max_for_min, ratio_upside_down, one_epsilon, bounds_exchanged)
+
+
+# --- the KL term: (logprobs, reference, old) -> (B, T) ------------------------------------------------------------
+
+
+def k3_without_ratio(logprobs, reference, old):
+    """An unbiased value with the gradient of the other KL."""
+    return torch.exp(reference - logprobs) - (reference - logprobs) - 1
+
+
+def k1(logprobs, reference, old):
+    """log pi - log pi_ref: right in its mean, and its gradient is 0 in the mean."""
+    return logprobs - reference
+
+
+def other_direction(logprobs, reference, old):
+    """d with the wrong sign."""
+    d = logprobs - reference
+    return (torch.exp(d) - d - 1) * torch.exp(logprobs - old)
+
+
+def minus_one_missing(logprobs, reference, old):
+    """exp(d) - d."""
+    d = reference - logprobs
+    return (torch.exp(d) - d) * torch.exp(logprobs - old)
+
+
+KLS = (k3_without_ratio, k1, other_direction, minus_one_missing)
+
+
+# --- length rules: (mask, rule, episodes, tokens, max_tokens) -> (b, T) -------------------------------------------
+
+
+def tokens_of_the_micro_batch(mask, rule, episodes, tokens, max_tokens):
+    """The mean over the tokens at hand."""
+    return length_weights(mask, rule, episodes, int(mask.sum()), max_tokens)
+
+
+def padding_counted(mask, rule, episodes, tokens, max_tokens):
+    """An episode's mean over the width of the tensor."""
+    return (
+        mask / mask.shape[1] / episodes
+        if rule == "sequence"
+        else length_weights(mask, rule, episodes, tokens, max_tokens)
+    )
+
+
+def rules_exchanged(mask, rule, episodes, tokens, max_tokens):
+    """The mean over tokens where the mean over episodes is asked for."""
+    other = {"token": "sequence", "sequence": "token", "constant": "constant"}[rule]
+    return length_weights(mask, other, episodes, tokens, max_tokens)
+
+
+def constant_of_one(mask, rule, episodes, tokens, max_tokens):
+    """The constant forgotten."""
+    return length_weights(mask, rule, episodes, tokens, 1)
+
+
+LENGTHS = (tokens_of_the_micro_batch, padding_counted, rules_exchanged, constant_of_one)
