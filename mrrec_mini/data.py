@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from sys import intern
 from typing import Any
+from unicodedata import category
 
 from mrrec_mini.records import Interaction, Item, Query
 
@@ -46,6 +47,12 @@ def shown(value: object, limit: int = 60) -> str:
     """A value as it may stand in a message: one line, control characters escaped, at most `limit` characters."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may be shown it: control and formatting characters become escapes, all else stays."""
+    driving = ("Cc", "Cf", "Cs", "Zl", "Zp")  # escape sequences begin with a Cc; a Cf can turn the reading direction
+    return "".join(c.encode("unicode_escape").decode() if category(c) in driving else c for c in text)
 
 
 # --- one field ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ episodes a step.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -26,10 +27,10 @@ from queue import Empty
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import Bench, Row, arms_table, benches, play, policy_rows, reference_rows, report_dict
 from mrrec_mini.prompts import Grammar
@@ -333,23 +334,36 @@ def _bars(console: Console) -> Progress:
 
 
 def print_report(report: DemoReport, console: Console) -> None:
-    """The table of arms, a worked episode, the learning curve, the seconds."""
+    """The tables of arms, a worked episode, the learning curve, the seconds."""
     console.print(arms_table(report.arms))
     first = report.results[0]
     console.print(f"\nA worked episode (seed {first.seed}, an unseen user, greedy):", style="bold")
-    for who, text in first.episode:
-        console.print(escape(text), style="bold green" if who == "policy" else "dim", highlight=False)
-    console.print(f"the item then taken, {escape(first.wanted)!r}, stands at rank {first.rank:g}", highlight=False)
+    print_transcript(first.episode, console)
+    place = f"stands at rank {first.rank:g}" if np.isfinite(first.rank) else "is not ranked: there is no answer"
+    console.print(Text(f"the item then taken, {printable(first.wanted)}, {place}"))
     rewards = np.mean([[line["reward"] for line in r.log] for r in report.results], axis=0)
     console.print("\nReward while learning (mean of the seeds), by step:", style="bold")
-    console.print(curve(rewards), highlight=False)
+    console.print(Text(curve(rewards)))
     spent = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in report.seconds.items())
-    console.print(f"\nseconds a seed, and in total: {spent}", highlight=False)
-    console.print(f"the trained policies: {', '.join(r.run for r in report.results)}", highlight=False, markup=False)
+    console.print(Text(f"\nseconds a seed, and in total: {spent}"))
+    console.print(Text(f"the trained policies: {', '.join(printable(r.run) for r in report.results)}"))
 
 
-def curve(values: Sequence[float], width: int = 72, height: int = 8) -> str:
-    """A line plot in characters: the values averaged into `width` columns, the axis at the left."""
+def print_transcript(transcript: Sequence[tuple[str, str]], console: Console) -> None:
+    """An episode, a turn a line; what the policy wrote stands out. Texts of people are shown, never obeyed."""
+    for who, said in transcript:
+        for line in lines_of(printable(said)):
+            console.print(Text(line, style="bold green" if who == "policy" else "dim"))
+
+
+def lines_of(said: str) -> list[str]:
+    """The prompt in two lines, all else in one, with air around the names of control tokens."""
+    spaced = re.sub(r" *(</?[a-z]+[0-9]*>) *", r" \1 ", said)
+    return [line.strip() for line in re.split("(?=<global>)", spaced) if line.strip()]
+
+
+def curve(values: Sequence[float], width: int = 70, height: int = 8) -> str:
+    """A line plot in characters: the values averaged into at most `width` columns, the axis in 9 more at the left."""
     parts = [float(np.mean(part)) for part in np.array_split(np.asarray(values), min(width, len(values)))]
     low, high = min(parts), max(parts)
     levels = [round((value - low) / (high - low or 1.0) * (height - 1)) for value in parts]
@@ -357,4 +371,5 @@ def curve(values: Sequence[float], width: int = 72, height: int = 8) -> str:
     for level in range(height - 1, -1, -1):
         label = low + (high - low) * level / (height - 1)
         rows.append(f"{label:7.2f} |" + "".join("*" if at == level else " " for at in levels).rstrip())
-    return "\n".join([*rows, " " * 8 + "+" + "-" * len(parts), " " * 8 + f" 1{len(values):>{max(1, len(parts) - 1)}}"])
+    last = f"{len(values):>{len(parts) - 1}}" if len(parts) > 1 else ""
+    return "\n".join([*rows, " " * 8 + "+" + "-" * len(parts), " " * 9 + "1" + last])

@@ -456,7 +456,7 @@ def shown(arms) -> str:
 
 def test_the_table_has_a_line_for_each_arm():
     text = shown(report_dict([*many(), row("c", 1, right=2, asked=2, matter=3)], rng()))
-    assert all(f"│ {name} " in text for name in ARMS)
+    assert all(f"\n{name} " in text for name in ARMS)
     assert "2.0 of 3.0" in text and "0.500" in text
 
 
