@@ -86,8 +86,6 @@ class Grammar:
         """`<memory> <m_first> ... </memory>` (eq. 8): `first` memories were shown before in this episode."""
         ids = [self.control["<memory>"]]
         for number, entry in enumerate(entries, start=first):
-            if number == len(REFERENCES):
-                break
             ids += [self.control[REFERENCES[number]], *self._text(entry.text)]
         return [*ids, self.control["</memory>"]]
 

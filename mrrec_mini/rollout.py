@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 
 from mrrec_mini.memory import Memory
-from mrrec_mini.prompts import Final, Grammar, Malformed
+from mrrec_mini.prompts import REFERENCES, Final, Grammar, Malformed
 from mrrec_mini.records import Answer, Call, Episode, MemoryEntry, Query
 from mrrec_mini.sampler import Sampler
 
@@ -39,6 +39,8 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         if min(self.max_calls, self.global_k) < 0 or min(self.memory_k, self.turn_tokens) < 1:
             raise ValueError("max_calls and global_k must be >= 0, memory_k and turn_tokens >= 1")
+        if self.max_calls * self.memory_k > len(REFERENCES):
+            raise ValueError(f"max_calls x memory_k memories need a name each, and there are {len(REFERENCES)}")
 
 
 @dataclass

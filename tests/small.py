@@ -1,17 +1,23 @@
 """Small things to test the learning half on: a shop, a tokenizer, a tiny model, a policy whose words are dictated."""
 
+from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mrrec_mini.environment import Environment
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
-from mrrec_mini.prompts import CONTROL
-from mrrec_mini.rollout import State
+from mrrec_mini.prompts import CONTROL, Grammar
+from mrrec_mini.records import MemoryEntry
+from mrrec_mini.reward import RewardConfig
+from mrrec_mini.rollout import RolloutConfig, ScriptActor, State
 from mrrec_mini.summarize import ExtractiveSummarizer
-from mrrec_mini.world import ASPECTS, CATEGORIES, USES, WorldConfig, make_world
+from mrrec_mini.warmstart import WarmStartConfig, expert, warm_start
+from mrrec_mini.world import ASPECTS, CATEGORIES, USES, WorldConfig, category_map, make_world
 
 SHOP = WorldConfig(users=12, items=100, categories=5, held=1, history=12, queries=3)
 WORDS = (
@@ -29,13 +35,39 @@ TINY = CausalLMConfig(width=16, layers=2, heads=2, feed_forward=24, context=512)
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """A shop of 12 people, ready to be played; nothing in it is changed by play but its caches."""
+    """A shop of 12 people, ready to be played; play changes nothing in it but caches.
+
+    12 people are too few for the contrasts of eq. 6, so its global memory holds what they would find: the map.
+    """
     dataset = make_world(SHOP)
-    return Environment.build(dataset, dataset.split(0, 0.6, 0.2, 0.2), ExtractiveSummarizer(), np.random.default_rng(0))
+    split = dataset.split(0, 0.6, 0.2, 0.2)
+    built = Environment.build(dataset, split, ExtractiveSummarizer(), np.random.default_rng(0))
+    lines = [
+        MemoryEntry(f"@global/{CATEGORIES[c]}/{a}", None, "global", f"{CATEGORIES[c]} {a}", (), CATEGORIES[c], 3)
+        for c, row in enumerate(category_map(SHOP))
+        for a in np.array(list(ASPECTS))[row]
+    ]
+    return replace(built, memory=replace(built.memory, global_entries=tuple(lines)))
 
 
 def tokenizer() -> WordTokenizer:
     return WordTokenizer(CONTROL, list(dict.fromkeys(WORDS)))
+
+
+def foreign_tokenizer() -> PreTrainedTokenizerFast:
+    """As from the hub: byte-level BPE that already knows <eos>, and <think> as an ordinary added token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    texts = ["a mug for hiking", "a lamp for travel <search> <end>"] * 10
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<eos>"],
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bpe.add_tokens([AddedToken("<think>", special=False)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
 
 
 def tiny_model(vocabulary: int, seed: int = 0, config: CausalLMConfig = TINY) -> PreTrainedModel:
@@ -47,6 +79,22 @@ def tiny_model(vocabulary: int, seed: int = 0, config: CausalLMConfig = TINY) ->
                 generator = torch.Generator().manual_seed(1000 * seed + number)
                 parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
+
+
+@lru_cache(maxsize=1)
+def _taught() -> PreTrainedModel:
+    env, tok = environment(), tokenizer()
+    grammar = Grammar(tok)
+    traces = env.play(ScriptActor(expert(grammar)), env.split.train_queries, grammar, RolloutConfig(), RewardConfig())
+    model = tiny_model(len(tok), config=CausalLMConfig(width=32, layers=2, heads=2, feed_forward=48, context=512))
+    config = WarmStartConfig(steps=150, batch=6, learning_rate=1e-2, scrambled=0.0)
+    warm_start(model, tok, traces, config, np.random.default_rng(0))
+    return model.eval()
+
+
+def taught_model() -> PreTrainedModel:
+    """A copy of a tiny policy that knows the grammar by heart: it searches and answers, most of the time."""
+    return deepcopy(_taught())
 
 
 def fresh_logprobs(model: PreTrainedModel, ids, temperature: float = 1.0) -> torch.Tensor:

@@ -4,10 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import TINY, tiny_model, tokenizer
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
-from tokenizers import Tokenizer as RustTokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from small import TINY, foreign_tokenizer, tiny_model, tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from mrrec_mini.models.causal_lm import WordTokenizer, load_causal_lm, make_causal_lm, save_causal_lm
 from mrrec_mini.prompts import CONTROL
@@ -102,21 +100,11 @@ def test_a_start_is_drawn_from_the_given_generator_alone():
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
-    """A folder as from the hub: byte-level BPE that already knows <eos>, and <think> as an ordinary added token."""
-    bpe = RustTokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    texts = ["a mug for hiking", "a lamp for travel <search> <end>"] * 10
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["<eos>"], show_progress=False),
-    )
-    bpe.add_tokens([AddedToken("<think>", special=False)])
-    inner = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
+    """A folder as from the hub, and the size of its vocabulary."""
+    folder, inner = tmp_path_factory.mktemp("foreign"), foreign_tokenizer()
     shape = LlamaConfig(
         vocab_size=len(inner), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
     )
-    folder = tmp_path_factory.mktemp("foreign")
     inner.save_pretrained(folder)
     LlamaForCausalLM(shape).save_pretrained(folder)
     return folder, len(inner)
