@@ -9,13 +9,12 @@ knows gets an answer from the query alone, with the reason beside it; so does a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.data import DataError, Dataset, shown
 from mrrec_mini.environment import Environment
 from mrrec_mini.hybrid import HybridConfig
 from mrrec_mini.memory import Memory, MemoryConfig
@@ -73,13 +72,11 @@ class Assistant:
         return cls(environment, model, Grammar(tokenizer), recipe)
 
     def recommend(self, user: str, text: str, k: int = 5) -> Recommendation:
-        """k items for a wish. DataError for an empty wish."""
-        query = as_of_now(self.environment.dataset, user, text, may_be_new=True)
-        if not text.strip():
-            raise DataError('the query is empty; say what is wanted, for example: mrrec recommend "a mug for travel"')
+        """k items for a wish of this user, who may be new. DataError for an empty wish or user name."""
+        query = as_of_now(said(user, "the user"), said(text, "the query"))
         actor = LMActor(self.model, self.grammar, temperature=0.0)
         episode = rollout(actor, [query], self.environment.memory, self.grammar, self.recipe.train.rules)[0]
-        shown = {entry.id: entry for call in episode.calls for entry in call.entries}
+        seen = {entry.id: entry for call in episode.calls for entry in call.entries}
         if episode.answer is None:
             profile, evidence = text, ()
             reason = f"the policy broke off ({episode.end}); the items are those that fit the query alone"
@@ -91,7 +88,7 @@ class Assistant:
             user,
             text,
             tuple(self.grammar.transcript(episode.tokens, episode.mask)),
-            tuple(shown[identity] for identity in evidence),
+            tuple(seen[identity] for identity in evidence),
             profile,
             self._best_items(query, profile, k),
             reason,
@@ -109,13 +106,16 @@ def alone(recipe: Recipe) -> Recipe:
     return replace(recipe, siblings=0)
 
 
-def as_of_now(dataset: Dataset, user: str, text: str, may_be_new: bool = False) -> Query:
-    """A wish of this user that sees the whole history. LookupError for an unknown user, unless one may be new."""
-    if not may_be_new and not dataset.interactions_of(user):
-        raise LookupError(
-            f"no memories of user {user!r}; `mrrec data info` counts users, interactions.jsonl names them"
-        )
+def as_of_now(user: str, text: str = "") -> Query:
+    """A wish of this user that sees the whole history."""
     return Query("now", user, text, target="", time=FOREVER)
+
+
+def said(text: str, what: str) -> str:
+    """`text`, unless it is blank: DataError."""
+    if not text.strip():
+        raise DataError(f"{what} is empty; give at least one word")
+    return text
 
 
 def open_memory(data: Path, seed: int) -> Memory:
@@ -126,8 +126,24 @@ def open_memory(data: Path, seed: int) -> Memory:
     return Memory.build(dataset, users, MemoryConfig(), ExtractiveSummarizer(), HybridConfig(), rng)
 
 
-def memory_entries(memory: Memory) -> list[MemoryEntry]:
+def all_entries(memory: Memory) -> list[MemoryEntry]:
     """Everybody's entries as of now, then the global ones."""
-    users: Sequence[str] = memory.dataset.users()
-    local = [e for user in users for e in memory.entries(as_of_now(memory.dataset, user, "", may_be_new=True))]
+    local = [entry for user in memory.dataset.users() for entry in memory.entries(as_of_now(user))]
     return [*local, *memory.global_entries]
+
+
+def entries_of(memory: Memory, user: str) -> tuple[MemoryEntry, ...]:
+    """One user's entries as of now. LookupError for a user who is not in the data set."""
+    return memory.entries(as_of_now(known(memory.dataset, user)))
+
+
+def search_entries(memory: Memory, user: str, text: str, k: int) -> tuple[MemoryEntry, ...]:
+    """The k entries of one user that fit `text` best (eq. 8). LookupError as above; DataError for a blank text."""
+    return memory.search(as_of_now(known(memory.dataset, user)), said(text, "the text to look for"), k)
+
+
+def known(dataset: Dataset, user: str) -> str:
+    """`user`, unless nobody of that name bought or asked for anything: LookupError, whoever it is that is asked for."""
+    if not dataset.interactions_of(user) and not dataset.queries_of([user]):
+        raise LookupError(f"no user {shown(user)} in this data set; the names stand in interactions.jsonl")
+    return user

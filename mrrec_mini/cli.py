@@ -3,9 +3,12 @@
 Flow: the outermost shell; nothing imports it. Heavy libraries are imported inside the commands, so that `mrrec
 --help` is quick.
 
-Results for machines go to stdout as exactly one JSON document (`--json`); tables for people go to stdout without it;
-progress and messages go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 bad data, 130
-interrupted.
+Results for machines go to stdout as exactly one JSON document (`--json`); tables for people go to stdout without it,
+and fit 80 columns, since a pipe has no more; progress and messages go to stderr. Expected trouble is one line there:
+what is wrong, where, what to do. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 bad data, 130 interrupted.
+
+Texts of people and items are printed as `rich.text.Text` after `data.printable`: neither markup nor escape sequences
+act.
 """
 
 from __future__ import annotations
@@ -13,17 +16,22 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-import mrrec_mini
+from mrrec_mini.data import DataError, Dataset, printable
+from mrrec_mini.records import MemoryEntry
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="A language model learns what to look up.")
 data_app = typer.Typer(no_args_is_help=True, help="Make, import and check data sets.")
@@ -33,7 +41,7 @@ app.add_typer(data_app, name="data")
 data_app.add_typer(import_app, name="import")
 app.add_typer(memory_app, name="memory")
 
-out, err = Console(), Console(stderr=True)
+out, err = Console(emoji=False), Console(stderr=True, emoji=False)  # a text that says ":cat:" means that
 FAILED, NOT_FOUND, BAD_DATA, INTERRUPTED = 1, 3, 4, 130
 
 DataDir = Annotated[Path, typer.Option("--data", help="A data-set folder.")]
@@ -43,39 +51,65 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout,
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 
 
+class Algo(str, Enum):
+    """What `mrrec train` can learn by."""
+
+    grpo = "grpo"
+    reinforce = "reinforce"
+
+
 def answering(command: Callable) -> Callable:
     """Expected trouble becomes one line on stderr and the exit code of its kind."""
 
     @functools.wraps(command)
     def run(*args, **kwargs):
-        from mrrec_mini.data import DataError
-
         try:
             return command(*args, **kwargs)
+        except (KeyError, IndexError, BrokenPipeError):
+            raise  # a mistake of ours, and a reader who left: no trouble of the kinds below
         except DataError as error:
             _stop(str(error), BAD_DATA)
-        except LookupError as error:
-            _stop(str(error.args[0] if error.args else error), NOT_FOUND)
-        except FileNotFoundError as error:
-            _stop(f"not found: {error.filename}" if error.filename else str(error), NOT_FOUND)
+        except (LookupError, FileNotFoundError) as error:
+            _stop(_told(error), NOT_FOUND)
         except (ValueError, OSError) as error:
-            _stop(str(error), FAILED)
+            _stop(_told(error), FAILED)
 
     return run
 
 
+def _told(error: Exception) -> str:
+    """The message; of an error of the system: the file and what is wrong with it."""
+    is_file = isinstance(error, OSError) and error.filename
+    return f"{error.filename}: {error.strerror}" if is_file else str(error)
+
+
 def _stop(message: str, code: int) -> None:
-    err.print(" ".join(message.split()), style="red", markup=False, highlight=False, soft_wrap=True)
+    _tell(" ".join(message.split()), "red")
     raise typer.Exit(code)
 
 
+def _tell(message: str, style: str = "") -> None:
+    """One line on stderr, however long."""
+    err.print(Text(printable(message), style), soft_wrap=True)
+
+
+def _table(title: str, names: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """What does not fit its column is folded, never cut."""
+    table = Table(title=Text(printable(title)), show_header=any(names))
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("\n".join(printable(line) for line in cell.split("\n"))) for cell in row))
+    return table
+
+
 def _print_json(document: object) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False))
+    typer.echo(json.dumps(document, indent=1, allow_nan=False))  # ASCII: any terminal and any pipe can take it
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mrrec_mini {mrrec_mini.__version__}")
+        typer.echo(f"{__package__} {import_module(__package__).__version__}")
         raise typer.Exit
 
 
@@ -132,7 +166,7 @@ def make_world_command(
     """Write a synthetic shop whose true preferences are known."""
     from mrrec_mini.world import WorldConfig, write_world
 
-    _say_written(write_world(WorldConfig(users=users, items=items, seed=seed), out_dir))
+    _say_written(write_world(WorldConfig(users=users, items=items, seed=seed), out_dir), out_dir)
 
 
 @import_app.command("amazon")
@@ -174,36 +208,35 @@ def import_recbole_command(
     _save(import_recbole(source), out_dir)
 
 
-def _save(dataset, folder: Path) -> None:
-    for step in dataset.meta.get("cleaning", ()):
-        err.print(f"{step['step']}: dropped {step['dropped']}, kept {step['kept']}", markup=False, highlight=False)
+def _save(dataset: Dataset, folder: Path) -> None:
+    for line in _cleaning(dataset):
+        _tell(line)
     dataset.save(folder)
     _say_written(dataset.counts(), folder)
 
 
+def _cleaning(dataset: Dataset) -> list[str]:
+    return [f"{s['step']}: dropped {s['dropped']}, kept {s['kept']}" for s in dataset.meta.get("cleaning", ())]
+
+
 def _say_written(counts: dict[str, int], folder: Path) -> None:
-    described = ", ".join(f"{number} {name}" for name, number in counts.items())
-    err.print(f"wrote {described} to {folder}", markup=False, highlight=False, soft_wrap=True)
+    _tell(f"wrote {', '.join(f'{number} {name}' for name, number in counts.items())} to {folder}")
 
 
 @data_app.command("info")
 @answering
 def info_command(folder: Annotated[Path, typer.Argument(help="A data-set folder.")], as_json: Json = False) -> None:
     """Check every line of a data set and count it."""
-    from mrrec_mini.data import Dataset
-
     dataset = Dataset.load(folder)
     about = {"name": dataset.meta.get("name", folder.name), **dataset.counts()}
-    about |= {name: dataset.meta[name] for name in ("source", "licence", "cleaning") if name in dataset.meta}
+    kept = ("source", "licence", "repeated_lines", "cleaning")
+    about |= {name: dataset.meta[name] for name in kept if name in dataset.meta}
     if as_json:
         _print_json(about)
         return
-    table = Table(show_header=False)
-    for name, value in about.items():
-        if name == "cleaning":
-            value = "\n".join(f"{step['step']}: dropped {step['dropped']}, kept {step['kept']}" for step in value)
-        table.add_row(name, escape(str(value)))
-    out.print(table)
+    if "cleaning" in about:
+        about["cleaning"] = "\n".join(_cleaning(dataset))
+    out.print(_table("", ("", ""), ([name.replace("_", " "), str(value)] for name, value in about.items())))
 
 
 # ----------------------------------------------------------------------------------------------------------- memory
@@ -218,21 +251,27 @@ def memory_build(
     as_json: Json = False,
 ) -> None:
     """Build everybody's memory and the global memory (extractive), and count the entries."""
-    from mrrec_mini.assistant import memory_entries, open_memory
+    from mrrec_mini.assistant import all_entries, open_memory
 
     memory = open_memory(data, seed)
-    entries = memory_entries(memory)
+    entries = all_entries(memory)
     if out_file is not None:
-        from dataclasses import asdict
-
-        out_file.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in entries), encoding="utf-8")
+        _write_lines(out_file, (asdict(entry) for entry in entries))
     levels = ("record", "pattern", "profile", "global")
     counts = {level: sum(entry.level == level for entry in entries) for level in levels}
     if as_json:
         _print_json({"summarizer": "extractive", "entries": counts})
     else:
-        _show_entries([(e.text, e.level, e.support) for e in memory.global_entries], "global memory (extractive)")
-        out.print(", ".join(f"{number} {level}" for level, number in counts.items()), highlight=False)
+        out.print(_entry_table(memory.global_entries, "global memory (extractive)"))
+        out.print(Text(", ".join(f"{number} {level}" for level, number in counts.items())))
+
+
+def _write_lines(file: Path, records: Iterable[dict]) -> None:
+    """Whole or not at all: into a file beside it, which then takes the name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.tmp")
+    fresh.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    fresh.replace(file)
 
 
 @memory_app.command("show")
@@ -241,10 +280,9 @@ def memory_show(
     data: DataDir, user: Annotated[str, typer.Option(help="Whose memory.")], seed: Seed = 0, as_json: Json = False
 ) -> None:
     """All entries of one user's memory."""
-    from mrrec_mini.assistant import as_of_now, open_memory
+    from mrrec_mini.assistant import entries_of, open_memory
 
-    memory = open_memory(data, seed)
-    _answer_entries(memory.entries(as_of_now(memory.dataset, user, "")), f"memory of {user} (extractive)", as_json)
+    _answer_entries(entries_of(open_memory(data, seed), user), f"memory of {user} (extractive)", as_json)
 
 
 @memory_app.command("search")
@@ -258,27 +296,26 @@ def memory_search(
     as_json: Json = False,
 ) -> None:
     """The k entries of one user's memory that fit a text best (eq. 8)."""
-    from mrrec_mini.assistant import as_of_now, open_memory
+    from mrrec_mini.assistant import open_memory, search_entries
 
-    memory = open_memory(data, seed)
-    found = memory.search(as_of_now(memory.dataset, user, text), text, k)
+    found = search_entries(open_memory(data, seed), user, text, k)
     _answer_entries(found, f"{text!r} in the memory of {user}", as_json)
 
 
-def _answer_entries(entries, title: str, as_json: bool) -> None:
+def _answer_entries(entries: Iterable[MemoryEntry], title: str, as_json: bool) -> None:
     if as_json:
-        from dataclasses import asdict
-
         _print_json([asdict(entry) for entry in entries])
     else:
-        _show_entries([(entry.text, entry.level, entry.support) for entry in entries], title)
+        out.print(_entry_table(entries, title))
 
 
-def _show_entries(rows: list[tuple[str, str, int]], title: str) -> None:
-    table = Table("entry", "level", "rests on", title=escape(title))
-    for text, level, support in rows:
-        table.add_row(escape(text), level, f"{support} {'users' if level == 'global' else 'records'}")
-    out.print(table)
+def _entry_table(entries: Iterable[MemoryEntry], title: str) -> Table:
+    return _table(title, ("entry", "level", "rests on"), ([e.text, e.level, _support(e)] for e in entries))
+
+
+def _support(entry: MemoryEntry) -> str:
+    what = "user" if entry.level == "global" else "record"
+    return f"{entry.support} {what}{'s' if entry.support != 1 else ''}"
 
 
 # ------------------------------------------------------------------------------------------- train, evaluate, recommend
@@ -291,7 +328,7 @@ def train(
     run: RunDir,
     steps: Annotated[int, typer.Option(min=1, help="Steps of reinforcement learning in all.")] = 80,
     seed: Seed = 0,
-    algo: Annotated[str, typer.Option(help="grpo or reinforce.")] = "grpo",
+    algo: Annotated[Algo, typer.Option(help="What to learn by.")] = Algo.grpo,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
     fast: Annotated[bool, typer.Option(help="Toy sizes.")] = False,
 ) -> None:
@@ -300,13 +337,15 @@ def train(
 
     try:
         with one_bar(err) as say:
-            last = train_run(data, run, steps, seed, algo, resume, fast, say)
+            last = train_run(data, run, steps, seed, algo.value, resume, fast, say)
     except KeyboardInterrupt:
-        err.print(
-            f"interrupted; go on with: mrrec train --data {data} --run {run} --steps {steps} --resume", markup=False
+        going_on = f"mrrec train --data {shlex.quote(str(data))} --run {shlex.quote(str(run))} --steps {steps} --resume"
+        saved = (run / "policy").is_dir()
+        _tell(
+            f"interrupted; go on with: {going_on}" if saved else "interrupted before the first step; nothing was kept"
         )
         raise typer.Exit(INTERRUPTED) from None
-    err.print(f"{run}: {last}", markup=False, highlight=False)
+    _tell(f"{run}: {last}")
 
 
 @app.command()
@@ -334,29 +373,32 @@ def recommend(
 ) -> None:
     """Ask a trained policy: its reasoning, the memories it used, the profile it wrote, the items that fit."""
     from mrrec_mini.assistant import Assistant
+    from mrrec_mini.demo import print_transcript
 
     answer = Assistant.open(run).recommend(user, text, k)
     if as_json:
         _print_json(answer.as_dict())
         return
-    for who, said in answer.transcript:
-        out.print(escape(said), style="bold" if who == "policy" else "dim", highlight=False)
+    print_transcript(answer.transcript, out)
     for entry in answer.memories:
-        out.print(f"used: {escape(entry.text)} [dim]({escape(entry.id)})[/dim]", highlight=False)
-    out.print(f"profile: {escape(answer.profile)}", highlight=False)
+        out.print(Text(f"used: {printable(entry.text)} ({printable(entry.id)})"))
+    out.print(Text(f"profile: {printable(answer.profile)}"))
     if answer.reason:
-        err.print(answer.reason, markup=False, highlight=False)
-    table = Table("rank", "item", "title", "score")
-    for place, (item, score) in enumerate(answer.items, 1):
-        table.add_row(str(place), escape(item.id), escape(item.title), f"{score:.3f}")
-    out.print(table)
+        _tell(answer.reason)
+    rows = ([str(n), item.id, item.title, f"{score:.3f}"] for n, (item, score) in enumerate(answer.items, 1))
+    out.print(_table("", ("rank", "item", "title", "score"), rows))
 
 
 def main() -> None:
     """The entry point `mrrec`."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a sign is shown its number
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # `mrrec ... | head`: the reader has seen enough
