@@ -43,7 +43,7 @@ def quiet(phase: str, done: int, total: int, note: str) -> None:
 class Recipe:
     """What a run is made of."""
 
-    shares: tuple[float, float, float] = (0.5, 0.1, 0.4)  # of users: train, validation, test
+    shares: tuple[float, float, float] = (0.6, 0.1, 0.3)  # of users: train, validation, test
     siblings: int = 3  # further shops to train in, for a synthetic data set
     sibling_users: int = 120
     traces: int = 4000  # episodes of the teacher

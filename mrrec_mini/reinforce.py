@@ -71,6 +71,11 @@ def to_batch(episodes: Sequence[Episode], groups: Sequence[int], device: torch.d
     return Batch(*(t.to(device) for t in (batch.tokens, batch.mask, batch.old_logprobs, batch.rewards, batch.groups)))
 
 
+def rows_by_length(batch: Batch, parts: int) -> tuple[torch.Tensor, ...]:
+    """The row numbers of a batch, shortest episode first, in parts of like length: each is padded to its own longest."""
+    return torch.tensor_split(torch.argsort((batch.tokens >= 0).sum(1), stable=True), parts)
+
+
 def token_logprobs(
     model: PreTrainedModel, tokens: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -42,7 +42,7 @@ from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Episode, Query
-from mrrec_mini.reinforce import BASELINES, Batch, baseline, reinforce_loss, to_batch, token_logprobs
+from mrrec_mini.reinforce import BASELINES, Batch, baseline, reinforce_loss, rows_by_length, to_batch, token_logprobs
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig
 
@@ -52,13 +52,13 @@ class TrainConfig:
     """One run of reinforcement learning."""
 
     algo: str = "grpo"  # or "reinforce"
-    steps: int = 100
+    steps: int = 80
     prompts_per_step: int = 16
     group: int = 8  # episodes a query, G
     learning_rate: float = 1e-3
     warmup: int = 3  # steps
     max_grad_norm: float = 1.0
-    micro_batches: int = 2  # the batch is cut by length, so that short episodes are not padded to long ones
+    micro_batches: int = 4  # the batch is cut by length, so that short episodes are not padded to long ones
     evaluate_every: int = 25
     checkpoint_every: int = 25
     seed: int = 0
@@ -138,9 +138,8 @@ class Trainer:
         config = self.config
         self.model.train()
         episodes, tokens = len(batch.rewards), int(batch.mask.sum())
-        by_length = torch.argsort((batch.tokens >= 0).sum(1), stable=True)
         log = dict.fromkeys(("entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
-        for rows in torch.tensor_split(by_length, config.micro_batches):
+        for rows in rows_by_length(batch, config.micro_batches):
             part = batch.rows(rows)
             logprobs, entropy = token_logprobs(self.model, part.tokens, part.mask)
             if config.algo == "reinforce":

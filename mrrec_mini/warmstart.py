@@ -19,7 +19,7 @@ Departure from the paper: all of this file. Sizes and rates: measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +28,7 @@ import torch
 from mrrec_mini.memory import plain
 from mrrec_mini.prompts import Grammar
 from mrrec_mini.records import Episode, MemoryEntry
-from mrrec_mini.reinforce import to_batch, token_logprobs
+from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import Script, State
 
 
@@ -49,9 +49,10 @@ class WarmStartConfig:
     drill_batch: int = 48
     drill_rate: float = 8e-3
     drill_goal: float = 0.93  # mean probability of the right token at which the drill ends
-    steps: int = 300
+    steps: int = 600
     batch: int = 32
-    learning_rate: float = 4e-3
+    parts: int = 2  # a batch is cut by length, so that short traces are not padded to long ones
+    learning_rate: float = 6e-3
     scrambled: float = 0.25  # share of the traces told in other words
 
 
@@ -205,7 +206,10 @@ def copy_drill(model, tokenizer, config: WarmStartConfig, rng: np.random.Generat
         set_rate(optimizer, config.drill_rate * min(1.0, (step + 1) / 10))
         tokens, mask = drill_batch(tokenizer.control, tokenizer.first_word, len(tokenizer), config.drill_batch, rng)
         logprobs, _ = token_logprobs(model, tokens, mask)
-        gradient_step(model, optimizer, -logprobs.sum() / mask.sum())
+        optimizer.zero_grad(set_to_none=True)
+        (-logprobs.sum() / mask.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
         skill = 0.8 * skill + 0.2 * float(logprobs.detach()[mask].exp().mean())
         progress(step + 1, skill)
         if skill > config.drill_goal:
@@ -218,13 +222,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def gradient_step(model, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-
-
 def scramble(episode_tokens: Sequence[int], first_word: int, vocabulary: int, rng: np.random.Generator) -> list[int]:
     """The same trace in other words: each distinct word token becomes another one, the same wherever it occurs."""
     words = sorted({t for t in episode_tokens if t >= first_word})
@@ -233,26 +230,13 @@ def scramble(episode_tokens: Sequence[int], first_word: int, vocabulary: int, rn
     return [renamed.get(t, t) for t in episode_tokens]
 
 
-def batches_of_like_length(
-    traces: Sequence[Episode], size: int, rng: np.random.Generator, at_a_time: int = 8
-) -> Iterator[list[Episode]]:
-    """Endless random batches; of every `at_a_time` of them the traces are sorted by length, so that little is
-    padding.
-    """
-    while True:
-        drawn = sorted(rng.integers(0, len(traces), size * at_a_time), key=lambda i: len(traces[i].tokens))
-        for start in rng.permutation(at_a_time) * size:
-            yield [traces[i] for i in drawn[start : start + size]]
+def supervised_loss(model, tokens: torch.Tensor, mask: torch.Tensor, written: int) -> torch.Tensor:
+    """Cross-entropy of the tokens that the teacher wrote, over the number `written` of the whole batch.
 
-
-def supervised_loss(model, tokens: torch.Tensor, mask: torch.Tensor, usual: float) -> torch.Tensor:
-    """Cross-entropy of the tokens that the teacher wrote, summed, over their `usual` number in a batch.
-
-    Not over their number in this batch: batches hold traces of like length, and a token of a short trace would count
-    more.
+    Prompt and memory are context. The losses of the parts of a batch add up.
     """
     logprobs, _ = token_logprobs(model, tokens, mask)
-    return -logprobs.sum() / usual
+    return -logprobs.sum() / written
 
 
 def warm_start(
@@ -267,18 +251,24 @@ def warm_start(
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     warmup = max(1, config.steps // 20)
     losses = []
-    usual = config.batch * float(np.mean([sum(trace.mask) for trace in traces]))
-    batches = batches_of_like_length(traces, config.batch, rng)
     for step in range(config.steps):
         cosine = 0.02 + 0.98 * (1 + np.cos(np.pi * step / config.steps)) / 2
         set_rate(optimizer, config.learning_rate * min(1.0, (step + 1) / warmup) * cosine)
-        chosen = next(batches)
+        chosen = [traces[i] for i in rng.integers(0, len(traces), config.batch)]
         for i in np.flatnonzero(rng.random(config.batch) < config.scrambled):
             tokens = scramble(chosen[i].tokens, tokenizer.first_word, len(tokenizer), rng)
             chosen[i] = replace(chosen[i], tokens=tuple(tokens))
         batch = to_batch(chosen, range(len(chosen)))
-        loss = supervised_loss(model, batch.tokens, batch.mask, usual)
-        gradient_step(model, optimizer, loss)
-        losses.append(loss.item())
+        written = int(batch.mask.sum())
+        loss = 0.0
+        optimizer.zero_grad(set_to_none=True)
+        for rows in rows_by_length(batch, config.parts):
+            part = batch.rows(rows)
+            part_loss = supervised_loss(model, part.tokens, part.mask, written)
+            part_loss.backward()
+            loss += part_loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss)
         progress(step + 1, losses[-1])
     return losses

@@ -160,7 +160,7 @@ START = 1_600_000_000  # seconds since 1970: the first purchase that can happen
 class WorldConfig:
     """How large the shop is, and how faithful its people are. Probabilities in 0..1."""
 
-    users: int = 400
+    users: int = 340
     items: int = 5000
     categories: int = 20  # at most 40
     relevant: int = 3  # aspects that a category cares about
