@@ -302,7 +302,7 @@ def evaluate_run(run: Path) -> dict:
 
 @contextmanager
 def showing_progress(console: Console, config: DemoConfig) -> Iterator[Say]:
-    """One bar a seed, on stderr."""
+    """One bar a seed, on stderr if that is a terminal."""
     with _bars(console) as progress:
         tasks = {seed: progress.add_task(f"seed {seed}: starting", total=None, note="") for seed in config.seeds}
 
@@ -315,7 +315,7 @@ def showing_progress(console: Console, config: DemoConfig) -> Iterator[Say]:
 
 @contextmanager
 def one_bar(console: Console) -> Iterator[Say]:
-    """One bar, on stderr."""
+    """One bar, likewise."""
     with _bars(console) as progress:
         task = progress.add_task("starting", total=None, note="")
         yield lambda phase, done, total, note: progress.update(
@@ -330,7 +330,7 @@ def _bars(console: Console) -> Progress:
         TextColumn("{task.completed}"),
         TextColumn("{task.fields[note]}"),
     )
-    return Progress(*columns, TimeElapsedColumn(), console=console)
+    return Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
 
 
 def print_report(report: DemoReport, console: Console) -> None:
@@ -358,8 +358,8 @@ def print_transcript(transcript: Sequence[tuple[str, str]], console: Console) ->
 
 def lines_of(said: str) -> list[str]:
     """The prompt in two lines, all else in one, with air around the names of control tokens."""
-    spaced = re.sub(r" *(</?[a-z]+[0-9]*>) *", r" \1 ", said)
-    return [line.strip() for line in re.split("(?=<global>)", spaced) if line.strip()]
+    spaced = re.sub(r"(</?[a-z]+[0-9]*>)", r" \1 ", said)
+    return [" ".join(line.split()) for line in re.split("(?=<global>)", spaced) if line.strip()]
 
 
 def curve(values: Sequence[float], width: int = 70, height: int = 8) -> str:

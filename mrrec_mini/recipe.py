@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrrec_mini.data import Dataset, Split
+from mrrec_mini.data import DataError, Dataset, Split, shown
 from mrrec_mini.environment import Environment, aspect_names
 from mrrec_mini.grpo import GRPOConfig
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
@@ -154,15 +154,22 @@ def write_config(run: Path, recipe: Recipe, seed: int, data: Path | None, world:
 
 
 def read_config(run: Path) -> tuple[Recipe, int, Dataset]:
-    """The recipe, the seed and the data set of a run. FileNotFoundError where there is no run."""
+    """The recipe, the seed and the data set of a run. FileNotFoundError where there is no run, DataError for another's
+    config.json."""
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"{run} is not a run: it has no config.json; `mrrec train --data DIR --run {run}` makes one"
         )
-    content = json.loads(path.read_text(encoding="utf-8"))
-    dataset = Dataset.load(content["data"]) if content["data"] else make_world(WorldConfig(**content["world"]))
-    return recipe_from(content["recipe"]), content["seed"], dataset
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        recipe, seed = recipe_from(content["recipe"]), int(content["seed"])
+        folder = Path(content["data"]) if content["data"] else None
+        world = None if folder else WorldConfig(**content["world"])
+    except (ValueError, LookupError, TypeError) as error:
+        what = f"not what `mrrec train` writes ({shown(str(error))}); make the run again in another folder"
+        raise DataError.at(path, None, None, what) from None
+    return recipe, seed, make_world(world) if world else Dataset.load(folder)
 
 
 def recipe_from(content: dict) -> Recipe:
