@@ -376,7 +376,7 @@ def _choose(
     agreement = (codes[:, relevant] == aim).sum(1) + rng.random(len(index)) * 0.5  # ties at random
     agreement[~item_suits(config, index)[:, use]] -= 1.5  # an item that does not suit has to agree much better
     if taken:
-        agreement[np.isin(index, list(taken))] -= 100  # nobody buys the same thing twice
+        agreement[np.isin(index, list(taken))] -= 100  # nobody buys a thing twice while the category has another
     best = int(np.argmax(agreement))
     broken = [int(a) for a in relevant if codes[best, a] != wants[a]]
     return int(index[best]), broken, codes[best]

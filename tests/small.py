@@ -17,41 +17,34 @@ from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor, State
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.warmstart import WarmStartConfig, expert, warm_start
-from mrrec_mini.world import ASPECTS, CATEGORIES, USES, WorldConfig, category_map, make_world
+from mrrec_mini.world import ASPECTS, CATEGORIES, COMPLAINT, PRAISE, USES, WorldConfig, _brand, category_map, make_world
 
 SHOP = WorldConfig(users=12, items=100, categories=5, held=1, history=12, queries=3)
-WORDS = (
-    "overall",
-    "for",
-    "bought",
-    "rated",
-    *ASPECTS,
-    *CATEGORIES[:5],
-    *USES,
-    *(v for a in ASPECTS.values() for v in a),
-)
+SAID = " ".join((*PRAISE, *COMPLAINT, "overall for bought rated it does the job 1 2 3 4 5")).replace("{}", "").split()
+MEANT = [word for values in ASPECTS.values() for words in values.values() for word in words]
+WORDS = tuple(dict.fromkeys([*SAID, *ASPECTS, *CATEGORIES[:5], *USES, *MEANT, *map(_brand, range(64))]))
 TINY = CausalLMConfig(width=16, layers=2, heads=2, feed_forward=24, context=512)
 
 
-@lru_cache(maxsize=1)
-def environment() -> Environment:
+@lru_cache(maxsize=2)
+def environment(config: WorldConfig = SHOP) -> Environment:
     """A shop of 12 people, ready to be played; play changes nothing in it but caches.
 
     12 people are too few for the contrasts of eq. 6, so its global memory holds what they would find: the map.
     """
-    dataset = make_world(SHOP)
+    dataset = make_world(config)
     split = dataset.split(0, 0.6, 0.2, 0.2)
     built = Environment.build(dataset, split, ExtractiveSummarizer(), np.random.default_rng(0))
     lines = [
         MemoryEntry(f"@global/{CATEGORIES[c]}/{a}", None, "global", f"{CATEGORIES[c]} {a}", (), CATEGORIES[c], 3)
-        for c, row in enumerate(category_map(SHOP))
+        for c, row in enumerate(category_map(config))
         for a in np.array(list(ASPECTS))[row]
     ]
     return replace(built, memory=replace(built.memory, global_entries=tuple(lines)))
 
 
 def tokenizer() -> WordTokenizer:
-    return WordTokenizer(CONTROL, list(dict.fromkeys(WORDS)))
+    return WordTokenizer(CONTROL, WORDS)
 
 
 def foreign_tokenizer() -> PreTrainedTokenizerFast:
@@ -87,7 +80,7 @@ def _taught() -> PreTrainedModel:
     grammar = Grammar(tok)
     traces = env.play(ScriptActor(expert(grammar)), env.split.train_queries, grammar, RolloutConfig(), RewardConfig())
     model = tiny_model(len(tok), config=CausalLMConfig(width=32, layers=2, heads=2, feed_forward=48, context=512))
-    config = WarmStartConfig(steps=150, batch=6, learning_rate=1e-2, scrambled=0.0)
+    config = WarmStartConfig(steps=110, batch=6, learning_rate=1e-2, scrambled=0.0)
     warm_start(model, tok, traces, config, np.random.default_rng(0))
     return model.eval()
 

@@ -9,7 +9,15 @@ from small import fresh_logprobs, tiny_model
 from torch.testing import assert_close
 
 from mrrec_mini.records import Episode, Query
-from mrrec_mini.reinforce import baseline, group_lead, group_sums, reinforce_loss, to_batch, token_logprobs
+from mrrec_mini.reinforce import (
+    baseline,
+    group_lead,
+    group_sums,
+    reinforce_loss,
+    rows_by_length,
+    to_batch,
+    token_logprobs,
+)
 
 V = 40
 QUERY = Query("q7", "u", "mug for hiking", "i1", 0)
@@ -118,6 +126,13 @@ def test_packing_keeps_lists_in_their_columns():
     assert batch.rewards.tolist() == [0.5, 0.0] and batch.groups.tolist() == [4, 4]
     part = batch.rows(torch.tensor([0]))
     assert part.tokens.tolist() == [[5, 6]] and part.old_logprobs.shape == part.mask.shape == (1, 2)
+
+
+def test_parts_hold_rows_of_like_length_and_every_row_once():
+    batch = to_batch([episode([5] * n, [0] + [1] * (n - 1)) for n in (4, 2, 9, 2, 3)], range(5))
+    parts = rows_by_length(batch, 2)
+    assert [part.tolist() for part in parts] == [[1, 3, 4], [0, 2]]  # lengths 2 2 3 | 4 9
+    assert [batch.rows(part).tokens.shape for part in parts] == [(3, 3), (2, 9)]
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf")])
