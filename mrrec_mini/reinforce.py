@@ -72,7 +72,7 @@ def to_batch(episodes: Sequence[Episode], groups: Sequence[int], device: torch.d
 
 
 def rows_by_length(batch: Batch, parts: int) -> tuple[torch.Tensor, ...]:
-    """The row numbers of a batch, shortest episode first, in parts of like length: each is padded to its own longest."""
+    """The row numbers of a batch, shortest episode first, in parts of like length: each padded to its own longest."""
     return torch.tensor_split(torch.argsort((batch.tokens >= 0).sum(1), stable=True), parts)
 
 
