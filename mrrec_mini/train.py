@@ -136,7 +136,7 @@ class Trainer:
     def update(self, batch: Batch, advantages: torch.Tensor) -> dict[str, float]:
         """One optimiser step on a batch of episodes. A gradient that is not finite changes nothing and is counted."""
         config = self.config
-        self.model.train()
+        self.model.eval()  # dropout would score other tokens than the sampler drew
         episodes, tokens = len(batch.rewards), int(batch.mask.sum())
         log = dict.fromkeys(("entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
         for rows in rows_by_length(batch, config.micro_batches):
