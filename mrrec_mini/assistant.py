@@ -38,7 +38,7 @@ class Recommendation:
     memories: tuple[MemoryEntry, ...]  # those the policy names as evidence
     profile: str
     items: tuple[tuple[Item, float], ...]  # best first, with the score of the hybrid index
-    reason: str  # why the profile is the plain query; "" where it is the policy's own
+    reason: str  # what is missing: memories, an answer of the policy, items that fit; "" where all is there
 
     def as_dict(self) -> dict:
         return {
@@ -79,19 +79,23 @@ class Assistant:
         seen = {entry.id: entry for call in episode.calls for entry in call.entries}
         if episode.answer is None:
             profile, evidence = text, ()
-            reason = f"the policy broke off ({episode.end}); the items are those that fit the query alone"
+            reason = f"the policy broke off ({episode.end}), so the query is the profile"
         else:
             profile, evidence, reason = episode.answer.profile, episode.answer.evidence, ""
-        if not self.environment.memory.entries(query):
-            reason = f"nothing is remembered of this user{'; ' + reason if reason else ''}"
+        items = self._best_items(query, profile, k)
+        reasons = [
+            "" if self.environment.memory.entries(query) else "nothing is remembered of this user",
+            reason,
+            "" if items else "no item shares anything with the profile",
+        ]
         return Recommendation(
             user,
             text,
             tuple(self.grammar.transcript(episode.tokens, episode.mask)),
             tuple(seen[identity] for identity in evidence),
             profile,
-            self._best_items(query, profile, k),
-            reason,
+            items,
+            "; ".join(filter(None, reasons)),
         )
 
     def _best_items(self, query: Query, profile: str, k: int) -> tuple[tuple[Item, float], ...]:

@@ -18,7 +18,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from enum import Enum
 from importlib import import_module
@@ -159,7 +159,7 @@ def demo(
 @answering
 def make_world_command(
     out_dir: Out,
-    users: Annotated[int, typer.Option(min=1)] = 400,
+    users: Annotated[int, typer.Option(min=1)] = 340,
     items: Annotated[int, typer.Option(min=1)] = 5000,
     seed: Seed = 0,
 ) -> None:
@@ -302,11 +302,13 @@ def memory_search(
     _answer_entries(found, f"{text!r} in the memory of {user}", as_json)
 
 
-def _answer_entries(entries: Iterable[MemoryEntry], title: str, as_json: bool) -> None:
+def _answer_entries(entries: Sequence[MemoryEntry], title: str, as_json: bool) -> None:
     if as_json:
         _print_json([asdict(entry) for entry in entries])
-    else:
+    elif entries:
         out.print(_entry_table(entries, title))
+    else:
+        _tell(f"{title}: nothing")
 
 
 def _entry_table(entries: Iterable[MemoryEntry], title: str) -> Table:
@@ -386,7 +388,8 @@ def recommend(
     if answer.reason:
         _tell(answer.reason)
     rows = ([str(n), item.id, item.title, f"{score:.3f}"] for n, (item, score) in enumerate(answer.items, 1))
-    out.print(_table("", ("rank", "item", "title", "score"), rows))
+    if answer.items:
+        out.print(_table("", ("rank", "item", "title", "score"), rows))
 
 
 def main() -> None:

@@ -121,7 +121,10 @@ def _draw(env: Environment, size: int, rng: np.random.Generator) -> list[int]:
 
 
 def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say = quiet):
-    """A policy that knows the grammar and how to copy, and little else: (model, tokenizer)."""
+    """A policy that knows the grammar and how to copy, and little else: (model, tokenizer). DataError where there is
+    nothing to learn from."""
+    if not all(env.split.train_queries for env in environments):
+        raise DataError("no train user has a query outside the held categories; add users or queries")
     rng = np.random.default_rng([seed, 2])
     tokenizer = make_tokenizer(environments, recipe.max_words)
     model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(seed))
@@ -130,6 +133,9 @@ def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int,
         model, tokenizer, warm, rng, lambda step, skill: say("copy drill", step, warm.drill_steps, f"right {skill:.2f}")
     )
     traces = teacher_traces(environments, Grammar(tokenizer), recipe, rng)
+    if not traces:
+        limit = recipe.train.rules.turn_tokens
+        raise DataError(f"no query fits into an answer of {limit} tokens (turn_tokens); shorten the queries")
     warm_start(
         model, tokenizer, traces, warm, rng, lambda step, loss: say("warm start", step, warm.steps, f"loss {loss:.2f}")
     )
