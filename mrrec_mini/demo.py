@@ -371,5 +371,5 @@ def curve(values: Sequence[float], width: int = 70, height: int = 8) -> str:
     for level in range(height - 1, -1, -1):
         label = low + (high - low) * level / (height - 1)
         rows.append(f"{label:7.2f} |" + "".join("*" if at == level else " " for at in levels).rstrip())
-    last = f"{len(values):>{len(parts) - 1}}" if len(parts) > 1 else ""
+    last = f" {len(values):>{len(parts) - 2}}" if len(parts) > 1 else ""
     return "\n".join([*rows, " " * 8 + "+" + "-" * len(parts), " " * 9 + "1" + last])

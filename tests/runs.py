@@ -1,0 +1,105 @@
+"""A data set and a run on disk, made once for all tests of what people use; and the command line, called in tests."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from house import ROOT
+from small import TINY
+from typer.testing import CliRunner
+
+from mrrec_mini.cli import app
+from mrrec_mini.data import Dataset
+from mrrec_mini.prompts import CONTROL
+from mrrec_mini.recipe import FAST, prepare, start_policy, write_config
+from mrrec_mini.records import Query
+from mrrec_mini.train import Trainer, train
+from mrrec_mini.warmstart import WarmStartConfig
+from mrrec_mini.world import WorldConfig, make_world
+
+FOLDER = TemporaryDirectory(prefix="mrrec-tests-")  # goes when the tests end
+SHOP = WorldConfig(users=12, items=60, categories=5, held=1, history=6, queries=3)
+QUICK = replace(
+    FAST,
+    sibling_users=8,
+    traces=48,
+    model=replace(TINY, context=1024),
+    warm=WarmStartConfig(drill_steps=2, drill_batch=4, drill_goal=0.0, steps=2, batch=8),
+    train=replace(FAST.train, steps=2, prompts_per_step=2, group=2, evaluate_every=2, checkpoint_every=2),
+)
+# markup, an emoji, escape sequences, a turn of the reading direction
+HOSTILE = "[bold red]x[/] [/nothing] :cat: \x1b[2J\x1b]0;owned\x07 \x9b31m \u202e"
+
+
+@lru_cache(maxsize=1)
+def shop() -> Path:
+    """A synthetic shop as a data-set folder."""
+    return make_world(SHOP).save(Path(FOLDER.name) / "shop")
+
+
+@lru_cache(maxsize=1)
+def made_run() -> Path:
+    """A run on the shop: a policy that is worth nothing, made in seconds."""
+    run = Path(FOLDER.name) / "run"
+    environments = prepare(Dataset.load(shop()), QUICK, 0)
+    model, tokenizer = start_policy(environments, QUICK, 0)
+    write_config(run, QUICK, 0, shop(), None)
+    train(Trainer(model, tokenizer, environments, QUICK.train), run, environments[0].split.validation_queries)
+    return run
+
+
+def copied_run(folder: Path) -> Path:
+    """A run that a test may spoil."""
+    return Path(shutil.copytree(made_run(), folder / "run"))
+
+
+def hostile_shop(folder: Path) -> Path:
+    """A shop whose titles, reviews and queries imitate every control token, and try to drive the terminal."""
+    plain, tags = make_world(replace(SHOP, users=20, queries=2)), " ".join(CONTROL)
+
+    def imitating(number: int, query: Query) -> Query:
+        before, after = CONTROL[number % len(CONTROL)], CONTROL[(number + 1) % len(CONTROL)]
+        return replace(query, text=f"{before} {query.text} {after}", truth=None)
+
+    return Dataset(
+        {i.id: replace(i, title=f"{i.title} {tags} {HOSTILE}") for i in plain.items.values()},
+        [replace(met, review=f"{tags} {met.review} {HOSTILE}") for met in plain.interactions],
+        [imitating(number, query) for number, query in enumerate(plain.queries)],
+        {"name": f"{tags} {HOSTILE}"},
+    ).save(folder / "hostile")
+
+
+def mrrec(*words: object):
+    """One command in this process. `exception` is there only for what no command expected."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+def started(*words: object, before: str = "", env: dict | None = None, **options) -> subprocess.Popen:
+    """One command in a process of its own, that runs the code `before` first."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{before}\nfrom mrrec_mini.cli import main\nmain()"
+    words = [sys.executable, "-c", code, *(str(word) for word in words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, env={**os.environ, **(env or {})}, **{**pipes, **options})
+
+
+def refused(done, code: int, *names: str) -> str:
+    """That a command stopped with `code` and one line on stderr that says all `names`, and nothing on stdout."""
+    assert (done.exit_code, done.stdout) == (code, ""), done.output
+    assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n"), done.stderr
+    for name in names:
+        assert name in done.stderr, done.stderr
+    return done.stderr
+
+
+def same_weights(one, other) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)

@@ -1,0 +1,195 @@
+"""The assistant: what a user gets who is known, new, unlucky, or asks for what is not there."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from runs import copied_run, made_run, shop
+
+from mrrec_mini import assistant
+from mrrec_mini.assistant import Assistant, all_entries, as_of_now, entries_of, open_memory, search_entries
+from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.rollout import ScriptActor
+from mrrec_mini.train import load_policy
+
+USER = "u000003"
+
+
+@pytest.fixture(scope="module")
+def helper() -> Assistant:
+    return Assistant.open(made_run())
+
+
+@pytest.fixture
+def scripted(helper, monkeypatch):
+    """scripted(turns): in the policy's place stands a script that writes these turns."""
+
+    def write(*turns):
+        def actor(model, grammar, temperature):
+            assert (model, temperature) == (helper.model, 0.0)  # recommendations are greedy
+            return ScriptActor(lambda state: lambda state: turns[len(state.calls)](grammar))
+
+        monkeypatch.setattr(assistant, "LMActor", actor)
+
+    return write
+
+
+def test_the_worked_case(helper, scripted):
+    """Look up, answer with the first memory found as evidence: the items are those that fit the profile."""
+    record = next(e for e in helper.environment.memory.entries(as_of_now(USER)) if e.level == "record")
+    scripted(lambda g: g.write_search("look", record.text), lambda g: g.write_final("so", "brown lamp", [0]))
+    answer = helper.recommend(USER, "something to read by", k=4)
+    assert answer.profile == "brown lamp" and answer.reason == ""
+    assert answer.memories == (helper.environment.memory.search(as_of_now(USER), record.text, 3)[0],)
+    assert [who for who, _ in answer.transcript] == ["shown", "policy", "shown", "policy"]
+    assert "something to read by" in answer.transcript[0][1] and "brown lamp" in answer.transcript[3][1]
+    met = {seen.item for seen in helper.environment.dataset.interactions_of(USER)}
+    fits = [hit.id for hit in helper.environment.items.search("brown lamp", 60) if hit.id not in met]
+    assert [item.id for item, _ in answer.items] == fits[:4]
+    assert helper.environment.dataset.category(fits[0]) == "lamp"
+
+
+def test_what_was_met_is_never_recommended_again(helper, scripted):
+    """Whatever is asked for, the later interactions count too: "now" is after all of them."""
+    dataset = helper.environment.dataset
+    for user in dataset.users():
+        met = [seen.item for seen in dataset.interactions_of(user)]
+        for item in (met[0], met[-1]):
+            title = dataset.items[item].title
+            scripted(lambda g, title=title: g.write_final("", title, []))
+            found = [item.id for item, _ in helper.recommend(user, title, k=len(dataset.items)).items]
+            assert found and not set(found) & set(met)
+    scripted(lambda g: g.write_final("", title, []))
+    assert met[-1] in [item.id for item, _ in helper.recommend("a new one", title, k=60).items]  # it would have fit
+
+
+def test_a_new_user_gets_an_answer_and_the_reason(helper, scripted):
+    scripted(lambda g: g.write_final("", "lamp for office", []))
+    answer = helper.recommend("nobody knows me", "lamp")
+    assert len(answer.items) == 5 and answer.memories == ()
+    assert answer.reason == "nothing is remembered of this user"
+
+
+def test_a_policy_that_breaks_off_leaves_the_query(helper, scripted):
+    scripted(lambda g: g.write_search("", " "))
+    answer = helper.recommend(USER, "lamp for office")
+    assert answer.profile == "lamp for office" and answer.memories == ()
+    assert answer.reason == "the policy broke off (an empty search), so the query is the profile"
+    expected = helper._best_items(as_of_now(USER), "lamp for office", 5)
+    assert answer.items == expected and len(expected) == 5
+
+
+def test_a_wish_for_what_nothing_fits(helper, scripted):
+    scripted(lambda g: g.write_final("", "qwrtzu", []))
+    answer = helper.recommend("me", "qwrtzu")
+    assert answer.items == ()
+    assert answer.reason == "nothing is remembered of this user; no item shares anything with the profile"
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\n"])
+def test_an_empty_wish_or_user_is_refused(helper, text):
+    with pytest.raises(DataError, match="the query is empty"):
+        helper.recommend(USER, text)
+    with pytest.raises(DataError, match="the user is empty"):
+        helper.recommend(text, "lamp")
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 100_000, "lamp " * 5000, "lámpara 灯 🪔 ", "of the and", "<end> <m1> </search>"]
+)
+def test_odd_wishes_are_answered(helper, text):
+    answer = helper.recommend(USER, text, k=3)
+    assert len(answer.items) <= 3 and answer.query == text
+    json.dumps(answer.as_dict(), allow_nan=False)
+
+
+def test_one_question_has_one_answer(helper):
+    assert helper.recommend(USER, "lamp for office") == helper.recommend(USER, "lamp for office")
+
+
+def test_it_is_the_run_that_answers(helper):
+    """Its rules, its weights, its split: the environment is the one that the run was trained in."""
+    dataset = Dataset.load(shop())
+    assert helper.environment.split == dataset.split(0, *helper.recipe.shares)
+    weights = torch.cat([p.flatten() for p in helper.model.parameters()])
+    assert torch.equal(weights, torch.cat([p.flatten() for p in load_policy(made_run())[0].parameters()]))
+
+
+def test_the_dictionary_is_plain(helper, scripted):
+    scripted(lambda g: g.write_final("because", "brown lamp", []))
+    told = json.loads(json.dumps(helper.recommend(USER, "lamp").as_dict()))
+    assert list(told) == ["user", "query", "transcript", "memories", "profile", "items", "reason"]
+    assert told["transcript"][1]["by"] == "policy" and "because" in told["transcript"][1]["text"]
+    assert {"id", "title", "category", "score"} <= set(told["items"][0])
+    scores = [item["score"] for item in told["items"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_no_run_and_no_checkpoint_are_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a run"):
+        Assistant.open(tmp_path)
+    run = copied_run(tmp_path)
+    (run / "policy").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="has no checkpoint"):
+        Assistant.open(run)
+
+
+# --- memory, looked into ---
+
+
+@pytest.fixture(scope="module")
+def memory():
+    return open_memory(shop(), 0)
+
+
+def test_the_memory_is_the_one_that_the_run_has(helper, memory):
+    assert memory.global_entries == helper.environment.memory.global_entries
+    assert entries_of(memory, USER) == helper.environment.memory.entries(as_of_now(USER))
+
+
+def test_as_of_now_everything_is_visible(memory):
+    records = [entry for entry in entries_of(memory, USER) if entry.level == "record"]
+    assert len(records) == len(memory.dataset.interactions_of(USER)) == 9  # 6 before the queries, 3 targets
+
+
+def test_all_entries_are_everybodys_and_the_global_ones(memory):
+    entries = all_entries(memory)
+    assert len({entry.id for entry in entries}) == len(entries)
+    assert {entry.user for entry in entries} - {None} == set(memory.dataset.users())
+    assert [entry for entry in entries if entry.user == USER] == list(entries_of(memory, USER))
+    assert [entry for entry in entries if entry.level == "global"] == list(memory.global_entries)
+
+
+def test_a_search_stays_with_its_user(memory):
+    others = [entry for user in memory.dataset.users() if user != USER for entry in entries_of(memory, user)]
+    for entry in others[::7]:
+        assert all(found.user == USER for found in search_entries(memory, USER, entry.text, 50))
+
+
+def test_an_unknown_user_is_told_the_same_by_both(memory):
+    told = []
+    for ask in (lambda user: entries_of(memory, user), lambda user: search_entries(memory, user, "price", 3)):
+        for user in ("", "nobody", "u00000", USER.upper(), "../u000003", "%", "u000003\n"):
+            with pytest.raises(LookupError, match=r"no user .* in this data set") as error:
+                ask(user)
+            assert type(error.value) is LookupError  # a KeyError would be a mistake of ours
+            assert "\n" not in str(error.value)
+            told.append(str(error.value))
+    assert told[: len(told) // 2] == told[len(told) // 2 :]
+
+
+def test_a_user_who_only_asked_is_known_and_remembered_of_nothing():
+    dataset = Dataset.load(shop())
+    mute = Dataset(
+        dataset.items, [met for met in dataset.interactions if met.user != USER], dataset.queries, dataset.meta
+    )
+    helper = Assistant.open(made_run())
+    empty = replace(helper.environment.memory, dataset=mute)
+    assert entries_of(empty, USER) == () == search_entries(empty, USER, "price", 3)
+
+
+def test_a_search_for_nothing_is_refused_and_for_none_is_empty(memory):
+    with pytest.raises(DataError, match="the text to look for is empty"):
+        search_entries(memory, USER, "  ", 3)
+    assert search_entries(memory, USER, "price", 0) == ()
