@@ -131,6 +131,14 @@ def test_turns_and_dropped_rows_change_no_greedy_token(model):
         assert sampled[0] == len(prompt)
 
 
+def test_rows_that_are_kept_go_on_as_if_alone(model):
+    """Kept in another order, and sampled at once, without anything fed in between."""
+    sampler = Sampler(model, PROMPTS, temperature=0.0)
+    sampler.keep([2, 1])
+    together, _ = sampler.sample(STOP, 8)
+    assert together == [Sampler(model, [PROMPTS[row]], temperature=0.0).sample(STOP, 8)[0][0] for row in (2, 1)]
+
+
 def test_holes_do_not_move_positions(model):
     """Two feeds of ragged blocks leave holes in the middle of the cache; logits are those of the rows without them."""
     sampler = Sampler(model, [[5], [6, 7, 8, 9]], seeded())
