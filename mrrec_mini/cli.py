@@ -328,7 +328,7 @@ def _support(entry: MemoryEntry) -> str:
 def train(
     data: DataDir,
     run: RunDir,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of reinforcement learning in all.")] = 80,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of reinforcement learning in all.")] = 60,
     seed: Seed = 0,
     algo: Annotated[Algo, typer.Option(help="What to learn by.")] = Algo.grpo,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
@@ -394,15 +394,7 @@ def recommend(
 
 def main() -> None:
     """The entry point `mrrec`."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers is imported
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a sign is shown its number
-    try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # `mrrec ... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a sign is shown its number
+    app()

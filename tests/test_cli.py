@@ -1,0 +1,346 @@
+"""The command line: every command on tiny data; one document on stdout, people's tables whole, and quiet ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from runs import HOSTILE, copied_run, made_run, mrrec, same_weights, shop, started
+
+from mrrec_mini.data import Dataset
+from mrrec_mini.demo import DemoConfig
+from mrrec_mini.recipe import read_config
+from mrrec_mini.train import load_policy
+
+USER = "u000003"
+
+
+def document(*words):
+    """What a command prints with --json: the whole of stdout is one document, and ASCII, so that any pipe takes it."""
+    done = mrrec(*words, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.isascii()
+    return json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+# --- demo ---
+
+
+def test_demo_json(tmp_path, monkeypatch):
+    """The quick one, as it is called: where it is called, it leaves the trained policy."""
+    monkeypatch.chdir(tmp_path)
+    told = document("demo", "--fast", "--data", shop())
+    assert list(told) == ["data", "seeds", "arms", "seconds"] and told["seeds"] == [0]
+    assert {"ndcg@10", "recall@10", "interval", "sampled", "held"} <= set(told["arms"]["grpo"])
+    assert {"ndcg@10", "interval", "sampled"} <= set(told["arms"]["grpo"]["held"])
+    run = tmp_path / "runs" / "demo" / "shop" / "seed-0"
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("config.json", "evaluation.json", "metrics.jsonl", "policy"),
+    ]
+    # the run folder is one like any other
+    assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0
+    assert document("evaluate", "--run", run)["arms"]["grpo"]["ndcg@10"] == told["arms"]["grpo"]["ndcg@10"]
+
+
+@pytest.mark.slow
+def test_demo_in_processes(tmp_path):
+    """Two seeds of the synthetic shop, each in a process; stdout is the document and nothing else."""
+    demo = started("demo", "--fast", "--seed", 5, "--seeds", 2, "--json", cwd=tmp_path)
+    stdout, stderr = demo.communicate()
+    assert (demo.returncode, stderr) == (0, "")
+    told = json.loads(stdout)
+    assert told["seeds"] == [5, 6] and told["data"] == "world"
+    assert {"expert", "oracle", "grpo"} <= set(told["arms"])
+    assert sorted(path.name for path in (tmp_path / "runs" / "demo" / "world").iterdir()) == ["seed-5", "seed-6"]
+
+
+@pytest.mark.slow
+def test_demo_for_people(tmp_path):
+    demo = started("demo", "--fast", cwd=tmp_path, env={"COLUMNS": "80"})
+    stdout, stderr = demo.communicate()
+    assert (demo.returncode, stderr) == (0, "")
+    assert max(map(len, stdout.split("\n"))) <= 80 and "…" not in stdout and "\x1b" not in stdout
+    for part in ("nDCG@10", "warm_start_all_calls", "A worked episode", "<query>", "Reward while learning", "seconds"):
+        assert part in stdout
+
+
+def test_demo_passes_on_what_was_asked(monkeypatch):
+    seen = []
+
+    def run_demo(config, say):
+        seen.append(config)
+        raise LookupError("enough")
+
+    monkeypatch.setattr("mrrec_mini.demo.run_demo", run_demo)
+    for words in ([], ["--fast"], ["--fast", "--seeds", "2", "--seed", "7"], ["--all", "--data", "d"]):
+        assert mrrec("demo", *words).exit_code == 3
+    everything, fast, seeds, full = seen
+    assert everything == DemoConfig(seeds=(0, 1, 2))  # three seeds are what the claims are made on
+    assert fast == DemoConfig(seeds=(0,), fast=True)
+    assert seeds.seeds == (7, 8)
+    assert full.all_arms and str(full.data) == "d"
+
+
+# --- data ---
+
+
+def test_data_commands(tmp_path):
+    made = mrrec("data", "make-world", "--users", 5, "--items", 40, "--seed", 2, "--out", tmp_path / "w")
+    assert (made.exit_code, made.stdout) == (0, "")
+    assert made.stderr == f"wrote 40 items, 95 interactions, 25 queries, 5 users to {tmp_path / 'w'}\n"
+    told = document("data", "info", tmp_path / "w")
+    assert told["items"] == 40 and told["queries"] == 25 and told["users"] == 5 and told["licence"] == "MIT"
+    shown = mrrec("data", "info", tmp_path / "w")
+    assert "interactions" in shown.stdout and "95" in shown.stdout and shown.stderr == ""
+    assert Dataset.load(tmp_path / "w").meta["world"]["seed"] == 2
+
+
+def test_data_import_says_what_it_dropped(tmp_path, shared_data):
+    folder = shared_data("amazon_magazine_2018")
+    files = (folder / "Magazine_Subscriptions_5.json.gz", folder / "meta_Magazine_Subscriptions.json.gz")
+    done = mrrec("data", "import", "amazon", *files, "--out", tmp_path / "m")
+    assert (done.exit_code, done.stdout) == (0, "")
+    *steps, last = done.stderr.splitlines()
+    assert last.startswith("wrote ") and "159 queries" in last
+    assert steps and all(": dropped " in step and ", kept " in step for step in steps)
+    told = document("data", "info", tmp_path / "m")
+    assert [f"{s['step']}: dropped {s['dropped']}, kept {s['kept']}" for s in told["cleaning"]] == steps
+    assert "".join(steps[0].split()) in "".join(mrrec("data", "info", tmp_path / "m").stdout.replace("│", "").split())
+
+
+def test_data_import_recbole(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "toy.item").write_text("item_id:token\tmovie_title:token_seq\tclass:token_seq\n1\tAlien\tHorror Sci-Fi\n")
+    rows = (f"{user}\t1\t{4.0}\t{1000 + user}" for user in range(3))
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    (source / "toy.inter").write_text(header + "".join(f"{row}\n" for row in rows))
+    done = mrrec("data", "import", "recbole", source, "--out", tmp_path / "out")
+    assert done.stdout == "" and done.exit_code in (0, 4)  # 4: with so little, no query is left, and that is said
+    assert done.stderr.splitlines()
+
+
+# --- memory ---
+
+
+def test_memory_commands(tmp_path):
+    counts = document("memory", "build", "--data", shop())["entries"]
+    out = tmp_path / "deep" / "entries.jsonl"
+    built = mrrec("memory", "build", "--data", shop(), "--out", out)
+    entries = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {level: sum(e["level"] == level for e in entries) for level in counts} == counts
+    assert counts["record"] == 12 * 9 and f"{counts['record']} record" in built.stdout
+    assert [path.name for path in out.parent.iterdir()] == ["entries.jsonl"]  # nothing half-written beside it
+
+    told = document("memory", "show", "--data", shop(), "--user", USER)
+    assert told == [entry for entry in entries if entry["user"] == USER]
+    best = document("memory", "search", told[-1]["text"], "--data", shop(), "--user", USER)
+    assert len(best) == 3 and best[0]["text"] == told[-1]["text"]
+    assert document("memory", "search", "price", "--data", shop(), "--user", USER, "--k", 0) == []
+
+    shown = mrrec("memory", "show", "--data", shop(), "--user", USER).stdout
+    assert "…" not in shown
+    for word in told[-1]["text"].split():
+        assert word in shown
+    assert USER in shown and "1 record " in shown
+
+
+def test_what_is_not_remembered_is_said(tmp_path):
+    done = mrrec("memory", "search", "qwrtzu", "--data", shop(), "--user", USER)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == f"'qwrtzu' in the memory of {USER}: nothing\n"
+
+
+# --- train, evaluate, recommend ---
+
+
+def lines_of(run):
+    return (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+
+
+def last_line(done) -> str:
+    """Transformers shows a bar before it, unless it is told not to before it is imported, as `mrrec` does."""
+    return done.stderr.splitlines()[-1]
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+    """Interrupted in the middle of it, then gone on to step n, against n steps at once: the same policy."""
+    run, whole = tmp_path / "a run", tmp_path / "whole"
+    words = ["train", "--data", shop(), "--steps", 5000, "--fast", "--run"]
+    training = started(*words, run)
+    deadline = time.monotonic() + 300
+    while len(lines_of(run)) < 2 and training.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    training.send_signal(signal.SIGINT)
+    stdout, stderr = training.communicate()
+    assert (training.returncode, stdout) == (130, ""), stderr
+    assert stderr == (f"interrupted; go on with: mrrec train --data {shop()} --run '{run}' --steps 5000 --resume\n")
+    done = len(lines_of(run))
+    assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0  # the checkpoint is usable
+
+    gone_on = mrrec("train", "--data", shop(), "--run", run, "--steps", done + 2, "--resume")
+    assert gone_on.exit_code == 0 and last_line(gone_on).startswith(f"{run}: {done + 2} steps")
+    assert mrrec(*words[:3], "--steps", done + 2, "--fast", "--run", whole).exit_code == 0
+    logs = [[json.loads(line) | {"step_time": 0} for line in lines_of(folder)] for folder in (run, whole)]
+    assert [line["step"] for line in logs[0]] == list(range(1, done + 3))
+    assert logs[0] == logs[1]
+    assert same_weights(load_policy(run)[0], load_policy(whole)[0])
+
+
+def test_ctrl_c_before_anything_was_learned(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mrrec_mini.demo.start_policy", interrupted)
+    done = mrrec("train", "--data", shop(), "--run", tmp_path / "run", "--fast")
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr == "interrupted before the first step; nothing was kept\n"
+    assert not (tmp_path / "run").exists()  # so the same command can be given again
+
+
+def test_a_made_world_is_trained_on_with_its_siblings_and_evaluated(tmp_path):
+    """What `make-world` writes is enough to make the sibling shops again; a run is scored under what it learned by."""
+    world, run = tmp_path / "w", tmp_path / "r"
+    mrrec("data", "make-world", "--users", 12, "--items", 60, "--out", world)
+    words = ("--run", run, "--steps", 1, "--algo", "reinforce", "--fast", "--seed", 3)
+    done = mrrec("train", "--data", world, *words)
+    assert (done.exit_code, done.stdout) == (0, ""), done.stderr
+    recipe, seed, dataset = read_config(run)
+    assert recipe.siblings == 1 and "world" in dataset.meta
+    assert (recipe.train.algo, recipe.train.seed, seed) == ("reinforce", 3, 3)
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "metrics.jsonl", "policy"]
+    assert sorted(path.name for path in (run / "policy").iterdir()) == [
+        *("config.json", "model.safetensors", "state.pt", "words.json"),
+    ]
+    told = document("evaluate", "--run", run)
+    assert told["seeds"] == [3] and "reinforce" in told["arms"] and "grpo" not in told["arms"]
+    assert json.loads((run / "evaluation.json").read_text()) == told["arms"]
+
+
+def test_evaluate_for_people(tmp_path):
+    run = copied_run(tmp_path)
+    done = mrrec("evaluate", "--run", run)
+    assert done.exit_code == 0 and "…" not in done.stdout
+    written = json.loads((run / "evaluation.json").read_text())
+    for numbers in written.values():
+        assert f"{numbers['ndcg@10']:.3f} {numbers['interval'][0]:.3f}..{numbers['interval'][1]:.3f}" in done.stdout
+
+
+def test_recommend():
+    words = ("recommend", "a lamp for office", "--user", USER, "--run", made_run())
+    told = document(*words, "--k", 4)
+    assert told["query"] == "a lamp for office" and told["user"] == USER and len(told["items"]) == 4
+    met = {seen.item for seen in Dataset.load(shop()).interactions_of(USER)}
+    assert not {item["id"] for item in told["items"]} & met
+    shown = mrrec(*words)
+    for item in told["items"]:
+        assert item["id"] in shown.stdout
+    assert "profile: " in shown.stdout and shown.stdout.startswith("<query> a lamp for office\n<global>")
+    new = document("recommend", "a lamp", "--user", "nobody", "--run", made_run())
+    assert len(new["items"]) == 5 and new["reason"].startswith("nothing is remembered of this user")
+
+
+# --- as a citizen of a shell ---
+
+
+def test_version_and_help():
+    assert mrrec("--version").stdout == "mrrec_mini 0.1.0\n"
+    done = mrrec("--help")
+    assert done.exit_code == 0
+    for name in ("demo", "data", "memory", "train", "evaluate", "recommend"):
+        assert name in done.stdout
+    assert mrrec().exit_code == 2  # no command: usage
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["dmeo"], ["demo", "--seeds", "0"], ["demo", "--seed", "-1"], ["data", "make-world"]),
+        ["train", "--data", "d", "--run", "r", "--algo", "nonsense"],
+        ["train", "--data", "d", "--run", "r", "--steps", "0"],
+        ["memory", "search", "price", "--data", "d", "--user", "u", "--k", "-1"],
+        *(["recommend", "mug", "--user", "u", "--run", "r", "--k", k] for k in ("-2", "0", "x")),
+    ],
+)
+def test_wrong_usage_is_2(words):
+    done = mrrec(*words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "Usage:" in done.stderr
+
+
+def test_head_closes_quietly():
+    """The reader takes one line and goes; more is written than any pipe holds, so the writer must notice."""
+    code = "from mrrec_mini import cli; cli._print_json = lambda told: print('{\\n' + 'x\\n' * 200_000)"
+    info = started("data", "info", shop(), "--json", before=code)
+    assert info.stdout.readline() == "{\n"
+    info.stdout.close()
+    assert info.stderr.read() == ""
+    assert info.wait() == 1
+
+
+def test_a_closed_pipe_and_little_to_say():
+    """Less is written than a pipe holds: only the flush at the end can notice."""
+    reader, writer = os.pipe()
+    info = started("data", "info", shop(), "--json", stdout=writer)
+    os.close(writer)
+    os.close(reader)
+    assert info.stderr.read() == "" and info.wait() == 1
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_no_color_is_respected(forbidden):
+    env = {"FORCE_COLOR": "1", "TERM": "xterm", "COLORTERM": "", "NO_COLOR": "1" if forbidden else ""}
+    done = started("data", "info", "nowhere", env=env)
+    _, stderr = done.communicate()
+    assert done.returncode == 4 and ("\x1b[31m" in stderr) != forbidden
+
+
+def test_a_terminal_without_unicode_gets_everything(tmp_path):
+    """Signs that the encoding lacks become their numbers; nothing breaks off."""
+    data = Dataset.load(shop())
+    Dataset(data.items, data.interactions, data.queries, {"name": "Büro 灯"}).save(tmp_path / "d")
+    done = started("data", "info", tmp_path / "d", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"})
+    stdout, stderr = done.communicate()
+    assert (done.returncode, stderr) == (0, "") and r"B\xfcro \u706f" in stdout
+
+
+@pytest.mark.slow
+def test_no_network_is_needed():
+    """Any connection would raise; and transformers is not told that it is offline."""
+    code = """
+import os, socket
+os.environ.pop("HF_HUB_OFFLINE", None)
+def refuse(*_): raise RuntimeError("a connection was opened")
+socket.socket.connect = socket.getaddrinfo = refuse
+"""
+    done = started("recommend", "a lamp", "--user", USER, "--run", made_run(), "--json", before=code)
+    stdout, stderr = done.communicate()
+    assert done.returncode == 0, stderr
+    assert len(json.loads(stdout)["items"]) == 5
+
+
+def test_help_is_quick():
+    """No heavy library is imported on the way to --help, nor by what needs no model."""
+    code = (
+        "import sys, mrrec_mini.cli\nfrom typer.testing import CliRunner\n"
+        f"for words in (['--help'], ['train', '--help'], ['data', 'info', {str(shop())!r}]):\n"
+        "    assert CliRunner().invoke(mrrec_mini.cli.app, words).exit_code == 0\n"
+        "print([name for name in ('torch', 'sklearn', 'transformers', 'numpy') if name in sys.modules])"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+def test_texts_are_shown_and_never_obeyed(tmp_path):
+    """Markup, emoji names and escape sequences in names come out as they were written, the last ones as escapes."""
+    data = Dataset.load(shop())
+    Dataset(data.items, data.interactions, data.queries, {"name": HOSTILE}).save(tmp_path / "d")
+    told = "".join(mrrec("data", "info", tmp_path / "d").stdout.replace("│", "").split())
+    assert r"[boldred]x[/][/nothing]:cat:\x1b[2J\x1b]0;owned\x07\x9b31m\u202e" in told
+    done = mrrec("memory", "search", "qwrtzu", "--data", shop(), "--user", USER + HOSTILE)
+    assert done.exit_code == 3 and "\x1b" not in done.stderr and "[bold red]x[/]" in done.stderr
+    assert "\x1b" not in mrrec("recommend", HOSTILE, "--user", HOSTILE, "--run", made_run()).output
