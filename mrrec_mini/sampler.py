@@ -8,8 +8,13 @@ log-probabilities are those of the plain sequence (tested against a fresh forwar
 `transformers.generate`). Holes take up columns, and a sliding window counts columns: a model that has one is refused
 as soon as the grid is wider than its window.
 
+Three savings change no result but the last digits: equal prompts (a group's) are computed once and copied, a row that
+met its stop token leaves the forward passes of its turn, and the cache is written in place (`Columns`).
+
 Equation: p(token | past) = softmax(logits / T), drawn by the inverse of its cumulative sum from a passed generator; T
-= 0 takes the largest. Paper: T = 1, no top-p, no top-k; neither is offered, since the update would have to undo it.
+= 0 takes the largest. A turn takes one uniform number for each row and each of its `max_new` steps before it starts,
+so that what a row draws does not depend on when the others stop. Paper: T = 1, no top-p, no top-k; neither is
+offered, since the update would have to undo it.
 """
 
 from __future__ import annotations
@@ -17,7 +22,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from torch.nn.functional import pad
+from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+ALL = slice(None)  # as an index: every row, as a view
+
+
+class Columns(DynamicLayer):
+    """One layer's keys and values, each (B, heads, room, d), of which `columns` are written; doubled when full.
+
+    transformers' own layer concatenates, which copies the whole cache for every token. A forward pass may be about
+    some of the rows; the others then get a hole, which holds zeros and not just anything: 0 x nan is nan.
+    """
+
+    columns = 0
+    rows: slice | torch.Tensor = ALL  # the rows of the next forward pass
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append (b, heads, w, d), b the number of `rows`; returns all columns of these rows."""
+        if not self.is_initialized:
+            self.keys, self.values, self.is_initialized = keys[:, :, :0], values[:, :, :0], True
+        start, end = self.columns, self.columns + keys.shape[2]
+        if end > self.keys.shape[2]:
+            more = (0, 0, 0, 2 * end - self.keys.shape[2])
+            self.keys, self.values = pad(self.keys, more), pad(self.values, more)
+        self.keys[self.rows, :, start:end] = keys
+        self.values[self.rows, :, start:end] = values
+        self.columns = end
+        return self.keys[self.rows, :, :end], self.values[self.rows, :, :end]
+
+    def get_seq_length(self) -> int:
+        return self.columns
 
 
 class Sampler:
@@ -40,13 +76,15 @@ class Sampler:
         self.device = model.device
         if not all(len(prompt) for prompt in prompts):
             raise ValueError("an empty prompt: there is no distribution before the first token")
-        rows = len(prompts)
+        distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        rows = len(distinct)
         self.window = getattr(model.config, "sliding_window", None)
-        self.cache = DynamicCache(config=model.config)
+        self.cache = Cache(layer_class_to_replicate=Columns)
         self.mask = torch.zeros(rows, 0, dtype=torch.long, device=self.device)  # (B, columns) 1 token, 0 hole
         self.length = torch.zeros(rows, dtype=torch.long, device=self.device)  # (B,) tokens so far = next position
         self.logits = torch.zeros(rows, model.config.vocab_size, device=self.device)  # (B, V) for the next token
-        self.feed(prompts)
+        self.feed(list(distinct))
+        self.keep([distinct[tuple(prompt)] for prompt in prompts])
 
     @torch.no_grad()
     def feed(self, blocks: Sequence[Sequence[int]]) -> None:
@@ -72,57 +110,69 @@ class Sampler:
         does not know of it.
         """
         rows = len(self.length)
-        stop_ids = torch.tensor(list(stop), device=self.device)
-        open_rows = torch.ones(rows, dtype=torch.bool, device=self.device)
-        drawn, scores, live = [], [], []
-        for _ in range(max_new):
-            logits = self.logits.float()
-            if forbidden:
-                logits = logits.index_fill(1, torch.tensor(list(forbidden), device=self.device), float("-inf"))
-            logprobs = torch.log_softmax(logits / (self.temperature or 1.0), dim=-1)  # (B, V)
-            if self.temperature == 0:
-                token = logprobs.argmax(-1)
-            else:
-                cumulative = logprobs.double().exp().cumsum(-1)
-                u = torch.rand(rows, 1, generator=self.generator, dtype=torch.float64, device=self.device)
-                token = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True).squeeze(1)
-                token = token.clamp_max(logprobs.shape[1] - 1)
-            drawn.append(token)
-            scores.append(logprobs.gather(1, token[:, None]).squeeze(1))
-            live.append(open_rows)
-            self._forward(token[:, None], open_rows[:, None].long())
-            open_rows = open_rows & ~torch.isin(token, stop_ids)
-            if not open_rows.any():
+        stop_ids, never = (torch.tensor(list(i), dtype=torch.long, device=self.device) for i in (stop, forbidden))
+        ids: list[list[int]] = [[] for _ in range(rows)]
+        scores: list[list[float]] = [[] for _ in range(rows)]
+        if self.temperature > 0:
+            u = torch.rand(max_new, rows, generator=self.generator, dtype=torch.float64, device=self.device)
+        still = torch.arange(rows, device=self.device)  # (b,) rows without a stop token
+        for step in range(max_new):
+            logits = self.logits[still].float().index_fill(1, never, float("-inf"))
+            logprobs = torch.log_softmax(logits / (self.temperature or 1.0), dim=-1)  # (b, V)
+            token = draw(logprobs, u[step, still]) if self.temperature > 0 else logprobs.argmax(-1)
+            score = logprobs.gather(1, token[:, None]).squeeze(1)
+            for row, i, value in zip(still.tolist(), token.tolist(), score.tolist(), strict=True):
+                ids[row].append(i)
+                scores[row].append(value)
+            column = token[:, None]
+            self._forward(column, torch.ones_like(column), ALL if len(still) == rows else still)
+            still = still[~torch.isin(token, stop_ids)]
+            if not len(still):
                 break
-        counts = torch.stack(live, 1).sum(1).tolist()
-        ids, values = torch.stack(drawn, 1).tolist(), torch.stack(scores, 1).tolist()
-        return [r[:n] for r, n in zip(ids, counts, strict=True)], [r[:n] for r, n in zip(values, counts, strict=True)]
+        return ids, scores
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only (indices into the present batch)."""
+        """Go on with these rows only (indices into the present batch; one that is named twice is copied)."""
         index = torch.tensor(list(rows), dtype=torch.long, device=self.device)
         self.cache.batch_select_indices(index)
         self.mask, self.length, self.logits = self.mask[index], self.length[index], self.logits[index]
 
-    def _forward(self, ids: torch.Tensor, real: torch.Tensor) -> None:
-        """Append the columns `ids` (B, w); `real` (B, w) is 1 for a token and 0 for a hole, tokens first."""
-        self.mask = torch.cat([self.mask, real], 1)
+    def _forward(self, ids: torch.Tensor, real: torch.Tensor, rows: slice | torch.Tensor = ALL) -> None:
+        """Append the columns `ids` (b, w) to `rows`, and holes to the others.
+
+        `real` (b, w) is 1 for a token and 0 for a hole, tokens first.
+        """
+        columns = self.mask.new_zeros(len(self.mask), ids.shape[1])
+        columns[rows] = real
+        self.mask = torch.cat([self.mask, columns], 1)
         if self.window is not None and self.mask.shape[1] > self.window:
             raise ValueError(
                 f"{self.mask.shape[1]} columns do not fit into the model's sliding window of {self.window}"
             )
         # a hole stays at the row's last position: one further on may lie beyond a table of learned positions
-        positions = (self.length[:, None] + real.cumsum(1) - 1).clamp_min(0)
+        positions = (self.length[rows, None] + real.cumsum(1) - 1).clamp_min(0)
         counts = real.sum(1)
-        width = int(counts.max())
+        # logits are as wide as the vocabulary: asked for in the columns where some row ends, not in all
+        ends, end_of_row = (counts - 1).clamp_min(0).unique(return_inverse=True)
+        for layer in self.cache.layers:
+            layer.rows = rows
         out = self.model(
             input_ids=ids,
-            attention_mask=self.mask,
+            attention_mask=self.mask[rows],
             position_ids=positions,
             past_key_values=self.cache,
-            logits_to_keep=0 if width > 1 else 1,
+            logits_to_keep=ends,
         )
-        last = (counts - 1).clamp_min(0)
-        fresh = out.logits[torch.arange(len(ids), device=self.device), last]  # (B, V) after each row's last token
-        self.logits = torch.where((counts > 0)[:, None], fresh, self.logits)
-        self.length = self.length + counts
+        fresh = out.logits[torch.arange(len(ids), device=self.device), end_of_row]  # (b, V) after each row's last token
+        self.logits[rows] = torch.where((counts > 0)[:, None], fresh.to(self.logits.dtype), self.logits[rows])
+        self.length[rows] += counts
+
+
+def draw(logprobs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """(b,) ids: the first whose cumulative probability, out of (b, V), exceeds `u` (b,), uniform in [0, 1).
+
+    Summed in float64: in float32 a rare token late in a large vocabulary would add nothing.
+    """
+    cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
+    token = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+    return token.clamp_max(logprobs.shape[1] - 1)

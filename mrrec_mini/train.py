@@ -52,7 +52,7 @@ class TrainConfig:
     """One run of reinforcement learning."""
 
     algo: str = "grpo"  # or "reinforce"
-    steps: int = 80
+    steps: int = 60
     prompts_per_step: int = 16
     group: int = 8  # episodes a query, G
     learning_rate: float = 1e-3

@@ -82,7 +82,11 @@ def teacher(
 def plan_lookups(
     state: State, guesses: Sequence[MemoryEntry], config: TeacherConfig, rng: np.random.Generator
 ) -> list[MemoryEntry]:
-    """Global lines to look up, without repetition: on topic with probability `on_topic`, else any other shown line."""
+    """Global lines to look up: on topic with probability `on_topic`, else any other shown line.
+
+    No aspect twice, and in the order in which they are shown: reading on from the last line is easier to imitate than
+    remembering what was named before.
+    """
     wanted = rng.choice(len(config.stop), p=config.stop)
     lines = list(state.global_entries or guesses)
     topic = topic_of(state)
@@ -95,7 +99,7 @@ def plan_lookups(
         # one look-up an aspect: two lines of one aspect would ask the same thing twice
         lines = [other for other in lines if aspect_of(other) != aspect_of(line)]
         plan.append(line)
-    return plan
+    return sorted(plan, key=list(state.global_entries or guesses).index)
 
 
 def expert(grammar: Grammar) -> Callable[[State], Script]:

@@ -109,9 +109,11 @@ def test_how_many_look_ups_follows_the_configured_chances(env):
         assert counts[n] / 4000 == pytest.approx(chance, abs=0.03)
     for plan in plans:
         assert len({aspect_of(entry) for entry in plan}) == len(plan)  # no aspect twice
-    firsts = [plan[0].scenario == "mug" for plan in plans if plan]
+        places = [state.global_entries.index(entry) for entry in plan]
+        assert places == sorted(places)  # as they are shown
+    single = [plan_lookups(state, [], TeacherConfig(stop=(0, 1)), rng)[0] for _ in range(4000)]
     assert 0 < sum(entry.scenario == "mug" for entry in state.global_entries) < 6
-    assert np.mean(firsts) == pytest.approx(config.on_topic, abs=0.03)
+    assert np.mean([entry.scenario == "mug" for entry in single]) == pytest.approx(config.on_topic, abs=0.03)
 
 
 def test_without_global_lines_the_teacher_guesses(env):
@@ -229,14 +231,14 @@ def test_only_what_the_teacher_wrote_is_learned(traces):
 
 
 def test_the_warm_start_lowers_the_loss_and_repeats_itself(traces):
-    config = WarmStartConfig(steps=12, batch=6, learning_rate=1e-2, scrambled=0.5)
+    config = WarmStartConfig(steps=40, batch=6, learning_rate=1e-2, scrambled=0.5)
 
     def run():
         model, seen = tiny_model(len(TOK)), []
         losses = warm_start(model, TOK, traces, config, np.random.default_rng(0), lambda *step: seen.append(step))
-        assert seen == list(enumerate(losses, start=1)) and len(losses) == 12
+        assert seen == list(enumerate(losses, start=1)) and len(losses) == 40
         return losses, list(model.parameters())
 
     (losses, weights), (again, same) = run(), run()
     assert losses == again and all(map(torch.equal, weights, same))
-    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
