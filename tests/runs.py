@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 from house import ROOT
 from small import TINY
+from transformers.utils import logging
 from typer.testing import CliRunner
 
 from mrrec_mini.cli import app
@@ -22,6 +23,8 @@ from mrrec_mini.records import Query
 from mrrec_mini.train import Trainer, train
 from mrrec_mini.warmstart import WarmStartConfig
 from mrrec_mini.world import WorldConfig, make_world
+
+logging.disable_progress_bar()  # as the entry point does, but that acts only before transformers is imported
 
 FOLDER = TemporaryDirectory(prefix="mrrec-tests-")  # goes when the tests end
 SHOP = WorldConfig(users=12, items=60, categories=5, held=1, history=6, queries=3)

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from runs import HOSTILE, copied_run, made_run, mrrec, same_weights, shop, started
+from runs import HOSTILE, QUICK, copied_run, made_run, mrrec, same_weights, shop, started
 
+import mrrec_mini.train
 from mrrec_mini.data import Dataset
 from mrrec_mini.demo import DemoConfig
 from mrrec_mini.recipe import read_config
@@ -26,11 +28,17 @@ def document(*words):
     return json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """`--fast` at the size of these tests."""
+    monkeypatch.setattr("mrrec_mini.demo.FAST", QUICK)
+
+
 # --- demo ---
 
 
-def test_demo_json(tmp_path, monkeypatch):
-    """The quick one, as it is called: where it is called, it leaves the trained policy."""
+def test_demo_json(tmp_path, monkeypatch, quick):
+    """Where it is called, it leaves the trained policy, in a run folder like any other."""
     monkeypatch.chdir(tmp_path)
     told = document("demo", "--fast", "--data", shop())
     assert list(told) == ["data", "seeds", "arms", "seconds"] and told["seeds"] == [0]
@@ -40,7 +48,6 @@ def test_demo_json(tmp_path, monkeypatch):
     assert sorted(path.name for path in run.iterdir()) == [
         *("config.json", "evaluation.json", "metrics.jsonl", "policy"),
     ]
-    # the run folder is one like any other
     assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0
     assert document("evaluate", "--run", run)["arms"]["grpo"]["ndcg@10"] == told["arms"]["grpo"]["ndcg@10"]
 
@@ -157,37 +164,54 @@ def test_what_is_not_remembered_is_said(tmp_path):
 # --- train, evaluate, recommend ---
 
 
-def lines_of(run):
-    return (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
-
-
-def last_line(done) -> str:
-    """Transformers shows a bar before it, unless it is told not to before it is imported, as `mrrec` does."""
-    return done.stderr.splitlines()[-1]
-
-
-def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
-    """Interrupted in the middle of it, then gone on to step n, against n steps at once: the same policy."""
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, monkeypatch, quick):
+    """A signal in the midst of step 3 of 5, then gone on to 5, against 5 steps at once: the same log and policy."""
     run, whole = tmp_path / "a run", tmp_path / "whole"
-    words = ["train", "--data", shop(), "--steps", 5000, "--fast", "--run"]
-    training = started(*words, run)
-    deadline = time.monotonic() + 300
-    while len(lines_of(run)) < 2 and training.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    training.send_signal(signal.SIGINT)
-    stdout, stderr = training.communicate()
-    assert (training.returncode, stdout) == (130, ""), stderr
-    assert stderr == (f"interrupted; go on with: mrrec train --data {shop()} --run '{run}' --steps 5000 --resume\n")
-    done = len(lines_of(run))
+    words = ("train", "--data", shop(), "--steps", 5, "--fast", "--run")
+    write = mrrec_mini.train.append_line
+
+    def interrupting(path, line):
+        write(path, line)
+        if line["step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mrrec_mini.train.append_line", interrupting)
+        stopped = mrrec(*words, run)
+    assert (stopped.exit_code, stopped.stdout) == (130, "")
+    command = f"mrrec train --data {shop()} --run '{run}' --steps 5 --resume"
+    assert stopped.stderr == f"interrupted; go on with: {command}\n"
+    assert [line["step"] for line in log_of(run)] == [1, 2, 3]
     assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0  # the checkpoint is usable
 
-    gone_on = mrrec("train", "--data", shop(), "--run", run, "--steps", done + 2, "--resume")
-    assert gone_on.exit_code == 0 and last_line(gone_on).startswith(f"{run}: {done + 2} steps")
-    assert mrrec(*words[:3], "--steps", done + 2, "--fast", "--run", whole).exit_code == 0
-    logs = [[json.loads(line) | {"step_time": 0} for line in lines_of(folder)] for folder in (run, whole)]
-    assert [line["step"] for line in logs[0]] == list(range(1, done + 3))
-    assert logs[0] == logs[1]
+    gone_on = mrrec(*shlex.split(command)[1:])
+    assert gone_on.exit_code == 0 and gone_on.stderr.startswith(f"{run}: 5 steps")
+    assert mrrec(*words, whole).exit_code == 0
+    assert [line["step"] for line in log_of(run)] == [1, 2, 3, 4, 5]
+    assert log_of(run) == log_of(whole)
     assert same_weights(load_policy(run)[0], load_policy(whole)[0])
+
+
+def log_of(run):
+    """The log, but for the clock."""
+    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+    return [json.loads(line) | {"step_time": 0} for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_ctrl_c_in_a_process(tmp_path, command):
+    """As a shell sends it, whenever: 130, and nothing but one line at most."""
+    words = {"train": ("train", "--data", shop(), "--run", "run", "--steps", 5000), "demo": ("demo", "--seeds", 2)}
+    job = started(*words[command], "--fast", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while command == "train" and not log_of(tmp_path / "run") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    job.send_signal(signal.SIGINT)
+    stdout, stderr = job.communicate()
+    assert (job.returncode, stdout) == (130, ""), stderr
+    assert stderr.startswith("interrupted; go on with: ") if command == "train" else "Traceback" not in stderr
 
 
 def test_ctrl_c_before_anything_was_learned(tmp_path, monkeypatch):
@@ -201,7 +225,7 @@ def test_ctrl_c_before_anything_was_learned(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()  # so the same command can be given again
 
 
-def test_a_made_world_is_trained_on_with_its_siblings_and_evaluated(tmp_path):
+def test_a_made_world_is_trained_on_with_its_siblings_and_evaluated(tmp_path, quick):
     """What `make-world` writes is enough to make the sibling shops again; a run is scored under what it learned by."""
     world, run = tmp_path / "w", tmp_path / "r"
     mrrec("data", "make-world", "--users", 12, "--items", 60, "--out", world)

@@ -1,0 +1,330 @@
+"""Bad input, tried: one line names file, line, what is wrong, what to do; the right exit code; nothing half-written."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from runs import HOSTILE, QUICK, SHOP, copied_run, hostile_shop, made_run, mrrec, refused, shop, started
+
+from mrrec_mini.data import Dataset
+from mrrec_mini.demo import open_data
+from mrrec_mini.environment import item_text
+from mrrec_mini.prompts import CONTROL, Grammar
+from mrrec_mini.recipe import prepare
+from mrrec_mini.rollout import LMActor
+from mrrec_mini.train import load_policy
+from mrrec_mini.world import make_world
+
+USER = "u000003"
+
+
+def spoiled(folder: Path, file: str, change) -> Path:
+    """The shop with one file changed: `change` gets its lines and returns what stands there instead."""
+    data = Path(shutil.copytree(shop(), folder / "data"))
+    lines = (data / file).read_text().splitlines(keepends=True)
+    (data / file).write_text("".join(change(lines)))
+    return data
+
+
+def with_field(number: int, name: str, value):
+    """Line `number` (from 1) with another value in one field."""
+
+    def change(lines):
+        record = json.loads(lines[number - 1]) | {name: value}
+        return [*lines[: number - 1], json.dumps(record) + "\n", *lines[number:]]
+
+    return change
+
+
+def cut(number: int):
+    """Line `number` loses its second half, and all that came after: a copy that was broken off."""
+    return lambda lines: [*lines[: number - 1], lines[number - 1][: len(lines[number - 1]) // 2]]
+
+
+FAULTS = {  # file, what happens to it, what the message must name
+    "cut JSON line": ("interactions.jsonl", cut(7), ("interactions.jsonl:7:", "not JSON", "is the line cut?")),
+    "unknown item": (
+        *("interactions.jsonl", with_field(5, "item", "i9999999")),
+        ("interactions.jsonl:5: item:", "no item 'i9999999'", "add the item or drop this record"),
+    ),
+    "unknown target": (
+        *("queries.jsonl", with_field(2, "target", "i9999999")),
+        ("queries.jsonl:2: target:", "no item 'i9999999'", "add the item or drop this record"),
+    ),
+    "NaN rating": (
+        *("interactions.jsonl", with_field(9, "rating", float("nan"))),
+        ("interactions.jsonl:9: rating:", "nan is not a number from 1 to 5", "correct or drop"),
+    ),
+    "no items": ("items.jsonl", lambda lines: [], ("items.jsonl:", "0 records", "at least one")),
+    "no interactions": ("interactions.jsonl", lambda lines: [], ("interactions.jsonl:", "0 records")),
+    "no queries": ("queries.jsonl", lambda lines: ["\n", " \n"], ("queries.jsonl:", "0 records")),
+    "a query without words": ("queries.jsonl", with_field(3, "text", " "), ("queries.jsonl:3: text:", "is empty")),
+    "changed by hand": (
+        *("items.jsonl", with_field(1, "title", "another")),
+        ("items.jsonl: its sha256 is not the one in meta.json", "remove sha256"),
+    ),
+    "no meta": ("meta.json", lambda lines: lines[:3], ("meta.json: not JSON", "correct it or remove the file")),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_data_is_refused_by_every_command_that_reads_it(tmp_path, monkeypatch, fault):
+    monkeypatch.chdir(tmp_path)
+    file, change, named = FAULTS[fault]
+    data = spoiled(tmp_path, file, change)
+    before = sorted(tmp_path.rglob("*"))
+    for words in (
+        ("data", "info", data),
+        ("data", "info", data, "--json"),
+        ("memory", "build", "--data", data, "--out", "entries.jsonl"),
+        ("memory", "show", "--data", data, "--user", USER),
+        ("memory", "search", "price", "--data", data, "--user", USER),
+        ("train", "--data", data, "--run", "run"),
+        ("demo", "--data", data, "--fast"),
+        ("demo", "--data", data, "--json"),
+    ):
+        refused(mrrec(*words), 4, *named)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_broken_import_writes_nothing(tmp_path):
+    reviews, metadata = tmp_path / "reviews.json", tmp_path / "meta.json"
+    reviews.write_text('{"reviewerID": "u", "asin": "a", "overall": 5.0, "unixReviewTime": 1}\n{"reviewerID": "u", "as')
+    metadata.write_text('{"asin": "a", "title": "t", "category": ["c"]}\n')
+    done = mrrec("data", "import", "amazon", reviews, metadata, "--out", tmp_path / "out")
+    refused(done, 4, "reviews.json:2:", "not JSON")
+    assert not (tmp_path / "out").exists() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_data_without_queries_for_some_part(tmp_path, monkeypatch):
+    """Too few users with queries; test users or train users who only ask for held-out categories."""
+    monkeypatch.chdir(tmp_path)
+    world = make_world(SHOP)
+    test = world.split(0, *QUICK.shares).test
+    lamp, mug = (next(i.id for i in world.items.values() if i.category[-1] == name) for name in ("lamp", "mug"))
+
+    def asking(of_test: str, of_others: str, folder: str) -> Path:
+        asked = [replace(q, target=of_test if q.user in test else of_others) for q in world.queries]
+        return Dataset(world.items, world.interactions, asked, {"held_categories": ["mug"]}).save(tmp_path / folder)
+
+    few = Dataset(world.items, world.interactions, world.queries[:4], {"name": "few"}).save(tmp_path / "few")
+    for command in (("demo", "--fast"), ("train", "--fast", "--run", tmp_path / "run")):
+        refused(mrrec(*command, "--data", few), 4, "2 users have queries, too few for 3 parts")
+        no_train = asking(lamp, mug, "no-train")
+        refused(mrrec(*command, "--data", no_train), 4, "no train user has a query outside the held categories")
+    refused(mrrec("demo", "--fast", "--data", asking(mug, lamp, "no-test")), 4, "no test user has a query")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "runs").exists()
+
+
+# --- people with little ---
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory):
+    """A shop in which three people have met 0, 1 and 2 items, and a run on it."""
+    world = make_world(SHOP)
+    met = {user: world.interactions_of(user) for user in world.users()}
+    for count in range(3):
+        met[f"u{count:06d}"] = met[f"u{count:06d}"][:count]
+    folder = tmp_path_factory.mktemp("sparse")
+    data = Dataset(world.items, [one for all_of in met.values() for one in all_of], world.queries, world.meta)
+    run = copied_run(folder)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"data": str(data.save(folder / "data"))}))
+    return folder / "data", run
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_people_with_few_memories_get_sensible_answers(sparse, count):
+    data, run = sparse
+    user = f"u{count:06d}"
+    shown = mrrec("memory", "show", "--data", data, "--user", user, "--json")
+    records = [entry for entry in json.loads(shown.stdout) if entry["level"] == "record"]
+    assert shown.exit_code == 0 and len(records) == count
+    for record in records:  # the right one first, however few there are to rank
+        found = mrrec("memory", "search", record["text"], "--data", data, "--user", user, "--json")
+        assert json.loads(found.stdout)[0]["text"] == record["text"]
+    if not records:
+        assert mrrec("memory", "show", "--data", data, "--user", user).stderr.endswith(": nothing\n")
+    told = json.loads(mrrec("recommend", "a lamp", "--user", user, "--run", run, "--json").stdout)
+    assert len(told["items"]) == 5
+    assert told["reason"].startswith("nothing is remembered") == (count == 0)
+
+
+def test_a_data_set_with_such_people_runs_through(sparse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mrrec_mini.demo.FAST", QUICK)
+    for words in (("demo", "--data", sparse[0], "--fast", "--json"), ("evaluate", "--run", sparse[1], "--json")):
+        done = mrrec(*words)
+        assert done.exit_code == 0, done.stderr
+        assert json.loads(done.stdout)["arms"]["naive_memory"]["format"] == 1.0
+
+
+# --- who and what is not there ---
+
+
+def test_an_unknown_user_is_not_found_and_told_the_same_everywhere():
+    told = {
+        refused(mrrec(*words, "--data", shop(), "--user", "bob"), 3, "no user 'bob' in this data set")
+        for words in (("memory", "show"), ("memory", "search", "price"), ("memory", "show", "--json"))
+    }
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\t"])
+def test_an_empty_query_is_bad_data(text):
+    done = mrrec("recommend", text, "--user", USER, "--run", made_run())
+    refused(done, 4, "the query is empty; give at least one word")
+    done = mrrec("memory", "search", text, "--data", shop(), "--user", USER)
+    refused(done, 4, "the text to look for is empty; give at least one word")
+
+
+def test_a_run_that_is_not_there_or_has_no_policy(tmp_path):
+    bare = copied_run(tmp_path)
+    shutil.rmtree(bare / "policy")
+    for run, named in ((tmp_path / "none", "is not a run: it has no config.json"), (bare, "has no checkpoint")):
+        for words in (
+            ("evaluate",),
+            ("evaluate", "--json"),
+            ("recommend", "a lamp", "--user", USER),
+            ("train", "--data", shop(), "--resume"),
+        ):
+            refused(mrrec(*words, "--run", run), 3, str(run), named)
+    assert not (tmp_path / "none").exists() and not (bare / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{", '{"model_type": "llama"}', "[]"])
+def test_a_run_whose_config_is_anothers(tmp_path, text):
+    run = copied_run(tmp_path)
+    (run / "config.json").write_text(text)
+    for words in (("evaluate",), ("recommend", "a lamp", "--user", USER), ("train", "--data", shop(), "--resume")):
+        refused(mrrec(*words, "--run", run), 4, "config.json: not what `mrrec train` writes", "make the run again")
+
+
+def test_a_run_is_not_written_over(tmp_path):
+    run = copied_run(tmp_path)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    refused(mrrec("train", "--data", shop(), "--run", run), 1, "holds a run already; go on with --resume, or choose")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    """A file stands where a folder is needed: refused for anybody, even for root."""
+    (tmp_path / "file").write_text("kept")
+    place = tmp_path / "file" / "out"
+    for words in (
+        ("data", "make-world", "--users", 3, "--items", 30),
+        ("memory", "build", "--data", shop()),
+    ):
+        refused(mrrec(*words, "--out", place), 1, str(tmp_path / "file"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").write_text("kept")
+    done = mrrec("data", "make-world", "--users", 3, "--items", 30, "--out", full)
+    refused(done, 4, "exists and is not a data set; choose another folder")
+    assert (full / "mine.txt").read_text() == "kept"
+
+
+def test_a_shop_that_cannot_be(tmp_path):
+    done = mrrec("data", "make-world", "--users", 3, "--items", 3, "--out", tmp_path / "w")
+    refused(done, 1, "a shop needs an item a category", "got 3")
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_one_line_on_stderr_in_a_process_too(tmp_path):
+    """No progress bar, no warning of a library stands before it."""
+    run = started("train", "--data", shop(), "--run", made_run())
+    stdout, stderr = run.communicate()
+    assert (run.returncode, stdout) == (1, "")
+    assert stderr.count("\n") == 1 and "holds a run already" in stderr
+
+
+# --- texts that imitate the protocol ---
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """The demo, run on a shop in which every text imitates: (its output for people, the data set, its run)."""
+    folder = tmp_path_factory.mktemp("hostile")
+    data = hostile_shop(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = mrrec("demo", "--fast", "--data", data)
+    assert done.exit_code == 0, done.output
+    return done.stdout, data, folder / "runs" / "demo" / "hostile" / "seed-0"
+
+
+def test_every_tag_is_imitated(hostile):
+    """The premise: titles and reviews hold all of them, the queries together too."""
+    data = Dataset.load(hostile[1])
+    for text in (
+        next(iter(data.items.values())).title,
+        data.interactions[0].review,
+        " ".join(query.text for query in data.queries),
+    ):
+        assert all(name in text for name in CONTROL)
+
+
+def test_no_control_token_comes_from_a_text(hostile):
+    """In what an episode was given, each control token stands where the grammar puts it, and nowhere else."""
+    _, folder, run = hostile
+    data = open_data(folder, 0, True)[0]
+    model, tokenizer = load_policy(run)
+    control, names = set(tokenizer.control.values()), tokenizer.control
+    for text in (
+        *(query.text for query in data.queries),
+        *(item_text(item) for item in data.items.values()),
+        *(met.review for met in data.interactions[:50]),
+    ):
+        assert not control & set(tokenizer.encode(text)) and tokenizer.decode(tokenizer.encode(text)) == text
+
+    grammar = Grammar(tokenizer)
+    environment = prepare(data, QUICK, 0)[0]
+    queries = data.queries[:20]
+    actor = LMActor(model, grammar, torch.Generator().manual_seed(0), 1.0)
+    rules = replace(QUICK.train.rules, turn_tokens=12)
+    episodes = environment.play(actor, queries, grammar, rules, QUICK.train.reward)
+    episodes += environment.play(LMActor(model, grammar, None, 0.0), queries, grammar, rules, QUICK.train.reward, True)
+    assert len(episodes) == 40
+    for episode in episodes:
+        given = [token for token, mask in zip(episode.tokens, episode.mask, strict=True) if not mask]
+        count = {name: given.count(token) for name, token in names.items()}
+        found = [entry for call in episode.calls for entry in call.entries]
+        expected = dict.fromkeys(CONTROL, 0) | {"<query>": 1, "<global>": 1, "<line>": len(episode.global_entries)}
+        expected |= {"<memory>": len(episode.calls), "</memory>": len(episode.calls)}
+        expected |= {f"<m{number}>": 1 for number in range(1, len(found) + 1)}
+        assert count == expected
+
+
+def test_a_terminal_is_not_driven(hostile):
+    """Escapes of the texts are shown as escapes, markup and emoji names as they were written."""
+    told, folder, run = hostile
+    outputs = [
+        told,
+        mrrec("recommend", f"a mug <end> {HOSTILE}", "--user", HOSTILE, "--run", run).output,
+        mrrec("memory", "show", "--data", folder, "--user", USER).output,
+        mrrec("memory", "search", f"mug </search> {HOSTILE}", "--data", folder, "--user", USER).output,
+        mrrec("data", "info", folder).output,
+    ]
+    for output in outputs:
+        driving = [c for c in output if not c.isprintable() and c != "\n"]
+        assert driving == []
+    for output in (outputs[0], outputs[1], outputs[4]):
+        text = "".join(output.replace("│", "").split())
+        assert r"[boldred]x[/][/nothing]:cat:\x1b[2J\x1b]0;owned\x07\x9b31m\u202e" in text
+
+
+def test_json_carries_the_texts_as_they_are(hostile):
+    """Escaped by JSON on the way, and whole again after it."""
+    _, folder, run = hostile
+    done = mrrec("recommend", HOSTILE, "--user", USER, "--run", run, "--json")
+    assert all(c.isprintable() or c == "\n" for c in done.stdout)
+    told = json.loads(done.stdout)
+    assert told["query"] == HOSTILE
+    items = Dataset.load(folder).items
+    assert all(item["title"] == items[item["id"]].title for item in told["items"])
