@@ -34,7 +34,7 @@ class RolloutConfig:
     max_calls: int = 3  # searches; the turn after the last one has to answer. 0: no local memory
     memory_k: int = 3  # memories a search returns (fig. 6: best at 3)
     global_k: int = 6  # lines of global memory in the prompt. 0: no global memory
-    turn_tokens: int = 32  # a turn that has not stopped by then is malformed
+    turn_tokens: int = 48  # a turn that has not stopped by then is malformed
 
     def __post_init__(self) -> None:
         if min(self.max_calls, self.global_k) < 0 or min(self.memory_k, self.turn_tokens) < 1:
