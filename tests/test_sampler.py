@@ -162,6 +162,47 @@ def test_retrieved_tokens_are_attended(model):
     assert (scores[0] - scores[1]).abs().max() > 1e-4
 
 
+def passes(model, monkeypatch):
+    """The rows of every forward pass from here on."""
+    sizes, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda *args, **kw: (sizes.append(len(kw["input_ids"])), forward(**kw))[1])
+    return sizes
+
+
+def test_what_a_row_draws_does_not_hang_on_when_others_stop(model):
+    """With stop tokens a row's ids are a prefix of those without; the next turn starts from the same numbers."""
+    whole, cut = (Sampler(model, PROMPTS * 10, seeded(), 1.3) for _ in range(2))
+    long, long_scores = whole.sample((), 12)
+    short, short_scores = cut.sample(range(9), 12)
+    assert len({len(ids) for ids in short}) > 3  # they did stop at different times
+    for a, b, x, y in zip(long, short, long_scores, short_scores, strict=True):
+        assert a[: len(b)] == b
+        np.testing.assert_allclose(x[: len(b)], y, atol=1e-5)
+    assert torch.equal(whole.generator.get_state(), cut.generator.get_state())
+
+
+def test_a_row_that_stopped_leaves_the_forward_passes_of_its_turn(model, monkeypatch):
+    sampler = Sampler(model, PROMPTS * 10, seeded(), 1.3)
+    sizes = passes(model, monkeypatch)
+    drawn, _ = sampler.sample(range(9), 12)
+    assert sizes == [sum(len(ids) > step for ids in drawn) for step in range(max(map(len, drawn)))]
+    assert sampler.mask.sum(1).tolist() == sampler.length.tolist()
+    sampler.sample((), 1)
+    assert sizes[-1] == 30  # and is back in the next
+
+
+def test_equal_prompts_are_computed_once_and_differ_from_then_on(model, monkeypatch):
+    sizes = passes(model, monkeypatch)
+    sampler = Sampler(model, [PROMPTS[i] for i in (1, 0, 1, 1, 0)], seeded(), 1.3)
+    assert sizes == [2]
+    drawn, scores = sampler.sample((), 8)
+    assert len(set(map(tuple, drawn))) == 5
+    monkeypatch.undo()
+    for i, ids, values in zip((1, 0, 1, 1, 0), drawn, scores, strict=True):
+        fresh = fresh_logprobs(model, PROMPTS[i] + ids, 1.3)[len(PROMPTS[i]) :]
+        np.testing.assert_allclose(values, fresh.numpy(), atol=1e-5)
+
+
 # --- stops and refusals -------------------------------------------------------------------------------------------
 
 
