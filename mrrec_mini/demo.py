@@ -338,6 +338,7 @@ def print_report(report: DemoReport, console: Console) -> None:
     console.print(arms_table(report.arms))
     first = report.results[0]
     console.print(f"\nA worked episode (seed {first.seed}, an unseen user, greedy):", style="bold")
+    console.print("chosen: of those with the most calls, the one whose target came highest", style="dim")
     print_transcript(first.episode, console)
     place = f"stands at rank {first.rank:g}" if np.isfinite(first.rank) else "is not ranked: there is no answer"
     console.print(Text(f"the item then taken, {printable(first.wanted)}, {place}"))
