@@ -130,7 +130,9 @@ def _options(
 def demo(
     data: Annotated[Path | None, typer.Option(help="A data-set folder; without it a synthetic shop is made.")] = None,
     seed: Seed = 0,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, from --seed on. Default: 3.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many seeds, from --seed on. Default: 2, one a core.")
+    ] = None,
     all_arms: Annotated[
         bool, typer.Option("--all", help="Also REINFORCE and the two ablations, each trained.")
     ] = False,
@@ -142,7 +144,7 @@ def demo(
     """From raw histories to a trained policy: the table of arms, a worked episode, a learning curve."""
     from mrrec_mini.demo import DemoConfig, print_report, run_demo, showing_progress
 
-    count = seeds if seeds is not None else (1 if fast else 3)
+    count = seeds if seeds is not None else (1 if fast else 2)
     config = DemoConfig(data=data, seeds=tuple(range(seed, seed + count)), all_arms=all_arms, fast=fast)
     with showing_progress(err, config) as say:
         report = run_demo(config, say)
