@@ -267,14 +267,15 @@ def train_run(
     else:
         if (run / "config.json").exists():
             raise ValueError(f"{run} holds a run already; go on with --resume, or choose another folder")
+        run.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is said now, not after minutes
         recipe = _with_seed(FAST if fast else Recipe(), seed)
         recipe = replace(recipe, train=replace(recipe.train, algo=algo, steps=steps))
         dataset = Dataset.load(data)
         environments = prepare(dataset, recipe, seed, say)
         model, tokenizer = start_policy(environments, recipe, seed, say)
-        write_config(run, recipe, seed, data, None)
         trainer = Trainer(model, tokenizer, environments, recipe.train)
         save_checkpoint(run, trainer)
+        write_config(run, recipe, seed, data, None)  # last: what has a config.json can be gone on with
     validation = environments[0].split.validation_queries
     lines = train(trainer, run, validation, lambda line: say("learn", line["step"], steps, _note(line)))
     scores = [line["validation/ndcg@10"] for line in lines if "validation/ndcg@10" in line]

@@ -30,12 +30,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mrrec_mini.data import DataError
 from mrrec_mini.environment import Environment
 from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
 from mrrec_mini.metrics import ndcg_at_k
@@ -265,19 +266,19 @@ def save_checkpoint(run: Path, trainer: Trainer) -> None:
 
 
 def load_policy(run: Path):
-    """The model and tokenizer of a run; FileNotFoundError where it has no checkpoint yet."""
-    folder = run / "policy" if (run / "policy").is_dir() else run / "policy.old"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{run} has no checkpoint: there is no folder {run / 'policy'}")
-    return load_causal_lm(str(folder), CONTROL)
+    """The model and tokenizer of a run. FileNotFoundError: no checkpoint yet; DataError: it cannot be read."""
+    folder = _checkpoint(run)
+    with _naming_what_is_spoiled(folder):
+        return load_causal_lm(str(folder), CONTROL)
 
 
 def resume(run: Path, environments: Sequence[Environment], config: TrainConfig) -> Trainer:
     """The trainer as it was at the last checkpoint; log lines written after it are dropped, they will be made again."""
     model, tokenizer = load_policy(run)
     trainer = Trainer(model, tokenizer, environments, config)
-    folder = run / "policy" if (run / "policy").is_dir() else run / "policy.old"
-    trainer.restore(torch.load(folder / "state.pt", weights_only=True))
+    folder = _checkpoint(run)
+    with _naming_what_is_spoiled(folder):
+        trainer.restore(torch.load(folder / "state.pt", weights_only=True))  # never a pickle that can run code
     log = run / "metrics.jsonl"
     if log.is_file():
         kept = [text for text in log.read_text().splitlines() if _step_of(text) <= trainer.done]
@@ -285,13 +286,29 @@ def resume(run: Path, environments: Sequence[Environment], config: TrainConfig) 
     return trainer
 
 
+def _checkpoint(run: Path) -> Path:
+    """policy/, or what a kill between the two renames of a save left of it."""
+    folder = run / "policy" if (run / "policy").is_dir() else run / "policy.old"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{run} has no checkpoint: there is no folder {run / 'policy'}")
+    return folder
+
+
+@contextmanager
+def _naming_what_is_spoiled(folder: Path) -> Iterator[None]:
+    """Whatever a reader says of a cut or foreign file becomes one line that names the folder."""
+    try:
+        yield
+    except Exception as error:
+        what = (str(error).splitlines() or [""])[0][:120]
+        raise DataError(
+            f"{folder}: the checkpoint cannot be read ({type(error).__name__}: {what}); train again into another folder"
+        ) from error
+
+
 def append_line(path: Path, line: dict) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-
-
-def config_dict(config: TrainConfig) -> dict:
-    return asdict(config)
 
 
 def _step_of(text: str) -> float:

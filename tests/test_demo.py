@@ -180,6 +180,15 @@ def test_a_run_is_not_written_over(tmp_path):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "words.json", "config.json"])
+def test_a_spoiled_checkpoint_is_named(file, tmp_path):
+    run = copied_run(tmp_path)
+    spoiled = run / "policy" / file
+    spoiled.write_bytes(spoiled.read_bytes()[: spoiled.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"policy: the checkpoint cannot be read .*; train again into another folder$"):
+        train_run(shop(), run, 3, 0, "grpo", True, True)
+
+
 def test_a_run_is_evaluated_beside_the_arms_that_need_no_training(tmp_path, report):
     run = copied_run(tmp_path)
     told = evaluate_run(run)
