@@ -32,6 +32,9 @@ from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import Script, State
 
 
+QUERY_WORDS = 12  # that a script's profile repeats: a longer wish would leave no room for what was read
+
+
 @dataclass(frozen=True)
 class TeacherConfig:
     """How mediocre the teacher is. Probabilities in 0..1."""
@@ -141,7 +144,8 @@ def run_plan(
             return grammar.write_search(think, plan[done].text)
         shown = [entry.id for entry in state.shown]
         evidence = sorted({shown.index(entry.id) for entry in used})
-        return grammar.write_final(think, " ".join([state.query.text, *notes]), evidence)
+        wish = state.query.text.split()[:QUERY_WORDS]
+        return grammar.write_final(think, " ".join([*wish, *notes]), evidence)
 
     return script
 
