@@ -267,7 +267,6 @@ def train_run(
     else:
         if (run / "config.json").exists():
             raise ValueError(f"{run} holds a run already; go on with --resume, or choose another folder")
-        run.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is said now, not after minutes
         recipe = _with_seed(FAST if fast else Recipe(), seed)
         recipe = replace(recipe, train=replace(recipe.train, algo=algo, steps=steps))
         dataset = Dataset.load(data)
