@@ -31,7 +31,6 @@ from mrrec_mini.records import Episode, MemoryEntry
 from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import Script, State
 
-
 QUERY_WORDS = 12  # that a script's profile repeats: a longer wish would leave no room for what was read
 
 

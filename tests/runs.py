@@ -10,11 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from house import ROOT
-from small import TINY
 from transformers.utils import logging
 from typer.testing import CliRunner
 
+from house import ROOT
 from mrrec_mini.cli import app
 from mrrec_mini.data import Dataset
 from mrrec_mini.prompts import CONTROL
@@ -23,6 +22,7 @@ from mrrec_mini.records import Query
 from mrrec_mini.train import Trainer, train
 from mrrec_mini.warmstart import WarmStartConfig
 from mrrec_mini.world import WorldConfig, make_world
+from small import TINY
 
 logging.disable_progress_bar()  # as the entry point does, but that acts only before transformers is imported
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import copied_run, made_run, shop
 
 from mrrec_mini import assistant
 from mrrec_mini.assistant import Assistant, all_entries, as_of_now, entries_of, open_memory, search_entries
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.rollout import ScriptActor
 from mrrec_mini.train import load_policy
+from runs import copied_run, made_run, shop
 
 USER = "u000003"
 

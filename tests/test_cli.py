@@ -9,13 +9,13 @@ import sys
 import time
 
 import pytest
-from runs import HOSTILE, QUICK, copied_run, made_run, mrrec, same_weights, shop, started
 
 import mrrec_mini.train
 from mrrec_mini.data import Dataset
 from mrrec_mini.demo import DemoConfig
 from mrrec_mini.recipe import read_config
 from mrrec_mini.train import load_policy
+from runs import HOSTILE, QUICK, copied_run, made_run, mrrec, same_weights, shop, started
 
 USER = "u000003"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from runs import HOSTILE, QUICK, SHOP, copied_run, same_weights, shop
 
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.demo import (
@@ -29,6 +28,7 @@ from mrrec_mini.evaluate import arms_table, report_dict
 from mrrec_mini.recipe import FAST_WORLD, read_config
 from mrrec_mini.train import load_policy
 from mrrec_mini.world import make_world
+from runs import HOSTILE, QUICK, SHOP, copied_run, same_weights, shop
 
 POLICY_ARMS = ("warm_start", "warm_start_all_calls", "grpo")
 ARMS = ["query_only", "naive_memory", "static_memory", "teacher", *POLICY_ARMS, "expert", "oracle"]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import HOSTILE, QUICK, SHOP, copied_run, hostile_shop, made_run, mrrec, refused, shop, started
 
 from mrrec_mini.data import Dataset
 from mrrec_mini.demo import open_data
@@ -17,6 +16,7 @@ from mrrec_mini.recipe import prepare
 from mrrec_mini.rollout import LMActor
 from mrrec_mini.train import load_policy
 from mrrec_mini.world import make_world
+from runs import HOSTILE, QUICK, SHOP, copied_run, hostile_shop, made_run, mrrec, refused, shop, started
 
 USER = "u000003"
 

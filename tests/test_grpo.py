@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-import wrong
-from test_reinforce import Toy
 from torch.testing import assert_close
 
+import wrong
 from mrrec_mini.grpo import (
     LENGTHS,
     SIGMAS,
@@ -18,6 +17,7 @@ from mrrec_mini.grpo import (
     kl_term,
     length_weights,
 )
+from test_reinforce import Toy
 
 F64 = torch.float64
 

@@ -5,11 +5,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small import WORDS, foreign_tokenizer, tokenizer
 
 from mrrec_mini.models.causal_lm import PretrainedTokenizer
 from mrrec_mini.prompts import CONTROL, REFERENCES, Final, Grammar, Malformed, Search
 from mrrec_mini.records import MemoryEntry
+from small import WORDS, foreign_tokenizer, tokenizer
 
 TOK = tokenizer()
 GRAMMAR = Grammar(TOK)

@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from runs import QUICK, SHOP, copied_run, made_run, same_weights, shop
 
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.grpo import GRPOConfig
@@ -26,6 +25,7 @@ from mrrec_mini.recipe import (
 )
 from mrrec_mini.records import Query
 from mrrec_mini.world import make_world
+from runs import QUICK, SHOP, copied_run, made_run, same_weights, shop
 
 # --- config.json ---
 

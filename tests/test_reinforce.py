@@ -4,10 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-import wrong
-from small import fresh_logprobs, tiny_model
 from torch.testing import assert_close
 
+import wrong
 from mrrec_mini.records import Episode, Query
 from mrrec_mini.reinforce import (
     baseline,
@@ -18,6 +17,7 @@ from mrrec_mini.reinforce import (
     to_batch,
     token_logprobs,
 )
+from small import fresh_logprobs, tiny_model
 
 V = 40
 QUERY = Query("q7", "u", "mug for hiking", "i1", 0)

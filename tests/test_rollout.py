@@ -5,8 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small import SHOP, Dictated, environment, fresh_logprobs, taught_model, tokenizer
-from test_prompts import ids
 
 from mrrec_mini.data import Dataset
 from mrrec_mini.environment import Environment
@@ -17,6 +15,8 @@ from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor, rollout
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import make_world
+from small import SHOP, Dictated, environment, fresh_logprobs, taught_model, tokenizer
+from test_prompts import ids
 
 TOK = tokenizer()
 GRAMMAR = Grammar(TOK)

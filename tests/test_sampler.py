@@ -5,10 +5,10 @@ import pytest
 import torch
 import transformers
 from scipy.stats import chisquare
-from small import fresh_logprobs, tiny_model
 
 from mrrec_mini.reinforce import token_logprobs
 from mrrec_mini.sampler import Sampler
+from small import fresh_logprobs, tiny_model
 
 V = 60
 STOP = (1, 2)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import transformers
-from small import environment, taught_model, tiny_model, tokenizer
 
 import mrrec_mini.train as loop
 from mrrec_mini.environment import Environment
@@ -18,6 +17,7 @@ from mrrec_mini.prompts import Grammar
 from mrrec_mini.reinforce import to_batch
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.train import TrainConfig, Trainer, load_policy, resume, save_checkpoint, train, undivided
+from small import environment, taught_model, tiny_model, tokenizer
 
 TOK = tokenizer()
 CONFIG = TrainConfig(

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small import SHOP, environment, fresh_logprobs, tiny_model, tokenizer
 
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
 from mrrec_mini.prompts import CONTROL, Final, Grammar
@@ -31,6 +30,7 @@ from mrrec_mini.warmstart import (
     warm_start,
 )
 from mrrec_mini.world import ASPECTS
+from small import SHOP, environment, fresh_logprobs, tiny_model, tokenizer
 
 TOK = tokenizer()
 GRAMMAR = Grammar(TOK)

@@ -7,7 +7,6 @@ from itertools import islice, product
 
 import numpy as np
 import pytest
-from small import SHOP
 
 from mrrec_mini.data import Dataset
 from mrrec_mini.environment import item_text
@@ -34,6 +33,7 @@ from mrrec_mini.world import (
     sibling,
     write_world,
 )
+from small import SHOP
 
 NAMES = list(ASPECTS)
 VALUES = [list(words) for words in ASPECTS.values()]  # (aspects, 5)
