@@ -2,8 +2,8 @@
 
 Flow: after training. A `Bench` holds what the arms of one comparison share. `reference_rows` runs the arms that need
 no policy, `policy_rows` a language model (greedy and sampled); `report_dict` turns rows into the numbers of an
-evaluation, `arms_table` shows them. Rows are plain: they can be pickled, sent between processes, written as JSON lines,
-and joined over seeds. The arms, in the order in which they are compared, each with the one before it:
+evaluation, `arms_table` shows them. Rows are plain: they can be sent between processes and joined over
+seeds. The arms, in the order in which they are compared, each with the one before it:
 
     query_only             the profile is the query
     naive_memory           query + this user's latest records (the paper's "naive": recent history)
@@ -35,11 +35,9 @@ spread between training seeds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -220,17 +218,6 @@ def aspect_counts(episode: Episode, names: Iterable[str]) -> dict[str, int]:
 def names_aspect(text: str, name: str) -> bool:
     """Whether the words of an aspect's name stand in `text`, in a row and whole: `sizes` does not name `size`."""
     return bool(name) and f" {name} " in f" {plain(text)} "
-
-
-def save_rows(rows: Iterable[Row], path: Path | str) -> None:
-    """One JSON object a line."""
-    lines = (json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    Path(path).write_text("".join(lines), encoding="utf-8")
-
-
-def load_rows(path: Path | str) -> list[Row]:
-    """What `save_rows` wrote."""
-    return [Row(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
 
 
 # --- from rows to numbers -------------------------------------------------------------------------------------------

@@ -82,9 +82,7 @@ class TrainConfig:
 
 
 class Trainer:
-    """The state of a run: policy, optimiser, generators, step. `step()` makes one; `save` and `load` make it
-    durable.
-    """
+    """The state of a run: policy, optimiser, generators, step. `save_checkpoint` and `resume` make it durable."""
 
     def __init__(self, model, tokenizer, environments: Sequence[Environment], config: TrainConfig):
         if not environments or not all(env.split.train_queries for env in environments):
