@@ -8,10 +8,11 @@ sees the item pool.
     recommendation  nDCG@1000 + nDCG@100 of the target over the whole pool
     memory          1 if at least one valid call was made, else 0
     r = .1 format + 5 recommendation + .1 memory                                              Eq. (10)
+        - call_cost x calls - token_cost x retrieved tokens                                  ours; both 0 by default
 
-As in the paper. The two k are arguments: in a pool of a few thousand items 1000 covers most of it. Guessed: a
-malformed episode gets recommendation 0 (it has no profile), and keeps its memory reward if a call was made before it
-broke.
+As in the paper, but for the last line: where looking up is free, a policy never learns when to stop. The two k are
+arguments: in a pool of a few thousand items 1000 covers most of it. Guessed: a malformed episode gets recommendation 0
+(it has no profile), and keeps its memory reward if a call was made before it broke.
 """
 
 from __future__ import annotations
@@ -26,13 +27,19 @@ from mrrec_mini.records import Episode
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """The weights of eq. 10 and the two cut-offs."""
+    """The weights of eq. 10, the two cut-offs, and what looking up costs."""
 
     format: float = 0.1
     recommendation: float = 5.0
     memory: float = 0.1
     k_wide: int = 1000
     k_narrow: int = 100
+    call_cost: float = 0.0  # of each memory call
+    token_cost: float = 0.0  # of each token that the memory tool returned
+
+    def __post_init__(self) -> None:
+        if min(self.call_cost, self.token_cost) < 0:
+            raise ValueError("call_cost and token_cost must be >= 0")
 
 
 def format_reward(episode: Episode) -> float:
@@ -52,12 +59,19 @@ def memory_reward(episode: Episode) -> float:
     return float(len(episode.calls) > 0)
 
 
-def total_reward(terms: dict[str, float], config: RewardConfig) -> float:
-    """r = w1 format + w2 recommendation + w3 memory.   Eq. (10)"""
+def retrieved_tokens(episode: Episode) -> int:
+    """Tokens that the memory tool put into the episode: all that were given after the policy's first own token."""
+    return episode.mask[episode.mask.index(1) :].count(0) if 1 in episode.mask else 0
+
+
+def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, retrieved: int = 0) -> float:
+    """r = w1 format + w2 recommendation + w3 memory - the cost of looking up.   Eq. (10)"""
     return (
         config.format * terms["format"]
         + config.recommendation * terms["recommendation"]
         + config.memory * terms["memory"]
+        - config.call_cost * calls
+        - config.token_cost * retrieved
     )
 
 
@@ -75,5 +89,6 @@ def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig)
             "recommendation": recommendation_reward(rank, config),
             "memory": memory_reward(episode),
         }
-        scored.append(replace(episode, rewards={**terms, "rank": rank}, reward=total_reward(terms, config)))
+        reward = total_reward(terms, config, len(episode.calls), retrieved_tokens(episode))
+        scored.append(replace(episode, rewards={**terms, "rank": rank}, reward=reward))
     return scored

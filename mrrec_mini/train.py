@@ -63,6 +63,7 @@ class TrainConfig:
     evaluate_every: int = 25
     checkpoint_every: int = 25
     seed: int = 0
+    precision: str = "float32"  # or "bfloat16": matrix products in bf16 (autocast), weights and sums in float32
     baseline: str = "group"  # of REINFORCE: "none", "group", "leave_one_out"
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     rules: RolloutConfig = field(default_factory=RolloutConfig)
@@ -71,6 +72,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.algo not in ("grpo", "reinforce"):
             raise ValueError(f"algo must be 'grpo' or 'reinforce', got {self.algo!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
         if self.group < 2:
             raise ValueError("a group needs at least two episodes: with one there is nothing to compare")
         if self.baseline not in BASELINES:
@@ -129,7 +132,8 @@ class Trainer:
         chosen = self.rng.choice(len(pool), config.prompts_per_step, replace=len(pool) < config.prompts_per_step)
         queries = [pool[i] for i in chosen for _ in range(config.group)]
         actor = LMActor(self.model, self.grammar, self.generator, temperature=1.0)
-        episodes = environment.play(actor, queries, self.grammar, config.rules, config.reward)
+        with self.precision():
+            episodes = environment.play(actor, queries, self.grammar, config.rules, config.reward)
         return episodes, [i // config.group for i in range(len(queries))]
 
     def update(self, batch: Batch, advantages: torch.Tensor) -> dict[str, float]:
@@ -140,13 +144,14 @@ class Trainer:
         log = dict.fromkeys(("entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
         for rows in rows_by_length(batch, config.micro_batches):
             part = batch.rows(rows)
-            logprobs, entropy = token_logprobs(self.model, part.tokens, part.mask)
+            with self.precision():  # the sampler's: it is the same policy only if it rounds alike
+                logprobs, entropy = token_logprobs(self.model, part.tokens, part.mask)
             if config.algo == "reinforce":
                 loss = reinforce_loss(logprobs, advantages[rows], part.mask, episodes)
             else:
                 reference = None
                 if self.reference is not None:
-                    with torch.no_grad():
+                    with torch.no_grad(), self.precision():
                         reference, _ = token_logprobs(self.reference, part.tokens, part.mask)
                     d = (reference - logprobs.detach())[part.mask]
                     log["kl"] += float((torch.exp(d) - d - 1).sum()) / tokens
@@ -164,6 +169,10 @@ class Trainer:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {**log, "grad_norm": norm if not skipped else 0.0, "skipped_updates": float(skipped)}
+
+    def precision(self) -> torch.autocast:
+        """The context in which the model computes."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def validate(self, queries: Sequence[Query]) -> dict[str, float]:
         """Greedy nDCG@10 and format rate on queries of validation users, in the first environment."""

@@ -15,6 +15,7 @@ from mrrec_mini.reward import (
     format_reward,
     memory_reward,
     recommendation_reward,
+    retrieved_tokens,
     score,
     total_reward,
 )
@@ -138,6 +139,34 @@ def test_each_weight_belongs_to_its_term():
     config = RewardConfig(format=2, recommendation=3, memory=7)
     nothing = {"format": 0.0, "recommendation": 0.0, "memory": 0.0}
     assert [total_reward({**nothing, term: 1.0}, config) for term in nothing] == [2, 3, 7]
+
+
+def test_what_looking_up_costs_by_hand():
+    # 2 x 1 + 3 x .5 + 7 x 1 = 10.5; two calls at .25 and thirty tokens at .01 cost .5 + .3
+    config = RewardConfig(2, 3, 7, call_cost=0.25, token_cost=0.01)
+    terms = {"format": 1.0, "recommendation": 0.5, "memory": 1.0}
+    assert total_reward(terms, config, calls=2, retrieved=30) == pytest.approx(10.5 - 0.5 - 0.3)
+    assert total_reward(terms, RewardConfig(2, 3, 7), calls=2, retrieved=30) == pytest.approx(10.5)  # free by default
+
+
+def test_retrieved_tokens_are_those_given_after_the_policy_began():
+    # prompt 0 0 0, turn 1 1, reply 0 0, turn 1, reply 0, turn 1
+    assert retrieved_tokens(replace(episode(None), mask=(0, 0, 0, 1, 1, 0, 0, 1, 0, 1))) == 3
+    assert retrieved_tokens(replace(episode(None), mask=(0, 0, 1))) == 0
+    assert retrieved_tokens(replace(episode(None), mask=(0, 0))) == 0  # it never wrote
+
+
+@pytest.mark.parametrize("cost", ["call_cost", "token_cost"])
+def test_a_cost_below_zero_is_refused(cost):
+    with pytest.raises(ValueError, match="call_cost and token_cost must be >= 0"):
+        RewardConfig(**{cost: -0.1})
+
+
+def test_score_subtracts_what_looking_up_cost():
+    free, dear = RewardConfig(), RewardConfig(call_cost=0.5, token_cost=0.01)
+    played = replace(episode("red mug", calls=2), mask=(0, 1, 0, 0, 1), tokens=(1,) * 5, logprobs=(0.0,) * 5)
+    (before,), (after,) = (score([played], pool(), config) for config in (free, dear))
+    assert after.reward == pytest.approx(before.reward - 0.5 * 2 - 0.01 * 2) and after.rewards == before.rewards
 
 
 def test_the_published_weights_are_the_default():
