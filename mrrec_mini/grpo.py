@@ -3,7 +3,7 @@
 Flow: the update, one file on from `reinforce.py`.
 
     A_i = (r_i - mean of the group) / sigma of the group           the same for every token of episode i (sec. 3.3)
-    ratio_t = pi(o_t) / pi_old(o_t)
+    ratio_t = pi(o_t) / pi_old(o_t)                                or one for the whole episode
     J = mean over sampled tokens of min(ratio_t A_i, clip(ratio_t, 1 - low, 1 + high) A_i)
         - beta KL(pi || pi_ref)                                                                     Eq. (11)
 
@@ -11,7 +11,10 @@ Flow: the update, one file on from `reinforce.py`.
 
     sigma   "none" (default), "group" (sample, n-1, plus 1e-4), "population". The paper divides; guessed: "group"
     length  "token" (default, the paper's): mean over all tokens of the batch; "sequence": mean over an episode, then
-            over episodes; "constant": sum / (B x max_tokens)
+            over episodes; "constant": sum / (B x max_tokens). TRL calls them dapo, grpo and dr_grpo; its bnpo is
+            "token" with the tokens of each micro-batch, so what it learns hangs on how the batch was cut: not offered
+    ratio   "token" (default, the paper's); "sequence": the geometric mean of the episode's ratios (GSPO: Zheng et al.,
+            2025), so that a whole episode is clipped or not
     clip    (low, high) = (.2, .28); the paper writes one epsilon and does not print it
     beta    weight of the KL to a frozen reference, 0; not printed
     epochs  updates on one batch of episodes, 1: then the ratio is 1 and the clip sleeps; not printed
@@ -31,6 +34,7 @@ from mrrec_mini.reinforce import group_lead, group_sums
 
 SIGMAS = ("none", "group", "population")
 LENGTHS = ("token", "sequence", "constant")
+RATIOS = ("token", "sequence")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class GRPOConfig:
 
     sigma: str = "none"
     length: str = "token"
+    ratio: str = "token"
     clip: tuple[float, float] = (0.2, 0.28)
     beta: float = 0.0
     epochs: int = 1
@@ -49,6 +54,8 @@ class GRPOConfig:
             raise ValueError(f"sigma must be one of {SIGMAS}, got {self.sigma!r}")
         if self.length not in LENGTHS:
             raise ValueError(f"length must be one of {LENGTHS}, got {self.length!r}")
+        if self.ratio not in RATIOS:
+            raise ValueError(f"ratio must be one of {RATIOS}, got {self.ratio!r}")
         if self.beta < 0 or self.epochs < 1 or min(self.clip) < 0:
             raise ValueError("beta and clip must be >= 0, epochs >= 1")
 
@@ -68,23 +75,32 @@ def group_advantages(rewards: torch.Tensor, groups: torch.Tensor, sigma: str) ->
     return centred / ((group_sums(centred**2, groups) / freedom).sqrt() + 1e-4)
 
 
-def clipped_surrogate(
-    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, clip: tuple[float, float]
-) -> torch.Tensor:
-    """(B, T) min(ratio A, clip(ratio, 1 - low, 1 + high) A).   Eq. (11), inner part"""
-    ratio = torch.exp(logprobs - old_logprobs)
+def importance_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: torch.Tensor, kind: str) -> torch.Tensor:
+    """pi / pi_old: (B, T), of each token; or, for "sequence", (B, 1), the geometric mean over an episode's own tokens.
+
+    Without the root, the ratio of a whole episode would leave any clip range by its length alone.
+    """
+    log_ratio = logprobs - old_logprobs
+    if kind == "token":
+        return torch.exp(log_ratio)
+    mask = mask.to(logprobs.dtype)
+    return torch.exp((log_ratio * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1))
+
+
+def clipped_surrogate(ratio: torch.Tensor, advantages: torch.Tensor, clip: tuple[float, float]) -> torch.Tensor:
+    """min(ratio A, clip(ratio, 1 - low, 1 + high) A), of the ratio's shape.   Eq. (11), inner part"""
     clipped = ratio.clamp(1 - clip[0], 1 + clip[1])
     return torch.minimum(ratio * advantages[:, None], clipped * advantages[:, None])
 
 
-def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, old_logprobs: torch.Tensor) -> torch.Tensor:
-    """(B, T) an estimate of KL(pi || pi_ref) whose gradient is that of the reverse KL.
+def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+    """(B, T) an estimate of KL(pi || pi_ref) whose gradient is that of the reverse KL (with the ratio of each token).
 
     k3 = exp(d) - d - 1 with d = log pi_ref - log pi (Schulman, 2020), times the ratio. k3 alone in a loss has the
     gradient of the *forward* KL, which is another objective.
     """
     d = reference - logprobs
-    return (torch.exp(d) - d - 1) * torch.exp(logprobs - old_logprobs)
+    return (torch.exp(d) - d - 1) * ratio
 
 
 def length_weights(mask: torch.Tensor, rule: str, episodes: int, tokens: int, max_tokens: int) -> torch.Tensor:
@@ -113,11 +129,12 @@ def grpo_loss(
     """
     keep = mask.bool()
     old = torch.where(keep, old_logprobs, logprobs.detach())
-    objective = clipped_surrogate(logprobs, old, advantages, config.clip)
+    ratio = importance_ratio(logprobs, old, keep, config.ratio)
+    objective = clipped_surrogate(ratio, advantages, config.clip)
     if config.beta:
         if reference is None:
             raise ValueError("beta > 0 needs the log-probabilities of a reference model")
         frozen = torch.where(keep, reference, logprobs.detach())
-        objective = objective - config.beta * kl_term(logprobs, frozen, old)
+        objective = objective - config.beta * kl_term(logprobs, frozen, ratio)
     weights = length_weights(mask.to(logprobs.dtype), config.length, episodes, tokens, config.max_tokens)
     return -(objective * weights).sum()

@@ -9,11 +9,13 @@ from torch.testing import assert_close
 import wrong
 from mrrec_mini.grpo import (
     LENGTHS,
+    RATIOS,
     SIGMAS,
     GRPOConfig,
     clipped_surrogate,
     group_advantages,
     grpo_loss,
+    importance_ratio,
     kl_term,
     length_weights,
 )
@@ -85,10 +87,36 @@ def test_a_group_of_one_is_refused():
 # --- ratio and clip, eq. 11 inner part ----------------------------------------------------------------------------
 
 
+def check_ratio(ratio):
+    """pi (.1, .4, .9, .2) and pi_old (.5, .2, .3, .4): ratios .2, 2, 3, .5, of which the middle two were sampled."""
+    logprobs = torch.log(t([0.1, 0.4, 0.9, 0.2], [0.1, 0.4, 0.9, 0.2], dtype=F64)).requires_grad_()
+    old = torch.log(t([0.5, 0.2, 0.3, 0.4], [0.5, 0.2, 0.3, 0.4], dtype=F64))
+    mask = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]], dtype=torch.bool)
+    assert_close(ratio(logprobs, old, mask, "token"), t([0.2, 2, 3, 0.5], [0.2, 2, 3, 0.5], dtype=F64))
+    got = ratio(logprobs, old, mask, "sequence")
+    assert_close(got, t([6**0.5], [2], dtype=F64))  # sqrt(2 x 3); one token: 2
+    (slope,) = torch.autograd.grad(got.sum(), logprobs)  # each of n tokens: the ratio / n
+    assert_close(slope, t([0, 6**0.5 / 2, 6**0.5 / 2, 0], [0, 2, 0, 0], dtype=F64))
+
+
+def test_ratio_by_hand():
+    check_ratio(importance_ratio)
+
+
+@pytest.mark.parametrize("version", wrong.RATIOS, ids=lambda f: f.__name__)
+def test_wrong_ratios_are_rejected(version):
+    with pytest.raises(AssertionError):
+        check_ratio(version)
+
+
+def test_the_ratio_of_an_episode_without_a_sampled_token_is_1():
+    assert importance_ratio(t([0.3, 0.4]), t([0.1, 0.2]), torch.zeros(1, 2), "sequence").tolist() == [[1.0]]
+
+
 def check_surrogate(surrogate):
     """Clip (.2, .28); ratios .5, 1, 1.25, 2 with A = 2 and A = -1."""
     logprobs = torch.log(t([0.5, 1, 1.25, 2], [0.5, 1, 1.25, 2], dtype=F64)).requires_grad_()
-    got = surrogate(logprobs, torch.zeros(2, 4, dtype=F64), t(2, -1, dtype=F64), (0.2, 0.28))
+    got = surrogate(logprobs.exp(), t(2, -1, dtype=F64), (0.2, 0.28))
     # A = 2: min(1, 1.6) = 1; 2; 2.5 (1.25 lies inside); min(4, 2.56) = 2.56
     # A = -1: min(-.5, -.8) = -.8; -1; -1.25; min(-2, -1.28) = -2
     assert_close(got, t([1, 2, 2.5, 2.56], [-0.8, -1, -1.25, -2], dtype=F64))
@@ -96,7 +124,7 @@ def check_surrogate(surrogate):
     (slope,) = torch.autograd.grad(got.sum(), logprobs)
     assert_close(slope, t([1, 2, 2.5, 0], [0, -1, -1.25, -2], dtype=F64))
     # .75 lies outside low = .2 and inside high = .28: min(-.75, -.8) = -.8
-    inside = surrogate(torch.log(t([0.75], dtype=F64)), torch.zeros(1, 1, dtype=F64), t(-1, dtype=F64), (0.2, 0.28))
+    inside = surrogate(t([0.75], dtype=F64), t(-1, dtype=F64), (0.2, 0.28))
     assert_close(inside, t([-0.8], dtype=F64))
 
 
@@ -110,14 +138,32 @@ def test_wrong_surrogates_are_rejected(version):
         check_surrogate(version)
 
 
-def test_on_the_first_step_ratio_and_clip_do_nothing():
-    """pi = pi_old: the value is A, the gradient is REINFORCE's, exactly."""
-    logprobs = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    advantages = t(2, -1, 0.5)
-    got = clipped_surrogate(logprobs, logprobs.detach(), advantages, (0.2, 0.28))
-    assert torch.equal(got, advantages[:, None].expand(3, 5))
+@pytest.mark.parametrize("kind", RATIOS)
+def test_on_the_first_step_ratio_and_clip_do_nothing(kind):
+    """pi = pi_old: the value is A, the gradient is REINFORCE's, exactly (a sequence's: its n tokens share it)."""
+    logprobs = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    advantages, mask = t(2, -1, 0.5), torch.ones(3, 4)
+    ratio = importance_ratio(logprobs, logprobs.detach(), mask, kind)
+    got = clipped_surrogate(ratio, advantages, (0.2, 0.28))
+    assert torch.equal(ratio, torch.ones_like(ratio))
+    assert torch.equal(got, advantages[:, None].expand_as(got))
     (slope,) = torch.autograd.grad(got.sum(), logprobs)
-    assert torch.equal(slope, advantages[:, None].expand(3, 5))
+    assert torch.equal(slope, advantages[:, None].expand(3, 4) / (1 if kind == "token" else 4))
+
+
+def test_without_a_clip_token_and_sequence_ratio_agree_on_the_first_step_only():
+    """On policy one gradient; off policy an episode's tokens share one weight, each token has its own."""
+    logprobs, old, advantages, mask, _ = batch()
+    slopes = {}
+    for kind in RATIOS:
+        for where, past in (("on", logprobs), ("off", old)):
+            leaf = logprobs.clone().requires_grad_()
+            loss = grpo_loss(leaf, past, advantages, mask, GRPOConfig(ratio=kind, clip=(1, 9)), 4, int(mask.sum()))
+            slopes[kind, where] = torch.autograd.grad(loss, leaf)[0]
+    assert_close(slopes["token", "on"], slopes["sequence", "on"], atol=1e-15, rtol=0)
+    assert (slopes["token", "off"] - slopes["sequence", "off"]).abs().max() > 1e-3
+    own = [row[m] for row, m in zip(slopes["sequence", "off"], mask, strict=True)]
+    assert all(torch.allclose(row, row[0]) for row in own)
 
 
 # --- KL -----------------------------------------------------------------------------------------------------------
@@ -129,15 +175,15 @@ def check_kl(kl):
     theta = torch.randn(5, generator=rng, dtype=F64, requires_grad=True)
     reference = torch.log_softmax(torch.randn(5, generator=rng, dtype=F64), 0)
     log_pi = torch.log_softmax(theta, 0)
-    p, old = log_pi.detach().exp(), log_pi.detach()
+    p, ratio = log_pi.detach().exp(), torch.exp(log_pi - log_pi.detach())
     reverse = (log_pi.exp() * (log_pi - reference)).sum()
     (right,) = torch.autograd.grad(reverse, theta, retain_graph=True)
-    mean = (p * kl(log_pi, reference, old)).sum()  # each token as often as pi draws it
+    mean = (p * kl(log_pi, reference, ratio)).sum()  # each token as often as pi draws it
     (got,) = torch.autograd.grad(mean, theta)
     assert_close(mean.detach(), reverse.detach(), atol=1e-10, rtol=0)
     assert_close(got, right, atol=1e-10, rtol=0)
-    one = kl(t([math.log(0.5)], dtype=F64), t([math.log(0.25)], dtype=F64), t([math.log(0.4)], dtype=F64))
-    # d = log(.25 / .5) = -log 2: k3 = .5 + .6931 - 1 = .1931; times the ratio .5 / .4 = 1.25: .2414
+    one = kl(t([math.log(0.5)], dtype=F64), t([math.log(0.25)], dtype=F64), t([1.25], dtype=F64))
+    # d = log(.25 / .5) = -log 2: k3 = .5 + .6931 - 1 = .1931; times the ratio 1.25: .2414
     assert_close(one, t([0.24143398], dtype=F64))
 
 
@@ -163,7 +209,7 @@ def test_k3_alone_has_the_gradient_of_the_forward_kl():
 
 def test_kl_of_a_policy_that_is_its_reference_is_exactly_0():
     logprobs = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    got = kl_term(logprobs, logprobs.detach(), logprobs.detach())
+    got = kl_term(logprobs, logprobs.detach(), torch.exp(logprobs - logprobs.detach()))
     (slope,) = torch.autograd.grad(got.sum(), logprobs)
     assert not got.any() and not slope.any()
 
@@ -224,11 +270,13 @@ def in_plain_loops(logprobs, old, advantages, mask, config, episodes, tokens, re
     total = 0.0
     for row in range(len(logprobs)):
         own = int(mask[row].sum())
+        logs = [float(logprobs[row, c] - old[row, c]) for c in range(logprobs.shape[1]) if mask[row, c]]
         for column in range(logprobs.shape[1]):
             if not mask[row, column]:
                 continue
             lp, a = float(logprobs[row, column]), float(advantages[row])
-            ratio = math.exp(lp - float(old[row, column]))
+            log_ratio = lp - float(old[row, column]) if config.ratio == "token" else sum(logs) / own
+            ratio = math.exp(log_ratio)
             objective = min(ratio * a, min(max(ratio, 1 - config.clip[0]), 1 + config.clip[1]) * a)
             if config.beta:
                 d = float(reference[row, column]) - lp
@@ -238,10 +286,15 @@ def in_plain_loops(logprobs, old, advantages, mask, config, episodes, tokens, re
     return total
 
 
-CHOICES = [GRPOConfig(length=rule, beta=beta, max_tokens=7) for rule in LENGTHS for beta in (0.0, 0.04)]
+CHOICES = [
+    GRPOConfig(length=rule, ratio=ratio, beta=beta, max_tokens=7)
+    for rule in LENGTHS
+    for ratio in RATIOS
+    for beta in (0.0, 0.04)
+]
 
 
-@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.beta}")
+@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.ratio}-{c.beta}")
 def test_loss_is_the_sum_over_tokens(config):
     for seed in range(5):
         logprobs, old, advantages, mask, reference = batch(seed)
@@ -251,7 +304,7 @@ def test_loss_is_the_sum_over_tokens(config):
         assert float(got) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.beta}")
+@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.ratio}-{c.beta}")
 def test_micro_batches_add_up(config):
     logprobs, old, advantages, mask, reference = batch()
     counts = len(logprobs), int(mask.sum())
@@ -263,7 +316,7 @@ def test_micro_batches_add_up(config):
     assert_close(sum(parts), whole, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.beta}")
+@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.ratio}-{c.beta}")
 def test_gradient_in_the_logits_by_finite_differences(config):
     """Central differences through log-softmax; the seeds keep every ratio off the kinks of the clip."""
     _, _, advantages, mask, _ = batch(1, rows=3, width=7)
@@ -282,7 +335,7 @@ def test_gradient_in_the_logits_by_finite_differences(config):
     assert not slope[~mask].any() and slope[mask].abs().sum() > 0  # exactly 0 at prompt, memory and padding
 
 
-@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.beta}")
+@pytest.mark.parametrize("config", CHOICES, ids=lambda c: f"{c.length}-{c.ratio}-{c.beta}")
 @pytest.mark.parametrize("rubbish", [3.0, -800.0, 800.0, float("nan"), float("inf"), -float("inf")])
 def test_what_stands_outside_the_mask_changes_no_bit(config, rubbish):
     def run(old, reference):
@@ -321,7 +374,14 @@ def test_under_the_constant_rule_the_expected_gradient_is_the_true_one():
 
 
 def test_choices_that_do_not_exist_are_refused():
-    for change in ({"sigma": "std"}, {"length": "dapo"}, {"beta": -0.1}, {"epochs": 0}, {"clip": (-0.1, 0.2)}):
+    for change in (
+        {"sigma": "std"},
+        {"length": "dapo"},
+        {"ratio": "gspo"},
+        {"beta": -0.1},
+        {"epochs": 0},
+        {"clip": (-0.1, 0.2)},
+    ):
         with pytest.raises(ValueError, match=next(iter(change))):
             GRPOConfig(**change)
     with pytest.raises(ValueError, match="needs the log-probabilities of a reference"):

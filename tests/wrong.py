@@ -5,7 +5,7 @@ Every one has been somebody's bug. They stand here and nowhere else; a check tha
 
 import torch
 
-from mrrec_mini.grpo import length_weights
+from mrrec_mini.grpo import importance_ratio, length_weights
 from mrrec_mini.reinforce import token_logprobs
 
 
@@ -57,9 +57,25 @@ def padded_on_the_left(model, tokens, mask, temperature):
     return _scored(back.roll(1, 1), tokens, mask, temperature)
 
 
+def end_not_trained(model, tokens, mask, temperature):
+    """The last sampled token of a row, its end token, taken for padding."""
+    later = mask.flip(1).cumsum(1).flip(1)  # sampled tokens from here on
+    return token_logprobs(model, tokens, mask & (later > 1), temperature)[0]
+
+
+def zero_is_padding(model, tokens, mask, temperature):
+    """The mask made from the ids: every token 0 is lost, also where the policy wrote it."""
+    return token_logprobs(model, tokens, mask & (tokens != 0), temperature)[0]
+
+
+def divided_behind_the_softmax(model, tokens, mask, temperature):
+    """log pi / T: no distribution any more."""
+    return token_logprobs(model, tokens, mask, 1.0)[0] / temperature
+
+
 LOGPROBS = (
-    *(memory_in_the_loss, logits_not_shifted, logits_shifted_twice),
-    *(temperature_forgotten, memory_not_attended, padded_on_the_left),
+    *(memory_in_the_loss, logits_not_shifted, logits_shifted_twice, temperature_forgotten, memory_not_attended),
+    *(padded_on_the_left, end_not_trained, zero_is_padding, divided_behind_the_softmax),
 )
 
 
@@ -171,73 +187,123 @@ def variance_for_sigma(rewards, groups, sigma):
 ADVANTAGES = (sigmas_exchanged, tiny_epsilon, groups_mixed, sigma_of_the_batch, variance_for_sigma)
 
 
-# --- the clipped surrogate: (logprobs, old, advantages, clip) -> (B, T) -------------------------------------------
+# --- the ratio: (logprobs, old, mask, kind) -> (B, T) or (B, 1) ----------------------------------------------------
 
 
-def _ratio(logprobs, old, advantages, clip):
+def _log_ratio_of_episode(logprobs, old, mask, divisor):
+    return torch.exp(((logprobs - old) * mask).sum(1, keepdim=True) / divisor)
+
+
+def ratio_of_the_other_kind(logprobs, old, mask, kind):
+    """Token and sequence exchanged."""
+    return importance_ratio(logprobs, old, mask, {"token": "sequence", "sequence": "token"}[kind])
+
+
+def product_of_the_episode(logprobs, old, mask, kind):
+    """The root forgotten: 30 tokens at 1.05 each are 4.3, beyond any clip."""
+    return (
+        importance_ratio(logprobs, old, mask, kind)
+        if kind == "token"
+        else _log_ratio_of_episode(logprobs, old, mask, 1)
+    )
+
+
+def ratio_over_the_width(logprobs, old, mask, kind):
+    """The mean of the log-ratios over the width of the tensor: short episodes hardly move."""
+    if kind == "token":
+        return importance_ratio(logprobs, old, mask, kind)
+    return _log_ratio_of_episode(logprobs, old, mask, mask.shape[1])
+
+
+def ratio_of_the_masked_too(logprobs, old, mask, kind):
+    """Prompt, memory and padding in the episode's mean."""
+    return importance_ratio(logprobs, old, torch.ones_like(mask) if kind == "sequence" else mask, kind)
+
+
+def mean_of_ratios(logprobs, old, mask, kind):
+    """The arithmetic mean where the geometric one is meant."""
     ratio = torch.exp(logprobs - old)
+    return ratio if kind == "token" else (ratio * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+
+
+def ratio_upside_down(logprobs, old, mask, kind):
+    """pi_old over pi."""
+    return importance_ratio(old, logprobs, mask, kind)
+
+
+RATIOS = (
+    *(ratio_of_the_other_kind, product_of_the_episode, ratio_over_the_width),
+    *(ratio_of_the_masked_too, mean_of_ratios, ratio_upside_down),
+)
+
+
+# --- the clipped surrogate: (ratio, advantages, clip) -> (B, T) ---------------------------------------------------
+
+
+def _both(ratio, advantages, clip):
     return ratio * advantages[:, None], ratio.clamp(1 - clip[0], 1 + clip[1]) * advantages[:, None]
 
 
 def min_missing(*args):
     """Clipped only: a ratio that strayed to the bad side gets no gradient back."""
-    return _ratio(*args)[1]
+    return _both(*args)[1]
 
 
 def never_clipped(*args):
     """The ratio alone."""
-    return _ratio(*args)[0]
+    return _both(*args)[0]
 
 
 def max_for_min(*args):
     """Optimistic where PPO is pessimistic."""
-    return torch.maximum(*_ratio(*args))
+    return torch.maximum(*_both(*args))
 
 
-def ratio_upside_down(logprobs, old, advantages, clip):
-    """pi_old over pi."""
-    return torch.minimum(*_ratio(old, logprobs, advantages, clip))
-
-
-def one_epsilon(logprobs, old, advantages, clip):
+def one_epsilon(ratio, advantages, clip):
     """The lower bound used on both sides."""
-    return torch.minimum(*_ratio(logprobs, old, advantages, (clip[0], clip[0])))
+    return torch.minimum(*_both(ratio, advantages, (clip[0], clip[0])))
 
 
-def bounds_exchanged(logprobs, old, advantages, clip):
+def bounds_exchanged(ratio, advantages, clip):
     """(high, low)."""
-    return torch.minimum(*_ratio(logprobs, old, advantages, clip[::-1]))
+    return torch.minimum(*_both(ratio, advantages, clip[::-1]))
 
 
-SURROGATES = (min_missing, never_clipped, max_for_min, ratio_upside_down, one_epsilon, bounds_exchanged)
+SURROGATES = (min_missing, never_clipped, max_for_min, one_epsilon, bounds_exchanged)
 
 
-# --- the KL term: (logprobs, reference, old) -> (B, T) ------------------------------------------------------------
+# --- the KL term: (logprobs, reference, ratio) -> (B, T) ----------------------------------------------------------
 
 
-def k3_without_ratio(logprobs, reference, old):
+def k3_without_ratio(logprobs, reference, ratio):
     """An unbiased value with the gradient of the other KL."""
     return torch.exp(reference - logprobs) - (reference - logprobs) - 1
 
 
-def k1(logprobs, reference, old):
+def k1(logprobs, reference, ratio):
     """log pi - log pi_ref: right in its mean, and its gradient is 0 in the mean."""
     return logprobs - reference
 
 
-def other_direction(logprobs, reference, old):
+def other_direction(logprobs, reference, ratio):
     """d with the wrong sign."""
     d = logprobs - reference
-    return (torch.exp(d) - d - 1) * torch.exp(logprobs - old)
+    return (torch.exp(d) - d - 1) * ratio
 
 
-def minus_one_missing(logprobs, reference, old):
+def minus_one_missing(logprobs, reference, ratio):
     """exp(d) - d."""
     d = reference - logprobs
-    return (torch.exp(d) - d) * torch.exp(logprobs - old)
+    return (torch.exp(d) - d) * ratio
 
 
-KLS = (k3_without_ratio, k1, other_direction, minus_one_missing)
+def ratio_without_gradient(logprobs, reference, ratio):
+    """The ratio as a mere weight: on policy it is 1, and nothing is corrected."""
+    d = reference - logprobs
+    return (torch.exp(d) - d - 1) * ratio.detach()
+
+
+KLS = (k3_without_ratio, k1, other_direction, minus_one_missing, ratio_without_gradient)
 
 
 # --- length rules: (mask, rule, episodes, tokens, max_tokens) -> (b, T) -------------------------------------------
