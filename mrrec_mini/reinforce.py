@@ -10,6 +10,9 @@ Tokens that the policy did not sample (prompt, retrieved memory) are context: th
 the sum (sec. 3.3). Subtracting the group mean keeps the direction and shrinks the step by (G-1)/G against
 leave-one-out; both need G >= 2.
 
+The prompt of a group is computed once, in the update as in the sampler (`_shared_prompts`): G (P + C) tokens become
+P + G C for a prompt of P and G completions of C tokens, with the same gradient to rounding.
+
 `token_logprobs` is shared with `grpo.py`, whose file differs from this one by the ratio, the clip, sigma, the length
 rule and the KL. Paper: trains with GRPO only; REINFORCE is the simpler teacher that stands before it.
 """
@@ -20,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from mrrec_mini.records import Episode
 
@@ -72,8 +75,12 @@ def to_batch(episodes: Sequence[Episode], groups: Sequence[int], device: torch.d
 
 
 def rows_by_length(batch: Batch, parts: int) -> tuple[torch.Tensor, ...]:
-    """The row numbers of a batch, shortest episode first, in parts of like length: each padded to its own longest."""
-    return torch.tensor_split(torch.argsort((batch.tokens >= 0).sum(1), stable=True), parts)
+    """The row numbers of a batch in parts of like length, each padded to its own longest; groups stay together."""
+    lengths = (batch.tokens >= 0).sum(1)
+    same = batch.groups[:, None] == batch.groups[None, :]  # (B, B)
+    longest = (same * lengths).amax(1)  # of the group
+    order = torch.argsort(batch.groups, stable=True)
+    return torch.tensor_split(order[torch.argsort(longest[order], stable=True)], parts)
 
 
 def token_logprobs(
@@ -81,26 +88,55 @@ def token_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log pi of each sampled token given all before it, and the entropy where it was drawn.
 
-    tokens (B, T) right-padded with -1, mask (B, T) -> two (B, T) tensors, 0 outside the mask. The token in column t
-    is scored by the logits of column t-1. The output layer sees only the columns before masked ones, N of them; the
-    entropy carries no gradient.
+    tokens (B, T) right-padded with -1, mask (B, T), False in column 0 -> two (B, T) tensors, 0 outside the mask. The
+    token in column t is scored by the logits of column t-1. The output layer sees only the columns before sampled
+    ones, N of them: it is as wide as the vocabulary. The entropy carries no gradient.
     """
-    scored = mask[:, 1:]
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
+    length = (tokens >= 0).sum(1, keepdim=True)  # (B, 1)
+    start = (mask.long().argmax(1, keepdim=True) - 1).clamp_min(0)  # (B, 1) the prompt without its last token
+    cache, seen, start = _shared_prompts(model, tokens.masked_fill(columns >= start, -1), start)
+    columns = columns[: int((length - start).max())]
+    place = torch.minimum(start + columns, length - 1)  # (B, C) what follows; padding repeats the last token
+    scored = (mask.gather(1, place) & (columns < length - start))[:, 1:]  # (B, C - 1)
     # a hook, and not a call of the output layer: some models scale or cap their logits behind it
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, hidden: hidden[0][:, :-1][scored])
     try:
-        logits = model(input_ids=tokens.clamp_min(0), use_cache=False).logits.float() / temperature  # (N, V)
+        out = model(
+            input_ids=tokens.gather(1, place),
+            attention_mask=None if cache is None else torch.cat([seen, torch.ones_like(place)], 1),
+            position_ids=place,
+            past_key_values=cache,
+            use_cache=False,
+        )
     finally:
         hook.remove()
-    log_pi = torch.log_softmax(logits, -1)
-    chosen = log_pi.gather(1, tokens[:, 1:][scored][:, None]).squeeze(1)  # (N,)
+    log_pi = torch.log_softmax(out.logits.float() / temperature, -1)  # (N, V)
+    at = torch.nonzero(scored)[:, 0], place[:, 1:][scored]
+    chosen = log_pi.gather(1, tokens[at][:, None]).squeeze(1)  # (N,)
     with torch.no_grad():
         entropy = -(log_pi.exp() * log_pi).sum(-1)
-    place = torch.nonzero(mask)
-    out = [
-        torch.zeros(mask.shape, device=mask.device).index_put((place[:, 0], place[:, 1]), v) for v in (chosen, entropy)
-    ]
-    return out[0], out[1]
+    empty = torch.zeros(mask.shape, device=mask.device)
+    return empty.index_put(at, chosen), empty.index_put(at, entropy)
+
+
+def _shared_prompts(
+    model: PreTrainedModel, prompts: torch.Tensor, length: torch.Tensor
+) -> tuple[Cache | None, torch.Tensor, torch.Tensor]:
+    """Equal prompts, a group's, are computed once, and gradients of all its episodes flow back into that one.
+
+    prompts (B, T) right-padded with -1, their length (B, 1) -> keys and values of each row's prompt, where it has
+    tokens (B, P), and how many of them are in the cache (B, 1). Exact, for a prompt cannot see what follows it. Where
+    no two are equal nothing is cached: one pass is cheaper than two.
+    """
+    # at least one column, since there is no unique of nothing
+    distinct, row = torch.unique(prompts[:, : max(1, int(length.max()))], dim=0, return_inverse=True)  # (n, P), (B,)
+    if len(distinct) == len(prompts) or not length.any():
+        return None, prompts[:, :0], torch.zeros_like(length)
+    seen = (distinct >= 0).long()
+    out = model(input_ids=distinct.clamp_min(0), attention_mask=seen, use_cache=True, logits_to_keep=1)
+    out.past_key_values.batch_select_indices(row)
+    return out.past_key_values, seen[row], length
 
 
 def baseline(rewards: torch.Tensor, groups: torch.Tensor, kind: str) -> torch.Tensor:

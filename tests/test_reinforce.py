@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import wrong
+from mrrec_mini import reinforce
 from mrrec_mini.records import Episode, Query
 from mrrec_mini.reinforce import (
     baseline,
@@ -107,10 +108,68 @@ def test_padding_and_its_gradient_are_exactly_0(model):
         assert_close(narrow, padded, atol=1e-5, rtol=0)
 
 
+def groups_of_episodes():
+    """Four groups of three: prompts of 1 to 7 tokens, turns and memories of many lengths."""
+    rng = torch.Generator().manual_seed(3)
+    episodes = []
+    for group in range(4):
+        prompt = torch.randint(0, V, (1 + 2 * group,), generator=rng).tolist()
+        for n in range(3):
+            mask = [1] * (1 + n) + [0] * (2 * group) + [1] * (2 + group)
+            answer = torch.randint(0, V, (len(mask),), generator=rng).tolist()
+            episodes.append(episode(prompt + answer, [0] * len(prompt) + mask))
+    return episodes
+
+
+def check_shared_prompts(model):
+    """Log-probabilities and the gradient of a weighted sum of them equal those of each row alone, whose prompt is its
+    own; gradient to 1e-6 of its largest entry."""
+    batch = to_batch(groups_of_episodes(), [n // 3 for n in range(12)])
+    weight = torch.randn(batch.tokens.shape, generator=torch.Generator().manual_seed(4))
+    shared, _ = token_logprobs(model, batch.tokens, batch.mask)
+    rows = [token_logprobs(model, t[None], m[None])[0] for t, m in zip(batch.tokens, batch.mask, strict=True)]
+    ordinary = torch.cat(rows)
+    assert_close(shared, ordinary, atol=1e-5, rtol=0)
+    got, expected = (
+        torch.cat([g.flatten() for g in torch.autograd.grad((weight * x).sum(), list(model.parameters()))])
+        for x in (shared, ordinary)
+    )
+    assert float((got - expected).abs().max() / expected.abs().max()) <= 1e-6
+
+
+def test_a_groups_prompt_computed_once_gives_the_ordinary_gradient(model, monkeypatch):
+    check_shared_prompts(model)
+    rows = []
+    forward = type(model).forward
+    monkeypatch.setattr(
+        type(model), "forward", lambda self, **k: rows.append(len(k["input_ids"])) or forward(self, **k)
+    )
+    batch = to_batch(groups_of_episodes(), range(12))
+    token_logprobs(model, batch.tokens, batch.mask)
+    # the four prompts without their last token (that of one token leaves nothing), then the twelve episodes
+    assert rows == [4, 12]
+
+
+@pytest.mark.parametrize("version", wrong.SHARED_PROMPTS, ids=lambda f: f.__name__)
+def test_wrong_shared_prompts_are_rejected(version, model, monkeypatch):
+    monkeypatch.setattr(reinforce, "_shared_prompts", version)
+    with pytest.raises(AssertionError):
+        check_shared_prompts(model)
+
+
+def test_groups_stay_together_in_parts_of_like_length():
+    batch = to_batch(groups_of_episodes(), [n // 3 for n in range(12)])
+    mixed = batch.rows(torch.randperm(12, generator=torch.Generator().manual_seed(0)))
+    parts = rows_by_length(mixed, 4)
+    assert [len(set(mixed.groups[part].tolist())) for part in parts] == [1, 1, 1, 1]
+    longest = [int((mixed.tokens[part] >= 0).sum(1).max()) for part in parts]
+    assert longest == sorted(longest)
+
+
 def test_the_model_is_left_as_it_was(model):
     """The hook on the output layer is gone, after an error too."""
     with pytest.raises(IndexError):
-        token_logprobs(model, torch.zeros(1, 3, dtype=torch.long), torch.ones(2, 5, dtype=torch.bool))
+        token_logprobs(model, torch.tensor([[0, V]]), torch.tensor([[False, True]]))  # no such token
     assert model(torch.tensor([[5, 6]])).logits.shape == (1, 2, V)
     assert not model.get_output_embeddings()._forward_pre_hooks
 

@@ -6,7 +6,7 @@ Every one has been somebody's bug. They stand here and nowhere else; a check tha
 import torch
 
 from mrrec_mini.grpo import importance_ratio, length_weights
-from mrrec_mini.reinforce import token_logprobs
+from mrrec_mini.reinforce import _shared_prompts, token_logprobs
 
 
 def _scored(logits, tokens, mask, temperature):
@@ -77,6 +77,32 @@ LOGPROBS = (
     *(memory_in_the_loss, logits_not_shifted, logits_shifted_twice, temperature_forgotten, memory_not_attended),
     *(padded_on_the_left, end_not_trained, zero_is_padding, divided_behind_the_softmax),
 )
+
+
+# --- the prompt of a group, computed once: (model, prompts, length) -> (cache, seen, length) -----------------------
+
+
+def prompt_without_gradient(model, prompts, length):
+    """The cache as the sampler has it: what the prompt's own computation should learn is lost."""
+    with torch.no_grad():
+        return _shared_prompts(model, prompts, length)
+
+
+def prompt_of_a_neighbour(model, prompts, length):
+    """Each episode goes on from the next row's prompt."""
+    cache, seen, length = _shared_prompts(model, prompts, length)
+    if cache is not None:
+        cache.batch_select_indices(torch.arange(len(prompts)).roll(1))
+    return cache, seen, length
+
+
+def holes_of_the_prompt_seen(model, prompts, length):
+    """The padding behind a short prompt is attended to."""
+    cache, seen, length = _shared_prompts(model, prompts, length)
+    return cache, torch.ones_like(seen), length
+
+
+SHARED_PROMPTS = (prompt_without_gradient, prompt_of_a_neighbour, holes_of_the_prompt_seen)
 
 
 # --- baselines: (rewards, groups, kind) -> (B,) -------------------------------------------------------------------
