@@ -18,10 +18,10 @@ memory
     memory, summarize
 
 rollout
-    prompts, sampler, rollout
+    prompts, chat, sampler, rollout
 
 reward, update
-    metrics, reward, environment, reinforce, warmstart, grpo, train
+    metrics, reward, environment, reinforce, warmstart, grpo, checkpoint, train
 
 evaluation and use
     evaluate, recipe, assistant, demo, cli

@@ -9,6 +9,8 @@ knows gets an answer from the query alone, with the reason beside it; so does a 
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -64,10 +66,12 @@ class Assistant:
     recipe: Recipe
 
     @classmethod
-    def open(cls, run: Path) -> Assistant:
-        """The assistant of a run folder. FileNotFoundError where there is no run or no checkpoint."""
+    def open(cls, run: Path, warn: Callable[[str], None] = warnings.warn) -> Assistant:
+        """The assistant of a run folder; `warn` is told of damaged checkpoints that were passed over.
+        FileNotFoundError where there is no run or no checkpoint.
+        """
         recipe, seed, dataset = read_config(run)
-        model, tokenizer = load_policy(run)
+        model, tokenizer = load_policy(run, warn)
         environment = prepare(dataset, alone(recipe), seed)[0]
         return cls(environment, model, Grammar(tokenizer), recipe)
 

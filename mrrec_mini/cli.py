@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mrrec_mini.checkpoint import folders
 from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.records import MemoryEntry
 
@@ -42,7 +43,7 @@ data_app.add_typer(import_app, name="import")
 app.add_typer(memory_app, name="memory")
 
 out, err = Console(emoji=False), Console(stderr=True, emoji=False)  # a text that says ":cat:" means that
-FAILED, NOT_FOUND, BAD_DATA, INTERRUPTED = 1, 3, 4, 130
+FAILED, WRONG_USAGE, NOT_FOUND, BAD_DATA, INTERRUPTED = 1, 2, 3, 4, 130
 
 DataDir = Annotated[Path, typer.Option("--data", help="A data-set folder.")]
 RunDir = Annotated[Path, typer.Option("--run", help="A run folder.")]
@@ -331,20 +332,22 @@ def train(
     data: DataDir,
     run: RunDir,
     steps: Annotated[int, typer.Option(min=1, help="Steps of reinforcement learning in all.")] = 60,
-    seed: Seed = 0,
-    algo: Annotated[Algo, typer.Option(help="What to learn by.")] = Algo.grpo,
-    resume: Annotated[bool, typer.Option(help="Go on from the run's last checkpoint.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides every draw. Default: 0.")] = None,
+    algo: Annotated[Algo | None, typer.Option(help="What to learn by. Default: grpo.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the run's last whole checkpoint.")] = False,
     fast: Annotated[bool, typer.Option(help="Toy sizes.")] = False,
 ) -> None:
     """Warm-start a policy on a data set, then train it by reinforcement."""
-    from mrrec_mini.demo import one_bar, train_run
+    from mrrec_mini.demo import Mismatch, one_bar, train_run
 
     try:
         with one_bar(err) as say:
-            last = train_run(data, run, steps, seed, algo.value, resume, fast, say)
+            last = train_run(data, run, steps, seed, algo and algo.value, resume, fast, say, _tell)
+    except Mismatch as error:
+        _stop(str(error), WRONG_USAGE)
     except KeyboardInterrupt:
         going_on = f"mrrec train --data {shlex.quote(str(data))} --run {shlex.quote(str(run))} --steps {steps} --resume"
-        saved = (run / "policy").is_dir()
+        saved = folders(run)
         _tell(
             f"interrupted; go on with: {going_on}" if saved else "interrupted before the first step; nothing was kept"
         )
@@ -359,7 +362,7 @@ def evaluate(run: RunDir, as_json: Json = False) -> None:
     from mrrec_mini.demo import evaluate_run
     from mrrec_mini.evaluate import arms_table
 
-    report = evaluate_run(run)
+    report = evaluate_run(run, _tell)
     if as_json:
         _print_json(report)
     else:
@@ -379,7 +382,7 @@ def recommend(
     from mrrec_mini.assistant import Assistant
     from mrrec_mini.demo import print_transcript
 
-    answer = Assistant.open(run).recommend(user, text, k)
+    answer = Assistant.open(run, _tell).recommend(user, text, k)
     if as_json:
         _print_json(answer.as_dict())
         return

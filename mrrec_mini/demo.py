@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from copy import deepcopy
@@ -36,7 +37,7 @@ from mrrec_mini.evaluate import Bench, Row, arms_table, benches, play, policy_ro
 from mrrec_mini.prompts import Grammar
 from mrrec_mini.recipe import FAST, FAST_WORLD, Recipe, Say, prepare, quiet, read_config, start_policy, write_config
 from mrrec_mini.rollout import LMActor
-from mrrec_mini.train import Trainer, load_policy, resume, save_checkpoint, train
+from mrrec_mini.train import Trainer, load_policy, resume, save_checkpoint, start_over, train
 from mrrec_mini.world import WorldConfig, make_world
 
 
@@ -131,7 +132,7 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
     before = deepcopy(model) if config.all_arms else None
     run = config.runs / (config.data.name if config.data else "world") / f"seed-{seed}"
     write_config(run, recipe, seed, config.data, world)
-    (run / "metrics.jsonl").unlink(missing_ok=True)
+    start_over(run)
     trainer = Trainer(model, tokenizer, environments, recipe.train)
     validation = environments[0].split.validation_queries
     log = train(trainer, run, validation, lambda line: say("learn", line["step"], recipe.train.steps, _note(line)))
@@ -255,20 +256,38 @@ def _prefixed(say: Say, seed: int) -> Say:
 
 
 def train_run(
-    data: Path, run: Path, steps: int, seed: int, algo: str, going_on: bool, fast: bool, say: Say = quiet
+    data: Path,
+    run: Path,
+    steps: int,
+    seed: int | None,
+    algo: str | None,
+    going_on: bool,
+    fast: bool,
+    say: Say = quiet,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> str:
-    """Make or go on with a run folder; returns a sentence on how it stands. ValueError where the two do not fit."""
+    """Make or go on with a run folder; returns a sentence on how it stands. `seed` and `algo` None: 0 and "grpo", or
+    those of the run that is gone on with. `warn` is told of damaged checkpoints.
+
+    Mismatch: the run that is to go on was made with other data, another seed or another algo. ValueError: there is a
+    run already.
+    """
     torch.set_num_threads(1)
     if going_on:
-        recipe, seed, dataset = read_config(run)
+        recipe, own_seed, dataset = read_config(run)
+        folder = json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]
+        made = {"--data": folder or "a shop of its own", "--seed": own_seed, "--algo": recipe.train.algo}
+        _check_same_run(run, made, {"--data": str(data.resolve()), "--seed": seed, "--algo": algo})
+        seed = own_seed
         recipe = replace(recipe, train=replace(recipe.train, steps=steps))
         environments = prepare(dataset, recipe, seed, say)
-        trainer = resume(run, environments, recipe.train)
+        trainer = resume(run, environments, recipe.train, warn)
     else:
         if (run / "config.json").exists():
             raise ValueError(f"{run} holds a run already; go on with --resume, or choose another folder")
+        seed = seed or 0
         recipe = _with_seed(FAST if fast else Recipe(), seed)
-        recipe = replace(recipe, train=replace(recipe.train, algo=algo, steps=steps))
+        recipe = replace(recipe, train=replace(recipe.train, algo=algo or "grpo", steps=steps))
         dataset = Dataset.load(data)
         environments = prepare(dataset, recipe, seed, say)
         model, tokenizer = start_policy(environments, recipe, seed, say)
@@ -282,11 +301,26 @@ def train_run(
     return f"{trainer.done} steps{said}"
 
 
-def evaluate_run(run: Path) -> dict:
-    """A run's policy and the arms that need no training, on the run's test users; also written to evaluation.json."""
+class Mismatch(ValueError):
+    """A run is to be gone on with as what it is not."""
+
+
+def _check_same_run(run: Path, made: dict[str, object], given: dict[str, object]) -> None:
+    """Mismatch, naming both sides, where something was given (not None) and the run was made with another."""
+    for name, value in given.items():
+        if value is not None and value != made[name]:
+            raise Mismatch(
+                f"{run} was made with {name} {made[name]}, not {value}; leave {name} as it was, or train anew"
+            )
+
+
+def evaluate_run(run: Path, warn: Callable[[str], None] = warnings.warn) -> dict:
+    """A run's policy and the arms that need no training, on the run's test users; also written to evaluation.json.
+    `warn` is told of damaged checkpoints.
+    """
     torch.set_num_threads(1)
     recipe, seed, dataset = read_config(run)
-    model, tokenizer = load_policy(run)
+    model, tokenizer = load_policy(run, warn)
     environment = prepare(dataset, replace(recipe, siblings=0), seed)[0]
     rows: list[Row] = []
     for bench in benches(environment, Grammar(tokenizer), recipe.train.rules, seed):

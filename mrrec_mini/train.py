@@ -9,10 +9,13 @@ and runs N steps:
     4. advantages within each group, loss over the sampled tokens, one optimiser step      (eq. 11, or REINFORCE)
     5. one line of JSON to metrics.jsonl; now and then greedy nDCG@10 on validation queries, and a checkpoint
 
-A run is a folder. `save_checkpoint` writes policy, optimiser, reference and the states of all generators into a
-temporary folder and renames it, so that a run that is stopped at any point goes on from the last one with the same
-numbers as if it had not been stopped (same machine, threads and versions). Ctrl-C waits for the end of the step in
-hand, since half a step could not be continued.
+A run is a folder. `save_checkpoint` writes policy, optimiser, reference, counters and the states of all generators as
+one checkpoint (see `checkpoint`), so that a run that is stopped at any point goes on from the last whole one with the
+same numbers as if it had not been stopped (same machine, threads and versions). Ctrl-C waits for the end of the step
+in hand, since half a step could not be continued.
+
+A reward that is no finite number refuses the step before anything has changed. An update whose loss or gradient is
+not finite is left out and counted; `max_skipped` of them in a row end the run.
 
 Departures from the paper: batch 16 x 8 instead of 256 x 5; AdamW at 1e-3 for a model of 0.15M parameters instead of
 1e-6 for 3B; a fixed number of steps instead of early stopping. Logged names are TRL's, so that eyes used to them find
@@ -28,19 +31,24 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from mrrec_mini.data import DataError
+from mrrec_mini import checkpoint
+from mrrec_mini.data import DataError, shown
 from mrrec_mini.environment import Environment
 from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
 from mrrec_mini.metrics import ndcg_at_k
-from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
+from mrrec_mini.models.causal_lm import WordTokenizer, load_causal_lm, save_causal_lm
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Episode, Query
 from mrrec_mini.reinforce import BASELINES, Batch, baseline, reinforce_loss, rows_by_length, to_batch, token_logprobs
@@ -62,6 +70,7 @@ class TrainConfig:
     micro_batches: int = 4  # the batch is cut by length, so that short episodes are not padded to long ones
     evaluate_every: int = 25
     checkpoint_every: int = 25
+    max_skipped: int = 5  # updates in a row whose loss or gradient is not finite; then training stops
     seed: int = 0
     precision: str = "float32"  # or "bfloat16": matrix products in bf16 (autocast), weights and sums in float32
     baseline: str = "group"  # of REINFORCE: "none", "group", "leave_one_out"
@@ -78,8 +87,10 @@ class TrainConfig:
             raise ValueError("a group needs at least two episodes: with one there is nothing to compare")
         if self.baseline not in BASELINES:
             raise ValueError(f"baseline must be one of {BASELINES}, got {self.baseline!r}")
-        if min(self.steps, self.prompts_per_step, self.evaluate_every, self.checkpoint_every) < 1:
-            raise ValueError("steps, prompts_per_step, evaluate_every and checkpoint_every must be at least 1")
+        if min(self.steps, self.prompts_per_step, self.evaluate_every, self.checkpoint_every, self.max_skipped) < 1:
+            raise ValueError(
+                "steps, prompts_per_step, evaluate_every, checkpoint_every and max_skipped must be at least 1"
+            )
         if not 1 <= self.micro_batches <= self.prompts_per_step * self.group:
             raise ValueError("micro_batches must lie between 1 and the episodes of a step, prompts_per_step x group")
 
@@ -98,6 +109,7 @@ class Trainer:
         self.rng = np.random.default_rng([config.seed, 77])  # which queries
         self.generator = torch.Generator(device=model.device).manual_seed(config.seed)  # which tokens
         self.done = 0  # steps made
+        self.skipped = 0  # updates left out in a row, up to now
 
     def step(self) -> dict[str, float]:
         """One step; returns what is logged."""
@@ -105,6 +117,7 @@ class Trainer:
         config = self.config
         episodes, groups = self.collect()
         batch = to_batch(episodes, groups, self.model.device)
+        rewards = _reward_log(episodes, batch)
         rate = config.learning_rate * min(1.0, (self.done + 1) / max(1, config.warmup))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -118,7 +131,7 @@ class Trainer:
         self.done += 1
         return {
             "step": self.done,
-            **_reward_log(episodes, batch),
+            **rewards,
             **update,
             "learning_rate": rate,
             "step_time": time.perf_counter() - started,
@@ -133,15 +146,22 @@ class Trainer:
         queries = [pool[i] for i in chosen for _ in range(config.group)]
         actor = LMActor(self.model, self.grammar, self.generator, temperature=1.0)
         with self.precision():
+            player = f"step {self.done + 1} is refused: {type(environment).__name__}.play"  # whose rewards these are
+        try:
             episodes = environment.play(actor, queries, self.grammar, config.rules, config.reward)
+        except Exception as error:
+            names = ", ".join(dict.fromkeys(query.id for query in queries))
+            raise RuntimeError(f"{player} raised {type(error).__name__}: {error}; its queries: {names}") from error
+        _check_rewards(player, queries, episodes)
         return episodes, [i // config.group for i in range(len(queries))]
 
     def update(self, batch: Batch, advantages: torch.Tensor) -> dict[str, float]:
-        """One optimiser step on a batch of episodes. A gradient that is not finite changes nothing and is counted."""
+        """One optimiser step on a batch of episodes. A loss or gradient that is not finite changes nothing: counted."""
         config = self.config
         self.model.eval()  # dropout would score other tokens than the sampler drew
         episodes, tokens = len(batch.rewards), int(batch.mask.sum())
         log = dict.fromkeys(("entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
+        total = 0.0  # the loss
         for rows in rows_by_length(batch, config.micro_batches):
             part = batch.rows(rows)
             with self.precision():  # the sampler's: it is the same policy only if it rounds alike
@@ -163,8 +183,10 @@ class Trainer:
                 log["clip_ratio/high_mean"] += float((ratio > 1 + config.grpo.clip[1]).sum()) / tokens
             log["entropy"] += float(entropy.sum()) / tokens
             loss.backward()
+            total += float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm))
-        skipped = not math.isfinite(norm)
+        skipped = not math.isfinite(norm + total)
+        self.skipped = self.skipped + 1 if skipped else 0
         if not skipped:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -188,6 +210,7 @@ class Trainer:
         """All that `restore` needs besides the weights."""
         return {
             "done": self.done,
+            "skipped": self.skipped,
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "rng": json.dumps(self.rng.bit_generator.state),
@@ -196,7 +219,14 @@ class Trainer:
         }
 
     def restore(self, state: dict) -> None:
-        self.done = state["done"]
+        """Go on from what `state` returned. DataError where it was another model's."""
+        moments = {f"moments of parameter {i}": one["exp_avg"] for i, one in state["optimizer"]["state"].items()}
+        own = {f"moments of parameter {i}": parameter for i, parameter in enumerate(self.model.parameters())}
+        _same_shapes("the optimizer", _shapes(moments), "the model", _shapes({name: own.get(name) for name in moments}))
+        if self.reference is not None:
+            shapes = _shapes(state["reference"] or {}), _shapes(self.reference.state_dict())
+            _same_shapes("the reference", shapes[0], "the model", shapes[1])
+        self.done, self.skipped = state["done"], state["skipped"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.rng.bit_generator.state = json.loads(state["rng"])
@@ -211,7 +241,7 @@ def train(
     report: Callable[[dict], None] = lambda line: None,
 ) -> list[dict]:
     """Make the steps that are left; returns the logged lines. Ctrl-C checkpoints (where there is a run) and is
-    raised again.
+    raised again. ValueError: `max_skipped` updates in a row were not finite; the last good checkpoint is named.
     """
     config = trainer.config
     if run is not None:
@@ -227,8 +257,10 @@ def train(
                 lines.append(line)
                 if run is not None:
                     append_line(run / "metrics.jsonl", line)
-                    if trainer.done % config.checkpoint_every == 0 or last:
-                        save_checkpoint(run, trainer)
+                if trainer.skipped >= config.max_skipped:
+                    raise ValueError(_diverged(trainer, run))
+                if run is not None and (trainer.done % config.checkpoint_every == 0 or last):
+                    save_checkpoint(run, trainer)
             report(line)
     except KeyboardInterrupt:
         if run is not None:
@@ -259,63 +291,123 @@ def undivided() -> Iterator[None]:
 
 
 def save_checkpoint(run: Path, trainer: Trainer) -> None:
-    """Write policy/ and state.pt into a temporary folder beside it, then swap the names."""
-    run.mkdir(parents=True, exist_ok=True)
-    fresh, final, old = run / "policy.tmp", run / "policy", run / "policy.old"
-    shutil.rmtree(fresh, ignore_errors=True)
-    save_causal_lm(fresh, trainer.model, trainer.tokenizer)
-    torch.save(trainer.state(), fresh / "state.pt")
-    if final.exists():  # else a kill between the two lines below left `old` as the only checkpoint
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(final, old)
-    os.replace(fresh, final)
-    shutil.rmtree(old, ignore_errors=True)
+    """The policy, as `load_causal_lm` reads it, and state.pt. OSError where there is no room or no permission."""
+
+    def write(folder: Path) -> None:
+        save_causal_lm(folder, trainer.model, trainer.tokenizer)
+        torch.save(trainer.state(), folder / "state.pt")
+
+    checkpoint.save(run, trainer.done, write)
 
 
-def load_policy(run: Path):
-    """The model and tokenizer of a run. FileNotFoundError: no checkpoint yet; DataError: it cannot be read."""
-    folder = _checkpoint(run)
-    with _naming_what_is_spoiled(folder):
-        return load_causal_lm(str(folder), CONTROL)
+def load_policy(run: Path, warn: Callable[[str], None] = warnings.warn):
+    """The model and tokenizer of a run's newest whole checkpoint; `warn` is told of damaged ones that were passed over.
+
+    FileNotFoundError: no checkpoint yet. DataError: none can be used.
+    """
+    return _policy(checkpoint.newest(run, warn))
 
 
-def resume(run: Path, environments: Sequence[Environment], config: TrainConfig) -> Trainer:
-    """The trainer as it was at the last checkpoint; log lines written after it are dropped, they will be made again."""
-    model, tokenizer = load_policy(run)
+def resume(
+    run: Path,
+    environments: Sequence[Environment],
+    config: TrainConfig,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Trainer:
+    """The trainer as it was at the newest whole checkpoint; log lines written after it are dropped, they will be made
+    again. `warn` and errors as in `load_policy`.
+    """
+    folder = checkpoint.newest(run, warn)
+    model, tokenizer = _policy(folder)
     trainer = Trainer(model, tokenizer, environments, config)
-    folder = _checkpoint(run)
     with _naming_what_is_spoiled(folder):
-        trainer.restore(torch.load(folder / "state.pt", weights_only=True))  # never a pickle that can run code
+        # never a pickle that can run code
+        trainer.restore(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
     log = run / "metrics.jsonl"
     if log.is_file():
-        kept = [text for text in log.read_text().splitlines() if _step_of(text) <= trainer.done]
-        log.write_text("".join(text + "\n" for text in kept))
+        kept = [text for text in log.read_text(encoding="utf-8").splitlines() if _step_of(text) <= trainer.done]
+        fresh = run / "metrics.jsonl.tmp"
+        checkpoint.write_synced(fresh, "".join(text + "\n" for text in kept))
+        os.replace(fresh, log)
     return trainer
 
 
-def _checkpoint(run: Path) -> Path:
-    """policy/, or what a kill between the two renames of a save left of it."""
-    folder = run / "policy" if (run / "policy").is_dir() else run / "policy.old"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{run} has no checkpoint: there is no folder {run / 'policy'}")
-    return folder
+def start_over(run: Path) -> None:
+    """Forget the log and the checkpoints of an earlier run in this folder."""
+    (run / "metrics.jsonl").unlink(missing_ok=True)
+    if (run / "checkpoints").exists():
+        shutil.rmtree(run / "checkpoints")
+
+
+def _policy(folder: Path):
+    """Model and tokenizer of a checkpoint, once config.json, weights and words are known to be of one model."""
+    with _naming_what_is_spoiled(folder):
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            tied = file.metadata() or {}  # weights that are one with another are written once
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        expected = {name: shape for name, shape in _shapes(empty.state_dict()).items() if name not in tied}
+        _same_shapes("model.safetensors", found, "config.json", expected)
+        model, tokenizer = load_causal_lm(str(folder), CONTROL)
+        rows = model.get_input_embeddings().num_embeddings
+        if isinstance(tokenizer, WordTokenizer) and len(tokenizer) != rows:
+            raise DataError(f"words.json has {len(tokenizer)} tokens, the model {rows}")
+        if other := set(CONTROL) ^ set(tokenizer.control):
+            raise DataError(f"its control tokens and this version's differ in {', '.join(sorted(other))}")
+        return model, tokenizer
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, tuple[int, ...] | None]:
+    return {name: None if tensor is None else tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _same_shapes(one: str, found: Mapping[str, object], other: str, expected: Mapping[str, object]) -> None:
+    """DataError, naming the first tensor that has not the same shape on both sides."""
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            sides = [f"{shapes.get(name) or 'absent'} in {side}" for side, shapes in ((one, found), (other, expected))]
+            raise DataError(f"{name} is {' and '.join(sides)}: they are not of one model")
 
 
 @contextmanager
 def _naming_what_is_spoiled(folder: Path) -> Iterator[None]:
-    """Whatever a reader says of a cut or foreign file becomes one line that names the folder."""
+    """Whatever a reader says of a foreign file becomes one line that names the checkpoint."""
     try:
         yield
     except Exception as error:
-        what = (str(error).splitlines() or [""])[0][:120]
-        raise DataError(
-            f"{folder}: the checkpoint cannot be read ({type(error).__name__}: {what}); train again into another folder"
-        ) from error
+        what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {shown(str(error), 120)}"
+        raise DataError(f"{folder}: the checkpoint cannot be used ({what}); train again into another folder") from error
+
+
+def _diverged(trainer: Trainer, run: Path | None) -> str:
+    found = checkpoint.folders(run) if run is not None else []
+    last = f"the last good checkpoint is {found[0]}" if found else "there is no checkpoint"
+    return (
+        f"step {trainer.done}: loss or gradient was not finite in {trainer.skipped} updates in a row, so training "
+        f"stops; {last}; train again with a lower learning rate, or look at the rewards"
+    )
+
+
+def _check_rewards(player: str, queries: Sequence[Query], episodes: Sequence[Episode]) -> None:
+    """ValueError, naming who played and the query, unless there is one finite reward for each query, in order."""
+    if len(episodes) != len(queries):
+        raise ValueError(f"{player} returned {len(episodes)} episodes for {len(queries)} queries")
+    for query, episode in zip(queries, episodes, strict=True):
+        if episode.query.id != query.id:
+            raise ValueError(f"{player} returned an episode of query {episode.query.id} in place of query {query.id}")
+        reward = episode.reward
+        # as the batch will hold it: 1e300 is infinite in float32
+        if not isinstance(reward, Real) or not torch.isfinite(torch.tensor(float(reward))):
+            raise ValueError(f"{player}: episode of query {query.id}: the reward is {shown(reward)}, no finite number")
 
 
 def append_line(path: Path, line: dict) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:  # a full disk does not say which
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _step_of(text: str) -> float:
