@@ -35,6 +35,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from numbers import Real
 from pathlib import Path
 
@@ -44,12 +45,13 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mrrec_mini import checkpoint
+from mrrec_mini.chat import grammar_of
 from mrrec_mini.data import DataError, shown
 from mrrec_mini.environment import Environment
 from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
 from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.models.causal_lm import WordTokenizer, load_causal_lm, save_causal_lm
-from mrrec_mini.prompts import CONTROL, Grammar
+from mrrec_mini.prompts import CONTROL
 from mrrec_mini.records import Episode, Query
 from mrrec_mini.reinforce import BASELINES, Batch, baseline, reinforce_loss, rows_by_length, to_batch, token_logprobs
 from mrrec_mini.reward import RewardConfig
@@ -103,7 +105,7 @@ class Trainer:
             raise ValueError("training needs at least one training query in every environment")
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.environments = list(environments)
-        self.grammar = Grammar(tokenizer)
+        self.grammar = grammar_of(tokenizer)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.reference = _frozen_copy(model) if config.grpo.beta else None
         self.rng = np.random.default_rng([config.seed, 77])  # which queries
@@ -151,7 +153,8 @@ class Trainer:
             episodes = environment.play(actor, queries, self.grammar, config.rules, config.reward)
         except Exception as error:
             names = ", ".join(dict.fromkeys(query.id for query in queries))
-            raise RuntimeError(f"{player} raised {type(error).__name__}: {error}; its queries: {names}") from error
+            kind = ValueError if isinstance(error, ValueError) else RuntimeError  # what nobody expects is shown whole
+            raise kind(f"{player} raised {type(error).__name__}: {error}; its queries: {names}") from error
         _check_rewards(player, queries, episodes)
         return episodes, [i // config.group for i in range(len(queries))]
 
@@ -391,11 +394,11 @@ def _diverged(trainer: Trainer, run: Path | None) -> str:
 
 def _check_rewards(player: str, queries: Sequence[Query], episodes: Sequence[Episode]) -> None:
     """ValueError, naming who played and the query, unless there is one finite reward for each query, in order."""
-    if len(episodes) != len(queries):
-        raise ValueError(f"{player} returned {len(episodes)} episodes for {len(queries)} queries")
-    for query, episode in zip(queries, episodes, strict=True):
-        if episode.query.id != query.id:
-            raise ValueError(f"{player} returned an episode of query {episode.query.id} in place of query {query.id}")
+    for query, episode in zip_longest(queries, episodes):
+        asked, played = query and query.id, episode and episode.query.id
+        if asked != played:
+            what = f"{len(episodes)} episodes for {len(queries)} queries, and for query {asked} that of {played}"
+            raise ValueError(f"{player} returned {what}")
         reward = episode.reward
         # as the batch will hold it: 1e300 is infinite in float32
         if not isinstance(reward, Real) or not torch.isfinite(torch.tensor(float(reward))):
