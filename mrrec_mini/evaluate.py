@@ -201,9 +201,8 @@ def source_of(dataset: Dataset) -> str:
 
 
 def memory_tokens(episode: Episode, grammar: Grammar) -> int:
-    """Tokens that the policy was given beyond `<query> text <global>`: global lines and replies of the memory tool."""
-    asked = episode.tokens.index(grammar.control["<global>"]) + 1  # no text holds a control token: this one is ours
-    return episode.mask.count(0) - asked
+    """Tokens that the policy was given beyond the bare query: global lines and replies of the memory tool."""
+    return episode.mask.count(0) - len(grammar.prompt(episode.query.text, ()))
 
 
 def aspect_counts(episode: Episode, names: Iterable[str]) -> dict[str, int]:

@@ -129,6 +129,10 @@ class Grammar:
             return Final(think, profile, tuple(dict.fromkeys(self._reference[i] for i in rest[1:-1])))
         return Malformed("thinking leads to <search> or <profile>")
 
+    def forbidden(self, last: bool) -> tuple[int, ...]:
+        """What must not be sampled where every search has to be used: an answer, or in the last turn a search."""
+        return (self.control["<search>" if last else "<profile>"],)
+
     def transcript(self, tokens: Sequence[int], mask: Sequence[int]) -> list[tuple[str, str]]:
         """An episode for people: ("shown" | "policy", text) for each run of given or sampled tokens. Never
         parsed again.

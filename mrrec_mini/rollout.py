@@ -155,7 +155,7 @@ def rollout(
     live = list(states)
     for turn in range(config.max_calls + 1):
         last = turn == config.max_calls
-        forbidden = () if not all_calls else (grammar.control["<search>" if last else "<profile>"],)
+        forbidden = grammar.forbidden(last) if all_calls else ()
         ids, logprobs = actor.turn(config.turn_tokens, forbidden)
         searches: dict[int, str] = {}  # row -> what it asks for
         for row, state in enumerate(live):

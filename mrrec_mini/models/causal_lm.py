@@ -116,21 +116,36 @@ class WordTokenizer:
 
 
 class PretrainedTokenizer:
-    """A transformers tokenizer that reads text as text: its own special tokens inside a text stay ordinary
-    characters.
+    """A transformers tokenizer that reads text as text: whatever it holds beyond its vocabulary (special tokens, a chat
+    model's `<tool_call>`, our control tokens) stays ordinary characters where it stands in a text.
     """
 
-    def __init__(self, inner, control: Sequence[str]):
-        inner.add_special_tokens({"additional_special_tokens": list(control)})
+    def __init__(self, inner, control: Sequence[str] = ()):
+        added = [str(token) for token in inner.added_tokens_decoder.values() if str(token).strip()]
+        # all of them special, for only special tokens can be told to stay text; runs of spaces are no control tokens
+        inner.add_special_tokens({"additional_special_tokens": [*control, *added]})
         self.inner = inner
         self.control = {name: inner.convert_tokens_to_ids(name) for name in control}
+        names = [*control, *added, *inner.all_special_tokens]
+        self.reserved = frozenset(inner.convert_tokens_to_ids(names))  # what no text can become
         self.pad = inner.pad_token_id if inner.pad_token_id is not None else inner.eos_token_id
 
     def __len__(self) -> int:
         return len(self.inner)
 
+    @property
+    def chat_template(self) -> str | None:
+        return self.inner.chat_template
+
     def encode(self, text: str) -> list[int]:
-        return self.inner(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        """Half a character becomes a question mark; what an old vocabulary has no token for at all is left out."""
+        whole = text.encode("utf-8", errors="replace").decode()
+        ids = self.inner(whole, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [i for i in ids if i not in self.reserved]
+
+    def encode_template(self, text: str) -> list[int]:
+        """A piece of a chat template: here the names of control tokens mean the tokens."""
+        return self.inner(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.inner.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -216,7 +231,8 @@ def load_causal_lm(path_or_name: str, control: Sequence[str]) -> tuple[PreTraine
     model = AutoModelForCausalLM.from_pretrained(path_or_name)
     if (folder / "words.json").is_file():
         return model, WordTokenizer.load(folder)
-    tokenizer = PretrainedTokenizer(AutoTokenizer.from_pretrained(path_or_name), control)
+    inner = AutoTokenizer.from_pretrained(path_or_name)
+    tokenizer = PretrainedTokenizer(inner, () if inner.chat_template else control)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng(devices=[]):  # the new rows are drawn from the global generator, around the mean row
             torch.manual_seed(0)
