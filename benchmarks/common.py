@@ -1,0 +1,203 @@
+"""What every benchmark shares: claims, the JSON document, the machine, and arms as processes of their own.
+
+A *claim* is a number with its target, and whether it holds. A *document* is what `--json` prints: the claims, all that
+was measured, and on what. An *arm* is one of the things that are compared: a process that makes one step when it is
+told to, so that the arms of a comparison take turns and the load of the machine meets all of them alike. It answers in
+CPU seconds of its own process, and its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+QUIET = {  # one thread, no network, no bars
+    **{name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
+    **{"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+SIZES = {  # name -> shape of a Llama with tied embeddings and a vocabulary of 2000
+    "1M": {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "10M": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 5, "num_attention_heads": 6},
+}
+VOCABULARY = 2000
+
+
+def fresh_model(size: str, seed: int = 0):
+    """A Llama from scratch: 1,059,968 or 9,619,584 parameters, fp32, no stop token of its own."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)  # initialisation draws from the global generator
+    config = LlamaConfig(
+        **SIZES[size],
+        vocab_size=VOCABULARY,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config)
+
+
+# --- claims and the document -----------------------------------------------------------------------------------------
+
+
+def claim(name: str, value: float, target: float) -> dict:
+    """`value` is to be at least `target`."""
+    return {"name": name, "value": round(value, 3), "target": target, "holds": value >= target}
+
+
+def at_most(name: str, value: float, target: float) -> dict:
+    """`value`, an error, is to be at most `target`."""
+    return {"name": name, "value": value, "target": target, "holds": value <= target}
+
+
+def document(claims: Sequence[Mapping], **measured) -> dict:
+    """What `--json` prints."""
+    return {"claims": list(claims), **measured, "machine": machine()}
+
+
+def machine() -> dict:
+    """On what it was measured. `bf16`: what the processor has for it, as Linux lists it."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
+    said: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        said.setdefault(name.strip(), value.strip())
+    flags = said.get("flags", "").split()
+    return {
+        "date": date.today().isoformat(),
+        "cpu": said.get("model name") or platform.processor() or platform.machine(),
+        "bf16": [flag for flag in flags if flag in ("avx512_bf16", "amx_bf16", "amx_tile")],
+        "python": platform.python_version(),
+        "threads": 1,
+        **{name: _version(name) for name in ("torch", "transformers", "trl")},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def show(title: str, rows: Sequence[Sequence[object]], file=None) -> None:
+    """A table for people; the first row is its heading. Numbers to three digits."""
+    text = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
+    print(f"\n{title}", file=file)
+    for row in text:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=file)
+
+
+def finish(found: dict, as_json: bool) -> int:
+    """Print the claims (people) or the document (--json). 1: a claim does not hold."""
+    rows = [("claim", "value", "target", "holds")]
+    rows += [(c["name"], c["value"], c["target"], "yes" if c["holds"] else "NO") for c in found["claims"]]
+    show("claims", rows, file=sys.stderr if as_json else None)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    return 0 if all(c["holds"] for c in found["claims"]) else 1
+
+
+# --- arms ------------------------------------------------------------------------------------------------------------
+
+
+class Arm:
+    """An arm seen from outside: a fresh process that makes a step when asked and tells what it cost."""
+
+    def __init__(self, command: Sequence[str]):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **QUIET},
+        )
+        self.ready = self._answer()
+
+    def step(self) -> dict:
+        """One step; what the arm measured."""
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """Let it end by itself; if it does not, it is stopped."""
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"an arm ended early with {self.process.wait()}; its last words stand above")
+        return json.loads(line)
+
+
+def in_turns(commands: Mapping[str, Sequence[str]], steps: int) -> dict[str, list[dict]]:
+    """Each arm's steps. All arms make their step n, in a rotating order, before one makes its step n + 1."""
+    arms: dict[str, Arm] = {}
+    try:
+        for name, command in commands.items():
+            arms[name] = Arm(command)
+        found: dict[str, list[dict]] = {name: [] for name in arms}
+        names = list(arms)
+        for step in range(steps):
+            for name in names[step % len(names) :] + names[: step % len(names)]:
+                found[name].append(arms[name].step())
+    finally:
+        for arm in arms.values():
+            arm.close()
+    return found
+
+
+@contextmanager
+def answers() -> Iterator[Callable[[Mapping], None]]:
+    """Inside an arm: the way to answer. Whatever else is printed goes to stderr, so that answers stay clean."""
+    out, sys.stdout = sys.stdout, sys.stderr
+
+    def answer(content: Mapping) -> None:
+        out.write(json.dumps(content) + "\n")
+        out.flush()
+
+    try:
+        yield answer
+    finally:
+        sys.stdout = out
+
+
+def asked() -> bool:
+    """Inside an arm: wait for the next step. False: there is none."""
+    return sys.stdin.readline().strip() == "step"
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has held so far."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # bytes there, KiB elsewhere
+
+
+def median(steps: Sequence[Mapping], key: str) -> float:
+    """Of the steps but the first, which pays for warming up (of the only one, where there is one)."""
+    return statistics.median(step[key] for step in (steps[1:] or steps))

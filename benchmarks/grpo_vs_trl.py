@@ -1,0 +1,748 @@
+"""A GRPO step of this package against one of TRL's GRPOTrainer: CPU seconds, memory, and the same gradient.
+
+    python -m benchmarks.grpo_vs_trl [--fast] [--json]          needs TRL: pip install -e '.[trl]'
+    python -m benchmarks.grpo_vs_trl --bf16                     ours in bf16 against ours in fp32
+
+Same on both sides: weights, prompts (the very ids, tool schema included), group size, tool and its answers, cap of a
+turn, temperature, micro-batch, AdamW, loss (token mean, no KL, no sigma), fp32, one thread. Neither suppresses a stop
+token. What the two sample differs by chance, so a ratio is one of CPU seconds for each sampled token.
+
+    single turn   a chat prompt of about 80 tokens, 64 new tokens, untrained weights
+    multi-turn    a request with a tool's schema, two look-ups in the user's memory, an answer; the weights had some
+                  supervised steps, so that they call the tool
+
+Both arms are processes of their own that make their steps in turns; the first step is dropped. `rollout` is all up to
+and including advantages, `update` the rest up to the optimiser's step. Before anything is timed, `prove` holds the two
+against each other: prompt ids, tool-answer ids, and the gradient of the loss on one batch of episodes.
+
+Ours runs through `rollout`, `LMActor`, `to_batch`, `token_logprobs`, `group_advantages`, `grpo_loss`. The two things
+written for this file alone are `ChatGrammar`, which speaks the chat template that TRL speaks, and a toy memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.common import (
+    QUIET,
+    ROOT,
+    VOCABULARY,
+    answers,
+    asked,
+    at_most,
+    claim,
+    document,
+    finish,
+    fresh_model,
+    in_turns,
+    median,
+    peak_megabytes,
+    show,
+)
+from mrrec_mini.prompts import Final, Malformed, Search, Turn
+from mrrec_mini.records import Episode, MemoryEntry, Query
+
+HERE = "benchmarks.grpo_vs_trl"
+TARGETS = {"single": 2.0, "multi": 3.0}  # CPU of TRL / ours
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table."""
+
+    size: str  # of the model, a key of common.SIZES
+    calls: int  # look-ups; 0: single turn, without a tool
+    prompts: int  # a step
+    new_tokens: int  # cap of a turn
+    temperature: float
+    steps: int = 4  # the first is dropped
+    group: int = 8
+    micro: int = 64  # rows of a micro-batch
+    warm_steps: int = 0  # supervised, before anything is measured
+
+    @property
+    def kind(self) -> str:
+        return "multi" if self.calls else "single"
+
+    @property
+    def rows(self) -> int:
+        return self.prompts * self.group
+
+    @property
+    def parts(self) -> int:
+        return max(1, self.rows // self.micro)
+
+
+FULL = (
+    Task("1M", calls=0, prompts=64, new_tokens=64, temperature=1.0),
+    Task("10M", calls=0, prompts=16, new_tokens=64, temperature=1.0),
+    Task("1M", calls=2, prompts=32, new_tokens=48, temperature=0.7, warm_steps=80),
+    Task("10M", calls=2, prompts=8, new_tokens=48, temperature=0.7, warm_steps=60),
+)
+FAST = (
+    Task("1M", calls=0, prompts=8, new_tokens=64, temperature=1.0, steps=3),
+    Task("1M", calls=2, prompts=4, new_tokens=48, temperature=0.7, steps=3, micro=32, warm_steps=60),
+)
+LOSS = {"sigma": "none", "length": "token", "clip": (0.2, 0.28)}  # and TRL's names for it, in `trl_arm`
+
+
+# --- the world: people, facts, a tool --------------------------------------------------------------------------------
+
+ASPECTS = ("colour", "size", "material", "price", "brand", "weight", "style", "finish")
+VALUES = ("red", "blue", "small", "large", "wood", "steel", "cheap", "fine", "light", "plain", "soft", "matt")
+ITEMS = ("mug", "lamp", "tent", "chair", "desk", "jacket", "bag", "clock", "knife", "pillow", "rug", "bottle")
+USES = ("hiking", "travel", "winter", "work", "a gift", "the kitchen", "the garden", "a small room")
+WORDS = tuple(
+    a + b + c for a in ("ba", "ko", "mi", "ru", "te", "vo") for b in "lnrst" for c in ("an", "el", "op", "ud")
+)
+
+
+def look_up(facts: dict, user: str, aspect: str) -> str:
+    """What is remembered: the answer of the tool, on both sides."""
+    return facts.get(user, {}).get(aspect, "nothing is known")
+
+
+class MemoryTool:
+    """TRL's environment of one episode; its method is the tool, and its docstring the schema in the prompt."""
+
+    def __init__(self, facts: dict):
+        self._facts = facts
+
+    def reset(self, user: str, **row) -> None:
+        self._user = user
+
+    def search_memory(self, aspect: str) -> str:
+        """
+        Look up what this person likes.
+
+        Args:
+            aspect: What to look up, for example colour or size.
+        """
+        return look_up(self._facts, self._user, aspect)
+
+
+class ToyMemory:
+    """The same for `rollout`: the two methods of `Memory` that it calls."""
+
+    def __init__(self, facts: dict):
+        self.facts = facts
+
+    def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
+        return ()
+
+    def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]:
+        return [
+            (MemoryEntry(f"{query.user}/{aspect}", query.user, "record", look_up(self.facts, query.user, aspect)),)
+            for query, aspect in asked
+        ]
+
+
+class ChatGrammar:
+    """The surface of `prompts.Grammar` in the words of a chat template, so that both arms see the same ids."""
+
+    def __init__(self, tokenizer, template: str, tools: list[Callable] | None):
+        self.tokenizer, self.template, self.tools = tokenizer, template, tools
+        self.stop = (tokenizer.eos_token_id,)
+        self.opens, self.closes = tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
+        self._prompts: dict[str, list[int]] = {}  # a group asks for the same one
+
+    def prompt(self, query_text: str, global_entries: Sequence[MemoryEntry]) -> list[int]:
+        if query_text not in self._prompts:
+            self._prompts[query_text] = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": query_text}],
+                tools=self.tools,
+                chat_template=self.template,
+                add_generation_prompt=True,
+                return_dict=False,
+            )
+        return list(self._prompts[query_text])
+
+    def reply(self, entries: Sequence[MemoryEntry], first: int) -> list[int]:
+        found = "\n".join(entry.text for entry in entries)
+        return self._ids(
+            f"\n<|im_start|>user\n<tool_response>\n{found}\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+        )
+
+    def write_search(self, aspect: str) -> list[int]:
+        call = json.dumps({"name": "search_memory", "arguments": {"aspect": aspect}})
+        return self._ids(f"<tool_call>\n{call}\n</tool_call><|im_end|>")
+
+    def write_final(self, profile: str) -> list[int]:
+        return self._ids(f"{profile}<|im_end|>")
+
+    def parse(self, ids: Sequence[int], shown: int) -> Turn:
+        ids = list(ids)
+        if not ids or ids[-1] not in self.stop:
+            return Malformed("a turn did not stop")
+        if self.opens not in ids:
+            return Final("", self.tokenizer.decode(ids[:-1]), ())
+        start = ids.index(self.opens)
+        end = ids.index(self.closes, start) if self.closes in ids[start:] else len(ids)
+        try:
+            call = json.loads(self.tokenizer.decode(ids[start + 1 : end]))
+            return Search("", str(call["arguments"]["aspect"]))
+        except (ValueError, TypeError, KeyError):
+            return Malformed("a call that is none")
+
+    def _ids(self, text: str) -> list[int]:
+        # frame and content in one string, as TRL does it: the ids have to be the same. The package keeps them apart.
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def variety(tokens: Sequence[int]) -> float:
+    """A reward that differs between episodes: the share of different tokens in what follows the prompt."""
+    return len(set(tokens)) / max(1, len(tokens))
+
+
+# --- preparing: one folder a task, read by every arm -----------------------------------------------------------------
+
+
+def prepare(task: Task, folder: Path) -> None:
+    """Tokenizer, chat template, rows and weights into `folder`."""
+    import torch
+
+    rng = random.Random(0)
+    facts = {f"user{u}": {a: f"{rng.choice(VALUES)} and {rng.choice(VALUES)}" for a in ASPECTS} for u in range(32)}
+    texts = [_request(task, rng) for _ in range(task.prompts * task.steps)]
+    rows = [{"text": text, "user": f"user{i % 32}"} for i, text in enumerate(texts)]
+    (folder / "task.json").write_text(json.dumps({"task": asdict(task), "facts": facts, "rows": rows}))
+    (folder / "template.jinja").write_text((_trl_templates() / "qwen3_training.jinja").read_text())
+    _tokenizer(rng, facts).save_pretrained(folder / "tokenizer")
+    world = World(folder)
+    model = fresh_model(task.size)
+    model.config.eos_token_id = model.generation_config.eos_token_id = world.grammar.stop[0]
+    if task.warm_steps:
+        torch.manual_seed(0)
+        print(f"{task.kind} {task.size}: last loss of {task.warm_steps} supervised steps", warm(model, world, rng))
+    model.save_pretrained(folder / "model")
+
+
+def _request(task: Task, rng: random.Random) -> str:
+    if task.calls:
+        return f"Find a {rng.choice(ITEMS)} for {rng.choice(USES)}, {rng.choice(WORDS)} {rng.choice(WORDS)}."
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(62, 78)))
+
+
+def _trl_templates() -> Path:
+    found = find_spec("trl")
+    if found is None:
+        raise SystemExit("this benchmark needs TRL: pip install -e '.[trl]'")
+    return Path(found.submodule_search_locations[0]) / "chat_templates"
+
+
+def _tokenizer(rng: random.Random, facts: dict):
+    """Byte-level BPE, trained here. The chat template is byte for byte one that TRL knows how to read answers of."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"]
+    template = (_trl_templates() / "qwen3.jinja").read_text()
+    syllables = [a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "ai", "ou")]
+    filler = ["".join(rng.choices(syllables, k=3)) for _ in range(1500)]
+    corpus = [template, json.dumps(facts), *_common_texts(), *[" ".join(WORDS)] * 20, " ".join(filler * 2)]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", extra_special_tokens=special
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def _common_texts() -> list[str]:
+    """Sentences of the world, often enough to get tokens of their own."""
+    sentences = [
+        f"Find a {item} for {use}. colour {a} {v}" for item in ITEMS for use in USES for a, v in zip(ASPECTS, VALUES)
+    ]
+    return [*sentences, '{"name": "search_memory", "arguments": {"aspect": "colour"}}\nuser\nassistant\nsystem'] * 3
+
+
+class World:
+    """What an arm reads from the folder."""
+
+    def __init__(self, folder: Path):
+        from transformers import PreTrainedTokenizerFast
+
+        content = json.loads((folder / "task.json").read_text())
+        self.folder, self.task, self.facts = folder, Task(**content["task"]), content["facts"]
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+        tools = [MemoryTool(self.facts).search_memory] if self.task.calls else None
+        template = (folder / "template.jinja").read_text()
+        self.grammar = ChatGrammar(self.tokenizer, template, tools)
+        self.queries = [
+            Query(f"q{i}", row["user"], row["text"], target="", time=0) for i, row in enumerate(content["rows"])
+        ]
+
+    def model(self):
+        from transformers import LlamaForCausalLM
+
+        return LlamaForCausalLM.from_pretrained(self.folder / "model", dtype="float32")
+
+    def step(self, number: int) -> list[Query]:
+        """The queries of a step, each G times."""
+        size = self.task.prompts
+        return [q for q in self.queries[number * size : (number + 1) * size] for _ in range(self.task.group)]
+
+
+def warm(model, world: World, rng: random.Random) -> float:
+    """Supervised steps on scripted episodes: look things up, then answer with them. Returns the last loss."""
+    import torch
+
+    from mrrec_mini.reinforce import to_batch, token_logprobs
+
+    rate = {"1M": 3e-3, "10M": 1e-3}[world.task.size]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
+    for _ in range(world.task.warm_steps):
+        batch = to_batch([scripted(world, rng) for _ in range(8)], range(8))
+        logprobs, _ = token_logprobs(model, batch.tokens, batch.mask)
+        loss = -logprobs.sum() / batch.mask.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+def scripted(world: World, rng: random.Random) -> Episode:
+    """An episode as it should be."""
+    grammar, task = world.grammar, world.task
+    query = Query("", rng.choice(list(world.facts)), _request(task, rng), target="", time=0)
+    tokens = grammar.prompt(query.text, ())
+    mask = [0] * len(tokens)
+    wanted = rng.sample(ASPECTS, task.calls)
+    for aspect in wanted:
+        call = grammar.write_search(aspect)
+        reply = grammar.reply(ToyMemory(world.facts).search_many([(query, aspect)], 1)[0], 0)
+        tokens, mask = [*tokens, *call, *reply], [*mask, *[1] * len(call), *[0] * len(reply)]
+    profile = ", ".join(f"{aspect} {look_up(world.facts, query.user, aspect)}" for aspect in wanted)
+    final = grammar.write_final(profile)
+    tokens, mask = [*tokens, *final], [*mask, *[1] * len(final)]
+    return Episode(query, tuple(tokens), tuple(mask), (0.0,) * len(tokens), (), None, "")
+
+
+# --- ours ------------------------------------------------------------------------------------------------------------
+
+
+def play(world: World, model, queries: Sequence[Query], seed: int) -> tuple[list[Episode], float]:
+    """Scored episodes, and the CPU seconds that went into sampling (the rest is tool, parser, records)."""
+    import torch
+
+    from mrrec_mini.rollout import LMActor, RolloutConfig, rollout
+
+    spent = 0.0
+
+    class Timed(LMActor):
+        def start(self, states):
+            self._timed(super().start, states)
+
+        def turn(self, max_new, forbidden):
+            return self._timed(super().turn, max_new, forbidden)
+
+        def keep(self, rows):
+            self._timed(super().keep, rows)
+
+        def read(self, blocks):
+            self._timed(super().read, blocks)
+
+        def _timed(self, method, *arguments):
+            nonlocal spent
+            start = time.process_time()
+            try:
+                return method(*arguments)
+            finally:
+                spent += time.process_time() - start
+
+    task = world.task
+    actor = Timed(model, world.grammar, torch.Generator().manual_seed(seed), task.temperature)
+    rules = RolloutConfig(max_calls=task.calls, memory_k=1, global_k=0, turn_tokens=task.new_tokens)
+    episodes = rollout(actor, queries, ToyMemory(world.facts), world.grammar, rules)
+    return [replace(e, reward=variety(e.tokens[e.mask.index(1) :])) for e in episodes], spent
+
+
+def backward(world: World, model, batch, advantages) -> None:
+    """The gradient of eq. 11, by micro-batches."""
+    from mrrec_mini.grpo import GRPOConfig, grpo_loss
+    from mrrec_mini.reinforce import rows_by_length, token_logprobs
+
+    config, tokens = GRPOConfig(**LOSS), int(batch.mask.sum())
+    for rows in rows_by_length(batch, world.task.parts):
+        part = batch.rows(rows)
+        logprobs, _ = token_logprobs(model, part.tokens, part.mask, world.task.temperature)
+        loss = grpo_loss(logprobs, part.old_logprobs, advantages[rows], part.mask, config, len(batch.tokens), tokens)
+        loss.backward()
+
+
+def our_arm(folder: Path, precision: str) -> None:
+    import torch
+
+    from mrrec_mini.grpo import group_advantages
+    from mrrec_mini.reinforce import to_batch
+
+    torch.set_num_threads(1)
+    world = World(folder)
+    model, task = world.model(), world.task
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0)
+    groups = [i // task.group for i in range(task.rows)]
+    with answers() as answer:
+        answer({"idle_mb": peak_megabytes()})
+        number = 0
+        while asked():
+            start = time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                episodes, sampling = play(world, model, world.step(number), number)
+                batch = to_batch(episodes, groups)
+                advantages = group_advantages(batch.rewards, batch.groups, LOSS["sigma"])
+                middle = time.process_time()
+                backward(world, model, batch, advantages)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            end = time.process_time()
+            given = sum(sum(e.mask[e.mask.index(1) :]) - len(e.mask[e.mask.index(1) :]) for e in episodes)
+            prompts = {e.query.text: e.mask.index(1) for e in episodes}
+            answer(
+                {
+                    "rollout": middle - start,
+                    "sampling": sampling,
+                    "update": end - middle,
+                    "step": end - start,
+                    "prefilled": sum(prompts.values()) - given,
+                    "sampled": sum(sum(e.mask) for e in episodes),
+                    "calls": sum(len(e.calls) for e in episodes) / len(episodes),
+                    "peak_mb": peak_megabytes(),
+                }
+            )
+            number += 1
+
+
+# --- TRL's -----------------------------------------------------------------------------------------------------------
+
+
+def make_trainer(world: World, **more):
+    """TRL's trainer on the task, with a clock around its two halves and a count of its tokens (`trainer.found`)."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    task = world.task
+
+    class Timed(GRPOTrainer):
+        found: dict  # of the step in hand
+
+        def _generate_and_score_completions(self, inputs):
+            start = time.process_time()
+            out = super()._generate_and_score_completions(inputs)
+            self.found["rollout"] += time.process_time() - start
+            if task.calls:
+                self.found["calls"] = self._metrics["train"]["tools/call_frequency"][-1]
+            return out
+
+        def _generate_single_turn(self, prompt_ids, *arguments, **named):
+            start = time.process_time()
+            ids, logprobs = super()._generate_single_turn(prompt_ids, *arguments, **named)
+            self.found["sampling"] += time.process_time() - start
+            self.found["prefilled"] += sum(map(len, prompt_ids))
+            self.found["sampled"] += sum(map(len, ids))
+            return ids, logprobs
+
+    rows = [{"prompt": [{"role": "user", "content": q.text}], "user": q.user} for q in world.queries]
+    arguments = {
+        "output_dir": str(world.folder / "trl"),
+        "per_device_train_batch_size": task.rows // task.parts,
+        "gradient_accumulation_steps": task.parts,
+        "num_generations": task.group,
+        "max_steps": task.steps,
+        "temperature": task.temperature,
+        "generation_kwargs": {"max_new_tokens": task.new_tokens},
+        # the whole completion, tool answers included: out of the way, the turns have their own cap
+        "max_completion_length": task.new_tokens if not task.calls else 1024,
+        "max_tool_calling_iterations": task.calls or None,
+        "loss_type": "dapo",
+        "scale_rewards": "none",
+        "beta": 0.0,
+        "epsilon": LOSS["clip"][0],
+        "epsilon_high": LOSS["clip"][1],
+        "optim": "adamw_torch",
+        "learning_rate": 1e-6,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "bf16": False,
+        "shuffle_dataset": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    return Timed(
+        model=world.model(),
+        reward_funcs=lambda completion_ids, **_: [variety(ids) for ids in completion_ids],
+        args=GRPOConfig(**arguments | more),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=world.tokenizer,
+        environment_factory=(lambda: MemoryTool(world.facts)) if task.calls else None,
+    )
+
+
+def trl_arm(folder: Path, lean: bool) -> None:
+    """`lean`: without what can be taken out of TRL: the entropy (by a patch, it has no switch) and its log."""
+    import torch
+    from transformers import TrainerCallback
+
+    torch.set_num_threads(1)
+    trainer = make_trainer(World(folder), **({"logging_strategy": "no"} if lean else {}))
+    if lean:
+        _without_entropy(trainer)
+
+    with answers() as answer:
+
+        class Turns(TrainerCallback):
+            def on_train_begin(self, *_, **__):
+                answer({"idle_mb": peak_megabytes()})
+
+            def on_step_begin(self, *_, **__):
+                if not asked():
+                    raise SystemExit("no further step was asked for")
+                trainer.found = dict.fromkeys(("rollout", "sampling", "prefilled", "sampled", "calls"), 0)
+                self.start = time.process_time()
+
+            def on_step_end(self, *_, **__):
+                step = time.process_time() - self.start
+                update = step - trainer.found["rollout"]
+                answer({**trainer.found, "update": update, "step": step, "peak_mb": peak_megabytes()})
+
+        trainer.add_callback(Turns())
+        trainer.train()
+
+
+def _without_entropy(trainer) -> None:
+    import torch
+    from trl.trainer.utils import add_fused_lm_head
+
+    add_fused_lm_head(trainer.model, temperature=trainer.temperature, outputs=("log_probs",))
+    scores = trainer._get_per_token_logps_and_entropies
+
+    def without(*arguments, **named):
+        logprobs, _, extra = scores(*arguments, **named | {"compute_entropy": False})
+        return logprobs, torch.zeros_like(logprobs), extra
+
+    trainer._get_per_token_logps_and_entropies = without
+
+
+# --- the proof that both compute the same ----------------------------------------------------------------------------
+
+
+def prove(folder: Path) -> None:
+    """Print how far apart the two are: prompt ids, tool-answer ids, and the gradient on one batch of episodes."""
+    import torch
+
+    from mrrec_mini.grpo import group_advantages
+    from mrrec_mini.reinforce import to_batch
+
+    torch.set_num_threads(1)
+    world = World(folder)
+    world.task = replace(world.task, prompts=2, micro=2 * world.task.group)
+    with answers() as answer:
+        trainer = make_trainer(world)
+        model = world.model()
+        episodes, _ = play(world, model, world.step(0), 0)
+        batch = to_batch(episodes, [i // world.task.group for i in range(len(episodes))])
+        advantages = group_advantages(batch.rewards, batch.groups, LOSS["sigma"])
+        backward(world, model, batch, advantages)
+        theirs = _trl_gradient(trainer, world, episodes, advantages)
+        ours = {name: p.grad for name, p in model.named_parameters()}
+        answer(
+            {
+                "same_ids": _same_ids(world, trainer),
+                "gradient_difference": max(float((ours[n] - theirs[n]).abs().max()) for n in ours),
+                "largest_gradient": max(float(g.abs().max()) for g in ours.values()),
+                "masked_tokens": sum(len(e.mask) - e.mask.index(1) - sum(e.mask) for e in episodes),
+            }
+        )
+
+
+def _trl_gradient(trainer, world: World, episodes: Sequence[Episode], advantages) -> dict:
+    """TRL's loss on our episodes: prompts padded to the left, what follows to the right."""
+    import torch
+    from trl.trainer.utils import pad
+
+    starts = [e.mask.index(1) for e in episodes]
+
+    def block(field: str, side: str, dtype=torch.long):
+        cut = [getattr(e, field)[:s] if side == "left" else getattr(e, field)[s:] for e, s in zip(episodes, starts)]
+        return pad([torch.tensor(row, dtype=dtype) for row in cut], padding_value=0, padding_side=side)
+
+    def ones(side: str):
+        cut = [s if side == "left" else len(e.tokens) - s for e, s in zip(episodes, starts)]
+        return pad([torch.ones(n, dtype=torch.long) for n in cut], padding_value=0, padding_side=side)
+
+    inputs = {
+        "prompt_ids": block("tokens", "left"),
+        "prompt_mask": ones("left"),
+        "completion_ids": block("tokens", "right"),
+        "completion_mask": ones("right"),
+        "tool_mask": block("mask", "right"),
+        "old_per_token_logps": block("logprobs", "right", torch.float32),
+        "advantages": advantages,
+        "num_items_in_batch": torch.tensor(sum(sum(e.mask) for e in episodes)),
+    }
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation = 1
+    trainer._compute_loss(trainer.model, inputs).backward()
+    return {name: p.grad for name, p in trainer.model.named_parameters()}
+
+
+def _same_ids(world: World, trainer) -> bool:
+    """Whether both render every request, and every answer of the tool, into the same ids."""
+    trainer._batch_environments = [None] * len(world.queries)
+    theirs, _, _ = trainer._tokenize_prompts([[{"role": "user", "content": q.text}] for q in world.queries])
+    same = [list(t) == world.grammar.prompt(q.text, ()) for t, q in zip(theirs, world.queries, strict=True)]
+    if world.task.calls:
+        for query in world.queries:
+            for aspect in (*ASPECTS, "unheard of"):
+                entries = ToyMemory(world.facts).search_many([(query, aspect)], 1)[0]
+                message = {"role": "tool", "name": "search_memory", "content": entries[0].text}
+                same.append(trainer._get_tool_suffix_ids([message]) == world.grammar.reply(entries, 0))
+    return all(same)
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------
+
+
+def per_token(steps: Sequence[dict], key: str) -> float:
+    """CPU seconds for each sampled token: the median of the steps but the first."""
+    return median([{key: s[key] / s["sampled"]} for s in steps], key)
+
+
+def compare(found: dict[str, list[dict]], one: str, other: str) -> dict:
+    """How many times the CPU of `other` goes into `one`, for each sampled token; and their peaks of memory."""
+    ratios = {key: per_token(found[one], key) / per_token(found[other], key) for key in ("rollout", "update", "step")}
+    peaks = {name: max(s["peak_mb"] for s in found[name]) for name in (one, other)}
+    return {**ratios, "memory": peaks[one] / peaks[other]}
+
+
+def judge(results: Sequence[dict]) -> list[dict]:
+    """The claims: a ratio of CPU seconds for each task, and for each that the gradients agree."""
+    claims = []
+    for r in results:
+        kind, size = r["kind"], r["task"]["size"]
+        claims.append(claim(f"{kind} turn, {size}: CPU of a TRL step / ours", r["ratio"]["step"], TARGETS[kind]))
+        difference = r["proof"]["gradient_difference"]
+        claims.append(at_most(f"{kind} turn, {size}: largest difference of the gradients", difference, 1e-5))
+        if not r["proof"]["same_ids"]:
+            raise RuntimeError(f"{kind} turn, {size}: the arms do not see the same ids; nothing was compared")
+    return claims
+
+
+def _child(part: str, folder: Path, *more: str) -> list[str]:
+    return [HERE, "--child", part, "--folder", str(folder), *more]
+
+
+def _wait(command: list[str]) -> str:
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **QUIET}, stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[:3])} failed with {done.returncode}; its last words stand above")
+    return done.stdout
+
+
+def measure(task: Task, bf16: bool, lean: bool) -> dict:
+    """One row: prepared, proven, timed."""
+    with tempfile.TemporaryDirectory(prefix="mrrec-bench-") as name:
+        folder = Path(name)
+        (folder / "task.json").write_text(json.dumps(asdict(task)))
+        _wait(_child("prepare", folder))
+        if bf16:
+            arms = {"fp32": _child("ours", folder), "bf16": _child("ours", folder, "--precision", "bfloat16")}
+            found = in_turns(arms, task.steps)
+            return {"task": asdict(task), "kind": task.kind, "steps": found, "ratio": compare(found, "fp32", "bf16")}
+        proof = json.loads(_wait(_child("prove", folder)))
+        arms = {"trl": _child("trl", folder), "ours": _child("ours", folder)}
+        if lean:
+            arms["trl lean"] = _child("trl", folder, "--lean")
+        found = in_turns(arms, task.steps)
+    return {
+        "task": asdict(task),
+        "kind": task.kind,
+        "proof": proof,
+        "steps": found,
+        "ratio": compare(found, "trl", "ours"),
+        **({"lean": compare(found, "trl lean", "ours")} if lean else {}),
+    }
+
+
+def table(result: dict, file) -> None:
+    keys = ("rollout", "sampling", "update", "step", "prefilled", "sampled", "calls")
+    rows = [("CPU s, median", *keys, "peak MB")]
+    for name, steps in result["steps"].items():
+        rows.append((name, *(float(median(steps, key)) for key in keys), float(max(s["peak_mb"] for s in steps))))
+    task = result["task"]
+    title = f"{result['kind']} turn, {task['size']}, {task['prompts']} prompts x {task['group']}"
+    show(title, rows, file)
+    ratio = result["ratio"]
+    print("  for each sampled token: " + ", ".join(f"{k} {v:.2f}x" for k, v in ratio.items()), file=file)
+    if "proof" in result:
+        print(f"  {result['proof']}", file=file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fast", action="store_true", help="small: about a minute, 1M only, noisy")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
+    parser.add_argument("--bf16", action="store_true", help="ours in bf16 against ours in fp32, without TRL")
+    parser.add_argument("--lean", action="store_true", help="a third arm: TRL without entropy and log, by a patch")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="float32", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.child:
+        return child(given)
+    _trl_templates()  # says at once what is missing
+    results = []
+    for task in FAST if given.fast else FULL:
+        results.append(measure(task, given.bf16, given.lean))
+        table(results[-1], sys.stderr if given.json else None)
+    return finish(document([] if given.bf16 else judge(results), results=results), given.json)
+
+
+def child(given: argparse.Namespace) -> int:
+    """One of the processes that `main` starts."""
+    folder = given.folder
+    if given.child == "prepare":
+        import torch
+
+        torch.set_num_threads(1)
+        with answers():  # what it says goes to stderr
+            prepare(Task(**json.loads((folder / "task.json").read_text())), folder)
+    elif given.child == "prove":
+        prove(folder)
+    elif given.child == "ours":
+        our_arm(folder, given.precision)
+    else:
+        trl_arm(folder, given.lean)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
