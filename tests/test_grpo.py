@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import distributed
 from torch.testing import assert_close
 
 import wrong
@@ -19,6 +20,9 @@ from mrrec_mini.grpo import (
     kl_term,
     length_weights,
 )
+from mrrec_mini.records import Episode, Query
+from mrrec_mini.reinforce import to_batch, token_logprobs
+from small import tiny_model
 from test_reinforce import Toy
 
 F64 = torch.float64
@@ -371,6 +375,85 @@ def test_under_the_constant_rule_the_expected_gradient_is_the_true_one():
         direction = ascent(biased)
         cosine = torch.cosine_similarity(direction, toy.exact(), dim=0)
         assert 0.5 < cosine < 1 - 1e-6  # the other choices climb too, elsewhere
+
+
+# --- two processes ------------------------------------------------------------------------------------------------
+
+
+def batch_of_64():
+    """16 groups of 4 ragged episodes with memories, whose log-probabilities were sampled some way off."""
+    rng = torch.Generator().manual_seed(0)
+    episodes = []
+    for row in range(64):
+        lengths = torch.randint(1, 6, (3,), generator=rng).tolist()
+        mask = [0] * (1 + row // 4 % 5) + [1] * lengths[0] + [0] * (lengths[1] - 1) + [1] * lengths[2]
+        tokens = torch.randint(0, 40, (len(mask),), generator=rng).tolist()
+        old = (-3.7 + 0.3 * torch.randn(len(mask), generator=rng)).tolist()
+        reward = float(torch.rand((), generator=rng))
+        query = Query("q", "u", "mug", "i", 0)
+        episodes.append(Episode(query, tuple(tokens), tuple(mask), tuple(old), (), None, "", reward=reward))
+    return to_batch(episodes, [row // 4 for row in range(64)])
+
+
+def two_steps(rule, rows, parts, total, counted=True):
+    """Parameters after two steps of plain SGD on these rows. `total` adds a tensor up over all who take part.
+
+    With `counted` False each process divides by its own tokens and the mean is taken: TRL's bnpo.
+    """
+    batch, model = batch_of_64(), tiny_model(40)
+    config = GRPOConfig(sigma="group", length=rule, max_tokens=16)
+    advantages = group_advantages(batch.rewards[rows], batch.groups[rows], config.sigma)
+    episodes, tokens = total(torch.tensor([len(rows), int(batch.mask[rows].sum())])).tolist()
+    if not counted:
+        tokens = int(batch.mask[rows].sum()) * 64 // len(rows)
+    for _ in range(2):
+        model.zero_grad()
+        for own in torch.arange(len(rows)).tensor_split(parts):
+            part = batch.rows(rows[own])
+            logprobs, _ = token_logprobs(model, part.tokens, part.mask)
+            counts = episodes, tokens
+            grpo_loss(logprobs, part.old_logprobs, advantages[own], part.mask, config, *counts).backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.5 * total(parameter.grad)
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+CASES = [*((rule, True) for rule in LENGTHS), ("token", False)]
+
+
+def one_of_two(rank, folder):
+    """What each process does: its half of the rows, sums over both."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+
+    def total(tensor):
+        tensor = tensor.clone()
+        distributed.all_reduce(tensor)
+        return tensor
+
+    rows = torch.arange(64).tensor_split(2)[rank]
+    results = [two_steps(rule, rows, 1, total, counted) for rule, counted in CASES]
+    torch.save({"world": distributed.get_world_size(), "results": results}, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    """2 x 32 rows = 1 x 64 = 4 x 16: the losses are sums over counts of the whole batch."""
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert first["world"] == second["world"] == 2  # a launcher may quietly start one
+    start = torch.cat([parameter.detach().flatten() for parameter in tiny_model(40).parameters()])
+    for (rule, counted), *both in zip(CASES, first["results"], second["results"], strict=True):
+        assert torch.equal(*both)
+        whole, quarters = (two_steps(rule, torch.arange(64), parts, lambda alone: alone) for parts in (1, 4))
+        assert (whole - start).abs().max() > 1e-3
+        assert_close(whole, quarters, atol=1e-6, rtol=0)
+        if counted:
+            assert_close(both[0], whole, atol=1e-6, rtol=0)
+        else:  # so the mean over processes of their own means is not offered
+            assert (both[0] - whole).abs().max() > 1e-5
 
 
 def test_choices_that_do_not_exist_are_refused():

@@ -34,18 +34,10 @@ def trl_trainer(folder, model, reward=None, rollout=None, prompts=("a mug",), **
     model.config._name_or_path = str(folder / "start")  # where it takes its reference from
     tokenizer = foreign_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
-    choices = {
-        **{"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False, "save_strategy": "no"},
-        **{
-            "dataloader_pin_memory": False,
-            "disable_tqdm": True,
-            "logging_strategy": "no",
-            "temperature": T,
-            "num_generations": GROUP,
-        },
-        **{"max_completion_length": MAX_TOKENS, "epsilon": 0.2, "epsilon_high": 0.28},
-        **changes,
-    }
+    quiet = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no"}
+    plain = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False}
+    sizes = {"temperature": T, "num_generations": GROUP, "max_completion_length": MAX_TOKENS}
+    choices = {**quiet, **plain, **sizes, "epsilon": 0.2, "epsilon_high": 0.28, **changes}
     return trl.GRPOTrainer(
         model=model,
         reward_funcs=reward or (lambda completions, **_: [0.0] * len(completions)),
