@@ -86,8 +86,8 @@ class Task:
 FULL = (
     Task("1M", calls=0, prompts=64, new_tokens=64, temperature=1.0),
     Task("10M", calls=0, prompts=16, new_tokens=64, temperature=1.0),
-    Task("1M", calls=2, prompts=32, new_tokens=48, temperature=0.7, warm_steps=80),
-    Task("10M", calls=2, prompts=8, new_tokens=48, temperature=0.7, warm_steps=60),
+    Task("1M", calls=2, prompts=8, new_tokens=48, temperature=0.7, warm_steps=80),
+    Task("10M", calls=2, prompts=4, new_tokens=48, temperature=0.7, warm_steps=40, micro=32),
 )
 FAST = (
     Task("1M", calls=0, prompts=8, new_tokens=64, temperature=1.0, steps=3),
@@ -268,10 +268,9 @@ def _tokenizer(rng: random.Random, facts: dict):
 
 def _common_texts() -> list[str]:
     """Sentences of the world, often enough to get tokens of their own."""
-    sentences = [
-        f"Find a {item} for {use}. colour {a} {v}" for item in ITEMS for use in USES for a, v in zip(ASPECTS, VALUES)
-    ]
-    return [*sentences, '{"name": "search_memory", "arguments": {"aspect": "colour"}}\nuser\nassistant\nsystem'] * 3
+    sentences = [f"Find a {item} for {use}." for item in ITEMS for use in USES]
+    facts = [f"{aspect} {value} and {other}," for aspect in ASPECTS for value in VALUES for other in VALUES]
+    return [*sentences, *facts, '{"name": "search_memory", "arguments": {"aspect": "colour"}}\nuser\nassistant\nsystem']
 
 
 class World:
@@ -586,13 +585,17 @@ def _trl_gradient(trainer, world: World, episodes: Sequence[Episode], advantages
 
     starts = [e.mask.index(1) for e in episodes]
 
+    def cut(field: str, side: str) -> list:
+        rows = [getattr(e, field) for e in episodes]
+        return [row[:s] if side == "left" else row[s:] for row, s in zip(rows, starts, strict=True)]
+
     def block(field: str, side: str, dtype=torch.long):
-        cut = [getattr(e, field)[:s] if side == "left" else getattr(e, field)[s:] for e, s in zip(episodes, starts)]
-        return pad([torch.tensor(row, dtype=dtype) for row in cut], padding_value=0, padding_side=side)
+        rows = [torch.tensor(row, dtype=dtype) for row in cut(field, side)]
+        return pad(rows, padding_value=0, padding_side=side)
 
     def ones(side: str):
-        cut = [s if side == "left" else len(e.tokens) - s for e, s in zip(episodes, starts)]
-        return pad([torch.ones(n, dtype=torch.long) for n in cut], padding_value=0, padding_side=side)
+        rows = [torch.ones(len(row), dtype=torch.long) for row in cut("tokens", side)]
+        return pad(rows, padding_value=0, padding_side=side)
 
     inputs = {
         "prompt_ids": block("tokens", "left"),

@@ -1,0 +1,168 @@
+"""The benchmarks: claims follow from timings as they should, and each script prints one clean document."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from house import ROOT
+
+sys.path.insert(0, str(ROOT))  # scripts, no part of the package
+
+from benchmarks import grpo_vs_trl, sampler
+from benchmarks.common import SIZES, at_most, claim, fresh_model, median
+
+SCRIPTS = ("grpo_vs_trl", "sampler")
+
+
+def run(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_says_how_to_call_it(script, capsys):
+    with pytest.raises(SystemExit) as end:
+        {"grpo_vs_trl": grpo_vs_trl, "sampler": sampler}[script].main(["--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert f"python -m benchmarks.{script}" in said and "--fast" in said and "--json" in said
+
+
+def test_the_models_have_the_sizes_they_are_named_after():
+    with torch.device("meta"):  # shapes without numbers
+        counts = {size: sum(p.numel() for p in fresh_model(size).parameters()) for size in SIZES}
+    assert counts == {"1M": 1_059_968, "10M": 9_619_584}
+
+
+# --- claims from made-up timings -------------------------------------------------------------------------------------
+
+
+def steps(rollout: list[float], update: list[float], sampled: list[int], peak: float) -> list[dict]:
+    return [
+        {"rollout": r, "update": u, "step": r + u, "sampled": s, "peak_mb": peak}
+        for r, u, s in zip(rollout, update, sampled, strict=True)
+    ]
+
+
+TRL = steps([90, 6, 8, 40], [90, 6, 8, 40], [100, 100, 100, 100], 3000)
+OURS = steps([70, 2, 4, 90], [70, 1, 2, 90], [200, 50, 200, 200], 1500)
+
+
+def test_a_ratio_is_of_medians_for_each_token_without_the_first_step():
+    # rollout: TRL .06 .08 .40 -> .08; ours 2/50 = .04, 4/200 = .02, 90/200 = .45 -> .04. 0.08 / 0.04 = 2
+    # update:  TRL .08;                 ours 1/50 = .02, 2/200 = .01, 90/200 = .45 -> .02. 0.08 / 0.02 = 4
+    # step:    TRL .16;                 ours 3/50 = .06, 6/200 = .03, .9 -> .06.           0.16 / 0.06 = 2.67
+    ratio = grpo_vs_trl.compare({"trl": TRL, "ours": OURS}, "trl", "ours")
+    assert ratio == pytest.approx({"rollout": 2.0, "update": 4.0, "step": 8 / 3, "memory": 2.0})
+
+
+def test_the_median_drops_the_first_step_and_keeps_an_only_one():
+    assert median([{"x": 100}, {"x": 1}, {"x": 3}, {"x": 2}], "x") == 2
+    assert median([{"x": 5}], "x") == 5
+
+
+def made_up(calls: int, ratio: float, difference: float = 1e-9, same_ids: bool = True) -> dict:
+    return {
+        "task": {"size": "1M"},
+        "kind": "multi" if calls else "single",
+        "ratio": {"step": ratio},
+        "proof": {"gradient_difference": difference, "same_ids": same_ids},
+    }
+
+
+@pytest.mark.parametrize(
+    ("calls", "ratio", "holds"), [(0, 2.0, True), (0, 1.99, False), (2, 3.0, True), (2, 2.99, False), (2, 2.0, False)]
+)
+def test_single_turn_has_to_be_twice_and_multi_turn_three_times_as_fast(calls, ratio, holds):
+    first, second = grpo_vs_trl.judge([made_up(calls, ratio)])
+    assert (first["value"], first["holds"]) == (ratio, holds)
+    assert second["holds"]
+
+
+def test_gradients_that_differ_are_no_claim_and_ids_that_differ_no_comparison():
+    assert not grpo_vs_trl.judge([made_up(0, 2.5, difference=1.1e-5)])[1]["holds"]
+    with pytest.raises(RuntimeError, match="do not see the same ids"):
+        grpo_vs_trl.judge([made_up(0, 2.5, same_ids=False)])
+
+
+def test_a_claim_holds_at_its_target():
+    assert claim("x", 2.0, 2.0) == {"name": "x", "value": 2.0, "target": 2.0, "holds": True}
+    assert not claim("x", 1.9999, 2.0)["holds"]  # judged before it is rounded
+    assert at_most("x", 1e-5, 1e-5)["holds"] and not at_most("x", 2e-5, 1e-5)["holds"]
+
+
+def test_the_sampler_is_held_against_the_better_of_the_other_two():
+    speed = {"ours": 300.0, "generate": 100.0, "generate, static cache": 200.0}
+    [found] = sampler.judge([{"size": "1M", "batch": 8, "greedy": True, "tokens_per_cpu_second": speed}])
+    assert found["value"] == 1.5 and "1M, batch 8, greedy" in found["name"]
+
+
+# --- the grammar that speaks a chat template -------------------------------------------------------------------------
+
+
+class Letters:
+    """A tokenizer of letters; 1 opens and 2 closes a call, 0 ends a turn."""
+
+    eos_token_id = 0
+
+    def convert_tokens_to_ids(self, names):
+        return [1, 2]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ([*b"a mug", 0], grpo_vs_trl.Final("", "a mug", ())),
+        ([1, *b'{"name": "search_memory", "arguments": {"aspect": "size"}}', 2, 0], grpo_vs_trl.Search("", "size")),
+        ([1, *b'{"name": "search_memory"}', 2, 0], grpo_vs_trl.Malformed("a call that is none")),
+        ([1, *b"[1]", 2, 0], grpo_vs_trl.Malformed("a call that is none")),
+        ([1, *b"{", 0], grpo_vs_trl.Malformed("a call that is none")),
+        ([*b"a mug"], grpo_vs_trl.Malformed("a turn did not stop")),
+        ([], grpo_vs_trl.Malformed("a turn did not stop")),
+    ],
+)
+def test_a_turn_in_the_chat_template_is_read(said, read):
+    assert grpo_vs_trl.ChatGrammar(Letters(), "", None).parse(said, 0) == read
+
+
+# --- whole runs ------------------------------------------------------------------------------------------------------
+
+
+def document_of(*command: str) -> dict:
+    done = run(*command)
+    assert done.returncode in (0, 1), done.stderr[-2000:]  # 1: a claim does not hold, which a busy machine may cause
+    found = json.loads(done.stdout)
+    for c in found["claims"]:
+        assert set(c) == {"name", "value", "target", "holds"} and isinstance(c["holds"], bool)
+    assert done.returncode == (0 if all(c["holds"] for c in found["claims"]) else 1)
+    assert {"date", "cpu", "torch", "transformers", "trl"} <= set(found["machine"])
+    return found
+
+
+@pytest.mark.slow
+def test_sampler_writes_the_same_greedy_tokens_as_generate_and_prints_one_document():
+    found = document_of("benchmarks.sampler", "--fast", "--json")
+    assert len(found["claims"]) == len(found["results"]) == 6  # three batches, greedy and sampled
+
+
+@pytest.mark.slow
+def test_grpo_against_trl_proves_the_gradients_equal_and_prints_one_document():
+    if importlib.util.find_spec("trl") is None:
+        pytest.skip("needs TRL: pip install -e '.[trl]'")
+    found = document_of("benchmarks.grpo_vs_trl", "--fast", "--json")
+    assert [r["kind"] for r in found["results"]] == ["single", "multi"]
+    single, multi = found["results"]
+    for result in found["results"]:
+        assert result["proof"]["same_ids"]
+        assert result["proof"]["gradient_difference"] <= 1e-5 < 10 * result["proof"]["largest_gradient"]
+        ours, trl = (sum(s["sampled"] for s in result["steps"][arm]) for arm in ("ours", "trl"))
+        assert 0.8 < ours / trl < 1.25  # the same policy: token counts differ by chance only
+    assert multi["proof"]["masked_tokens"] > 0 and single["proof"]["masked_tokens"] == 0
+    calls = [s["calls"] for s in multi["steps"]["ours"]] + [s["calls"] for s in multi["steps"]["trl"]]
+    assert min(calls) > 1  # the tool is used
