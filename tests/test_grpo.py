@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import distributed
 from torch.testing import assert_close
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import wrong
 from mrrec_mini.grpo import (
@@ -22,7 +23,8 @@ from mrrec_mini.grpo import (
 )
 from mrrec_mini.records import Episode, Query
 from mrrec_mini.reinforce import to_batch, token_logprobs
-from small import tiny_model
+from mrrec_mini.train import TrainConfig, Trainer
+from small import environment, taught_model, tiny_model, tokenizer
 from test_reinforce import Toy
 
 F64 = torch.float64
@@ -218,6 +220,41 @@ def test_kl_of_a_policy_that_is_its_reference_is_exactly_0():
     assert not got.any() and not slope.any()
 
 
+def check_reference(score):
+    """At every temperature a policy that is its own reference is at distance 0, and another one is not."""
+    tokens, mask = torch.randint(0, 40, (4, 12), generator=torch.Generator().manual_seed(0)), torch.ones(4, 12) > 0
+    mask[:, :3] = False
+    model, other = tiny_model(40), tiny_model(40, seed=1)
+    with torch.no_grad():
+        for temperature in (0.7, 1.0, 1.3):
+            logprobs, _ = token_logprobs(model, tokens, mask, temperature)
+            one = torch.ones_like(logprobs)
+            assert kl_term(logprobs, score(model, tokens, mask, temperature), one)[mask].sum() <= 1e-6
+            assert kl_term(logprobs, score(other, tokens, mask, temperature), one)[mask].sum() > 0.1
+
+
+def test_the_reference_is_scored_as_the_policy_is():
+    check_reference(lambda *args: token_logprobs(*args)[0])
+
+
+@pytest.mark.parametrize("version", wrong.REFERENCES, ids=lambda f: f.__name__)
+def test_wrong_references_are_rejected(version):
+    with pytest.raises(AssertionError):
+        check_reference(version)
+
+
+def test_the_reference_stays_what_the_policy_was():
+    config = TrainConfig(prompts_per_step=2, group=2, micro_batches=1, grpo=GRPOConfig(beta=0.1, sigma="group"))
+    tok = tokenizer()
+    it = Trainer(taught_model(), tok, [environment()], config)
+    start = [parameter.detach().clone() for parameter in it.model.parameters()]
+    lines = [it.step() for _ in range(3)]
+    assert all(map(torch.equal, start, it.reference.parameters()))
+    assert not any(parameter.requires_grad for parameter in it.reference.parameters())
+    assert not all(map(torch.equal, start, it.model.parameters()))
+    assert lines[0]["kl"] == 0 < lines[-1]["kl"]
+
+
 # --- length rules -------------------------------------------------------------------------------------------------
 
 ANSWERS = torch.arange(8)[None, :] < torch.tensor([2, 4, 4, 8])[:, None]  # one group, 18 tokens
@@ -253,6 +290,15 @@ def test_wrong_length_rules_are_rejected(version):
 def test_under_the_constant_rule_a_token_weighs_the_same_in_any_company():
     short, long = (length_weights(ANSWERS[rows].float(), "constant", 2, 99, 8) for rows in ([0, 1], [0, 3]))
     assert torch.equal(short[0], long[0])
+    assert length_weights(ANSWERS.float(), "constant", 4, 18, 8)[ANSWERS].unique().numel() == 1  # and at any own length
+
+
+@pytest.mark.parametrize("rule", LENGTHS)
+def test_only_sampled_tokens_are_counted(rule):
+    """A memory of 3 or of 30 masked tokens: the weight of what was sampled is the same."""
+    short, long = (torch.tensor([[0.0, 1, *[0] * n, 1, 1]]) for n in (3, 30))
+    weights = [length_weights(mask, rule, 1, int(mask.sum()), 8) for mask in (short, long)]
+    assert torch.equal(*(w[w > 0] for w in weights))
 
 
 # --- the loss, eq. 11 ---------------------------------------------------------------------------------------------
@@ -352,6 +398,37 @@ def test_what_stands_outside_the_mask_changes_no_bit(config, rubbish):
     for clean, dirty in zip(run(old, reference), run(*moved), strict=True):
         assert torch.equal(clean, dirty)
     assert not run(old, reference)[1][~mask].any()
+
+
+def blind_model(vocabulary):
+    """A Llama that hears nothing: attention and feed-forward write zeros, so logits hang on one token alone."""
+    shape = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
+    )
+    shape.tie_word_embeddings = False
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(shape).eval()
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+    return model
+
+
+def test_logits_of_prompt_memory_and_padding_get_no_gradient():
+    """Every token occurs once, so an embedding's gradient is that of its column's logits: 0 but before sampled ones."""
+    tokens = torch.arange(36).reshape(3, 12)
+    mask = torch.tensor([[0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0], [0] * 10 + [1, 1]])
+    mask = mask.bool()
+    tokens[0, 9:], tokens[1, 8:] = -1, -1
+    model = blind_model(40)
+    logprobs, _ = token_logprobs(model, tokens, mask)
+    old = logprobs.detach() + 0.1
+    counts = 3, int(mask.sum())
+    config = GRPOConfig(beta=0.1, clip=(1, 9))
+    grpo_loss(logprobs, old, t(2, -1, 0.5), mask, config, *counts, old + 0.1).backward()
+    touched = model.get_input_embeddings().weight.grad.abs().sum(1) > 0
+    before = tokens[:, :-1][mask[:, 1:]]  # the columns that predict
+    assert sorted(touched.nonzero().flatten().tolist()) == sorted(before.tolist())
 
 
 def test_under_the_constant_rule_the_expected_gradient_is_the_true_one():

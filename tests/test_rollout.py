@@ -13,7 +13,9 @@ from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Answer
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor, rollout
+from mrrec_mini.sampler import Sampler
 from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.train import TrainConfig, Trainer
 from mrrec_mini.world import make_world
 from small import SHOP, Dictated, environment, fresh_logprobs, taught_model, tokenizer
 from test_prompts import ids
@@ -106,6 +108,31 @@ def test_the_policys_episodes_are_whole(played):
             replies.append(TOK.decode(GRAMMAR.reply(call.entries, first)))
             first += len(call.entries)
         assert [text for who, text in runs[1:] if who == "shown"] == replies
+
+
+def test_an_end_is_trained_and_an_episode_without_one_is_flagged(env, played):
+    """Short turns, so that many are cut: the flag says which. Nobody writes nothing."""
+    actor = LMActor(taught_model(), GRAMMAR, torch.Generator().manual_seed(0))
+    cut = rollout(actor, played[0], env.memory, GRAMMAR, replace(RULES, turn_tokens=8))
+    unended = 0
+    for e in [*played[1], *cut]:
+        assert e.mask[-1] == 1  # the last token is the policy's own, be it an end or not
+        assert (e.tokens[-1] in GRAMMAR.stop) == (e.end != "a turn did not stop")
+        unended += e.end == "a turn did not stop"
+    assert unended > 10 and sum(e.end == "answer" for e in played[1]) > 10
+
+
+def test_training_draws_from_the_plain_softmax(env, monkeypatch):
+    """Temperature 1, nothing forbidden, in every turn: what the update takes the episodes for."""
+    seen, original = [], Sampler.sample
+
+    def spy(self, stop, max_new, forbidden=()):
+        seen.append((self.temperature, tuple(forbidden)))
+        return original(self, stop, max_new, forbidden)
+
+    monkeypatch.setattr(Sampler, "sample", spy)
+    Trainer(taught_model(), TOK, [env], TrainConfig(prompts_per_step=3, group=2, micro_batches=1)).collect()
+    assert len(seen) > 1 and set(seen) == {(1.0, ())}
 
 
 def test_one_seed_one_rollout_and_company_does_not_matter(env, played):
@@ -273,6 +300,39 @@ def test_a_user_with_hardly_any_memory(env, query, records):
     assert sum(entry.level == "record" for entry in memory.entries(query)) == records
     if records == 0:
         assert actor.fed == [[ids("<memory> </memory>")]]
+
+
+def test_long_memories_are_cut_and_the_episode_stays_whole(env, query):
+    """1000 words a line: the policy is shown entry_tokens of each, all of them masked."""
+    own = env.dataset.interactions_of(query.user)
+    told = {id(met): replace(met, review="mug " * 1000) for met in own}
+    met = tuple(told.get(id(m), m) for m in env.dataset.interactions)
+    config = replace(env.memory.config, review_words=1000)
+    memory = replace(env.memory, dataset=replace(env.dataset, interactions=met), config=config)
+    actor = Dictated([ids("<think> <search> bought rated mug </search>"), ANSWER.copy()])
+    [episode] = rollout(actor, [query], memory, GRAMMAR, RULES)
+    assert max(len(TOK.encode(entry.text)) for entry in episode.calls[0].entries) > 900
+    [[block]] = actor.fed
+    assert len(block) == 2 + 3 * (1 + GRAMMAR.entry_tokens)
+    start = episode.mask.index(1)
+    assert episode.mask[start:].count(0) == len(block)
+    assert len(episode.tokens) == len(episode.mask) == len(episode.logprobs)
+
+
+def test_a_memory_that_fails_is_no_episode_and_no_step(env):
+    """An exception of the tool is a fault of the house, not something a policy should read: the step never happens."""
+
+    class Broken:
+        search_global = env.memory.search_global
+
+        def search_many(self, asked, k):
+            raise OSError("the disk is gone")
+
+    it = Trainer(taught_model(), TOK, [replace(env, memory=Broken())], TrainConfig(prompts_per_step=3, group=2))
+    before = [p.detach().clone() for p in it.model.parameters()]
+    with pytest.raises((OSError, RuntimeError), match="the disk is gone"):
+        it.step()
+    assert it.done == 0 and all(map(torch.equal, before, it.model.parameters()))
 
 
 # --- text is data -------------------------------------------------------------------------------------------------

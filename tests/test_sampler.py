@@ -6,12 +6,14 @@ import torch
 import transformers
 from scipy.stats import chisquare
 
-from mrrec_mini.reinforce import token_logprobs
+from mrrec_mini.records import Episode, Query
+from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.sampler import Sampler
 from small import fresh_logprobs, tiny_model
 
 V = 60
 STOP = (1, 2)
+QUERY = Query("q", "u", "mug", "i", 0)
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15], [3]]
 
 
@@ -65,6 +67,39 @@ def test_logprobs_are_those_of_a_fresh_forward_pass(model, temperature, turns):
     rows = [row for seed in range(3) for row in play(model, temperature, seed=seed, turns=turns)]
     assert worst(model, rows, temperature) <= 1e-5  # measured: 2e-6
     assert worst(model, rows, 1.0 if temperature != 1.0 else 0.7) > 0.05  # a forgotten temperature shows
+
+
+def packed(rows):
+    """The rows of `play` as tokens, mask and log-probabilities of the sampler, (B, T) each."""
+    episodes = [Episode(QUERY, tuple(i), tuple(m), tuple(v), (), None, "") for i, m, v in rows]
+    batch = to_batch(episodes, range(len(rows)))
+    return batch.tokens, batch.mask, batch.old_logprobs
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+@pytest.mark.parametrize("turns", [1, 3])
+def test_sampler_and_update_say_the_same(model, temperature, turns):
+    """The log-probabilities that the sampler noted are those that the update computes, at the very same ids."""
+    tokens, mask, drawn = packed([row for seed in range(3) for row in play(model, temperature, seed=seed, turns=turns)])
+    scored, _ = token_logprobs(model, tokens, mask, temperature)
+    assert (scored - drawn).abs().max() <= 1e-5
+
+
+def test_a_constrained_sampler_does_not_agree_with_the_update(model):
+    """Why training takes no constraint: with one token of 60 forbidden the two already differ."""
+    drawn, scores = Sampler(model, [PROMPTS[0]] * 20, seeded(), 1.0).sample((), 3, forbidden=(7,))
+    both = zip(drawn, scores, strict=True)
+    rows = [(PROMPTS[0] + ids, [0] * 3 + [1] * 3, [0.0] * 3 + values) for ids, values in both]
+    tokens, mask, noted = packed(rows)
+    assert (token_logprobs(model, tokens, mask)[0] - noted).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["top_p", "top_k", "min_new_tokens", "min_p", "repetition_penalty"])
+def test_what_the_update_does_not_know_of_is_not_offered(model, name):
+    with pytest.raises(TypeError, match=name):
+        Sampler(model, PROMPTS, seeded(), **{name: 1})
+    with pytest.raises(TypeError, match=name):
+        Sampler(model, PROMPTS, seeded()).sample(STOP, 3, **{name: 1})
 
 
 def test_at_temperature_0_the_logprobs_are_the_models_own(model):
@@ -214,6 +249,27 @@ def test_a_stop_token_is_drawn_and_nothing_after_it(model):
         assert not set(ids[:-1]) & set(STOP)
         assert len(ids) == len(values) <= 20 and (ids[-1] in STOP or len(ids) == 20)
     assert {ids[-1] for ids in drawn if ids[-1] in STOP} == set(STOP)
+
+
+def test_an_end_token_is_trained_also_where_its_id_is_that_of_padding(model):
+    """Three ends, one of them 0, which pads elsewhere: the first is trained, nothing after it, and it is scored."""
+    ends = (0, 1, 2)
+    drawn, scores = Sampler(model, PROMPTS * 20, seeded(), 1.3).sample(ends, 20)
+    prompts = PROMPTS * 20
+    rows = [
+        (p + ids, [0] * len(p) + [1] * len(ids), [0.0] * len(p) + v)
+        for p, ids, v in zip(prompts, drawn, scores, strict=True)
+    ]
+    tokens, mask, noted = packed(rows)
+    last = [row[m][-1].item() for row, m in zip(tokens, mask, strict=True)]
+    assert set(ends) <= set(last)
+    for (ids, given, _), row, sampled in zip(rows, tokens, mask, strict=True):
+        assert sampled[: len(ids)].tolist() == list(map(bool, given))
+        assert not sampled[len(ids) :].any() and (row[len(ids) :] == -1).all()
+        own = row[sampled].tolist()
+        assert sum(i in ends for i in own) == (own[-1] in ends)
+        assert own[-1] in ends or len(own) == 20  # one that was cut off has no end to be trained
+    assert (token_logprobs(model, tokens, mask, 1.3)[0] - noted).abs().max() <= 1e-5
 
 
 def test_the_stop_token_is_context_of_the_next_turn(model):

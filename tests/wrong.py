@@ -332,6 +332,17 @@ def ratio_without_gradient(logprobs, reference, ratio):
 KLS = (k3_without_ratio, k1, other_direction, minus_one_missing, ratio_without_gradient)
 
 
+# --- the reference's log-probabilities: (model, tokens, mask, temperature) -> (B, T) -------------------------------
+
+
+def reference_one_token_late(model, tokens, mask, temperature):
+    """Policy and reference shifted against each other."""
+    return token_logprobs(model, tokens, mask, temperature)[0].roll(1, 1) * mask
+
+
+REFERENCES = (temperature_forgotten, divided_behind_the_softmax, reference_one_token_late)
+
+
 # --- length rules: (mask, rule, episodes, tokens, max_tokens) -> (b, T) -------------------------------------------
 
 
