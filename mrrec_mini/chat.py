@@ -3,14 +3,12 @@
 Flow: beside prompts. `ChatGrammar` is a `prompts.Grammar` for models that were taught to chat: what `prompts` builds
 from control tokens of ours is built here from the turns of the model's chat template (ChatML, as SmolLM2 speaks it):
 
-    <|im_start|>system ... <|im_end|>                                      what to do, and one worked example (head)
-    <|im_start|>user                                                       the prompt (eq. 7: q, M_global)
-    Wish: mug for hiking
-    - mug price
-    - mug size<|im_end|>
+    <|im_start|>system ... <|im_end|>                                 what to do; two worked examples follow, as turns
+    <|im_start|>user                                                  the prompt (eq. 7: q, M_global)
+    Wish: mug for hiking. Topics: mug price, mug size<|im_end|>
     <|im_start|>assistant
-    price size <search>mug price</search><|im_end|>                        a turn of the policy
-    <|im_start|>tool                                                       the tool's reply (eq. 8)
+    price size <search>mug price</search><|im_end|>                   a turn of the policy
+    <|im_start|>tool                                                  the tool's reply (eq. 8)
     1. mug price luxury
     2. overall price fair<|im_end|>
     <|im_start|>assistant
@@ -29,8 +27,9 @@ Where a template has no tool role, memory comes in a user turn; where it has no 
 first user turn. Templates that print today's date are given one that stays. Tokenizers that begin each text with a
 space (SentencePiece) put one before each piece: the model sees it, nothing depends on it.
 
-Paper: the answer is its boxed JSON. Guessed: its system prompt and its tool call, neither of which it prints. Ours:
-the worked example. SmolLM2-135M ignores the instruction without it, and imitates it as turns, not as a text.
+Paper: the answer is its boxed JSON. Guessed: its system prompt and its tool call, neither of which it prints. Ours: the
+two worked examples. SmolLM2-135M (temperature 1) ignores the bare instruction, and the same examples told in the system
+turn; one example as turns makes it answer and never search; after two it searches in half of its first turns.
 """
 
 from __future__ import annotations
@@ -44,19 +43,19 @@ from functools import cached_property
 from mrrec_mini.prompts import Final, Grammar, Malformed, Search, Turn
 from mrrec_mini.records import MemoryEntry
 
-INSTRUCTION = (
-    "You describe the item that fits a person's wish. Look up what this person likes with <search>words</search>; "
-    "numbered memories come back. Search again, or answer with "
-    '\\boxed{{"ideal_item_profile": "words", "useful_memory_ids": [numbers]}}'
-)
-EXAMPLE = (  # words that stand in none of the data sets here
-    ("user", "Wish: tent for rain\n- tent fabric\n- sofa shape"),
-    ("assistant", "fabric <search>tent fabric</search>"),
+INSTRUCTION = """Look up what the person likes:
+<search>topic</search>
+When you know enough, answer:
+\\boxed{{"ideal_item_profile": "words", "useful_memory_ids": [1]}}"""
+EXAMPLE = (
+    ("user", "Wish: tent for rain. Topics: tent fabric, sofa shape"),
+    ("assistant", "<search>tent fabric</search>"),
     ("tool", "1. tent fabric canvas\n2. sofa shape round"),
-    (
-        "assistant",
-        'fabric canvas \\boxed{{"ideal_item_profile": "tent for rain fabric canvas", "useful_memory_ids": [1]}}',
-    ),
+    ("assistant", '\\boxed{{"ideal_item_profile": "tent for rain fabric canvas", "useful_memory_ids": [1]}}'),
+    ("user", "Wish: sofa for reading. Topics: tent weight, sofa shape, sofa size"),
+    ("assistant", "<search>sofa shape</search>"),
+    ("tool", "1. sofa shape oval\n2. sofa fabric silk"),
+    ("assistant", '\\boxed{{"ideal_item_profile": "sofa for reading shape oval", "useful_memory_ids": [1]}}'),
 )
 FIELDS = {"ideal_item_profile", "useful_memory_ids"}
 QUERY, TURN, MEMORY = "QUERY0TEXT", "TURN0TEXT", "MEMORY0TEXT"  # marks: cut out before any text of people comes in
@@ -85,14 +84,14 @@ class ChatGrammar(Grammar):
 
     def prompt(self, query_text: str, global_entries: Sequence[MemoryEntry]) -> list[int]:
         """Instruction, example, wish and global memory (eq. 7), up to where the assistant's turn begins."""
-        ids = [*self._head, *self._words("Wish: "), *self._line(query_text, 2 * self.entry_tokens)]
-        for entry in global_entries:
-            ids += [*self._words("\n- "), *self._line(entry.text)]
+        ids = [*self._head, *self._words("Wish:"), *self._line(query_text, 2 * self.entry_tokens)]
+        for number, entry in enumerate(global_entries):
+            ids += [*self._words("," if number else ". Topics:"), *self._line(entry.text)]
         return [*ids, *self._ask]
 
     def reply(self, entries: Sequence[MemoryEntry], first: int) -> list[int]:
         """A tool turn of numbered lines (eq. 8), counted from 1 through the episode; `first` were shown before."""
-        lines = [[*self._words(f"{n}. "), *self._line(e.text)] for n, e in enumerate(entries, start=first + 1)]
+        lines = [[*self._words(f"{n}."), *self._line(e.text)] for n, e in enumerate(entries, start=first + 1)]
         ids = [*self._close, *(lines[0] if lines else self._words("nothing"))]
         for line in lines[1:]:
             ids += [*self._words("\n"), *line]
@@ -152,11 +151,13 @@ class ChatGrammar(Grammar):
         return self.tokenizer.encode(text)
 
     def _line(self, text: str, limit: int | None = None) -> list[int]:
-        """One line, whatever the text says: it cannot begin another one."""
-        return self._words(" ".join(text.split()))[: limit or self.entry_tokens]
+        """One line, whatever the text says: it cannot begin another one. The space before it belongs to its first
+        word, as in the texts that the model was made from.
+        """
+        return self._words(" " + " ".join(text.split()))[: limit or self.entry_tokens]
 
     def _short(self, text: str, limit: int | None = None) -> str:
-        return self.tokenizer.decode(self._line(text, limit))
+        return self.tokenizer.decode(self._line(text, limit)).strip()
 
 
 def grammar_of(tokenizer) -> Grammar:
