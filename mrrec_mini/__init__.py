@@ -21,7 +21,7 @@ rollout
     prompts, chat, sampler, rollout
 
 reward, update
-    metrics, reward, environment, reinforce, warmstart, grpo, checkpoint, train
+    metrics, reward, environment, reinforce, warmstart, grpo, credit, checkpoint, train
 
 evaluation and use
     evaluate, recipe, assistant, demo, cli

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mrrec_mini.reinforce import group_lead, group_sums
+from mrrec_mini.reinforce import group_lead, group_sums, per_token
 
 SIGMAS = ("none", "group", "population")
 LENGTHS = ("token", "sequence", "constant")
@@ -90,7 +90,8 @@ def importance_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: t
 def clipped_surrogate(ratio: torch.Tensor, advantages: torch.Tensor, clip: tuple[float, float]) -> torch.Tensor:
     """min(ratio A, clip(ratio, 1 - low, 1 + high) A), of the ratio's shape.   Eq. (11), inner part"""
     clipped = ratio.clamp(1 - clip[0], 1 + clip[1])
-    return torch.minimum(ratio * advantages[:, None], clipped * advantages[:, None])
+    advantages = per_token(advantages)
+    return torch.minimum(ratio * advantages, clipped * advantages)
 
 
 def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
@@ -124,8 +125,8 @@ def grpo_loss(
 ) -> torch.Tensor:
     """-J of eq. 11 for a micro-batch; the losses of all micro-batches add up to that of the batch.   Eq. (11)
 
-    logprobs, old_logprobs, mask, reference (b, T); advantages (b,). `episodes` and `tokens` count the whole batch.
-    Outside the mask nothing matters: neither value nor gradient.
+    logprobs, old_logprobs, mask, reference (b, T); advantages (b,) or (b, T). `episodes` and `tokens` count the whole
+    batch. Outside the mask nothing matters: neither value nor gradient.
     """
     keep = mask.bool()
     old = torch.where(keep, old_logprobs, logprobs.detach())

@@ -133,6 +133,13 @@ class Grammar:
         """What must not be sampled where every search has to be used: an answer, or in the last turn a search."""
         return (self.control["<search>" if last else "<profile>"],)
 
+    def thought(self, ids: Sequence[int]) -> tuple[int, str]:
+        """The thought that opens a turn: how many of its ids are that, and its words."""
+        if not ids or ids[0] != self.control["<think>"]:
+            return 0, ""
+        words, rest = self._words(ids[1:])
+        return len(ids) - len(rest), words
+
     def transcript(self, tokens: Sequence[int], mask: Sequence[int]) -> list[tuple[str, str]]:
         """An episode for people: ("shown" | "policy", text) for each run of given or sampled tokens. Never
         parsed again.

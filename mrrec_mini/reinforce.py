@@ -174,7 +174,12 @@ def group_lead(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 def reinforce_loss(logprobs: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, episodes: int) -> torch.Tensor:
     """- 1/B sum over episodes and sampled tokens of A_i log pi(o_t).   (Williams, 1992)
 
-    logprobs (b, T), advantages (b,), mask (b, T); `episodes` = B, the size of the whole batch, so that the losses of
+    logprobs (b, T), advantages (b,) or (b, T), mask (b, T); `episodes` = B, of the whole batch, so that the losses of
     micro-batches add up.
     """
-    return -(advantages[:, None] * logprobs * mask).sum() / episodes
+    return -(per_token(advantages) * logprobs * mask).sum() / episodes
+
+
+def per_token(advantages: torch.Tensor) -> torch.Tensor:
+    """One advantage an episode (b,) as (b, 1); one a token (b, T) as it is."""
+    return advantages if advantages.dim() == 2 else advantages[:, None]

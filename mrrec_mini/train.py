@@ -46,6 +46,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mrrec_mini import checkpoint
 from mrrec_mini.chat import grammar_of
+from mrrec_mini.credit import turn_advantages
 from mrrec_mini.data import DataError, shown
 from mrrec_mini.environment import Environment
 from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
@@ -53,7 +54,16 @@ from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.models.causal_lm import WordTokenizer, load_causal_lm, save_causal_lm
 from mrrec_mini.prompts import CONTROL
 from mrrec_mini.records import Episode, Query
-from mrrec_mini.reinforce import BASELINES, Batch, baseline, reinforce_loss, rows_by_length, to_batch, token_logprobs
+from mrrec_mini.reinforce import (
+    BASELINES,
+    Batch,
+    baseline,
+    per_token,
+    reinforce_loss,
+    rows_by_length,
+    to_batch,
+    token_logprobs,
+)
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig
 
@@ -68,12 +78,14 @@ class TrainConfig:
     group: int = 8  # episodes a query, G
     learning_rate: float = 1e-3
     warmup: int = 3  # steps
+    final_rate: float = 1.0  # share of the learning rate that is left at the last step; it falls in a straight line
     max_grad_norm: float = 1.0
     micro_batches: int = 4  # the batch is cut by length, so that short episodes are not padded to long ones
     evaluate_every: int = 25
     checkpoint_every: int = 25
     max_skipped: int = 5  # updates in a row whose loss or gradient is not finite; then training stops
     seed: int = 0
+    credit: str = "trajectory"  # one advantage for an episode (the paper's), or "turn": one for each decision in it
     precision: str = "float32"  # or "bfloat16": matrix products in bf16 (autocast), weights and sums in float32
     baseline: str = "group"  # of REINFORCE: "none", "group", "leave_one_out"
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
@@ -83,6 +95,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.algo not in ("grpo", "reinforce"):
             raise ValueError(f"algo must be 'grpo' or 'reinforce', got {self.algo!r}")
+        if self.credit not in ("trajectory", "turn"):
+            raise ValueError(f"credit must be 'trajectory' or 'turn', got {self.credit!r}")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
         if self.group < 2:
@@ -120,10 +134,13 @@ class Trainer:
         episodes, groups = self.collect()
         batch = to_batch(episodes, groups, self.model.device)
         rewards = _reward_log(episodes, batch)
-        rate = config.learning_rate * min(1.0, (self.done + 1) / max(1, config.warmup))
+        rate = config.learning_rate * rate_factor(self.done, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if config.algo == "grpo":
+        if config.credit == "turn":
+            items = self.environment.items
+            advantages = turn_advantages(episodes, groups, self.grammar, items, config.reward).to(self.model.device)
+        elif config.algo == "grpo":
             advantages = group_advantages(batch.rewards, batch.groups, config.grpo.sigma)
         else:
             advantages = batch.rewards - baseline(batch.rewards, batch.groups, config.baseline)
@@ -139,10 +156,15 @@ class Trainer:
             "step_time": time.perf_counter() - started,
         }
 
+    @property
+    def environment(self) -> Environment:
+        """The one that the step in hand plays in: they take turns."""
+        return self.environments[self.done % len(self.environments)]
+
     def collect(self) -> tuple[list[Episode], list[int]]:
         """G episodes for each of some training queries of one environment, and the number of each one's group."""
         config = self.config
-        environment = self.environments[self.done % len(self.environments)]
+        environment = self.environment
         pool = environment.split.train_queries
         chosen = self.rng.choice(len(pool), config.prompts_per_step, replace=len(pool) < config.prompts_per_step)
         queries = [pool[i] for i in chosen for _ in range(config.group)]
@@ -167,10 +189,11 @@ class Trainer:
         total = 0.0  # the loss
         for rows in rows_by_length(batch, config.micro_batches):
             part = batch.rows(rows)
+            praise = per_token(advantages)[rows, : part.tokens.shape[1]]
             with self.precision():  # the sampler's: it is the same policy only if it rounds alike
                 logprobs, entropy = token_logprobs(self.model, part.tokens, part.mask)
             if config.algo == "reinforce":
-                loss = reinforce_loss(logprobs, advantages[rows], part.mask, episodes)
+                loss = reinforce_loss(logprobs, praise, part.mask, episodes)
             else:
                 reference = None
                 if self.reference is not None:
@@ -179,7 +202,7 @@ class Trainer:
                     d = (reference - logprobs.detach())[part.mask]
                     log["kl"] += float((torch.exp(d) - d - 1).sum()) / tokens
                 loss = grpo_loss(
-                    logprobs, part.old_logprobs, advantages[rows], part.mask, config.grpo, episodes, tokens, reference
+                    logprobs, part.old_logprobs, praise, part.mask, config.grpo, episodes, tokens, reference
                 )
                 ratio = torch.exp(logprobs.detach() - part.old_logprobs)[part.mask]
                 log["clip_ratio/low_mean"] += float((ratio < 1 - config.grpo.clip[0]).sum()) / tokens
@@ -235,6 +258,12 @@ class Trainer:
         self.rng.bit_generator.state = json.loads(state["rng"])
         if self.reference is not None:
             self.reference.load_state_dict(state["reference"])
+
+
+def rate_factor(step: int, config: TrainConfig) -> float:
+    """What the learning rate is multiplied with at a step, from 0: a short rise, then a straight line down."""
+    fall = 1.0 - (1.0 - config.final_rate) * step / max(1, config.steps - 1)
+    return min(1.0, (step + 1) / max(1, config.warmup)) * fall
 
 
 def train(
@@ -353,11 +382,12 @@ def _policy(folder: Path):
         expected = {name: shape for name, shape in _shapes(empty.state_dict()).items() if name not in tied}
         _same_shapes("model.safetensors", found, "config.json", expected)
         model, tokenizer = load_causal_lm(str(folder), CONTROL)
-        rows = model.get_input_embeddings().num_embeddings
-        if isinstance(tokenizer, WordTokenizer) and len(tokenizer) != rows:
-            raise DataError(f"words.json has {len(tokenizer)} tokens, the model {rows}")
-        if other := set(CONTROL) ^ set(tokenizer.control):
-            raise DataError(f"its control tokens and this version's differ in {', '.join(sorted(other))}")
+        if isinstance(tokenizer, WordTokenizer):
+            rows = model.get_input_embeddings().num_embeddings
+            if len(tokenizer) != rows:
+                raise DataError(f"words.json has {len(tokenizer)} tokens, the model {rows}")
+            if other := set(CONTROL) ^ set(tokenizer.control):
+                raise DataError(f"its control tokens and those of this version differ in {', '.join(sorted(other))}")
         return model, tokenizer
 
 
