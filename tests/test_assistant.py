@@ -130,7 +130,7 @@ def test_no_run_and_no_checkpoint_are_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run"):
         Assistant.open(tmp_path)
     run = copied_run(tmp_path)
-    (run / "policy").rename(tmp_path / "elsewhere")
+    (run / "checkpoints").rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="has no checkpoint"):
         Assistant.open(run)
 

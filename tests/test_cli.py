@@ -46,7 +46,7 @@ def test_demo_json(tmp_path, monkeypatch, quick):
     assert {"ndcg@10", "interval", "sampled"} <= set(told["arms"]["grpo"]["held"])
     run = tmp_path / "runs" / "demo" / "shop" / "seed-0"
     assert sorted(path.name for path in run.iterdir()) == [
-        *("config.json", "evaluation.json", "metrics.jsonl", "policy"),
+        *("checkpoints", "config.json", "evaluation.json", "metrics.jsonl"),
     ]
     assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0
     assert document("evaluate", "--run", run)["arms"]["grpo"]["ndcg@10"] == told["arms"]["grpo"]["ndcg@10"]
@@ -235,9 +235,10 @@ def test_a_made_world_is_trained_on_with_its_siblings_and_evaluated(tmp_path, qu
     recipe, seed, dataset = read_config(run)
     assert recipe.siblings == 1 and "world" in dataset.meta
     assert (recipe.train.algo, recipe.train.seed, seed) == ("reinforce", 3, 3)
-    assert sorted(path.name for path in run.iterdir()) == ["config.json", "metrics.jsonl", "policy"]
-    assert sorted(path.name for path in (run / "policy").iterdir()) == [
-        *("config.json", "model.safetensors", "state.pt", "words.json"),
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000000", "step-000001"]
+    assert sorted(path.name for path in (run / "checkpoints" / "step-000001").iterdir()) == [
+        *("config.json", "manifest.json", "model.safetensors", "state.pt", "words.json"),
     ]
     told = document("evaluate", "--run", run)
     assert told["seeds"] == [3] and "reinforce" in told["arms"] and "grpo" not in told["arms"]

@@ -83,7 +83,7 @@ def test_the_run_folder(report):
     (result,) = report.results
     run = Path(result.run)
     assert sorted(path.name for path in run.iterdir()) == [
-        *("config.json", "evaluation.json", "metrics.jsonl", "policy"),
+        *("checkpoints", "config.json", "evaluation.json", "metrics.jsonl"),
     ]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines == result.log and len(lines) == QUICK.train.steps
@@ -183,9 +183,9 @@ def test_a_run_is_not_written_over(tmp_path):
 @pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "words.json", "config.json"])
 def test_a_spoiled_checkpoint_is_named(file, tmp_path):
     run = copied_run(tmp_path)
-    spoiled = run / "policy" / file
+    spoiled = run / "checkpoints" / "step-000002" / file
     spoiled.write_bytes(spoiled.read_bytes()[: spoiled.stat().st_size // 2])
-    with pytest.raises(DataError, match=r"policy: the checkpoint cannot be read .*; train again into another folder$"):
+    with pytest.raises(DataError, match=rf"step-000002: {file} has .* bytes.*; train again into another folder$"):
         train_run(shop(), run, 3, 0, "grpo", True, True)
 
 

@@ -184,7 +184,7 @@ def test_an_empty_query_is_bad_data(text):
 
 def test_a_run_that_is_not_there_or_has_no_policy(tmp_path):
     bare = copied_run(tmp_path)
-    shutil.rmtree(bare / "policy")
+    shutil.rmtree(bare / "checkpoints")
     for run, named in ((tmp_path / "none", "is not a run: it has no config.json"), (bare, "has no checkpoint")):
         for words in (
             ("evaluate",),

@@ -203,8 +203,8 @@ def test_an_ablated_recipe_differs_in_its_rules_alone():
 
 def test_a_run_folder_is_laid_out_as_promised():
     run = made_run()
-    assert sorted(path.name for path in run.iterdir()) == ["config.json", "metrics.jsonl", "policy"]
-    assert (run / "policy" / "model.safetensors").is_file()
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl"]
+    assert (run / "checkpoints" / "step-000002" / "model.safetensors").is_file()
     config = json.loads((run / "config.json").read_text())
     assert sorted(config) == ["data", "recipe", "seed", "threads", "torch", "world"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

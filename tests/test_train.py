@@ -2,21 +2,33 @@
 
 import json
 import os
+import pickle
+import random
+import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_model
 
 import mrrec_mini.train as loop
+from house import ROOT
+from mrrec_mini import checkpoint
+from mrrec_mini.data import DataError
 from mrrec_mini.environment import Environment
-from mrrec_mini.grpo import LENGTHS, GRPOConfig, group_advantages
-from mrrec_mini.prompts import Grammar
+from mrrec_mini.grpo import LENGTHS, GRPOConfig, group_advantages, grpo_loss
+from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.reinforce import to_batch
 from mrrec_mini.rollout import RolloutConfig
-from mrrec_mini.train import TrainConfig, Trainer, load_policy, resume, save_checkpoint, train, undivided
+from mrrec_mini.train import TrainConfig, Trainer, append_line, load_policy, resume, save_checkpoint, train, undivided
 from small import environment, taught_model, tiny_model, tokenizer
 
 TOK = tokenizer()
@@ -299,51 +311,115 @@ class Killed(BaseException):
     """The machine went away: nobody catches it."""
 
 
-@pytest.mark.parametrize("later", [False, True], ids=["kill", "kill, kill"])
-@pytest.mark.parametrize("at", range(7))
-def test_a_kill_during_a_checkpoint_leaves_the_old_or_the_new_one_whole(at, later, tmp_path, monkeypatch):
-    """Killed at every operation on files in turn; with `later` a second time, at the next save's own first ones."""
-    it = trainer()
-    save_checkpoint(tmp_path, it)
-    old = weights(it)
-    it.done = 1
-    with torch.no_grad():
-        for parameter in it.model.parameters():
-            parameter.add_(1.0)
+# every operation of a save, in order; kills inside these are tried on small files in test_checkpoint.py
+OPERATIONS = [
+    *("save_causal_lm", "torch.save", *["fsync"] * 6),  # 4 files, manifest, folder
+    *("replace", "fsync", "replace", "rmtree"),  # its name, the folder that holds it; and the oldest goes
+]
 
-    def killed_at(at):
-        count = [at]
 
-        def fragile(operation):
-            def run(*args, **kwargs):
-                if count[0] == 0:
-                    raise Killed
-                count[0] -= 1
-                return operation(*args, **kwargs)
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """A run of two steps with a checkpoint after each."""
+    config, run = replace(FULL, checkpoint_every=1), tmp_path_factory.mktemp("two")
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer(config), run, (), lambda line: interrupt() if line["step"] == 2 else None)
+    assert checkpoints(run) == ["step-000001", "step-000002"]
+    return config, run
 
-            return run
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "save_causal_lm", fragile(loop.save_causal_lm))
-            patch.setattr(loop.torch, "save", fragile(torch.save))
-            patch.setattr(loop.os, "replace", fragile(os.replace))
-            patch.setattr(loop.shutil, "rmtree", fragile(loop.shutil.rmtree))
-            try:
-                save_checkpoint(tmp_path, it)
-            except Killed:
-                return True
-        return False
+@pytest.fixture
+def two_checkpoints(two_steps, tmp_path):
+    """Its copy, to be spoiled."""
+    return Path(shutil.copytree(two_steps[1], tmp_path / "run")), two_steps[0]
 
-    died = killed_at(at)
-    for second in range(4) if later else [None]:
-        if second is not None:
-            died = killed_at(second) or died
-        assert died
-        again = resume(tmp_path, [environment()], CONFIG)
-        assert same(weights(again), old if again.done == 0 else weights(it))
-    save_checkpoint(tmp_path, it)
-    assert resume(tmp_path, [environment()], CONFIG).done == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"policy"}
+
+@pytest.mark.parametrize(
+    "at", [pytest.param(at, marks=[pytest.mark.slow] if at not in (1, 8, 9) else []) for at in range(12)]
+)
+def test_killed_at_any_operation_of_a_save_a_run_goes_on_as_unbroken(unbroken, at, two_checkpoints, monkeypatch):
+    """Two steps, a kill while the third one's checkpoint is written, the rest: as three steps at once."""
+    run, config = two_checkpoints
+    seen = []
+
+    def fragile(name, operation):
+        def called(*args, **kwargs):
+            seen.append(name)
+            if len(seen) - 1 == at:
+                raise Killed
+            return operation(*args, **kwargs)
+
+        return called
+
+    it = resume(run, [environment()], config, pytest.fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_causal_lm", fragile("save_causal_lm", loop.save_causal_lm))
+        patch.setattr(loop.torch, "save", fragile("torch.save", torch.save))
+        for owner, name in ((os, "fsync"), (os, "replace"), (shutil, "rmtree")):
+            patch.setattr(owner, name, fragile(name, getattr(owner, name)))
+        with pytest.raises(Killed):
+            train(it, run)
+    assert seen == OPERATIONS[: at + 1]
+    again = resume(run, [environment()], config, pytest.fail)
+    assert again.done == (3 if at > 8 else 2)  # the rename decides
+    train(again, run)
+    _, expected, lines = unbroken["grpo"]
+    assert same(expected, weights(again))
+    assert timeless(logged(run)) == [{k: v for k, v in line.items() if "validation" not in k} for line in lines]
+    save_checkpoint(run, again)
+    assert checkpoints(run) == ["step-000002", "step-000003"]
+
+
+def checkpoints(run):
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+torch.set_num_threads(1)
+import test_train as t
+run = Path(sys.argv[1])
+config = t.replace(t.FULL, checkpoint_every=1, steps={steps})
+if (run / "checkpoints").exists():
+    it = t.resume(run, [t.environment()], config)
+else:
+    it = t.trainer(config)
+print("ready", flush=True)
+t.train(it, run, report=lambda line: print(line["step"], flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_and_gone_on_equals_unbroken(tmp_path):
+    """A process is killed at random moments of writing a checkpoint, each time started again, to the end."""
+    steps = 8
+    config, unbroken, run = replace(FULL, checkpoint_every=1, steps=steps), tmp_path / "whole", tmp_path / "killed"
+    whole, rng = trainer(config), random.Random(0)
+    train(whole, unbroken)
+    code = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"), steps=steps)
+    kills = halves = 0
+    while True:
+        job = subprocess.Popen([sys.executable, "-c", code, run], stdout=subprocess.PIPE, text=True)
+        assert job.stdout.readline() == "ready\n"
+        job.stdout.readline()  # a step is done: each try gets further
+        while job.poll() is None and kills < 5 and not any((run / "checkpoints").glob("*.tmp")):
+            time.sleep(0.0005)
+        if kills == 5 or job.poll() is not None:
+            break
+        time.sleep(rng.random() * 0.01)
+        job.kill()
+        job.communicate()
+        kills += 1
+        halves += any((run / "checkpoints").glob("*.tmp"))
+    job.communicate()
+    assert job.returncode == 0 and kills >= 3 and halves >= 1
+    again = resume(run, [environment()], config, pytest.fail)
+    assert again.done == steps and same(weights(whole), weights(again))
+    assert timeless(logged(run)) == timeless(logged(unbroken))
+    assert str(whole.optimizer.state_dict()) == str(again.optimizer.state_dict())
 
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path):
@@ -351,10 +427,142 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path):
         load_policy(tmp_path)
 
 
+FILES = ["config.json", "manifest.json", "model.safetensors", "state.pt", "words.json"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_of_a_damaged_checkpoint_the_one_before_is_gone_on_with(file, two_checkpoints):
+    run, config = two_checkpoints
+    config, lines = replace(config, steps=2), timeless(logged(run))
+    expected = weights(resume(run, [environment()], config))
+    for step in (2, 1):
+        content = bytearray((run / "checkpoints" / f"step-00000{step}" / file).read_bytes())
+        content[len(content) // 3] ^= 16
+        (run / "checkpoints" / f"step-00000{step}" / file).write_bytes(content)
+        if step == 2:
+            told = []
+            it = resume(run, [environment()], config, told.append)
+            assert it.done == 1 == len(logged(run))
+            assert len(told) == 1 and "step-000002" in told[0] and file in told[0]
+            train(it, run)
+            assert same(weights(it), expected) and timeless(logged(run)) == lines
+            (run / "checkpoints" / "step-000002" / file).write_bytes(content)
+        else:
+            with pytest.raises(DataError, match=rf"no checkpoint is whole: .*{file}.*{file}"):
+                load_policy(run, pytest.fail)
+
+
+def test_who_gives_no_ear_is_warned_by_python(two_checkpoints):
+    (two_checkpoints[0] / "checkpoints" / "step-000002" / "state.pt").unlink()
+    with pytest.warns(UserWarning, match=r"state.pt is missing; step-000001 is used in its place"):
+        load_policy(two_checkpoints[0])
+
+
+def rewritten(folder, name, change):
+    """Another file in a checkpoint, and a manifest that vouches for it."""
+    change(folder / name)
+    step = json.loads((folder / "manifest.json").read_text())["step"]
+    (folder / "manifest.json").unlink()
+    checkpoint._write_manifest(folder, step)
+    checkpoint.check(folder)
+
+
+class Hostile:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+@pytest.mark.parametrize("dump", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what, 2))])
+def test_a_pickle_that_would_run_code_is_refused(dump, two_checkpoints):
+    run, config = two_checkpoints
+    mark = str(run / "owned")
+    rewritten(run / "checkpoints" / "step-000002", "state.pt", lambda path: dump({"done": Hostile(mark)}, path))
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(DataError, match=r"step-000002: the checkpoint cannot be used .*UnpicklingError") as error:
+        resume(run, [environment()], config, pytest.fail)
+    assert "\n" not in str(error.value)
+    assert not os.path.exists(mark) and (run / "metrics.jsonl").read_bytes() == before
+    with suppress(Exception):  # a bare pickle is no state, but it is read before that is noticed
+        torch.load(run / "checkpoints" / "step-000002" / "state.pt", weights_only=False)
+    assert os.path.exists(mark)  # it would have
+
+
+def other_state(path):
+    it = trainer(replace(FULL, steps=1), model=tiny_model(len(TOK)))
+    train(it)
+    torch.save(it.state(), path)
+
+
+def other_reference(path):
+    state = torch.load(path, weights_only=True)
+    state["reference"] = tiny_model(len(TOK)).state_dict()
+    torch.save(state, path)
+
+
+def changed(name, value):
+    def change(path):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "file, change, named",
+    [
+        ("model.safetensors", lambda path: save_model(tiny_model(len(TOK)), path), ["(559, 16)", "(559, 32)"]),
+        ("config.json", changed("hidden_size", 64), ["(559, 32)", "(559, 64)", "model.safetensors", "config.json"]),
+        ("config.json", changed("num_hidden_layers", 3), ["model.layers.2", "absent in model.safetensors"]),
+        ("words.json", changed("words", ["mug", "lamp"]), [f"{len(CONTROL) + 258} tokens", "the model 559"]),
+        ("words.json", changed("control", [*CONTROL[:-1], "<new>"]), [CONTROL[-1], "<new>"]),
+        ("state.pt", other_state, ["(559, 16) in the optimizer", "(559, 32) in the model"]),
+        ("state.pt", other_reference, ["(559, 16) in the reference", "(559, 32) in the model"]),
+    ],
+)
+def test_files_of_two_models_are_refused_naming_both_sides(file, change, named, two_checkpoints):
+    run, config = two_checkpoints
+    rewritten(run / "checkpoints" / "step-000002", file, change)
+    with pytest.raises(DataError, match="step-000002: the checkpoint cannot be used") as error:
+        resume(run, [environment()], config, pytest.fail)
+    assert all(name in str(error.value) for name in named), error.value
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400 + len(str(run))
+
+
+def test_the_log_is_shortened_whole_or_not_at_all(two_checkpoints, monkeypatch):
+    run, config = two_checkpoints
+    append_line(run / "metrics.jsonl", {"step": 3})
+    before = (run / "metrics.jsonl").read_bytes()
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(os, name, lambda *_: (_ for _ in ()).throw(Killed()))
+            resume(run, [environment()], config)
+        assert (run / "metrics.jsonl").read_bytes() == before
+    resume(run, [environment()], config)
+    assert [line["step"] for line in logged(run)] == [1, 2]
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OSError) as error:
+        append_line(tmp_path, {"step": 1})
+    assert error.value.filename == str(tmp_path)
+    if os.path.exists("/dev/full"):  # a disk without room, by whom the error itself names nothing
+        (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left") as error:
+            append_line(tmp_path / "metrics.jsonl", {"step": 1})
+        assert error.value.filename == str(tmp_path / "metrics.jsonl")
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def untouched(it, before):
+    """Nothing was learned from, or counted: the next step is still the first."""
+    return it.done == 0 and same(before, weights(it)) and not it.optimizer.state
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf"), 1e300, None, "0.5", [0.5]], ids=str)
 def test_a_reward_that_is_no_number_is_refused_by_name_and_nothing_is_changed(reward):
     def look(episodes):
         names.append(episodes[4].query.id)
@@ -363,22 +571,101 @@ def test_a_reward_that_is_no_number_is_refused_by_name_and_nothing_is_changed(re
     names = []
     it = trainer(env=watched(look))
     before = weights(it)
-    with pytest.raises(ValueError, match="the reward is") as error:
+    with pytest.raises(
+        ValueError, match=r"step 1 is refused: Watched\.play: episode of query .* the reward is"
+    ) as error:
         train(it)
     assert names[0] in str(error.value) and "\n" not in str(error.value)
-    assert it.done == 0 and same(before, weights(it)) and not it.optimizer.state
+    assert untouched(it, before)
+
+
+@pytest.mark.parametrize(
+    "look, what",
+    [
+        (lambda episodes: episodes[:8], "8 episodes for 9 queries, and for query (.*) that of None"),
+        (lambda episodes: [*episodes, episodes[0]], "10 episodes for 9 queries, and for query None that of (.*)"),
+        (lambda episodes: episodes[::-1], "9 episodes for 9 queries, and for query (.*) that of (.*)"),
+        (lambda episodes: [], "0 episodes for 9 queries"),
+    ],
+)
+def test_other_episodes_than_were_asked_for_are_refused(look, what):
+    """Else a reward would be compared with those of another query."""
+    it = trainer(env=watched(look))
+    before = weights(it)
+    with pytest.raises(ValueError, match=rf"step 1 is refused: Watched\.play returned {what}"):
+        train(it)
+    assert untouched(it, before)
+
+
+@pytest.mark.parametrize("error, kind", [(ZeroDivisionError("by zero"), RuntimeError), (ValueError("no"), ValueError)])
+def test_who_raises_is_named_with_the_queries(error, kind):
+    def look(episodes):
+        ids.extend(e.query.id for e in episodes)
+        raise error
+
+    ids = []
+    it = trainer(env=watched(look))
+    before = weights(it)
+    with pytest.raises(kind, match=rf"step 1 is refused: Watched\.play raised {type(error).__name__}") as told:
+        train(it)
+    assert all(name in str(told.value) for name in ids) and told.value.__cause__ is error
+    assert untouched(it, before)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
-    def look(episodes):  # finite, but their differences are not
-        return [replace(e, reward=3e38 if i % 2 else -3e38) for i, e in enumerate(episodes)]
-
-    it = trainer(replace(CONFIG, steps=1), watched(look))
+    it = trainer(replace(CONFIG, steps=1), watched(far_apart))
     before = weights(it)
     [line] = train(it)
     assert line["skipped_updates"] == 1 and line["grad_norm"] == 0
     assert same(before, weights(it)) and not it.optimizer.state
     assert all(parameter.grad is None for parameter in it.model.parameters())
+
+
+def far_apart(episodes):
+    """Finite rewards whose differences are not: the gradient is not finite either."""
+    return [replace(e, reward=3e38 if i % 2 else -3e38) for i, e in enumerate(episodes)]
+
+
+def test_a_loss_that_is_not_finite_is_left_out_too(monkeypatch):
+    """Even where its gradient is finite."""
+    monkeypatch.setattr(loop, "grpo_loss", lambda *args: grpo_loss(*args) + float("inf"))
+    it = trainer(replace(CONFIG, steps=1))
+    before = weights(it)
+    [line] = train(it)
+    assert line["skipped_updates"] == 1 and same(before, weights(it)) and not it.optimizer.state
+
+
+def test_training_stops_after_so_many_left_out_in_a_row_and_names_the_last_checkpoint(tmp_path):
+    """A step that learns, then bad ones: stopped at the third, also where a kill lies between; a good one resets."""
+    config, steps = replace(CONFIG, steps=20, max_skipped=3, checkpoint_every=1), []
+
+    def look(bad):
+        def at(episodes):
+            steps.append(1)
+            return far_apart(episodes) if bad(len(steps)) else episodes
+
+        return watched(at)
+
+    it = trainer(config, look(lambda n: n > 1))
+    with pytest.raises(KeyboardInterrupt):
+        train(it, tmp_path, report=lambda line: interrupt() if line["step"] == 3 else None)
+    learned = weights(it)
+    assert it.skipped == 2
+    again = resume(tmp_path, [look(lambda n: True)], config)
+    assert again.skipped == 2
+    last = tmp_path / "checkpoints" / "step-000003"
+    with pytest.raises(ValueError, match=rf"step 4: .* not finite in 3 updates in a row, .* checkpoint is {last};"):
+        train(again, tmp_path)
+    assert checkpoints(tmp_path) == ["step-000002", "step-000003"]
+    assert same(learned, weights(again)) and same(learned, load_policy(tmp_path)[0].parameters())
+    assert [line["skipped_updates"] for line in logged(tmp_path)] == [0, 1, 1, 1]
+
+    steps.clear()
+    third = resume(tmp_path, [look(lambda n: n != 1)], config)  # a good one, then bad ones: three more are needed
+    with pytest.raises(ValueError, match="step 7: "):
+        train(third, tmp_path)
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        train(trainer(config, watched(far_apart)))
 
 
 @pytest.mark.parametrize("algo", ["grpo", "reinforce"])
@@ -397,6 +684,7 @@ def test_equal_rewards_move_nothing(algo):
     [
         *({"algo": "ppo"}, {"group": 1}, {"baseline": "value"}, {"steps": 0}, {"prompts_per_step": 0}),
         *({"micro_batches": 0}, {"micro_batches": 10}, {"evaluate_every": 0}, {"checkpoint_every": 0}),
+        {"max_skipped": 0},
     ],
     ids=str,
 )
