@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+import wrong
 from mrrec_mini.data import Dataset
 from mrrec_mini.environment import Environment
 from mrrec_mini.memory import MemoryConfig
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Answer
 from mrrec_mini.reward import RewardConfig
-from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor, rollout
+from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor, State, rollout
 from mrrec_mini.sampler import Sampler
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.train import TrainConfig, Trainer
@@ -158,7 +159,7 @@ def test_a_repeated_query_is_a_group_of_independent_episodes(played):
     assert sum(len({e.tokens for e in group}) > 1 for group in groups) > len(groups) / 3
 
 
-def test_a_canonical_spelling_is_not_restored(env, query):
+def check_spelling(env, query):
     """The policy spelled `mug` in bytes: the ids stay as they are, though the tokenizer would write one token."""
     spelled = [TOK.first_byte + b for b in b"mug"]
     turn = [GRAMMAR.control["<think>"], GRAMMAR.control["<search>"], *spelled, GRAMMAR.control["</search>"]]
@@ -166,6 +167,19 @@ def test_a_canonical_spelling_is_not_restored(env, query):
     assert TOK.encode("mug") != spelled and episode.calls[0].text == "mug"
     start = episode.mask.index(1)
     assert list(episode.tokens[start : start + 6]) == turn
+    assert len(episode.tokens) == len(episode.mask) == len(episode.logprobs)
+
+
+def test_a_canonical_spelling_is_not_restored(env, query):
+    check_spelling(env, query)
+
+
+@pytest.mark.parametrize("version", wrong.IDS, ids=lambda f: f.__name__)
+def test_wrong_ids_are_rejected(env, query, version, monkeypatch):
+    append = State.append
+    monkeypatch.setattr(State, "append", lambda self, given, *logprobs: append(self, version(TOK, given), *logprobs))
+    with pytest.raises(AssertionError):
+        check_spelling(env, query)
 
 
 # --- malformed outputs --------------------------------------------------------------------------------------------

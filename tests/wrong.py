@@ -1,4 +1,4 @@
-"""Plausible wrong versions of the update, each of which some check of test_reinforce.py or test_grpo.py must refuse.
+"""Plausible wrong versions of the update, each of which some check of test_reinforce, _grpo or _rollout must refuse.
 
 Every one has been somebody's bug. They stand here and nowhere else; a check that lets one pass is no check.
 """
@@ -103,6 +103,29 @@ def holes_of_the_prompt_seen(model, prompts, length):
 
 
 SHARED_PROMPTS = (prompt_without_gradient, prompt_of_a_neighbour, holes_of_the_prompt_seen)
+
+
+# --- what becomes of sampled ids: (tokenizer, ids) -> ids ---------------------------------------------------------
+
+
+def decoded_and_encoded(tokenizer, ids):
+    """Text between the turns: control tokens turn into bytes, spellings into the usual ones."""
+    return tokenizer.encode(tokenizer.decode(ids))
+
+
+def words_spelled_anew(tokenizer, ids):
+    """Control tokens kept, what stands between them decoded and encoded again."""
+    kept, text = [], []
+    for i in [*ids, None]:
+        if i is not None and i not in tokenizer.control.values():
+            text.append(i)
+            continue
+        kept += tokenizer.encode(tokenizer.decode(text)) + ([] if i is None else [i])
+        text = []
+    return kept
+
+
+IDS = (decoded_and_encoded, words_spelled_anew)
 
 
 # --- baselines: (rewards, groups, kind) -> (B,) -------------------------------------------------------------------
@@ -372,3 +395,31 @@ def constant_of_one(mask, rule, episodes, tokens, max_tokens):
 
 
 LENGTHS = (tokens_of_the_micro_batch, padding_counted, rules_exchanged, constant_of_one)
+
+
+# --- chat: (grammar, query text) -> ids of the prompt --------------------------------------------------------------
+
+
+def text_through_the_template(grammar, text):
+    """The whole conversation through `apply_chat_template`, as everybody does it."""
+    talk = [{"role": "user", "content": f"Wish: {text}"}]
+    rendered = grammar.tokenizer.inner.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    return grammar.tokenizer.encode_template(rendered)
+
+
+def text_encoded_as_template(grammar, text):
+    """Cut at the texts, but the texts are tokenised with control tokens allowed."""
+    return [*grammar._head, *grammar.tokenizer.encode_template(text), *grammar._ask]
+
+
+def only_special_tokens_split(grammar, text):
+    """What transformers offers by itself: tokens that are added but not special (`</think>`) are still made."""
+    from tokenizers import AddedToken, Tokenizer
+
+    backend = Tokenizer.from_str(grammar.tokenizer.inner.backend_tokenizer.to_str())
+    backend.add_tokens([AddedToken(name, special=False) for name in ("<think>", "</tool_response>")])
+    backend.encode_special_tokens = True
+    return [*grammar._head, *backend.encode(text, add_special_tokens=False).ids, *grammar._ask]
+
+
+CHAT_PROMPTS = (text_through_the_template, text_encoded_as_template, only_special_tokens_split)
