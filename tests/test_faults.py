@@ -1,6 +1,7 @@
 """Bad input, tried: one line names file, line, what is wrong, what to do; the right exit code; nothing half-written."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mrrec_mini import checkpoint
 from mrrec_mini.data import Dataset
 from mrrec_mini.demo import open_data
 from mrrec_mini.environment import item_text
@@ -16,7 +18,7 @@ from mrrec_mini.recipe import prepare
 from mrrec_mini.rollout import LMActor
 from mrrec_mini.train import load_policy
 from mrrec_mini.world import make_world
-from runs import HOSTILE, QUICK, SHOP, copied_run, hostile_shop, made_run, mrrec, refused, shop, started
+from runs import HOSTILE, QUICK, SHOP, copied_run, hostile_shop, made_run, mrrec, refused, same_weights, shop, started
 
 USER = "u000003"
 
@@ -194,6 +196,133 @@ def test_a_run_that_is_not_there_or_has_no_policy(tmp_path):
         ):
             refused(mrrec(*words, "--run", run), 3, str(run), named)
     assert not (tmp_path / "none").exists() and not (bare / "evaluation.json").exists()
+
+
+# --- checkpoints ---
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A run with two checkpoints: that of step 2, and that of step 3."""
+    run = copied_run(tmp_path_factory.mktemp("two"))
+    done = mrrec("train", "--data", shop(), "--run", run, "--steps", 3, "--resume")
+    assert done.exit_code == 0, done.stderr
+    assert checkpoints(run) == ["step-000002", "step-000003"]
+    return run
+
+
+def checkpoints(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def using(run: Path):
+    """Every command that reads a policy."""
+    return (
+        ("train", "--data", shop(), "--run", run, "--steps", 3, "--resume"),
+        ("evaluate", "--run", run, "--json"),
+        ("recommend", "a lamp", "--user", USER, "--run", run, "--json"),
+    )
+
+
+def test_a_damaged_checkpoint_is_named_on_stderr_and_the_one_before_is_used(two, tmp_path):
+    for number, (file, what) in enumerate(
+        [
+            ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1])),
+            ("state.pt", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")),
+            ("manifest.json", Path.unlink),
+        ]
+    ):
+        run = Path(shutil.copytree(two, tmp_path / str(number)))
+        what(run / "checkpoints" / "step-000003" / file)
+        words = using(run)[2 - number]
+        done = mrrec(*words)
+        first, *rest = done.stderr.splitlines()
+        assert done.exit_code == 0 and len(rest) == (words[0] == "train"), done.stderr
+        assert f"{run / 'checkpoints' / 'step-000003'}: {file}" in first and "step-000002 is used in its place" in first
+        if "--json" in words:
+            assert json.loads(done.stdout)
+        else:
+            assert mrrec(*words).stderr.startswith(f"{run}: 3 steps")  # made again, so there is nothing left to say
+
+
+def test_no_whole_checkpoint_is_bad_data(two, tmp_path):
+    run = Path(shutil.copytree(two, tmp_path / "run"))
+    (run / "checkpoints" / "step-000003" / "words.json").write_text("{}")
+    (run / "checkpoints" / "step-000002" / "config.json").unlink()
+    named = ("no checkpoint is whole", "step-000003: words.json has 2 bytes", "step-000002: config.json is missing")
+    for words in using(run):
+        refused(mrrec(*words), 4, *named, "train again into another folder")
+
+
+def test_a_checkpoint_of_a_newer_version_is_bad_data(two, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(two, tmp_path / "run"))
+    (run / "checkpoints" / "step-000003" / "manifest.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", 7)
+        checkpoint._write_manifest(run / "checkpoints" / "step-000003", 3)
+    for words in using(run):
+        refused(mrrec(*words), 4, "step-000003: a checkpoint of format 7", "reads format 1")
+
+
+def test_a_run_is_gone_on_with_as_what_it_is(two, tmp_path):
+    """Other data, another seed or algo than it was made with: wrong usage, both sides named, nothing touched."""
+    before = {path: path.read_bytes() for path in two.rglob("*") if path.is_file()}
+    other = Path(shutil.copytree(shop(), tmp_path / "other"))
+    go_on = ("train", "--run", two, "--steps", 3, "--resume")
+    for words, named in (
+        (("--data", other), (f"--data {shop().resolve()}", f"not {other}")),
+        (("--data", shop(), "--seed", 1), ("made with --seed 0, not 1",)),
+        (("--data", shop(), "--algo", "reinforce"), ("made with --algo grpo, not reinforce",)),
+    ):
+        refused(mrrec(*go_on, *words), 2, str(two), *named)
+    assert {path: path.read_bytes() for path in two.rglob("*") if path.is_file()} == before
+    same = os.path.relpath(shop())
+    assert mrrec(*go_on, "--data", same, "--seed", 0, "--algo", "grpo").exit_code == 0
+
+
+def test_endless_bad_gradients_stop_a_run_and_name_its_last_checkpoint(two, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(two, tmp_path / "run"))
+    go_on = ("train", "--data", shop(), "--run", run, "--steps", 20, "--resume")
+    with monkeypatch.context() as patch:
+        patch.setattr("mrrec_mini.train.group_advantages", lambda rewards, *_: torch.full_like(rewards, float("nan")))
+        refused(mrrec(*go_on), 1, "step 8: loss or gradient was not finite in 5 updates in a row", "step-000006")
+    assert same_weights(load_policy(run)[0], load_policy(two)[0])
+    assert mrrec(*go_on[:-3], "--steps", 8, "--resume").exit_code == 0  # once the gradients are good again
+
+
+def test_a_reward_that_is_no_number_stops_a_run(two, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(two, tmp_path / "run"))
+    go_on = ("train", "--data", shop(), "--run", run, "--steps", 4, "--resume")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr("mrrec_mini.reward.total_reward", lambda *_: None)
+        refused(mrrec(*go_on), 1, "step 4 is refused: Environment.play", "the reward is None, no finite number")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert mrrec(*go_on).exit_code == 0
+
+
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, resource.RLIM_INFINITY))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("going_on", [False, True])
+def test_a_full_disk_says_where_and_there_is_nothing_lost(two, tmp_path, going_on):
+    """No file can grow beyond 20 kB: as a disk that fills up while the weights are written."""
+    run = tmp_path / "run"
+    words = ["train", "--data", shop(), "--run", run, "--steps", 4, "--fast"]
+    if going_on:
+        shutil.copytree(two, run)
+        words.append("--resume")
+    kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.parent != run}
+    job = started(*words, before=LIMIT.format(20_000))
+    stdout, stderr = job.communicate()
+    assert (job.returncode, stdout) == (1, ""), stderr
+    assert stderr.count("\n") == 1 and f"{run / 'checkpoints'}{os.sep}step-00000" in stderr
+    assert "the checkpoint cannot be written" in stderr and "File too large" in stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.parent != run} == kept
+    again = started(*words)
+    stdout, stderr = again.communicate()
+    assert again.returncode == 0 and f"{run}: 4 steps" in stderr, stderr
 
 
 @pytest.mark.parametrize("text", ["{", '{"model_type": "llama"}', "[]"])
