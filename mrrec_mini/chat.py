@@ -21,7 +21,7 @@ The template is rendered once, with marks where texts will stand, and cut at the
 their control tokens. Texts of people and memories are tokenised apart (`Tokenizer.encode`), one line each, and set
 between the pieces as ids. They never pass through the template, so no text can make a control token, a turn, or a
 numbered line. This holds only where control tokens part the turns: other templates are refused. `apply_chat_template`
-on whole conversations would not do: what a review says becomes control tokens there.
+on whole conversations would not do: what a review says becomes control tokens there, unless one asks otherwise.
 
 Where a template has no tool role, memory comes in a user turn; where it has no system role, the instruction opens the
 first user turn. Templates that print today's date are given one that stays. Tokenizers that begin each text with a
@@ -37,7 +37,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from functools import cached_property
 
 from mrrec_mini.prompts import Final, Grammar, Malformed, Search, Turn
@@ -59,6 +58,7 @@ EXAMPLE = (
 )
 FIELDS = {"ideal_item_profile", "useful_memory_ids"}
 QUERY, TURN, MEMORY = "QUERY0TEXT", "TURN0TEXT", "MEMORY0TEXT"  # marks: cut out before any text of people comes in
+TODAY = "{% macro strftime_now(form) %}01 Jan 2025{% endmacro %}"  # a run must not change overnight
 OPENING = re.compile(r"<search>|\\boxed\{")
 
 
@@ -128,6 +128,15 @@ class ChatGrammar(Grammar):
         if not rest.endswith("}"):
             return Malformed("a box ends with }")
         return _answer(think, rest[:-1], shown)
+
+    def thought(self, ids: Sequence[int]) -> tuple[int, str]:
+        """The words that open a turn, before its search or answer: how many of its ids are that, and the words."""
+        opening = OPENING.search(self.tokenizer.decode(ids))
+        if opening is None:
+            return 0, ""
+        # the fewest ids that reach the opening; the last of them may spell a part of it
+        spelled = next(n for n in range(len(ids) + 1) if len(self.tokenizer.decode(ids[:n])) > opening.start())
+        return spelled - 1, self.tokenizer.decode(ids)[: opening.start()].strip()
 
     def forbidden(self, last: bool) -> tuple[int, ...]:
         """What must not be sampled where every search has to be used: every token with a sign that an answer (before
@@ -225,10 +234,10 @@ def _render(inner, talk: Sequence[tuple[str, str]]) -> str:
     try:
         return inner.apply_chat_template(
             [{"role": role, "content": text} for role, text in talk],
+            chat_template=TODAY + inner.get_chat_template(),
             tokenize=False,
             add_generation_prompt=True,
             enable_thinking=False,  # a turn is short: it thinks in the words before its search
-            strftime_now=datetime(2025, 1, 1).strftime,  # a run must not change overnight
         )
     except Exception:  # a template is a foreign program: it raises what it likes for a role that it does not know
         return ""

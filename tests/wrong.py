@@ -3,7 +3,10 @@
 Every one has been somebody's bug. They stand here and nowhere else; a check that lets one pass is no check.
 """
 
+import json
+
 import torch
+from tokenizers import Tokenizer
 
 from mrrec_mini.grpo import importance_ratio, length_weights
 from mrrec_mini.reinforce import _shared_prompts, token_logprobs
@@ -402,7 +405,7 @@ LENGTHS = (tokens_of_the_micro_batch, padding_counted, rules_exchanged, constant
 
 def text_through_the_template(grammar, text):
     """The whole conversation through `apply_chat_template`, as everybody does it."""
-    talk = [{"role": "user", "content": f"Wish: {text}"}]
+    talk = [{"role": "system", "content": "Look up."}, {"role": "user", "content": f"Wish: {text}"}]
     rendered = grammar.tokenizer.inner.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
     return grammar.tokenizer.encode_template(rendered)
 
@@ -414,10 +417,10 @@ def text_encoded_as_template(grammar, text):
 
 def only_special_tokens_split(grammar, text):
     """What transformers offers by itself: tokens that are added but not special (`</think>`) are still made."""
-    from tokenizers import AddedToken, Tokenizer
-
-    backend = Tokenizer.from_str(grammar.tokenizer.inner.backend_tokenizer.to_str())
-    backend.add_tokens([AddedToken(name, special=False) for name in ("<think>", "</tool_response>")])
+    content = json.loads(grammar.tokenizer.inner.backend_tokenizer.to_str())
+    for token in content["added_tokens"]:
+        token["special"] = "think" not in token["content"]
+    backend = Tokenizer.from_str(json.dumps(content))
     backend.encode_special_tokens = True
     return [*grammar._head, *backend.encode(text, add_special_tokens=False).ids, *grammar._ask]
 
