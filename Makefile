@@ -11,10 +11,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WITH_TRL := $(VENV)/.ready-trl
+BENCHMARKS := $(filter-out __init__ common,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all lint map clean
+.PHONY: help setup demo test test-all bench lint map clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +41,9 @@ test-all: $(WITH_TRL) ## all tests; the first time it fetches TRL, whose numbers
 $(WITH_TRL): $(READY)
 	$(BIN)/python -m pip install --quiet -e '.[trl]'
 	touch $@
+
+bench: $(WITH_TRL) ## every benchmark against its peer, half an hour; `make bench FAST=--fast` takes minutes
+	failed=0; for script in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$script $(FAST) || failed=1; done; exit $$failed
 
 lint: $(READY) ## style and format
 	$(BIN)/ruff check .
