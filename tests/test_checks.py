@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ def rows(table: str) -> dict[int, list[str]]:
     return {int(number): re.findall(r"`([^`]+)`", tests) for number, tests in found}
 
 
+@cache
 def written_in(file: Path) -> set[str]:
     """The test functions of a file, read and not imported: slow ones count without what they need."""
     if not file.is_file():
