@@ -351,8 +351,8 @@ def play(world: World, model, queries: Sequence[Query], seed: int) -> tuple[list
         def start(self, states):
             self._timed(super().start, states)
 
-        def turn(self, max_new, forbidden):
-            return self._timed(super().turn, max_new, forbidden)
+        def turn(self, max_new, forbidden, allowed):
+            return self._timed(super().turn, max_new, forbidden, allowed)
 
         def keep(self, rows):
             self._timed(super().keep, rows)

@@ -18,7 +18,7 @@ memory
     memory, summarize
 
 rollout
-    prompts, chat, sampler, rollout
+    prompts, constrain, chat, sampler, rollout
 
 reward, update
     metrics, reward, environment, reinforce, warmstart, grpo, credit, checkpoint, train

@@ -6,7 +6,7 @@ search (and for what) or to answer, then what to note of the reply, and so on. B
 does not depend on it: what the episode would be worth if it were answered now with the notes taken so far.
 
     V_j = w2 (nDCG@1000 + nDCG@100 of the profile "query + notes before decision j") - the cost of the calls so far
-    A_j = (r - V_j) - mean of the same over the episodes of the group that came to decision j
+    A_j = (r - V_j) - mean of the same over the other episodes of the group that came to decision j
 
 r - V_j is what came after, without the luck of what came before. Subtracting V_j leaves the gradient of E[r] what it
 is (a baseline may depend on all that precedes the decision), so this is variance reduction and no other objective.
@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from mrrec_mini.hybrid import HybridIndex
-from mrrec_mini.prompts import Grammar
+from mrrec_mini.prompts import Grammar, turns
 from mrrec_mini.records import Episode
 from mrrec_mini.reinforce import group_lead, group_sums
 from mrrec_mini.reward import RewardConfig, recommendation_reward, total_reward
@@ -48,10 +48,12 @@ def decisions(episode: Episode, grammar: Grammar, config: RewardConfig) -> Itera
         yield start + length, end, " ".join([episode.query.text, *notes]), spent
 
 
-def turns(mask: Sequence[int]) -> list[tuple[int, int]]:
-    """(first column, column behind the last) of each run of sampled tokens."""
-    edges = [i for i in range(len(mask) + 1) if (i < len(mask) and mask[i]) != (i > 0 and mask[i - 1])]
-    return list(zip(edges[::2], edges[1::2], strict=True))
+def among_those_who_came(after: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """(M,) what came after each decision minus the mean of the others with the same number in `place` (M,); 0 where
+    there is no other.
+    """
+    others = group_sums(torch.ones_like(after), place) - 1
+    return group_lead(after, place) / others.clamp_min(1)
 
 
 def turn_advantages(
@@ -72,7 +74,7 @@ def turn_advantages(
         after[i] = episodes[row].reward - (config.recommendation * gained + spent)
     depth = 1 + max(j for _, j, _ in made)
     place = torch.tensor([groups[row] * depth + j for row, j, _ in made])  # the decision's number and its group
-    advantages = group_lead(after, place) / group_sums(torch.ones_like(after), place)
+    advantages = among_those_who_came(after, place)
     out = torch.zeros(len(episodes), max(len(e.tokens) for e in episodes))
     for (row, _, (start, end, _, _)), advantage in zip(made, advantages.tolist(), strict=True):
         out[row, start:end] = advantage

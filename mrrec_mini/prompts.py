@@ -62,6 +62,12 @@ class Malformed:
 Turn = Search | Final | Malformed
 
 
+def turns(mask: Sequence[int]) -> list[tuple[int, int]]:
+    """(first column, column behind the last) of each run of sampled tokens in an episode."""
+    edges = [i for i in range(len(mask) + 1) if (i < len(mask) and mask[i]) != (i > 0 and mask[i - 1])]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
 class Grammar:
     """Writes and reads episodes with one tokenizer."""
 

@@ -39,13 +39,15 @@ class Batch:
     old_logprobs: torch.Tensor  # (B, T) the sampler's
     rewards: torch.Tensor  # (B,)
     groups: torch.Tensor  # (B,) number of the group
+    states: torch.Tensor | None = None  # (B, T) under constrained decoding: the state in which a token was sampled
 
     def rows(self, index: torch.Tensor) -> Batch:
         """Some of its rows, cut to the longest of them."""
         lengths = self.tokens.shape[1] - (self.tokens[index] != -1).flip(1).long().argmax(1)
         width = int(lengths.max())
         pick = [t[index, :width] for t in (self.tokens, self.mask, self.old_logprobs)]
-        return Batch(*pick, self.rewards[index], self.groups[index])
+        states = None if self.states is None else self.states[index, :width]
+        return Batch(*pick, self.rewards[index], self.groups[index], states)
 
 
 def to_batch(episodes: Sequence[Episode], groups: Sequence[int], device: torch.device | str = "cpu") -> Batch:
@@ -84,13 +86,18 @@ def rows_by_length(batch: Batch, parts: int) -> tuple[torch.Tensor, ...]:
 
 
 def token_logprobs(
-    model: PreTrainedModel, tokens: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0
+    model: PreTrainedModel,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    temperature: float = 1.0,
+    allowed: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log pi of each sampled token given all before it, and the entropy where it was drawn.
 
     tokens (B, T) right-padded with -1, mask (B, T), False in column 0 -> two (B, T) tensors, 0 outside the mask. The
     token in column t is scored by the logits of column t-1. The output layer sees only the columns before sampled
-    ones, N of them: it is as wide as the vocabulary. The entropy carries no gradient.
+    ones, N of them: it is as wide as the vocabulary. `allowed`, where decoding was constrained: states (B, T) and a
+    table (S, V) bool of what each leaves to be sampled. The entropy carries no gradient.
     """
     columns = torch.arange(tokens.shape[1], device=tokens.device)
     length = (tokens >= 0).sum(1, keepdim=True)  # (B, 1)
@@ -111,11 +118,15 @@ def token_logprobs(
         )
     finally:
         hook.remove()
-    log_pi = torch.log_softmax(out.logits.float() / temperature, -1)  # (N, V)
     at = torch.nonzero(scored)[:, 0], place[:, 1:][scored]
+    logits = out.logits.float() / temperature  # (N, V)
+    if allowed is not None:
+        states, table = allowed
+        logits = logits.masked_fill(~table[states[at]], float("-inf"))
+    log_pi = torch.log_softmax(logits, -1)
     chosen = log_pi.gather(1, tokens[at][:, None]).squeeze(1)  # (N,)
     with torch.no_grad():
-        entropy = -(log_pi.exp() * log_pi).sum(-1)
+        entropy = torch.special.entr(log_pi.exp()).sum(-1)
     empty = torch.zeros(mask.shape, device=mask.device)
     return empty.index_put(at, chosen), empty.index_put(at, entropy)
 

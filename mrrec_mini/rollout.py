@@ -21,6 +21,7 @@ from typing import Protocol
 
 import torch
 
+from mrrec_mini.constrain import Constraint
 from mrrec_mini.memory import Memory
 from mrrec_mini.prompts import REFERENCES, Final, Grammar, Malformed
 from mrrec_mini.records import Answer, Call, Episode, MemoryEntry, Query
@@ -35,6 +36,7 @@ class RolloutConfig:
     memory_k: int = 3  # memories a search returns (fig. 6: best at 3)
     global_k: int = 6  # lines of global memory in the prompt. 0: no global memory
     turn_tokens: int = 48  # a turn that has not stopped by then is malformed
+    constrained: bool = False  # only tokens that the grammar allows next can be sampled
 
     def __post_init__(self) -> None:
         if min(self.max_calls, self.global_k) < 0 or min(self.memory_k, self.turn_tokens) < 1:
@@ -79,11 +81,16 @@ class State:
         )
 
 
+Allowed = Callable[[int, Sequence[int]], torch.Tensor]  # row, its ids of this turn -> (V,) True: may come next
+
+
 class Actor(Protocol):
     """Whoever writes the turns of a batch of episodes."""
 
     def start(self, states: list[State]) -> None: ...
-    def turn(self, max_new: int, forbidden: Sequence[int]) -> tuple[list[list[int]], list[list[float]]]: ...
+    def turn(
+        self, max_new: int, forbidden: Sequence[int], allowed: Allowed | None
+    ) -> tuple[list[list[int]], list[list[float]]]: ...
     def keep(self, rows: Sequence[int]) -> None: ...
     def read(self, blocks: Sequence[Sequence[int]]) -> None: ...
 
@@ -98,8 +105,10 @@ class LMActor:
         self.model.eval()
         self.sampler = Sampler(self.model, [s.tokens for s in states], self.generator, self.temperature)
 
-    def turn(self, max_new: int, forbidden: Sequence[int]) -> tuple[list[list[int]], list[list[float]]]:
-        return self.sampler.sample(self.grammar.stop, max_new, forbidden)
+    def turn(
+        self, max_new: int, forbidden: Sequence[int], allowed: Allowed | None
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        return self.sampler.sample(self.grammar.stop, max_new, forbidden, allowed)
 
     def keep(self, rows: Sequence[int]) -> None:
         self.sampler.keep(rows)
@@ -120,7 +129,9 @@ class ScriptActor:
     def start(self, states: list[State]) -> None:
         self.rows = [(self.make_script(state), state) for state in states]
 
-    def turn(self, max_new: int, forbidden: Sequence[int]) -> tuple[list[list[int]], list[list[float]]]:
+    def turn(
+        self, max_new: int, forbidden: Sequence[int], allowed: Allowed | None
+    ) -> tuple[list[list[int]], list[list[float]]]:
         turns = [script(state)[:max_new] for script, state in self.rows]
         return turns, [[0.0] * len(ids) for ids in turns]
 
@@ -153,10 +164,16 @@ def rollout(
         states.append(State(query, globals_of[query.text], prompt, [0] * len(prompt), [0.0] * len(prompt)))
     actor.start(states)
     live = list(states)
+    constraint = Constraint(grammar, config.max_calls) if config.constrained else None
+
+    def legal(row: int, ids: Sequence[int]) -> torch.Tensor:
+        return constraint.allowed(ids, len(live[row].shown), last)
+
+    allowed = legal if config.constrained else None
     for turn in range(config.max_calls + 1):
         last = turn == config.max_calls
         forbidden = grammar.forbidden(last) if all_calls else ()
-        ids, logprobs = actor.turn(config.turn_tokens, forbidden)
+        ids, logprobs = actor.turn(config.turn_tokens, forbidden, allowed)
         searches: dict[int, str] = {}  # row -> what it asks for
         for row, state in enumerate(live):
             state.append(ids[row], logprobs[row])

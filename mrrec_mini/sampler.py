@@ -19,7 +19,7 @@ offered, since the update would have to undo it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.functional import pad
@@ -101,13 +101,18 @@ class Sampler:
 
     @torch.no_grad()
     def sample(
-        self, stop: Sequence[int], max_new: int, forbidden: Sequence[int] = ()
+        self,
+        stop: Sequence[int],
+        max_new: int,
+        forbidden: Sequence[int] = (),
+        allowed: Callable[[int, list[int]], torch.Tensor] | None = None,
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Draw until a stop token or `max_new` tokens, row by row.
 
         Returns the drawn ids (stop token included) and their log-probabilities at this temperature (at T = 0: of the
         model itself). `forbidden` ids have probability 0; evaluation uses it, training must not, since the update
-        does not know of it.
+        does not know of it. `allowed` (row, ids drawn so far -> (V,) bool) leaves only some tokens at each step; the
+        update has to score under the same mask (`constrain.py`).
         """
         rows = len(self.length)
         stop_ids, never = (torch.tensor(list(i), dtype=torch.long, device=self.device) for i in (stop, forbidden))
@@ -118,6 +123,9 @@ class Sampler:
         still = torch.arange(rows, device=self.device)  # (b,) rows without a stop token
         for step in range(max_new):
             logits = self.logits[still].float().index_fill(1, never, float("-inf"))
+            if allowed is not None:
+                legal = torch.stack([allowed(row, ids[row]) for row in still.tolist()]).to(self.device)  # (b, V)
+                logits = logits.masked_fill(~legal, float("-inf"))
             logprobs = torch.log_softmax(logits / (self.temperature or 1.0), dim=-1)  # (b, V)
             token = draw(logprobs, u[step, still]) if self.temperature > 0 else logprobs.argmax(-1)
             score = logprobs.gather(1, token[:, None]).squeeze(1)

@@ -34,7 +34,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from numbers import Real
 from pathlib import Path
@@ -46,6 +46,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mrrec_mini import checkpoint
 from mrrec_mini.chat import grammar_of
+from mrrec_mini.constrain import Constraint
 from mrrec_mini.credit import turn_advantages
 from mrrec_mini.data import DataError, shown
 from mrrec_mini.environment import Environment
@@ -120,6 +121,8 @@ class Trainer:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.environments = list(environments)
         self.grammar = grammar_of(tokenizer)
+        rules = config.rules
+        self.constraint = Constraint(self.grammar, rules.max_calls) if rules.constrained else None
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.reference = _frozen_copy(model) if config.grpo.beta else None
         self.rng = np.random.default_rng([config.seed, 77])  # which queries
@@ -133,6 +136,8 @@ class Trainer:
         config = self.config
         episodes, groups = self.collect()
         batch = to_batch(episodes, groups, self.model.device)
+        if self.constraint is not None:
+            batch = replace(batch, states=self.constraint.states_of_batch(episodes).to(self.model.device))
         rewards = _reward_log(episodes, batch)
         rate = config.learning_rate * rate_factor(self.done, config)
         for group in self.optimizer.param_groups:
@@ -191,14 +196,16 @@ class Trainer:
             part = batch.rows(rows)
             praise = per_token(advantages)[rows, : part.tokens.shape[1]]
             with self.precision():  # the sampler's: it is the same policy only if it rounds alike
-                logprobs, entropy = token_logprobs(self.model, part.tokens, part.mask)
+                logprobs, entropy = token_logprobs(self.model, part.tokens, part.mask, allowed=self.allowed(part))
             if config.algo == "reinforce":
                 loss = reinforce_loss(logprobs, praise, part.mask, episodes)
             else:
                 reference = None
                 if self.reference is not None:
                     with torch.no_grad(), self.precision():
-                        reference, _ = token_logprobs(self.reference, part.tokens, part.mask)
+                        reference, _ = token_logprobs(
+                            self.reference, part.tokens, part.mask, allowed=self.allowed(part)
+                        )
                     d = (reference - logprobs.detach())[part.mask]
                     log["kl"] += float((torch.exp(d) - d - 1).sum()) / tokens
                 loss = grpo_loss(
@@ -217,6 +224,10 @@ class Trainer:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {**log, "grad_norm": norm if not skipped else 0.0, "skipped_updates": float(skipped)}
+
+    def allowed(self, part: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What constrained decoding left to be sampled."""
+        return None if self.constraint is None else (part.states, self.constraint.table.to(part.states.device))
 
     def precision(self) -> torch.autocast:
         """The context in which the model computes."""

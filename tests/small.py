@@ -108,7 +108,7 @@ class Dictated:
         self.rows = [iter(turns) for turns in self.turns_of_rows]
         self.fed: list[list[list[int]]] = []
 
-    def turn(self, max_new, forbidden):
+    def turn(self, max_new, forbidden, allowed):
         turns = [next(row)[:max_new] for row in self.rows]
         return turns, [[-1.0] * len(ids) for ids in turns]
 

@@ -208,9 +208,9 @@ def test_all_calls_forbids_an_early_answer_and_a_late_search(shop, grammar):
     class Listening(ScriptActor):
         heard: list = []  # noqa: RUF012 one test, one list
 
-        def turn(self, max_new, forbidden):
+        def turn(self, max_new, forbidden, allowed):
             self.heard.append(tuple(forbidden))
-            return super().turn(max_new, forbidden)
+            return super().turn(max_new, forbidden, allowed)
 
     query = shop.split.test_queries[0]
     actor = Listening(answers(grammar, {query.id: "mug"}, ("price",) * 3).make_script)

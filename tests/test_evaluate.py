@@ -178,9 +178,9 @@ def test_batches_keep_the_order_and_change_only_what_is_drawn(bench, model):
 
 def test_all_calls_reaches_the_rollout(bench):
     class Listening(ScriptActor):
-        def turn(self, max_new, forbidden):
+        def turn(self, max_new, forbidden, allowed):
             heard.append(tuple(forbidden))
-            return super().turn(max_new, forbidden)
+            return super().turn(max_new, forbidden, allowed)
 
     heard = []
     actor = Listening(lambda state: lambda state: bench.grammar.write_search("", "price"))

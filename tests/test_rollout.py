@@ -127,13 +127,13 @@ def test_training_draws_from_the_plain_softmax(env, monkeypatch):
     """Temperature 1, nothing forbidden, in every turn: what the update takes the episodes for."""
     seen, original = [], Sampler.sample
 
-    def spy(self, stop, max_new, forbidden=()):
-        seen.append((self.temperature, tuple(forbidden)))
-        return original(self, stop, max_new, forbidden)
+    def spy(self, stop, max_new, forbidden, allowed):
+        seen.append((self.temperature, tuple(forbidden), allowed))
+        return original(self, stop, max_new, forbidden, allowed)
 
     monkeypatch.setattr(Sampler, "sample", spy)
     Trainer(taught_model(), TOK, [env], TrainConfig(prompts_per_step=3, group=2, micro_batches=1)).collect()
-    assert len(seen) > 1 and set(seen) == {(1.0, ())}
+    assert len(seen) > 1 and set(seen) == {(1.0, (), None)}
 
 
 def test_one_seed_one_rollout_and_company_does_not_matter(env, played):
