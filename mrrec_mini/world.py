@@ -10,10 +10,11 @@ Flow: makes a `Dataset` out of a seed; nothing in it is learned. Truth, in the o
 4. The rating falls with each preference that was not honoured. The review mentions values of the aspects that
    mattered, in the person's own words (synonyms), and now and then a value that did not matter.
 
-A query names the category and the use, nothing else (the paper's simplified Amazon-C4 queries: one item, one use).
-Its `truth` holds the aspects that ought to be looked up and this person's values for them. `oracle_profile` writes
-them down: the profile of a perfect reasoner, hence the ceiling of every metric. It is below 1: a target may break a
-preference (3.), and several items may share all wanted values.
+A query names the category and the use, nothing else (the paper's simplified Amazon-C4 queries: one item, one use);
+with `said` some queries name wanted values too, so that fewer look-ups settle them, or none. Its `truth` holds the
+aspects that ought to be looked up and this person's values for them. `oracle_profile` writes them down: the profile of
+a perfect reasoner, hence the ceiling of every metric. It is below 1: a target may break a preference (3.), and several
+items may share all wanted values.
 
 Items are functions of (seed, index): the value of any aspect of any item is computed without making the others, so
 that a shop of a million items is written as a stream and a purchase looks only at the items it compares.
@@ -172,6 +173,7 @@ class WorldConfig:
     follow_target: float = 0.95  # the same for the target of a query
     suits: float = 0.7  # chance that an item suits a use
     mention: float = 0.7  # chance that a review mentions an aspect that mattered
+    said: tuple[float, ...] = (1.0,)  # chances that a query already says 0, 1, 2, ... of the wanted values
     chatter: float = 0.08  # chance that it mentions one that did not
     shown: int = 250  # items that a person compares, at most
     seed: int = 0
@@ -190,6 +192,9 @@ class WorldConfig:
             raise ValueError("a shop needs users >= 1, history >= 0, queries >= 1")
         if self.shown < 1:
             raise ValueError(f"a person compares at least one item, got shown = {self.shown}")
+        object.__setattr__(self, "said", tuple(self.said))  # from JSON it comes as a list
+        if not 1 <= len(self.said) <= self.relevant + 1 or min(self.said) < 0 or abs(sum(self.said) - 1) > 1e-6:
+            raise ValueError(f"said holds the chances of 0 to {self.relevant} values, which sum to 1, got {self.said}")
         for name in ("exceptions", "follow", "follow_target", "suits", "mention", "chatter"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
@@ -233,7 +238,7 @@ def world_meta(config: WorldConfig) -> dict:
         "source": "mrrec_mini.world (synthetic)",
         "licence": "MIT",
         "held_categories": list(CATEGORIES[config.categories - config.held : config.categories]),
-        "world": asdict(config),
+        "world": {**asdict(config), "said": list(config.said)},  # as JSON gives it back
     }
 
 
@@ -327,6 +332,7 @@ def iter_people(config: WorldConfig) -> Iterator[tuple[list[Interaction], list[Q
 
 def _person(config: WorldConfig, user: int, care: np.ndarray) -> tuple[list[Interaction], list[Query]]:
     rng = np.random.default_rng([config.seed, config.map_seed, 2, user])
+    talk = np.random.default_rng([config.seed, config.map_seed, 3, user])  # of its own: `said` changes nothing else
     wants = preferences(config, user)
     name = f"u{user:06d}"
     interactions, queries, taken = [], [], set()
@@ -350,6 +356,8 @@ def _person(config: WorldConfig, user: int, care: np.ndarray) -> tuple[list[Inte
             names = list(ASPECTS)
             truth = {names[a]: list(ASPECTS[names[a]])[wants[category, a]] for a in care[category]}
             text = f"{CATEGORIES[category]} for {USES[use]}"
+            for aspect in talk.permutation(list(truth))[: talk.choice(len(config.said), p=config.said)]:
+                text += f" {aspect} {truth.pop(aspect)}"
             queries.append(Query(f"{name}-q{number}", name, text, f"i{item:07d}", asked_at, truth))
     return interactions, queries
 

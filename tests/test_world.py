@@ -193,6 +193,28 @@ def test_truth_is_what_the_person_wants(shop):
         assert query.truth == {NAMES[a]: VALUES[a][wants[a]] for a in care[category]}
 
 
+def test_a_query_may_say_what_it_wants_and_the_rest_is_left_to_look_up(shop):
+    """Nothing but texts and truth changes; what is said and what is left are together what was left before."""
+    config = replace(ROOMY, said=(0.25, 0.25, 0.0, 0.5))
+    talkative = make_world(config)
+    assert talkative.interactions == shop.interactions and talkative.items == shop.items
+    counts = Counter()
+    for silent, said in zip(shop.queries, talkative.queries, strict=True):
+        words = said.text.removeprefix(silent.text).split()
+        assert said.text.startswith(silent.text) and (said.target, said.time) == (silent.target, silent.time)
+        assert dict(zip(words[::2], words[1::2], strict=True)) | dict(said.truth) == dict(silent.truth)
+        assert sorted(oracle_profile(said).split()) == sorted(oracle_profile(silent).split())
+        counts[len(words) // 2] += 1
+    shares = [counts[n] / len(shop.queries) for n in range(4)]
+    assert np.allclose(shares, config.said, atol=0.11)  # three standard errors of 180 draws
+
+
+@pytest.mark.parametrize("said", [(), (0.5,), (0.5, 0.6), (1.5, -0.5), (0.2,) * 5])
+def test_chances_of_what_is_said_have_to_be_chances(said):
+    with pytest.raises(ValueError, match="said holds the chances of 0 to 3 values"):
+        WorldConfig(said=said)
+
+
 def test_people_follow_their_preferences_as_often_as_configured(shop):
     care = category_map(ROOMY)
     targets = {(q.user, q.target) for q in shop.queries}
