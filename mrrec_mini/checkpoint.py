@@ -4,7 +4,7 @@ Flow: right before `train`, which says what is written; this file says how, and 
 
     run/checkpoints/step-000060/    the files of one checkpoint, and manifest.json: format, step, each file's size and
                                     sha256, and a sha256 of all that
-                    *.tmp           half of one, or what is being deleted: nobody reads it, the next save sweeps it out
+                    *.tmp           half of one: nobody reads it, the next save sweeps it out
                     *.old           one that is being written over: read where its successor did not come to stand
 
 `save` writes into a temporary folder, brings every file to the disk, writes the manifest last and gives the folder its
@@ -47,12 +47,13 @@ def save(run: Path, step: int, write: Callable[[Path], None]) -> Path:
         write(fresh)
         _write_manifest(fresh, step)
         if final.exists():  # a folder cannot be renamed onto another
-            _remove(old)
+            if old.exists():
+                shutil.rmtree(old)
             os.replace(final, old)
         os.replace(fresh, final)
         _sync(final.parent)
         for folder in _superseded(run, final):
-            _remove(folder)
+            shutil.rmtree(folder)
     except Exception as error:  # libraries have errors of their own for a full disk
         shutil.rmtree(fresh, ignore_errors=True)
         what = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
@@ -178,14 +179,6 @@ def _superseded(run: Path, final: Path) -> list[Path]:
     behind = [folder for folder in found[found.index(final) + 1 :] if folder.stem != final.name]
     kept = [final, *behind[: KEPT - 1]]
     return [folder for folder in found if folder not in kept]
-
-
-def _remove(folder: Path) -> None:
-    """Delete a checkpoint, if it is there; by a name first that nobody reads."""
-    if folder.exists():
-        gone = folder.with_name(f"{folder.name}.tmp")
-        os.replace(folder, gone)
-        shutil.rmtree(gone)
 
 
 def _sync(folder: Path) -> None:
