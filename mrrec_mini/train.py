@@ -74,12 +74,12 @@ class TrainConfig:
     """One run of reinforcement learning."""
 
     algo: str = "grpo"  # or "reinforce"
-    steps: int = 60
+    steps: int = 80
     prompts_per_step: int = 16
     group: int = 8  # episodes a query, G
     learning_rate: float = 1e-3
     warmup: int = 3  # steps
-    final_rate: float = 1.0  # share of the learning rate that is left at the last step; it falls in a straight line
+    final_rate: float = 0.05  # share of the learning rate that is left at the last step; it falls in a straight line
     max_grad_norm: float = 1.0
     micro_batches: int = 4  # the batch is cut by length, so that short episodes are not padded to long ones
     evaluate_every: int = 25

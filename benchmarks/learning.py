@@ -1,0 +1,308 @@
+"""What helps the policy to learn: arms of one experiment on the same shops, warm starts, steps and queries.
+
+    python -m benchmarks.learning credit|estimators|frontier|fresh [--seeds 0 1 2] [--fast] [--json] [--out DIR]
+
+    credit      {trajectory, turn credit} x {free, constrained decoding} x {several, one shop to train in}
+    estimators  REINFORCE with each baseline, GRPO with each sigma and length rule, equal numbers of episodes
+    frontier    nDCG@10 against memory tokens as a call, or a token of memory, costs more; in a shop whose queries say
+                none, one, two or all three of the wanted values
+    fresh       what was chosen, once, on shops that nothing was chosen on (seeds 10, 11, 12), beside the paper's own
+                (trajectory credit) and what it must beat
+
+An arm differs from the first one of its experiment in what its name says and in nothing else. All arms of a seed set
+out from one warm start. Every run is kept in DIR/EXPERIMENT/ARM/seed-N.json as soon as it is done and is not made
+again; so an interrupted experiment goes on where it stopped, and two processes can share the seeds. Tables hold nDCG@10
+over the whole pool with 95 % intervals, queries drawn anew, paired differences to the first arm. One thread a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from benchmarks.common import claim, document, finish, show
+
+SAID = (0.25, 0.25, 0.25, 0.25)
+FRESH = (10, 11, 12)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one arm is made of, where it is not the default recipe."""
+
+    train: dict  # fields of TrainConfig
+    grpo: dict
+    rules: dict
+    reward: dict
+    siblings: int | None = None
+    said: tuple[float, ...] = (1.0,)
+
+
+def setting(siblings: int | None = None, said: tuple[float, ...] = (1.0,), **changed) -> Setting:
+    kinds = {"grpo": {}, "rules": {}, "reward": {}} | {k: changed.pop(k) for k in list(changed) if k in PARTS_OF_TRAIN}
+    return Setting(changed, **kinds, siblings=siblings, said=said)
+
+
+PARTS_OF_TRAIN = ("grpo", "rules", "reward")
+
+
+def experiments() -> dict[str, dict[str, Setting]]:
+    """{experiment: {arm: setting}}; the first arm is what the others are compared with."""
+    credit = {}
+    for siblings, shops in ((None, "several shops"), (0, "one shop")):
+        for constrained, decoding in ((False, "free"), (True, "constrained")):
+            for kind in ("trajectory", "turn"):
+                rules = {"constrained": constrained}
+                credit[f"{kind}, {decoding}, {shops}"] = setting(siblings, credit=kind, rules=rules)
+    trajectory = {"credit": "trajectory"}
+    estimators = {"GRPO, token, no sigma": setting(**trajectory)}
+    estimators |= {
+        f"REINFORCE, baseline {kind}": setting(algo="reinforce", baseline=kind, **trajectory)
+        for kind in ("none", "group", "leave_one_out")
+    }
+    for sigma in ("none", "group", "population"):
+        for length in ("token", "sequence", "constant"):
+            name = f"GRPO, {length}, {'no sigma' if sigma == 'none' else f'sigma of {sigma}'}"
+            estimators.setdefault(name, setting(grpo={"sigma": sigma, "length": length}, **trajectory))
+    costs = [{}, *({"call_cost": c} for c in (0.1, 0.3, 1.0, 3.0)), *({"token_cost": c} for c in (0.03, 0.1))]
+    frontier = {
+        " ".join(f"{name.replace('_', ' ')} {value}" for name, value in cost.items()) or "free": setting(
+            said=SAID, reward=cost
+        )
+        for cost in costs
+    }
+    fresh = {"chosen": setting(), "the paper's own": setting(**trajectory)}
+    return {"credit": credit, "estimators": estimators, "frontier": frontier, "fresh": fresh}
+
+
+def shop_and_recipe(arm: Setting, seed: int, fast: bool):
+    from mrrec_mini.grpo import GRPOConfig
+    from mrrec_mini.recipe import FAST, FAST_WORLD, Recipe
+    from mrrec_mini.reward import RewardConfig
+    from mrrec_mini.world import WorldConfig
+
+    recipe = FAST if fast else Recipe()
+    train = recipe.train
+    train = replace(
+        train,
+        seed=seed,
+        grpo=GRPOConfig(**{**asdict(train.grpo), **arm.grpo}),
+        rules=replace(train.rules, **arm.rules),
+        reward=RewardConfig(**{**asdict(train.reward), **arm.reward}),
+        **arm.train,
+    )
+    siblings = recipe.siblings if arm.siblings is None else arm.siblings
+    world = replace(FAST_WORLD if fast else WorldConfig(), seed=seed, said=arm.said)
+    return world, replace(recipe, siblings=siblings, train=train)
+
+
+def warm_policy(folder: Path, environments, recipe, seed: int):
+    """The warm start of a seed, made once for all arms."""
+    from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
+    from mrrec_mini.prompts import CONTROL
+    from mrrec_mini.recipe import start_policy
+
+    if not (folder / "words.json").is_file():  # the tokenizer is written last
+        model, tokenizer = start_policy(environments, recipe, seed)
+        save_causal_lm(folder, model, tokenizer)
+    return load_causal_lm(str(folder), CONTROL)
+
+
+def run(arm: Setting, seed: int, warm: Path, fast: bool) -> dict:
+    """Train one arm on one seed and let it answer: rows, the learning curve, and what it cost."""
+    import torch
+
+    from mrrec_mini.evaluate import benches, policy_rows
+    from mrrec_mini.prompts import Grammar
+    from mrrec_mini.recipe import prepare
+    from mrrec_mini.train import Trainer, train
+    from mrrec_mini.world import make_world
+
+    world, recipe = shop_and_recipe(arm, seed, fast)
+    environments = prepare(make_world(world), recipe, seed)
+    model, tokenizer = warm_policy(warm, environments, recipe, seed)
+    started = time.process_time()
+    trainer = Trainer(model, tokenizer, environments, recipe.train)
+    log = train(trainer, report=lambda line: print(f"\r{line['step']}", end="", file=sys.stderr))
+    spent = time.process_time() - started
+    rows = []
+    for bench in benches(environments[0], Grammar(tokenizer), recipe.train.rules, seed):
+        rows += policy_rows(bench, "grpo", model, torch.Generator().manual_seed(1000 + seed))
+    curve = [{key: line[key] for key in ("reward", "entropy", "calls/mean", "frac_reward_zero_std")} for line in log]
+    tokens = sum(line["num_tokens"] for line in log)
+    return {"rows": [asdict(row) for row in rows], "curve": curve, "cpu_seconds": spent, "tokens": tokens}
+
+
+def reference(arm: Setting, seed: int, warm: Path, fast: bool) -> dict:
+    """What every arm of a seed is held against: its warm start, free and forced to search, and the arms without policy."""
+    import numpy as np
+    import torch
+
+    from mrrec_mini.evaluate import benches, policy_rows, reference_rows
+    from mrrec_mini.prompts import Grammar
+    from mrrec_mini.recipe import prepare
+    from mrrec_mini.world import make_world
+
+    world, recipe = shop_and_recipe(arm, seed, fast)
+    environments = prepare(make_world(world), recipe, seed)
+    model, tokenizer = warm_policy(warm, environments, recipe, seed)
+    rows = []
+    for bench in benches(environments[0], Grammar(tokenizer), recipe.train.rules, seed):
+        rows += reference_rows(bench, np.random.default_rng([seed, 3]), recipe.teacher)
+        for name, all_calls in (("warm_start", False), ("warm_start_all_calls", True)):
+            rows += policy_rows(bench, name, model, torch.Generator().manual_seed(1000 + seed), all_calls)
+    return {"rows": [asdict(row) for row in rows]}
+
+
+def kept(path: Path, make) -> dict:
+    """What the file holds, or what `make` returns, which is then kept there whole."""
+    if not path.is_file():
+        content = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{time.time_ns()}")
+        unfinished.write_text(json.dumps(content), encoding="utf-8")
+        unfinished.replace(path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def measure(experiment: str, seeds: Sequence[int], out: Path, fast: bool) -> dict[str, dict[int, dict]]:
+    """{arm: {seed: run}}, the references under "references"."""
+    import torch
+
+    torch.set_num_threads(1)
+    arms = experiments()[experiment]
+    found: dict[str, dict[int, dict]] = {name: {} for name in arms}
+    found["references"] = {}
+    for seed in seeds:
+        for name, arm in arms.items():
+            shops = "one" if arm.siblings == 0 else "several"
+            warm = out / "warm" / f"{shops}{'-said' if len(arm.said) > 1 else ''}{'-fast' if fast else ''}-{seed}"
+            folder = out / (f"{experiment}-fast" if fast else experiment)
+            print(f"{experiment}: {name}, seed {seed}", file=sys.stderr)
+            if not found["references"].get(seed):
+                base = folder / "references" / f"seed-{seed}.json"
+                found["references"][seed] = kept(base, lambda a=arm, s=seed, w=warm: reference(a, s, w, fast))
+            path = folder / name.replace(" ", "-").replace(",", "") / f"seed-{seed}.json"
+            found[name][seed] = kept(path, lambda a=arm, s=seed, w=warm: run(a, s, w, fast))
+            print(file=sys.stderr)
+    return found
+
+
+def rows_of(runs: dict[int, dict], part: str, mode: str, arm: str = "grpo") -> list:
+    from mrrec_mini.evaluate import Row
+
+    rows = [Row(**row) for one in runs.values() for row in one["rows"]]
+    return [row for row in rows if (row.part, row.mode, row.arm) == (part, mode, arm)]
+
+
+def summarize(found: dict[str, dict[int, dict]]) -> dict[str, dict]:
+    """{arm: {part: means, interval, difference to the first arm, share of the expert}}"""
+    import numpy as np
+
+    from mrrec_mini.evaluate import difference, interval, means, ndcg_10
+
+    arms = [name for name in found if name != "references"]
+    references = {
+        name: (found["references"], name, "greedy" if "warm" in name else "")
+        for name in ("query_only", "static_memory", "warm_start", "warm_start_all_calls", "expert", "oracle")
+    }
+    table: dict[str, dict] = {}
+    for name, (runs, arm, mode) in (references | {n: (found[n], "grpo", "greedy") for n in arms}).items():
+        table[name] = {}
+        for part in ("test", "held"):
+            rows = rows_of(runs, part, mode, arm)
+            rng = np.random.default_rng(0)
+            line = means(rows) | {"interval": interval([ndcg_10(row) for row in rows], rows, rng)}
+            experts = rows_of(found["references"], part, "", "expert")
+            line["of_expert"] = line["ndcg@10"] / means(experts)["ndcg@10"]
+            line["to_expert"] = difference(rows, "expert", experts, rng)
+            if arm == "grpo":
+                line["sampled"] = means(rows_of(runs, part, "sampled"))["ndcg@10"]
+                first = rows_of(found[arms[0]], part, "greedy")
+                line["to_first"] = difference(rows, arms[0], first, rng) if name != arms[0] else None
+                forced = rows_of(found["references"], part, "greedy", "warm_start_all_calls")
+                line["to_forced"] = difference(rows, "warm_start_all_calls", forced, rng)
+                line["seeds"] = [means([r for r in rows if r.seed == seed])["ndcg@10"] for seed in runs]
+            table[name][part] = line
+        if arm == "grpo":
+            table[name]["cpu_seconds"] = float(np.mean([one["cpu_seconds"] for one in runs.values()]))
+            table[name]["tokens"] = float(np.mean([one["tokens"] for one in runs.values()]))
+    return {name: table[name] for name in (*references, *arms)}
+
+
+def printed(table: dict[str, dict], part: str, file) -> None:
+    heading = (
+        "arm",
+        "nDCG@10",
+        "95 %",
+        "to the first",
+        "95 %",
+        "sampled",
+        "of expert",
+        "right",
+        "calls",
+        "memory",
+        "CPU s",
+    )
+    rows = [heading]
+    for name, parts in table.items():
+        line = parts[part]
+        gain = line.get("to_first")
+        rows.append(
+            (
+                *(name, f"{line['ndcg@10']:.3f}", _span(line["interval"])),
+                *((f"{gain['ndcg@10']:+.3f}", _span(gain["interval"], "+")) if gain else ("", "")),
+                f"{line['sampled']:.3f}" if "sampled" in line else "",
+                f"{line['of_expert']:.0%}",
+                "" if line["aspects_right"] is None else f"{line['aspects_right']:.2f}",
+                *(f"{line['calls']:.2f}", f"{line['memory_tokens']:.0f}"),
+                f"{parts['cpu_seconds']:.0f}" if "cpu_seconds" in parts else "",
+            )
+        )
+    show(
+        {"test": "unseen people, familiar categories", "held": "categories that no training query named"}[part],
+        rows,
+        file,
+    )
+
+
+def _span(ends: Sequence[float], sign: str = "") -> str:
+    return f"{ends[0]:{sign}.3f}..{ends[1]:{sign}.3f}"
+
+
+def claims_of(experiment: str, table: dict[str, dict]) -> list[dict]:
+    """What the chosen recipe has to reach; the other experiments choose, and claim nothing."""
+    if experiment != "fresh":
+        return []
+    found = []
+    for part in ("test", "held"):
+        line, forced = table["chosen"][part], table["warm_start_all_calls"][part]
+        apart = line["interval"][0] - forced["interval"][1]
+        found.append(claim(f"{part}: above warm_start_all_calls, gap between the intervals", apart, 0.0))
+        found.append(claim(f"{part}: share of the scripted expert's nDCG@10", line["of_expert"], 0.9))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=list(experiments()))
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--fast", action="store_true", help="tiny shops and three steps: does it run?")
+    parser.add_argument("--json", action="store_true", help="one document on stdout, tables on stderr")
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"))
+    given = parser.parse_args(arguments)
+    seeds = given.seeds or (FRESH if given.experiment == "fresh" else (0, 1, 2))
+    table = summarize(measure(given.experiment, seeds, given.out, given.fast))
+    for part in ("test", "held"):
+        printed(table, part, sys.stderr if given.json else None)
+    found = document(claims_of(given.experiment, table), experiment=given.experiment, seeds=list(seeds), arms=table)
+    return finish(found, given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
