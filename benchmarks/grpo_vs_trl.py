@@ -309,7 +309,8 @@ def warm(model, world: World, rng: random.Random) -> float:
     rate = {"1M": 3e-3, "10M": 1e-3}[world.task.size]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     for _ in range(world.task.warm_steps):
-        batch = to_batch([scripted(world, rng) for _ in range(8)], range(8))
+        text = _request(world.task, rng)  # one for the batch: equal prompts are computed once
+        batch = to_batch([scripted(world, text, rng) for _ in range(8)], range(8))
         logprobs, _ = token_logprobs(model, batch.tokens, batch.mask)
         loss = -logprobs.sum() / batch.mask.sum()
         loss.backward()
@@ -319,10 +320,10 @@ def warm(model, world: World, rng: random.Random) -> float:
     return loss.item()
 
 
-def scripted(world: World, rng: random.Random) -> Episode:
+def scripted(world: World, text: str, rng: random.Random) -> Episode:
     """An episode as it should be."""
     grammar, task = world.grammar, world.task
-    query = Query("", rng.choice(list(world.facts)), _request(task, rng), target="", time=0)
+    query = Query("", rng.choice(list(world.facts)), text, target="", time=0)
     tokens = grammar.prompt(query.text, ())
     mask = [0] * len(tokens)
     wanted = rng.sample(ASPECTS, task.calls)
