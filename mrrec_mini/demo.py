@@ -31,11 +31,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from mrrec_mini.chat import grammar_of
 from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import Bench, Row, arms_table, benches, play, policy_rows, reference_rows, report_dict
-from mrrec_mini.prompts import Grammar
-from mrrec_mini.recipe import FAST, FAST_WORLD, Recipe, Say, prepare, quiet, read_config, start_policy, write_config
+from mrrec_mini.recipe import (
+    FAST,
+    FAST_WORLD,
+    Recipe,
+    Say,
+    chosen_recipe,
+    prepare,
+    quiet,
+    read_config,
+    start_policy,
+    write_config,
+)
 from mrrec_mini.rollout import LMActor
 from mrrec_mini.train import Trainer, load_policy, resume, save_checkpoint, start_over, train
 from mrrec_mini.world import WorldConfig, make_world
@@ -121,7 +132,7 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
     clock.lap("memory")
     model, tokenizer = start_policy(environments, recipe, seed, say)
     clock.lap("warm start")
-    grammar = Grammar(tokenizer)
+    grammar = grammar_of(tokenizer)
     tests = benches(environments[0], grammar, recipe.train.rules, seed)
     rows: list[Row] = []
     for bench in tests:
@@ -184,7 +195,7 @@ def _other_arms(
         )
         trainer = Trainer(model, words, environments, own.train)
         train(trainer, report=lambda line, arm=arm: say(arm, line["step"], own.train.steps, _note(line)))  # noqa: B023
-        for bench in benches(environments[0], Grammar(words), own.train.rules, seed):
+        for bench in benches(environments[0], grammar_of(words), own.train.rules, seed):
             rows += _policy(bench, arm, model, seed)
     return rows
 
@@ -258,44 +269,51 @@ def _prefixed(say: Say, seed: int) -> Say:
 def train_run(
     data: Path,
     run: Path,
-    steps: int,
+    steps: int | None,
     seed: int | None,
     algo: str | None,
     going_on: bool,
     fast: bool,
     say: Say = quiet,
     warn: Callable[[str], None] = warnings.warn,
+    chat_model: str | None = None,
+    lora: int | None = None,
+    bf16: bool = False,
 ) -> str:
-    """Make or go on with a run folder; returns a sentence on how it stands. `seed` and `algo` None: 0 and "grpo", or
-    those of the run that is gone on with. `warn` is told of damaged checkpoints.
+    """Make or go on with a run folder; returns a sentence on how it stands. `steps`, `seed`, `algo` None: the recipe's,
+    0 and "grpo", or those of the run that is gone on with. `warn` is told of damaged checkpoints.
 
-    Mismatch: the run that is to go on was made with other data, another seed or another algo. ValueError: there is a
-    run already.
+    Mismatch: the run that is to go on was made with other data, another seed, algo, model or rank of adapters.
+    ValueError: there is a run already.
     """
     torch.set_num_threads(1)
     if going_on:
         recipe, own_seed, dataset = read_config(run)
         folder = json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]
         made = {"--data": folder or "a shop of its own", "--seed": own_seed, "--algo": recipe.train.algo}
-        _check_same_run(run, made, {"--data": str(data.resolve()), "--seed": seed, "--algo": algo})
+        made |= {"--model": recipe.chat_model, "--lora": recipe.lora, "--bf16": recipe.train.precision == "bfloat16"}
+        wanted = chosen_recipe(fast, chat_model, lora or 0) if chat_model else None
+        given = {"--data": str(data.resolve()), "--seed": seed, "--algo": algo, "--bf16": bf16 or None}
+        given |= {"--model": wanted and wanted.chat_model, "--lora": lora}
+        _check_same_run(run, made, given)
         seed = own_seed
-        recipe = replace(recipe, train=replace(recipe.train, steps=steps))
+        recipe = replace(recipe, train=replace(recipe.train, steps=steps or recipe.train.steps))
         environments = prepare(dataset, recipe, seed, say)
         trainer = resume(run, environments, recipe.train, warn)
     else:
         if (run / "config.json").exists():
             raise ValueError(f"{run} holds a run already; go on with --resume, or choose another folder")
         seed = seed or 0
-        recipe = _with_seed(FAST if fast else Recipe(), seed)
-        recipe = replace(recipe, train=replace(recipe.train, algo=algo or "grpo", steps=steps))
+        recipe = _with_seed(chosen_recipe(fast, chat_model, lora or 0, bf16), seed)
+        recipe = replace(recipe, train=replace(recipe.train, algo=algo or "grpo", steps=steps or recipe.train.steps))
         dataset = Dataset.load(data)
         environments = prepare(dataset, recipe, seed, say)
         model, tokenizer = start_policy(environments, recipe, seed, say)
         trainer = Trainer(model, tokenizer, environments, recipe.train)
         save_checkpoint(run, trainer)
         write_config(run, recipe, seed, data, None)  # last: what has a config.json can be gone on with
-    validation = environments[0].split.validation_queries
-    lines = train(trainer, run, validation, lambda line: say("learn", line["step"], steps, _note(line)))
+    validation, total = environments[0].split.validation_queries[: recipe.watched], recipe.train.steps
+    lines = train(trainer, run, validation, lambda line: say("learn", line["step"], total, _note(line)))
     scores = [line["validation/ndcg@10"] for line in lines if "validation/ndcg@10" in line]
     said = f", greedy nDCG@10 on validation users {scores[-1]:.3f}" if scores else ""
     return f"{trainer.done} steps{said}"
@@ -323,7 +341,7 @@ def evaluate_run(run: Path, warn: Callable[[str], None] = warnings.warn) -> dict
     model, tokenizer = load_policy(run, warn)
     environment = prepare(dataset, replace(recipe, siblings=0), seed)[0]
     rows: list[Row] = []
-    for bench in benches(environment, Grammar(tokenizer), recipe.train.rules, seed):
+    for bench in benches(environment, grammar_of(tokenizer), recipe.train.rules, seed):
         rows += reference_rows(bench, np.random.default_rng([seed, 3]), recipe.teacher)
         rows += _policy(bench, recipe.train.algo, model, seed)
     arms = report_dict(rows, np.random.default_rng(0))

@@ -5,7 +5,8 @@ split the users, build memory and indexes (and, for the synthetic shop, sibling 
 to train in), train the tokenizer on what train users' memories say, drill copying, imitate the teacher, then `train`.
 
 Every number is in `Recipe` and was measured on a CPU, on the synthetic shop, with validation users. `seed` decides
-the split and every draw; the default data set is the shop of that seed. Departure from the paper: warm start and
+the split and every draw; the default data set is the shop of that seed. `CHAT` is the recipe for a chat model, which
+starts from what it was taught elsewhere, as the paper's does. Departure from the paper: warm start and
 several shops; the paper starts from an instruct model.
 """
 
@@ -19,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mrrec_mini.chat import ChatGrammar, grammar_of
 from mrrec_mini.data import DataError, Dataset, Split, shown
 from mrrec_mini.environment import Environment, aspect_names
 from mrrec_mini.grpo import GRPOConfig
-from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
+from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, load_causal_lm, make_causal_lm, with_lora
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Episode
 from mrrec_mini.reward import RewardConfig
@@ -49,6 +51,9 @@ class Recipe:
     traces: int = 4000  # episodes of the teacher
     max_words: int = 4000  # of the tokenizer
     model: CausalLMConfig = field(default_factory=CausalLMConfig)
+    chat_model: str | None = None  # a folder or hub name, instead of a tiny model made from scratch
+    lora: int = 0  # rank of the adapters that are trained in its place; 0: the whole model is trained
+    watched: int | None = None  # validation queries that are answered while training; None: all
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     warm: WarmStartConfig = field(default_factory=WarmStartConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -66,6 +71,46 @@ FAST = Recipe(
     warm=WarmStartConfig(drill_steps=20, drill_goal=0.0, steps=20),
     train=TrainConfig(steps=3, prompts_per_step=4, group=4, evaluate_every=3, checkpoint_every=3),
 )
+
+
+# For a chat model on a laptop: it can do the task a little from the worked examples alone, so nothing is imitated
+# before it is reinforced. A step of 18 episodes with SmolLM2-135M takes about half a minute of one core.
+CHAT = Recipe(
+    siblings=0,
+    watched=8,
+    warm=WarmStartConfig(drill_steps=0, steps=0, scrambled=0.0),
+    train=TrainConfig(
+        steps=30,
+        prompts_per_step=3,
+        group=6,
+        learning_rate=3e-5,
+        micro_batches=1,  # whole groups: their prompt is computed once
+        evaluate_every=30,
+        checkpoint_every=15,
+        rules=RolloutConfig(max_calls=1, memory_k=3, global_k=4, turn_tokens=36),
+    ),
+)
+CHAT_FAST = replace(
+    CHAT,
+    watched=1,
+    train=replace(
+        CHAT.train,
+        **dict(steps=1, prompts_per_step=1, group=2, micro_batches=1),
+        rules=replace(CHAT.train.rules, turn_tokens=4),
+    ),
+)
+
+
+def chosen_recipe(fast: bool = False, chat_model: str | None = None, lora: int = 0, bf16: bool = False) -> Recipe:
+    """The default recipe, or the one for a chat model; `fast`: at toy sizes. ValueError: adapters of nothing."""
+    if chat_model is None:
+        if lora:
+            raise ValueError("adapters need a model to be put on: give --model too")
+        recipe = FAST if fast else Recipe()
+    else:
+        place = str(Path(chat_model).resolve()) if Path(chat_model).is_dir() else chat_model
+        recipe = replace(CHAT_FAST if fast else CHAT, chat_model=place, lora=lora)
+    return replace(recipe, train=replace(recipe.train, precision="bfloat16" if bf16 else "float32"))
 
 
 def prepare(dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet) -> list[Environment]:
@@ -122,23 +167,44 @@ def _draw(env: Environment, size: int, rng: np.random.Generator) -> list[int]:
 
 def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say = quiet):
     """A policy that knows the grammar and how to copy, and little else: (model, tokenizer). DataError where there is
-    nothing to learn from."""
+    nothing to learn from, or the chat model cannot be used.
+    """
     if not all(env.split.train_queries for env in environments):
         raise DataError("no train user has a query outside the held categories; add users or queries")
     rng = np.random.default_rng([seed, 2])
-    tokenizer = make_tokenizer(environments, recipe.max_words)
-    model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(seed))
     warm = recipe.warm
-    copy_drill(
-        model, tokenizer, warm, rng, lambda step, skill: say("copy drill", step, warm.drill_steps, f"right {skill:.2f}")
-    )
-    traces = teacher_traces(environments, Grammar(tokenizer), recipe, rng)
+    if recipe.chat_model:
+        model, tokenizer = chat_policy(recipe, seed)
+    else:
+        tokenizer = make_tokenizer(environments, recipe.max_words)
+        model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(seed))
+        note = lambda step, skill: say("copy drill", step, warm.drill_steps, f"right {skill:.2f}")  # noqa: E731
+        copy_drill(model, tokenizer, warm, rng, note)
+    if not warm.steps:
+        return model, tokenizer
+    traces = teacher_traces(environments, grammar_of(tokenizer), recipe, rng)
     if not traces:
         limit = recipe.train.rules.turn_tokens
         raise DataError(f"no query fits into an answer of {limit} tokens (turn_tokens); shorten the queries")
     warm_start(
         model, tokenizer, traces, warm, rng, lambda step, loss: say("warm start", step, warm.steps, f"loss {loss:.2f}")
     )
+    return model, tokenizer
+
+
+def chat_policy(recipe: Recipe, seed: int):
+    """The chat model of a recipe, with adapters if it has them: (model, tokenizer). DataError where it is none."""
+    name = str(recipe.chat_model)
+    try:
+        model, tokenizer = load_causal_lm(name, CONTROL)
+        ChatGrammar(tokenizer)
+    except (FileNotFoundError, ModuleNotFoundError):
+        raise
+    except Exception as error:  # whatever a reader says of a folder that is none of its own
+        raise DataError(f"{name}: not a chat model that can be used ({shown(str(error), 200)})") from error
+    if recipe.lora:
+        base = torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32
+        model = with_lora(model, recipe.lora, torch.Generator().manual_seed(seed), base)
     return model, tokenizer
 
 

@@ -26,7 +26,7 @@ from small import Dictated, environment, fresh_logprobs, tiny_model, tokenizer
 # --- templates as they are met ------------------------------------------------------------------------------------
 
 CHATML = (  # SmolLM2, Qwen2.5: any role
-    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nHelp<|im_end|>\n{% endif %}"
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nHelp<|im_end|>\n{% endif %}"
     "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -50,7 +50,8 @@ ALTERNATING = (  # no tool role, and turns must take turns
 )
 TWO_ROLES = (  # Gemma: no system, no tool; whatever is not the user is the model
     "<bos>{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    "{% for m in messages %}<turn>{{ 'user' if m['role'] == 'user' else 'model' }}\n{{ m['content'] | trim }}</turn>\n{% endfor %}"
+    "{% for m in messages %}<turn>{{ 'user' if m['role'] == 'user' else 'model' }}\n{{ m['content'] | trim }}</turn>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<turn>model\n{% endif %}"
 )
 GOOD = {

