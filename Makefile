@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WITH_TRL := $(VENV)/.ready-trl
-BENCHMARKS := $(filter-out __init__ common,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := grpo_vs_trl sampler
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -42,7 +42,7 @@ $(WITH_TRL): $(READY)
 	$(BIN)/python -m pip install --quiet -e '.[trl]'
 	touch $@
 
-bench: $(WITH_TRL) ## every benchmark against its peer, half an hour; `make bench FAST=--fast` takes minutes
+bench: $(WITH_TRL) ## speed against its peers, half an hour; `make bench FAST=--fast` takes minutes
 	failed=0; for script in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$script $(FAST) || failed=1; done; exit $$failed
 
 lint: $(READY) ## style and format
