@@ -36,7 +36,6 @@ from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import Bench, Row, arms_table, benches, play, policy_rows, reference_rows, report_dict
 from mrrec_mini.recipe import (
-    FAST,
     FAST_WORLD,
     Recipe,
     Say,
@@ -65,7 +64,7 @@ class DemoConfig:
 
     @property
     def chosen(self) -> Recipe:
-        return self.recipe or (FAST if self.fast else Recipe())
+        return self.recipe or chosen_recipe(self.fast)
 
 
 @dataclass(frozen=True)

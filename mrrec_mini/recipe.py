@@ -95,7 +95,7 @@ CHAT_FAST = replace(
     watched=1,
     train=replace(
         CHAT.train,
-        **dict(steps=1, prompts_per_step=1, group=2, micro_batches=1),
+        **dict(steps=1, prompts_per_step=1, group=2, evaluate_every=1),
         rules=replace(CHAT.train.rules, turn_tokens=4),
     ),
 )

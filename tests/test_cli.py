@@ -31,7 +31,7 @@ def document(*words):
 @pytest.fixture
 def quick(monkeypatch):
     """`--fast` at the size of these tests."""
-    monkeypatch.setattr("mrrec_mini.demo.FAST", QUICK)
+    monkeypatch.setattr("mrrec_mini.recipe.FAST", QUICK)
 
 
 # --- demo ---

@@ -156,7 +156,7 @@ def test_all_arms(tmp_path):
 
 def test_stopped_and_gone_on_equals_not_stopped(tmp_path, monkeypatch):
     """2 steps, then on to 4, against 4 at once: the same log but for the clock, the same weights."""
-    monkeypatch.setattr("mrrec_mini.demo.FAST", QUICK)
+    monkeypatch.setattr("mrrec_mini.recipe.FAST", QUICK)
     said = train_run(shop(), tmp_path / "a", 2, 0, "grpo", False, True)
     assert said.startswith("2 steps")
     assert train_run(shop(), tmp_path / "a", 4, 0, "grpo", True, True).startswith("4 steps")

@@ -158,7 +158,7 @@ def test_people_with_few_memories_get_sensible_answers(sparse, count):
 
 def test_a_data_set_with_such_people_runs_through(sparse, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mrrec_mini.demo.FAST", QUICK)
+    monkeypatch.setattr("mrrec_mini.recipe.FAST", QUICK)
     for words in (("demo", "--data", sparse[0], "--fast", "--json"), ("evaluate", "--run", sparse[1], "--json")):
         done = mrrec(*words)
         assert done.exit_code == 0, done.stderr

@@ -291,7 +291,8 @@ def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, bas
     _need("adapters", "lora", "peft")
     from peft import LoraConfig, get_peft_model
 
-    model = model.to(base)
+    for parameter in model.parameters():  # and not `model.to`, which would round the table of positions too
+        parameter.data = parameter.data.to(base)
     model.config.dtype = base  # is written to config.json, and decides how the base is loaded again
     shape = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):  # adapters are drawn from the global generator
