@@ -36,13 +36,14 @@ def theirs(model, prompts: list[list[int]], new: int, greedy: bool, cache: str) 
     import torch
 
     ids = torch.tensor(prompts)
-    how = {} if cache == "dynamic" else {"cache_implementation": cache}
+    how = {} if greedy else {"top_k": 0}  # its default keeps the 50 best
+    if cache != "dynamic":
+        how["cache_implementation"] = cache
     drawn = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         do_sample=not greedy,
         max_new_tokens=new,
-        top_k=0,
         disable_compile=True,
         **how,
     )
