@@ -8,8 +8,9 @@ log-probabilities are those of the plain sequence (tested against a fresh forwar
 `transformers.generate`). Holes take up columns, and a sliding window counts columns: a model that has one is refused
 as soon as the grid is wider than its window.
 
-Three savings change no result but the last digits: equal prompts (a group's) are computed once and copied, a row that
-met its stop token leaves the forward passes of its turn, and the cache is written in place (`Columns`).
+Three savings change no result but the last digits: equal prompts (a group's) are computed once and copied, rows that
+met their stop token leave the forward passes of the turn as soon as half of the batch did, and the cache is written in
+place (`Columns`).
 
 Equation: p(token | past) = softmax(logits / T), drawn by the inverse of its cumulative sum from a passed generator; T
 = 0 takes the largest. A turn takes one uniform number for each row and each of its `max_new` steps before it starts,
@@ -151,6 +152,9 @@ class Sampler:
         `real` (b, w) is 1 for a token and 0 for a hole, tokens first.
         """
         columns = self.mask.new_zeros(len(self.mask), ids.shape[1])
+        if rows is not ALL and 2 * len(rows) > len(columns):
+            # picking rows copies their cache for every token: as long as most are asked for, the rest gets holes
+            ids, real, rows = columns.index_copy(0, rows, ids), columns.index_copy(0, rows, real), ALL
         columns[rows] = real
         self.mask = torch.cat([self.mask, columns], 1)
         if self.window is not None and self.mask.shape[1] > self.window:
