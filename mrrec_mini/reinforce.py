@@ -40,6 +40,12 @@ class Batch:
     rewards: torch.Tensor  # (B,)
     groups: torch.Tensor  # (B,) number of the group
     states: torch.Tensor | None = None  # (B, T) under constrained decoding: the state in which a token was sampled
+    table: torch.Tensor | None = None  # (S, V) bool: what each state leaves to be sampled
+
+    @property
+    def allowed(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What `token_logprobs` has to know of constrained decoding."""
+        return None if self.states is None else (self.states, self.table)
 
     def rows(self, index: torch.Tensor) -> Batch:
         """Some of its rows, cut to the longest of them."""
@@ -47,7 +53,7 @@ class Batch:
         width = int(lengths.max())
         pick = [t[index, :width] for t in (self.tokens, self.mask, self.old_logprobs)]
         states = None if self.states is None else self.states[index, :width]
-        return Batch(*pick, self.rewards[index], self.groups[index], states)
+        return Batch(*pick, self.rewards[index], self.groups[index], states, self.table)
 
 
 def to_batch(episodes: Sequence[Episode], groups: Sequence[int], device: torch.device | str = "cpu") -> Batch:

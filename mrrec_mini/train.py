@@ -86,6 +86,7 @@ class TrainConfig:
     checkpoint_every: int = 25
     max_skipped: int = 5  # updates in a row whose loss or gradient is not finite; then training stops
     seed: int = 0
+    all_calls_until: int = 0  # steps in which every search has to be used, before the policy may stop where it likes
     credit: str = "trajectory"  # one advantage for an episode (the paper's), or "turn": one for each decision in it
     precision: str = "float32"  # or "bfloat16": matrix products in bf16 (autocast), weights and sums in float32
     baseline: str = "group"  # of REINFORCE: "none", "group", "leave_one_out"
@@ -121,8 +122,6 @@ class Trainer:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.environments = list(environments)
         self.grammar = grammar_of(tokenizer)
-        rules = config.rules
-        self.constraint = Constraint(self.grammar, rules.max_calls) if rules.constrained else None
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.reference = _frozen_copy(model) if config.grpo.beta else None
         self.rng = np.random.default_rng([config.seed, 77])  # which queries
@@ -136,8 +135,10 @@ class Trainer:
         config = self.config
         episodes, groups = self.collect()
         batch = to_batch(episodes, groups, self.model.device)
-        if self.constraint is not None:
-            batch = replace(batch, states=self.constraint.states_of_batch(episodes).to(self.model.device))
+        if self.rules.constrained:
+            constraint = Constraint(self.grammar, config.rules.max_calls, self.all_calls)
+            states, table = constraint.states_of_batch(episodes), constraint.table
+            batch = replace(batch, states=states.to(self.model.device), table=table.to(self.model.device))
         rewards = _reward_log(episodes, batch)
         rate = config.learning_rate * rate_factor(self.done, config)
         for group in self.optimizer.param_groups:
@@ -162,6 +163,16 @@ class Trainer:
         }
 
     @property
+    def all_calls(self) -> bool:
+        """Whether the step in hand has to use every search."""
+        return self.done < self.config.all_calls_until
+
+    @property
+    def rules(self) -> RolloutConfig:
+        """Those of the step in hand. Where searches are forced, decoding is constrained, so that the update knows."""
+        return replace(self.config.rules, constrained=self.config.rules.constrained or self.all_calls)
+
+    @property
     def environment(self) -> Environment:
         """The one that the step in hand plays in: they take turns."""
         return self.environments[self.done % len(self.environments)]
@@ -174,10 +185,10 @@ class Trainer:
         chosen = self.rng.choice(len(pool), config.prompts_per_step, replace=len(pool) < config.prompts_per_step)
         queries = [pool[i] for i in chosen for _ in range(config.group)]
         actor = LMActor(self.model, self.grammar, self.generator, temperature=1.0)
-        with self.precision():
-            player = f"step {self.done + 1} is refused: {type(environment).__name__}.play"  # whose rewards these are
+        player = f"step {self.done + 1} is refused: {type(environment).__name__}.play"  # whose rewards these are
         try:
-            episodes = environment.play(actor, queries, self.grammar, config.rules, config.reward)
+            with self.precision():
+                episodes = environment.play(actor, queries, self.grammar, self.rules, config.reward, self.all_calls)
         except Exception as error:
             names = ", ".join(dict.fromkeys(query.id for query in queries))
             kind = ValueError if isinstance(error, ValueError) else RuntimeError  # what nobody expects is shown whole
@@ -196,16 +207,14 @@ class Trainer:
             part = batch.rows(rows)
             praise = per_token(advantages)[rows, : part.tokens.shape[1]]
             with self.precision():  # the sampler's: it is the same policy only if it rounds alike
-                logprobs, entropy = token_logprobs(self.model, part.tokens, part.mask, allowed=self.allowed(part))
+                logprobs, entropy = token_logprobs(self.model, part.tokens, part.mask, allowed=part.allowed)
             if config.algo == "reinforce":
                 loss = reinforce_loss(logprobs, praise, part.mask, episodes)
             else:
                 reference = None
                 if self.reference is not None:
                     with torch.no_grad(), self.precision():
-                        reference, _ = token_logprobs(
-                            self.reference, part.tokens, part.mask, allowed=self.allowed(part)
-                        )
+                        reference, _ = token_logprobs(self.reference, part.tokens, part.mask, allowed=part.allowed)
                     d = (reference - logprobs.detach())[part.mask]
                     log["kl"] += float((torch.exp(d) - d - 1).sum()) / tokens
                 loss = grpo_loss(
@@ -224,10 +233,6 @@ class Trainer:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {**log, "grad_norm": norm if not skipped else 0.0, "skipped_updates": float(skipped)}
-
-    def allowed(self, part: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """What constrained decoding left to be sampled."""
-        return None if self.constraint is None else (part.states, self.constraint.table.to(part.states.device))
 
     def precision(self) -> torch.autocast:
         """The context in which the model computes."""
