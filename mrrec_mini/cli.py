@@ -352,7 +352,7 @@ def train(
     data: DataDir,
     run: RunDir,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of reinforcement learning in all. Default: 60; of a chat model 30.")
+        int | None, typer.Option(min=1, help="Steps of reinforcement learning in all. Default: 80; of a chat model 30.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides every draw. Default: 0.")] = None,
     algo: Annotated[Algo | None, typer.Option(help="What to learn by. Default: grpo.")] = None,
