@@ -139,7 +139,7 @@ def run(arm: Setting, seed: int, warm: Path, fast: bool) -> dict:
 
 
 def reference(arm: Setting, seed: int, warm: Path, fast: bool) -> dict:
-    """What every arm of a seed is held against: its warm start, free and forced to search, and arms without a policy."""
+    """What every arm of a seed is held against: its warm start, free and forced to search; arms without a policy."""
     import numpy as np
     import torch
 
