@@ -70,6 +70,7 @@ class ChatGrammar(Grammar):
     def __init__(self, tokenizer, entry_tokens: int = 24):
         self.tokenizer = tokenizer
         self.entry_tokens = entry_tokens  # a longer memory is cut for the policy's eyes
+        self.control = tokenizer.control  # none: a chat model has its own
         head, ask, close, hand_back = (tokenizer.encode_template(piece) for piece in pieces(tokenizer.inner))
         reserved = tokenizer.reserved
         if not close or close[0] not in reserved:
