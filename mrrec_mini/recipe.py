@@ -76,7 +76,7 @@ FAST = Recipe(
 
 
 # For a chat model on a laptop: it can do the task a little from the worked examples alone, so nothing is imitated
-# before it is reinforced. A step of 18 episodes with SmolLM2-135M takes about half a minute of one core.
+# before it is reinforced. A step of 18 episodes with SmolLM2-135M takes 37 CPU seconds in bf16, and 8 GB.
 CHAT = Recipe(
     siblings=0,
     watched=8,
