@@ -277,7 +277,10 @@ class Trainer:
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
-    """What the learning rate is multiplied with at a step, from 0: a short rise, then a straight line down."""
+    """What the learning rate is multiplied with at a step, from 0: a short rise, then a straight line down.
+
+    The line ends at `config.steps`, so a run that is gone on with beyond them is not what a longer one would have been.
+    """
     fall = 1.0 - (1.0 - config.final_rate) * step / max(1, config.steps - 1)
     return min(1.0, (step + 1) / max(1, config.warmup)) * fall
 

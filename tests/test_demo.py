@@ -155,8 +155,12 @@ def test_all_arms(tmp_path):
 
 
 def test_stopped_and_gone_on_equals_not_stopped(tmp_path, monkeypatch):
-    """2 steps, then on to 4, against 4 at once: the same log but for the clock, the same weights."""
-    monkeypatch.setattr("mrrec_mini.recipe.FAST", QUICK)
+    """2 steps, then on to 4, against 4 at once: the same log but for the clock, the same weights.
+
+    At a constant rate: one that falls over the whole run is another one where the run is longer.
+    """
+    steady = replace(QUICK, train=replace(QUICK.train, final_rate=1.0))
+    monkeypatch.setattr("mrrec_mini.recipe.FAST", steady)
     said = train_run(shop(), tmp_path / "a", 2, 0, "grpo", False, True)
     assert said.startswith("2 steps")
     assert train_run(shop(), tmp_path / "a", 4, 0, "grpo", True, True).startswith("4 steps")
@@ -169,7 +173,7 @@ def test_stopped_and_gone_on_equals_not_stopped(tmp_path, monkeypatch):
     assert logs[0] == logs[1]
     assert same_weights(load_policy(tmp_path / "a")[0], load_policy(tmp_path / "b")[0])
     start = read_config(tmp_path / "a")[0].train
-    assert start == replace(QUICK.train, steps=2)  # what it was made with stays on record
+    assert start == replace(steady.train, steps=2)  # what it was made with stays on record
 
 
 def test_a_run_is_not_written_over(tmp_path):
