@@ -391,7 +391,7 @@ def with_interval(numbers: Mapping | None, sign: str = "") -> str:
     values = [numbers["ndcg@10"], *(numbers["interval"] or ())]
     said = [f"{value:{sign}.3f}" for value in values]
     if sign:
-        said = [text.replace("0.", ".", 1) for text in said]
+        said = [text.replace("0.", ".", 1)[:5] for text in said]  # +.123, and +1.00: all of one width
     return " ".join([said[0], "..".join(said[1:])]).strip()
 
 
