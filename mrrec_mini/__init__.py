@@ -2,8 +2,8 @@
 
 The table of contents, in the order in which data flows; a tool stands before its first user (the index before memory,
 the metrics before the reward, the log-probabilities of `reinforce` before the warm start). Each file is one idea and
-imports only files named before it, or one of `models/`. The README's map is made from this list and from the first
-line of each file.
+imports only files named before it, or one of `models/`; a system imports no other system. The README's map is made
+from this list and from the first line of each file.
 
 wire
     records
@@ -22,6 +22,9 @@ rollout
 
 reward, update
     metrics, reward, environment, reinforce, warmstart, grpo, credit, checkpoint, train
+
+systems
+    systems/popularity, systems/neighbours
 
 evaluation and use
     evaluate, recipe, assistant, demo, cli

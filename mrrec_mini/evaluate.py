@@ -5,6 +5,8 @@ no policy, `policy_rows` a language model (greedy and sampled); `report_dict` tu
 evaluation, `arms_table` shows them. Rows are plain: they can be sent between processes and joined over
 seeds. The arms, in the order in which they are compared, each with the one before it:
 
+    popularity             what most train users took before the query; like the next, it reads no text at all
+    neighbours             what the people took besides who took this person's things (item-item neighbours)
     query_only             the profile is the query
     naive_memory           query + this user's latest records (the paper's "naive": recent history)
     static_memory          query + all lines of the user profile (the paper's "static": a summary)
@@ -21,6 +23,10 @@ seeds. The arms, in the order in which they are compared, each with the one befo
 Equations: those of `metrics`: Recall and nDCG at 10, 100, 1000 over the whole pool (sec. 4). A query without an answer
 counts 0 and stays in the mean.
 
+`popularity` and `neighbours` are `systems`: they know who took what and when, put last what a person never takes again,
+and are given no words, so their memory tokens are 0. The other arms rank by text alone. Where people repeat each other
+the two are hard to beat; in the synthetic shop, where they do not, they are near chance.
+
 Departures: in the paper a language model turns naive and static memory into a profile; here the lines are appended to
 the query as they are (an extractive profile), since the small policy was never shown such a prompt. Intervals and
 `warm_start_all_calls` are ours.
@@ -36,7 +42,7 @@ spread between training seeds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -49,15 +55,19 @@ from transformers import PreTrainedModel
 from mrrec_mini.data import Dataset
 from mrrec_mini.environment import Environment, aspect_names
 from mrrec_mini.memory import plain
-from mrrec_mini.metrics import MISSING, bootstrap_interval, ndcg_at_k, recall_at_k
+from mrrec_mini.metrics import MISSING, bootstrap_interval, ndcg_at_k, recall_at_k, target_ranks
 from mrrec_mini.prompts import Grammar
 from mrrec_mini.records import Episode, MemoryEntry, Query
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import Actor, LMActor, RolloutConfig, ScriptActor
+from mrrec_mini.systems import System
+from mrrec_mini.systems.neighbours import Neighbours
+from mrrec_mini.systems.popularity import Popularity
 from mrrec_mini.warmstart import TeacherConfig, expert, teacher
 from mrrec_mini.world import oracle_profile
 
 ARMS = (
+    *("popularity", "neighbours"),
     *("query_only", "naive_memory", "static_memory", "teacher", "warm_start", "warm_start_all_calls"),
     *("reinforce", "grpo_no_global", "grpo_no_local", "grpo", "expert", "oracle"),
 )
@@ -119,7 +129,9 @@ def reference_rows(bench: Bench, rng: np.random.Generator, teaching: TeacherConf
     teaching = teaching or TeacherConfig()
     latest = [[e for e in memory.entries(q) if e.level == "record"][: bench.latest] for q in queries]
     profile = [[e for e in memory.entries(q) if e.level == "profile"] for q in queries]
-    rows = appended_rows(bench, "query_only", [[]] * len(queries))
+    rows = system_rows(bench, "popularity", Popularity())
+    rows += system_rows(bench, "neighbours", Neighbours())
+    rows += appended_rows(bench, "query_only", [[]] * len(queries))
     rows += appended_rows(bench, "naive_memory", latest)
     rows += appended_rows(bench, "static_memory", profile)
     script = teacher(bench.grammar, teaching, rng, bench.aspects, bench.rules.max_calls)
@@ -172,6 +184,22 @@ def episode_rows(bench: Bench, arm: str, mode: str, episodes: Sequence[Episode])
     return rows
 
 
+def system_rows(bench: Bench, arm: str, system: System) -> list[Row]:
+    """A row for each query: the system learns from the split's train users and scores the whole pool, not knowing
+    the target. Ties go to the smaller id, as in the item index. Raises ValueError for a score that is NaN.
+    """
+    dataset = bench.environment.dataset
+    pool = sorted(dataset.items)
+    place = {item: n for n, item in enumerate(pool)}
+    system = system.fit(dataset, bench.environment.split)
+    # a query at a time: (queries, items) at once would not fit for a large shop
+    ranks = [
+        target_ranks([system.rank(replace(query, target="", truth=None), pool)], [place[query.target]])[0]
+        for query in bench.queries
+    ]
+    return ranked_rows(bench, arm, ranks, [0] * len(ranks))
+
+
 def appended_rows(bench: Bench, arm: str, memories: Sequence[Sequence[MemoryEntry]]) -> list[Row]:
     """A row for each query: the profile is the query followed by these memories, word for word."""
     texts = [" ".join(entry.text for entry in entries) for entries in memories]
@@ -182,6 +210,11 @@ def appended_rows(bench: Bench, arm: str, memories: Sequence[Sequence[MemoryEntr
 def profile_rows(bench: Bench, arm: str, profiles: Sequence[str], tokens: Sequence[int]) -> list[Row]:
     """A row for each query of an arm that writes a profile without playing an episode."""
     ranks = bench.environment.items.ranks(profiles, [query.target for query in bench.queries])
+    return ranked_rows(bench, arm, ranks, tokens)
+
+
+def ranked_rows(bench: Bench, arm: str, ranks: Sequence[int], tokens: Sequence[int]) -> list[Row]:
+    """A row for each query of an arm without a policy: it always answers, and calls nothing."""
     return [
         Row(**_place(bench, arm, NO_POLICY, query), rank=int(rank), format=1.0, calls=0, memory_tokens=count)
         for query, rank, count in zip(bench.queries, ranks, tokens, strict=True)

@@ -142,8 +142,8 @@ def _forbidden(name: str, target: str, stages: list[str]) -> str:
         return "records imports nothing of ours"
     if kind == "models":
         return "" if target_kind == "models" else "models import nothing of ours"
-    if kind == "systems":
-        return "systems never import each other" if target_kind == "systems" and name != "systems" else ""
+    if kind == "systems" and target_kind == "systems" and name != "systems":
+        return "systems never import each other"
     if name in stages and target in stages and stages.index(target) >= stages.index(name):
         return "a stage imports only stages before it"
     return ""

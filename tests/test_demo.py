@@ -31,7 +31,8 @@ from mrrec_mini.world import make_world
 from runs import HOSTILE, QUICK, SHOP, copied_run, same_weights, shop
 
 POLICY_ARMS = ("warm_start", "warm_start_all_calls", "grpo")
-ARMS = ["query_only", "naive_memory", "static_memory", "teacher", *POLICY_ARMS, "expert", "oracle"]
+NO_POLICY = ("popularity", "neighbours", "query_only", "naive_memory", "static_memory", "teacher")
+ARMS = [*NO_POLICY, *POLICY_ARMS, "expert", "oracle"]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_without_data_each_seed_has_a_shop_of_its_own():
 @pytest.mark.slow
 def test_all_arms(tmp_path):
     report = run_demo(DemoConfig(data=shop(), all_arms=True, runs=tmp_path, recipe=QUICK))
-    assert list(report.arms) == [*ARMS[:6], "reinforce", "grpo_no_global", "grpo_no_local", *ARMS[6:]]
+    assert list(report.arms) == [*ARMS[:-3], "reinforce", "grpo_no_global", "grpo_no_local", *ARMS[-3:]]
     assert report.arms["grpo_no_local"]["calls"] == 0.0
     assert report.arms["query_only"]["calls"] == 0.0
 
@@ -199,7 +200,7 @@ def test_a_run_is_evaluated_beside_the_arms_that_need_no_training(tmp_path, repo
     assert told["run"] == str(run) and told["seeds"] == [0]
     assert list(told["arms"]) == [arm for arm in ARMS if not arm.startswith("warm")]
     assert told["arms"] == json.loads((run / "evaluation.json").read_text())
-    for arm in ("query_only", "naive_memory", "static_memory", "teacher", "oracle"):  # as in the demo of that seed
+    for arm in (*NO_POLICY, "oracle"):  # as in the demo of that seed
         assert told["arms"][arm]["ndcg@10"] == report.arms[arm]["ndcg@10"]
 
 

@@ -30,6 +30,7 @@ from mrrec_mini.evaluate import (
     report_dict,
     source_of,
     summary,
+    system_rows,
 )
 from mrrec_mini.memory import join, record_entry
 from mrrec_mini.metrics import bootstrap_interval
@@ -38,10 +39,13 @@ from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Call, Episode, MemoryEntry, Query
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor
 from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.systems.neighbours import Neighbours
+from mrrec_mini.systems.popularity import Popularity
 from mrrec_mini.world import ASPECTS, CATEGORIES, USES, WorldConfig, make_world, oracle_profile
 
 WORLD = WorldConfig(users=12, items=100, categories=6, held=2, history=10, queries=3)
-REFERENCES = ("query_only", "naive_memory", "static_memory", "teacher", "expert", "oracle")
+BLIND = ("popularity", "neighbours", "query_only", "naive_memory", "static_memory", "teacher")  # no truth needed
+REFERENCES = (*BLIND, "expert", "oracle")
 
 
 def make_bench(dataset, part="test", **changes) -> Bench:
@@ -129,7 +133,7 @@ def test_the_expert_looks_up_what_matters_and_nothing_else(bench):
 def test_without_truth_there_is_no_expert_no_oracle_and_no_count_of_aspects(bench):
     blind = replace(bench, queries=tuple(replace(query, truth=None) for query in bench.queries))
     rows = reference_rows(blind, rng())
-    assert {row.arm for row in rows} == {"query_only", "naive_memory", "static_memory", "teacher"}
+    assert {row.arm for row in rows} == set(BLIND)
     assert {(row.asked, row.right, row.matter) for row in rows} == {(None, None, None)}
 
 
@@ -144,6 +148,66 @@ def test_rules_without_memory_leave_the_arms_without_memory(bench):
     bare = replace(bench, rules=RolloutConfig(max_calls=0, global_k=0))
     found = {(row.calls, row.memory_tokens, row.format) for row in arm(reference_rows(bare, rng()), "teacher")}
     assert found == {(0, 0, 1.0)}  # it plans no search that the rules forbid
+
+
+# --- systems ----------------------------------------------------------------------------------------------------------
+
+
+class Fixed:
+    """A system whose scores are given: {item: score}, 0 for all others. It notes what it is asked."""
+
+    def __init__(self, scores):
+        self.scores, self.fitted, self.asked = scores, [], []
+
+    def fit(self, dataset, split):
+        self.fitted.append((dataset, split))
+        return self
+
+    def rank(self, query, candidates):
+        self.asked.append((query, candidates))
+        return np.array([self.scores.get(item, 0.0) for item in candidates])
+
+
+def test_a_system_ranks_the_whole_pool_and_ties_go_to_the_smaller_id(bench):
+    """Items i0000000 to i0000099, all at 0 but for one above and one that was never returned."""
+    targets = ["i0000000", "i0000001", "i0000002", "i0000003", "i0000099"]
+    queries = tuple(replace(bench.queries[0], id=str(n), target=target) for n, target in enumerate(targets))
+    rows = system_rows(replace(bench, queries=queries), "popularity", Fixed({"i0000002": 1.0, "i0000001": -np.inf}))
+    # 2 is first; of the tied 98 the first is 0, then 3 (1 is not among them), and 99 the last; 1 stands behind all
+    assert [row.rank for row in rows] == [2, 100, 1, 3, 99]
+    assert {(row.format, row.calls, row.memory_tokens, row.mode) for row in rows} == {(1.0, 0, 0, "")}
+
+
+def test_a_system_is_fitted_once_and_never_told_the_target(bench):
+    system = Fixed({})
+    system_rows(bench, "popularity", system)
+    assert system.fitted == [(bench.environment.dataset, bench.environment.split)]
+    assert [query for query, _ in system.asked] == [replace(q, target="", truth=None) for q in bench.queries]
+    assert all(list(candidates) == sorted(bench.environment.dataset.items) for _, candidates in system.asked)
+
+
+def test_a_score_that_is_no_number_is_refused(bench):
+    """It would compare with nothing and leave every target first."""
+    with pytest.raises(ValueError, match="NaN"):
+        system_rows(bench, "popularity", Fixed({"i0000000": np.nan}))
+
+
+def test_the_two_systems_are_arms_of_their_own(bench):
+    rows = reference_rows(bench, rng())
+    assert arm(rows, "popularity") == system_rows(bench, "popularity", Popularity())
+    assert arm(rows, "neighbours") == system_rows(bench, "neighbours", Neighbours())
+    assert [row.rank for row in arm(rows, "popularity")] != [row.rank for row in arm(rows, "neighbours")]
+
+
+def test_text_is_compared_with_histories_and_memory_with_the_query_alone(bench):
+    found = report_dict(reference_rows(bench, rng()), rng())
+    before = {name: found[name]["difference"] and found[name]["difference"]["to"] for name in BLIND[:4]}
+    assert before == {
+        "popularity": None,
+        "neighbours": "popularity",
+        "query_only": "neighbours",
+        "naive_memory": "query_only",
+    }
 
 
 # --- the policy -------------------------------------------------------------------------------------------------------

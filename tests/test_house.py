@@ -89,6 +89,14 @@ def test_a_forbidden_arrow_is_seen(house, module, source):
     assert found.startswith(f"{module.replace('/', '.').removesuffix('.__init__')} -> ")
 
 
+def test_a_system_too_imports_only_what_stands_before_it(house):
+    """Evaluation hands queries to systems: one that imported it would close a circle."""
+    toc = '"""Toy.\n\nwire\n    records\n\nsystems\n    systems/one\n\nrest\n    data, memory, cli\n"""\n'
+    root = house({"__init__.py": toc, "systems/one.py": '"""O."""\nfrom mrrec_mini import memory, records\n'})
+    (root / PACKAGE / "memory.py").write_text('"""M."""\nfrom mrrec_mini.systems.one import One\n')
+    assert forbidden_arrows(root) == ["systems.one -> memory: a stage imports only stages before it"]
+
+
 def test_allowed_arrows_are_allowed(house):
     root = house(
         {

@@ -22,6 +22,8 @@ from mrrec_mini.records import Episode, Interaction, Item, MemoryEntry, Query
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor
 from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.systems.neighbours import Neighbours
+from mrrec_mini.systems.popularity import Popularity
 from mrrec_mini.warmstart import TeacherConfig, expert, teacher
 from mrrec_mini.world import WorldConfig, make_world
 
@@ -282,6 +284,52 @@ def test_reading_the_target_is_caught(shop, monkeypatch, place):
     before, after = build(shop), build(changed)
     assert (learned(before) == learned(after)) == (place == "history")
     assert tokens(before, shop.queries, grammar) != tokens(after, shop.queries, grammar)
+
+
+# --- systems: who took what, and when ---------------------------------------------------------------------------------
+
+
+def unseen_by(query: Query, split: Split):
+    """All from the query on, whoever did it; and all that other people did of whom nothing may be learned."""
+    others = (split.test | split.validation) - {query.user}
+    return lambda met: met.time >= query.time or met.user in others
+
+
+def reads_the_unseen(system, shop: Dataset, learned_from: Split | None = None) -> bool:
+    """Whether altering what a query may not see changes a score of it."""
+    split, pool = split_of(shop), sorted(shop.items)
+
+    def scores(data, query):
+        return system.fit(data, learned_from or split).rank(query, pool).tolist()
+
+    queries = {query.user: query for query in split.test_queries}.values()  # those of one user share their time
+    return any(scores(shop, q) != scores(altered(shop, unseen_by(q, split)), q) for q in queries)
+
+
+@pytest.mark.parametrize("system", [Popularity, Neighbours])
+def test_systems_see_train_users_and_the_own_past(shop, system):
+    assert not reads_the_unseen(system(), shop)
+
+
+@pytest.mark.parametrize("system", [Popularity, Neighbours])
+@pytest.mark.parametrize("leak", ["history", "looks ahead", "everybody"])
+def test_a_system_that_reads_more_is_caught(shop, monkeypatch, system, leak):
+    class Late(system):
+        def rank(self, query, candidates):
+            return super().rank(replace(query, time=query.time + 1), candidates)
+
+    everyone = replace(split_of(shop), train=frozenset(shop.users()))
+    if leak == "history":
+        monkeypatch.setattr(Dataset, "history", up_to_the_query)
+    asked = Late() if leak == "looks ahead" else system()
+    assert reads_the_unseen(asked, shop, everyone if leak == "everybody" else None)
+
+
+@pytest.mark.parametrize("system", [Popularity, Neighbours])
+def test_systems_do_not_read_the_target_of_the_query(dataset, system):
+    fitted, pool = system().fit(dataset, split_of(dataset)), sorted(dataset.items)
+    pairs = zip(dataset.queries, with_other_targets(dataset, dataset.queries), strict=True)
+    assert all(fitted.rank(one, pool).tolist() == fitted.rank(other, pool).tolist() for one, other in pairs)
 
 
 # --- the path from profile to ranking does not see the target ---------------------------------------------------------
