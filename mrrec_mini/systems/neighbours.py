@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 
 from mrrec_mini.data import Dataset, Split
 from mrrec_mini.records import Query
@@ -60,7 +60,7 @@ class Neighbours:
     def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
         """(n,) scores for n item ids, -inf for what this user is not going to take again. KeyError: an unknown item."""
         history = sorted({self.column[met.item] for met in self.dataset.history(query)})  # H
-        scores = self.similarity(self.taken(query), history).sum(axis=0)  # (N,) over all items
+        scores = np.asarray(self.similarity(self.taken(query), history).sum(axis=0)).ravel()  # (N,) of all items
         if query.time <= self.first_repeat:
             scores[history] = -np.inf
         return scores[[self.column[item] for item in candidates]]
@@ -75,11 +75,11 @@ class Neighbours:
         taken.eliminate_zeros()
         return taken
 
-    def similarity(self, taken: csr_matrix, items: Sequence[int]) -> np.ndarray:
-        """(h, N) sim(j, i) of h items j to all: shrunk cosine, 0 to itself and where nobody took both."""
-        together = (taken[:, items].T @ taken).toarray()  # (h, N) |U_i & U_j|
-        together[np.arange(len(items)), items] = 0
+    def similarity(self, taken: csr_matrix, items: Sequence[int]) -> coo_matrix:
+        """(h, N) sim(j, i) of h items j to all: shrunk cosine. Held only where somebody took both: the rest is 0."""
+        together = (taken[:, items].T @ taken).tocoo()  # (h, N) |U_i & U_j|
         people = np.asarray(taken.sum(axis=0)).ravel()  # (N,) |U_i|
-        alone = np.maximum(people, 1)  # together is 0 where an item has nobody
-        cosine = together / np.sqrt(np.outer(alone[items], alone))
-        return cosine * together / np.maximum(together + self.shrinkage, 1)
+        both, j, i = together.data, np.array(items, dtype=np.int64)[together.row], together.col
+        similar = both / np.sqrt(people[i] * people[j]) * both / (both + self.shrinkage)
+        similar[i == j] = 0
+        return coo_matrix((similar, (together.row, i)), together.shape)
