@@ -1,7 +1,7 @@
 """Constrained decoding: the tokens that the grammar allows next, as one mask for the sampler and for the update.
 
-Flow: between prompts and sampler; an argument of the rollout (`RolloutConfig.constrained`), off by default. A turn
-passes through a few states, each of which allows some tokens:
+Flow: between prompts and sampler; an argument of the rollout (`RolloutConfig.constrained`), which the default
+recipe switches on. A turn passes through a few states, each of which allows some tokens:
 
     open -> thinking -> searching, empty -> searching -> (</search>)
                      -> answering, empty -> answering -> evidence -> (<end>)
@@ -28,7 +28,7 @@ OPEN, THINKING, LAST_THINKING, SEARCH_EMPTY, SEARCHING, ANSWER_EMPTY, ANSWERING,
 class Constraint:
     """The states of a turn, and what each allows: `table` (S, V) bool. State EVIDENCE + n: n memories were shown."""
 
-    def __init__(self, grammar: Grammar, max_calls: int, all_calls: bool = False):
+    def __init__(self, grammar: Grammar, max_calls: int):
         c = self.control = grammar.control
         if "<think>" not in c:
             raise ValueError("constrained decoding needs the grammar of control tokens; a chat model decodes freely")
@@ -39,8 +39,7 @@ class Constraint:
         for state in (THINKING, LAST_THINKING, SEARCH_EMPTY, SEARCHING, ANSWER_EMPTY, ANSWERING):
             self.table[state] = words
         self.table[OPEN, c["<think>"]] = True
-        self.table[THINKING, c["<search>"]] = True
-        self.table[THINKING, c["<profile>"]] = not all_calls  # no answer before every search is used
+        self.table[THINKING, [c["<search>"], c["<profile>"]]] = True
         self.table[LAST_THINKING, c["<profile>"]] = True
         self.table[SEARCHING, c["</search>"]] = True
         self.table[ANSWERING, c["<evidence>"]] = True

@@ -86,7 +86,6 @@ class TrainConfig:
     checkpoint_every: int = 25
     max_skipped: int = 5  # updates in a row whose loss or gradient is not finite; then training stops
     seed: int = 0
-    all_calls_until: int = 0  # steps in which every search has to be used, before the policy may stop where it likes
     credit: str = "trajectory"  # one advantage for an episode (the paper's), or "turn": one for each decision in it
     precision: str = "float32"  # or "bfloat16": matrix products in bf16 (autocast), weights and sums in float32
     baseline: str = "group"  # of REINFORCE: "none", "group", "leave_one_out"
@@ -122,6 +121,8 @@ class Trainer:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.environments = list(environments)
         self.grammar = grammar_of(tokenizer)
+        rules = config.rules
+        self.constraint = Constraint(self.grammar, rules.max_calls) if rules.constrained else None
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.reference = _frozen_copy(model) if config.grpo.beta else None
         self.rng = np.random.default_rng([config.seed, 77])  # which queries
@@ -135,9 +136,8 @@ class Trainer:
         config = self.config
         episodes, groups = self.collect()
         batch = to_batch(episodes, groups, self.model.device)
-        if self.rules.constrained:
-            constraint = Constraint(self.grammar, config.rules.max_calls, self.all_calls)
-            states, table = constraint.states_of_batch(episodes), constraint.table
+        if self.constraint is not None:
+            states, table = self.constraint.states_of_batch(episodes), self.constraint.table
             batch = replace(batch, states=states.to(self.model.device), table=table.to(self.model.device))
         rewards = _reward_log(episodes, batch)
         rate = config.learning_rate * rate_factor(self.done, config)
@@ -163,16 +163,6 @@ class Trainer:
         }
 
     @property
-    def all_calls(self) -> bool:
-        """Whether the step in hand has to use every search."""
-        return self.done < self.config.all_calls_until
-
-    @property
-    def rules(self) -> RolloutConfig:
-        """Those of the step in hand. Where searches are forced, decoding is constrained, so that the update knows."""
-        return replace(self.config.rules, constrained=self.config.rules.constrained or self.all_calls)
-
-    @property
     def environment(self) -> Environment:
         """The one that the step in hand plays in: they take turns."""
         return self.environments[self.done % len(self.environments)]
@@ -188,7 +178,7 @@ class Trainer:
         player = f"step {self.done + 1} is refused: {type(environment).__name__}.play"  # whose rewards these are
         try:
             with self.precision():
-                episodes = environment.play(actor, queries, self.grammar, self.rules, config.reward, self.all_calls)
+                episodes = environment.play(actor, queries, self.grammar, config.rules, config.reward)
         except Exception as error:
             names = ", ".join(dict.fromkeys(query.id for query in queries))
             kind = ValueError if isinstance(error, ValueError) else RuntimeError  # what nobody expects is shown whole

@@ -141,31 +141,6 @@ def test_states_follow_the_turns_of_an_episode():
     assert all(s == 0 for s, m in zip(states, mask, strict=True) if not m)
 
 
-def test_the_first_steps_use_every_search_and_the_update_knows():
-    """Step 1 is forced: whoever ends with an answer made every call, and the ratio is one. Step 2 is free again."""
-    rules = RolloutConfig(max_calls=2)
-    config = TrainConfig(prompts_per_step=4, group=4, micro_batches=2, all_calls_until=1, rules=rules)
-    trainer = Trainer(taught_model(), TOK, [environment()], config)
-    forced, _ = trainer.collect()
-    answered = [e for e in forced if e.end == "answer"]
-    assert answered and all(len(e.calls) == 2 for e in answered)
-    rule = Constraint(GRAMMAR, 2, all_calls=True)
-    batch = to_batch(forced, range(len(forced)))
-    logprobs, _ = token_logprobs(
-        trainer.model, batch.tokens, batch.mask, 1.0, (rule.states_of_batch(forced), rule.table)
-    )
-    assert_close(logprobs, batch.old_logprobs, atol=1e-5, rtol=0)
-    line = trainer.step()
-    assert line["clip_ratio/low_mean"] == line["clip_ratio/high_mean"] == 0
-    assert not trainer.all_calls and not trainer.rules.constrained
-
-
-def test_no_answer_is_allowed_before_every_search_is_used():
-    c, rule = TOK.control, Constraint(GRAMMAR, max_calls=2, all_calls=True)
-    assert not rule.allowed([c["<think>"]], 0, False)[c["<profile>"]]
-    assert rule.allowed([c["<think>"]], 0, True)[c["<profile>"]]
-
-
 def test_a_chat_model_decodes_freely():
     class Chat:
         control: dict = {}  # noqa: RUF012 one test, one dict
