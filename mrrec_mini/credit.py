@@ -20,6 +20,7 @@ sees neither.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -27,11 +28,16 @@ from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.prompts import Grammar, turns
 from mrrec_mini.records import Episode
 from mrrec_mini.reinforce import group_lead, group_sums
-from mrrec_mini.reward import RewardConfig, recommendation_reward, total_reward
+from mrrec_mini.reward import RewardConfig, recommendation_reward, retrieved_tokens, total_reward
 
-Decision = tuple[
-    int, int, str, float
-]  # first column, column behind the last, profile if answered before it, cost so far
+
+class Decision(NamedTuple):
+    """A piece of a turn, and what stood before it."""
+
+    start: int  # its first column
+    end: int  # the column behind its last
+    profile: str  # that of an answer given before it
+    spent: float  # the cost of the calls before it, as a reward: at most 0
 
 
 def decisions(episode: Episode, grammar: Grammar, config: RewardConfig) -> Iterator[Decision]:
@@ -39,13 +45,12 @@ def decisions(episode: Episode, grammar: Grammar, config: RewardConfig) -> Itera
     notes: list[str] = []
     nothing = dict.fromkeys(("format", "recommendation", "memory"), 0.0)
     for turn, (start, end) in enumerate(turns(episode.mask)):
-        first = episode.mask.index(1)
-        spent = total_reward(nothing, config, turn, episode.mask[first:start].count(0))
+        spent = total_reward(nothing, config, turn, retrieved_tokens(episode.mask[:start]))
         length, thought = grammar.thought(episode.tokens[start:end])
-        yield start, start + length, " ".join([episode.query.text, *notes]), spent
+        yield Decision(start, start + length, " ".join([episode.query.text, *notes]), spent)
         if turn:  # the first thought is a plan: nothing has been read yet
             notes.append(thought)
-        yield start + length, end, " ".join([episode.query.text, *notes]), spent
+        yield Decision(start + length, end, " ".join([episode.query.text, *notes]), spent)
 
 
 def among_those_who_came(after: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
@@ -65,17 +70,17 @@ def turn_advantages(
 ) -> torch.Tensor:
     """(B, T) A_j of the decision that each sampled token belongs to; 0 elsewhere, and where nobody else came."""
     made = [(row, j, d) for row, e in enumerate(episodes) for j, d in enumerate(decisions(e, grammar, config))]
-    asked = {(d[2], episodes[row].query.target) for row, _, d in made}
+    asked = {(decision.profile, episodes[row].query.target) for row, _, decision in made}
     profiles, targets = zip(*sorted(asked), strict=True)
     ranks = dict(zip(zip(profiles, targets, strict=True), items.ranks(list(profiles), list(targets)), strict=True))
     after = torch.zeros(len(made), dtype=torch.float64)  # r - V_j
-    for i, (row, _, (_, _, profile, spent)) in enumerate(made):
-        gained = recommendation_reward(float(ranks[profile, episodes[row].query.target]), config)
-        after[i] = episodes[row].reward - (config.recommendation * gained + spent)
+    for i, (row, _, decision) in enumerate(made):
+        gained = recommendation_reward(float(ranks[decision.profile, episodes[row].query.target]), config)
+        after[i] = episodes[row].reward - (config.recommendation * gained + decision.spent)
     depth = 1 + max(j for _, j, _ in made)
     place = torch.tensor([groups[row] * depth + j for row, j, _ in made])  # the decision's number and its group
     advantages = among_those_who_came(after, place)
     out = torch.zeros(len(episodes), max(len(e.tokens) for e in episodes))
-    for (row, _, (start, end, _, _)), advantage in zip(made, advantages.tolist(), strict=True):
-        out[row, start:end] = advantage
+    for (row, _, decision), advantage in zip(made, advantages.tolist(), strict=True):
+        out[row, decision.start : decision.end] = advantage
     return out

@@ -59,9 +59,9 @@ def memory_reward(episode: Episode) -> float:
     return float(len(episode.calls) > 0)
 
 
-def retrieved_tokens(episode: Episode) -> int:
-    """Tokens that the memory tool put into the episode: all that were given after the policy's first own token."""
-    return episode.mask[episode.mask.index(1) :].count(0) if 1 in episode.mask else 0
+def retrieved_tokens(mask: tuple[int, ...]) -> int:
+    """Tokens that the memory tool put into an episode: all that were given after the policy's first own token."""
+    return mask[mask.index(1) :].count(0) if 1 in mask else 0
 
 
 def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, retrieved: int = 0) -> float:
@@ -89,6 +89,6 @@ def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig)
             "recommendation": recommendation_reward(rank, config),
             "memory": memory_reward(episode),
         }
-        reward = total_reward(terms, config, len(episode.calls), retrieved_tokens(episode))
+        reward = total_reward(terms, config, len(episode.calls), retrieved_tokens(episode.mask))
         scored.append(replace(episode, rewards={**terms, "rank": rank}, reward=reward))
     return scored

@@ -151,9 +151,9 @@ def test_what_looking_up_costs_by_hand():
 
 def test_retrieved_tokens_are_those_given_after_the_policy_began():
     # prompt 0 0 0, turn 1 1, reply 0 0, turn 1, reply 0, turn 1
-    assert retrieved_tokens(replace(episode(None), mask=(0, 0, 0, 1, 1, 0, 0, 1, 0, 1))) == 3
-    assert retrieved_tokens(replace(episode(None), mask=(0, 0, 1))) == 0
-    assert retrieved_tokens(replace(episode(None), mask=(0, 0))) == 0  # it never wrote
+    assert retrieved_tokens((0, 0, 0, 1, 1, 0, 0, 1, 0, 1)) == 3
+    assert retrieved_tokens((0, 0, 1)) == 0
+    assert retrieved_tokens((0, 0)) == 0  # it never wrote
 
 
 @pytest.mark.parametrize("cost", ["call_cost", "token_cost"])
