@@ -7,7 +7,7 @@
     frontier    nDCG@10 against memory tokens as a call, or a token of memory, costs more; in a shop whose queries say
                 none, one, two or all three of the wanted values
     fresh       what was chosen, once, on shops that nothing was chosen on (seeds 10, 11, 12), beside the paper's own
-                (trajectory credit) and what it must beat
+                (trajectory credit, free decoding) and what it must beat
 
 An arm differs from the first one of its experiment in what its name says and in nothing else. All arms of a seed set
 out from one warm start. Every run is kept in DIR/EXPERIMENT/ARM/seed-N.json as soon as it is done and is not made
@@ -76,7 +76,7 @@ def experiments() -> dict[str, dict[str, Setting]]:
         )
         for cost in costs
     }
-    fresh = {"chosen": setting(), "the paper's own": setting(**trajectory)}
+    fresh = {"chosen": setting(), "the paper's own": setting(rules={"constrained": False}, **trajectory)}
     return {"credit": credit, "estimators": estimators, "frontier": frontier, "fresh": fresh}
 
 
