@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -360,6 +361,17 @@ class Dataset:
         """All interactions of one user, oldest first. What a query may see of them is `history`."""
         first, end = self._spans.get(user, (0, 0))
         return self.interactions[first:end]
+
+    def first_repeat(self, users: Iterable[str]) -> float:
+        """When one of these users first took a thing a second time, in seconds since 1970; infinity if nobody did."""
+        earliest = math.inf
+        for user in users:
+            known: set[str] = set()
+            for met in self.interactions_of(user):
+                if met.item in known:
+                    earliest = min(earliest, met.time)
+                known.add(met.item)
+        return earliest
 
     def history(self, query: Query) -> list[Interaction]:
         """H_u at the query: its user's interactions strictly before `query.time`, oldest first; [] for a new user."""

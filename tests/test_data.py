@@ -1,6 +1,7 @@
 """data.py: what is accepted, what is refused and how it is said, and that a history never reaches its own target."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -279,6 +280,12 @@ def test_history_is_strictly_before_and_oldest_first():
 def test_a_user_without_interactions_has_no_history():
     assert shop().history(shop().queries[1]) == []
     assert shop().interactions_of("u9") == ()
+
+
+def test_the_first_repeat_is_one_persons_second_time():
+    # u1 takes i3 at 20 and again at 30; that u2 took i1 at 5 and u1 at 10 is no repeat
+    assert shop().first_repeat({"u1", "u2"}) == 30
+    assert shop().first_repeat({"u2"}) == shop().first_repeat(()) == math.inf
 
 
 met_strategy = st.lists(

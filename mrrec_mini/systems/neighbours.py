@@ -46,13 +46,10 @@ class Neighbours:
         self.column = {item: column for column, item in enumerate(dataset.items)}
         self.row = {user: row for row, user in enumerate(sorted(split.train))}
         first: dict[tuple[int, int], int] = {}
-        self.first_repeat = np.inf
+        self.first_repeat = dataset.first_repeat(split.train)
         for user, row in self.row.items():
             for met in dataset.interactions_of(user):  # oldest first
-                pair = row, self.column[met.item]
-                if pair in first:
-                    self.first_repeat = min(self.first_repeat, met.time)
-                first.setdefault(pair, met.time)
+                first.setdefault((row, self.column[met.item]), met.time)
         rows, columns = np.array(list(first), dtype=np.int64).reshape(-1, 2).T
         self.times = csr_matrix((list(first.values()), (rows, columns)), (len(self.row), len(self.column)))
         return self

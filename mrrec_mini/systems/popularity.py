@@ -33,14 +33,10 @@ class Popularity:
         """Note when train users took each item, and when one of them first took a thing again."""
         self.dataset, self.train = dataset, split.train
         self.times: dict[str, list[int]] = {item: [] for item in dataset.items}
-        self.first_repeat = np.inf
+        self.first_repeat = dataset.first_repeat(split.train)
         for user in split.train:
-            known: set[str] = set()
             for met in dataset.interactions_of(user):
                 self.times[met.item].append(met.time)
-                if met.item in known:
-                    self.first_repeat = min(self.first_repeat, met.time)
-                known.add(met.item)
         for times in self.times.values():
             times.sort()
         return self
