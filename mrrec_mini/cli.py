@@ -430,6 +430,7 @@ def recommend(
 def main() -> None:
     """The entry point `mrrec`."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers is imported
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each try to reach a hub that is not there is a line
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a sign is shown its number
     app()
