@@ -119,7 +119,7 @@ def token_logprobs(
             input_ids=tokens.gather(1, place),
             attention_mask=None if cache is None else torch.cat([seen, torch.ones_like(place)], 1),
             position_ids=place,
-            past_key_values=cache,
+            cache=cache,
             use_cache=False,
         )
     finally:
@@ -152,8 +152,8 @@ def _shared_prompts(
         return None, prompts[:, :0], torch.zeros_like(length)
     seen = (distinct >= 0).long()
     out = model(input_ids=distinct.clamp_min(0), attention_mask=seen, use_cache=True, logits_to_keep=1)
-    out.past_key_values.batch_select_indices(row)
-    return out.past_key_values, seen[row], length
+    out.cache.batch_select_indices(row)
+    return out.cache, seen[row], length
 
 
 def baseline(rewards: torch.Tensor, groups: torch.Tensor, kind: str) -> torch.Tensor:

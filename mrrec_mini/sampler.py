@@ -172,7 +172,7 @@ class Sampler:
             input_ids=ids,
             attention_mask=self.mask[rows],
             position_ids=positions,
-            past_key_values=self.cache,
+            cache=self.cache,
             logits_to_keep=ends,
         )
         fresh = out.logits[torch.arange(len(ids), device=self.device), end_of_row]  # (b, V) after each row's last token

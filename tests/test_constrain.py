@@ -96,7 +96,8 @@ def test_sampler_and_update_agree(played):
     model, episodes, _ = played
     batch = to_batch(episodes, range(len(episodes)))
     logprobs, entropy = token_logprobs(model, batch.tokens, batch.mask, HOT, allowed_in(episodes))
-    assert_close(logprobs, batch.old_logprobs, atol=1e-5, rtol=0)
+    # float32 sums in another order: 1.6e-5 was seen on one processor; forgetting the mask costs over 1 (next test)
+    assert_close(logprobs, batch.old_logprobs, atol=5e-5, rtol=0)
     assert torch.isfinite(entropy).all()
     opened = [e.mask.index(1) for e in episodes]  # <think> is all that may open a turn
     assert all(float(logprobs[row, column].detach()) == 0.0 for row, column in enumerate(opened))
@@ -107,7 +108,7 @@ def test_scoring_without_the_mask_is_another_policy(played):
     model, episodes, _ = played
     batch = to_batch(episodes, range(len(episodes)))
     logprobs, _ = token_logprobs(model, batch.tokens, batch.mask, HOT)
-    assert float((logprobs - batch.old_logprobs).abs().max()) > 1.0
+    assert float((logprobs - batch.old_logprobs).detach().abs().max()) > 1.0
 
 
 def test_the_ratio_of_the_first_update_is_one():

@@ -746,7 +746,7 @@ def test_what_is_rewarded_is_done_more_often(algo):
 
     config = TrainConfig(
         algo=algo,
-        steps=40,
+        steps=60,
         prompts_per_step=4,
         group=8,
         learning_rate=0.02,

