@@ -1,28 +1,33 @@
 """What helps the policy to learn: arms of one experiment on the same shops, warm starts, steps and queries.
 
-    python -m benchmarks.learning credit|estimators|frontier|fresh [--seeds 0 1 2] [--fast] [--json] [--out DIR]
+    python -m benchmarks.learning credit|steps|estimators|frontier|fresh [--seeds 0 1 2] [--fast] [--json] [--out DIR]
 
     credit      {trajectory, turn credit} x {free, constrained decoding} x {several, one shop to train in}
-    estimators  REINFORCE with each baseline, GRPO with each sigma and length rule, equal numbers of episodes
+    steps       the default recipe, and longer
+    estimators  REINFORCE with each baseline; GRPO, and GRPO with each other sigma and length rule; equal numbers of
+                episodes
     frontier    nDCG@10 against memory tokens as a call, or a token of memory, costs more; in a shop whose queries say
                 none, one, two or all three of the wanted values
     fresh       what was chosen, once, on shops that nothing was chosen on (seeds 10, 11, 12), beside the paper's own
                 (trajectory credit, free decoding) and what it must beat
 
 An arm differs from the first one of its experiment in what its name says and in nothing else. All arms of a seed set
-out from one warm start. Every run is kept in DIR/EXPERIMENT/ARM/seed-N.json as soon as it is done and is not made
-again; so an interrupted experiment goes on where it stopped, and two processes can share the seeds. Tables hold nDCG@10
-over the whole pool with 95 % intervals, queries drawn anew, paired differences to the first arm. One thread a process.
+out from one warm start. Every run is kept in DIR as soon as it is done, under a name made from its configuration, and
+is not made again: an interrupted experiment goes on where it stopped, what two experiments have in common is run once,
+and processes can share the seeds (after a change of the code, take another DIR). Tables hold nDCG@10 over the whole
+pool with 95 % intervals, queries drawn anew, and paired differences to the first arm. One thread a process.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from benchmarks.common import claim, document, finish, show
@@ -59,25 +64,25 @@ def experiments() -> dict[str, dict[str, Setting]]:
             for kind in ("trajectory", "turn"):
                 rules = {"constrained": constrained}
                 credit[f"{kind}, {decoding}, {shops}"] = setting(siblings, credit=kind, rules=rules)
-    trajectory = {"credit": "trajectory"}
-    estimators = {"GRPO, token, no sigma": setting(**trajectory)}
+    steps = {f"{n} steps": setting(steps=n) for n in (80, 120)}
+    estimators = {"GRPO, token, no sigma": setting()}
     estimators |= {
-        f"REINFORCE, baseline {kind}": setting(algo="reinforce", baseline=kind, **trajectory)
+        f"REINFORCE, baseline {kind}": setting(algo="reinforce", baseline=kind)
         for kind in ("none", "group", "leave_one_out")
     }
-    for sigma in ("none", "group", "population"):
-        for length in ("token", "sequence", "constant"):
-            name = f"GRPO, {length}, {'no sigma' if sigma == 'none' else f'sigma of {sigma}'}"
-            estimators.setdefault(name, setting(grpo={"sigma": sigma, "length": length}, **trajectory))
-    costs = [{}, *({"call_cost": c} for c in (0.1, 0.3, 1.0, 3.0)), *({"token_cost": c} for c in (0.03, 0.1))]
+    estimators |= {f"GRPO, {length}, no sigma": setting(grpo={"length": length}) for length in ("sequence", "constant")}
+    estimators |= {
+        f"GRPO, token, sigma of {sigma}": setting(grpo={"sigma": sigma}) for sigma in ("group", "population")
+    }
+    costs = [{}, *({"call_cost": c} for c in (0.3, 1.0, 3.0)), {"token_cost": 0.05}]
     frontier = {
         " ".join(f"{name.replace('_', ' ')} {value}" for name, value in cost.items()) or "free": setting(
             said=SAID, reward=cost
         )
         for cost in costs
     }
-    fresh = {"chosen": setting(), "the paper's own": setting(rules={"constrained": False}, **trajectory)}
-    return {"credit": credit, "estimators": estimators, "frontier": frontier, "fresh": fresh}
+    fresh = {"chosen": setting(), "the paper's own": setting(rules={"constrained": False}, credit="trajectory")}
+    return {"credit": credit, "steps": steps, "estimators": estimators, "frontier": frontier, "fresh": fresh}
 
 
 def shop_and_recipe(arm: Setting, seed: int, fast: bool):
@@ -101,6 +106,28 @@ def shop_and_recipe(arm: Setting, seed: int, fast: bool):
     return world, replace(recipe, siblings=siblings, train=train)
 
 
+@lru_cache(maxsize=1)  # the arms of a seed play in the same shops
+def shops(world, recipe, seed: int):
+    """The environments of a seed; of the recipe only what makes them may differ from the default."""
+    from mrrec_mini.recipe import prepare
+    from mrrec_mini.world import make_world
+
+    return prepare(make_world(world), recipe, seed)
+
+
+def environments_of(world, recipe, seed: int):
+    from mrrec_mini.recipe import Recipe
+
+    made_of = ("shares", "siblings", "sibling_users")
+    return shops(world, Recipe(**{name: getattr(recipe, name) for name in made_of}), seed)
+
+
+def digest(*parts) -> str:
+    """A name for dataclasses and plain values: the same for equal ones, in any process."""
+    plain = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def warm_policy(folder: Path, environments, recipe, seed: int):
     """The warm start of a seed, made once for all arms."""
     from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
@@ -113,18 +140,15 @@ def warm_policy(folder: Path, environments, recipe, seed: int):
     return load_causal_lm(str(folder), CONTROL)
 
 
-def run(arm: Setting, seed: int, warm: Path, fast: bool) -> dict:
+def run(world, recipe, seed: int, warm: Path) -> dict:
     """Train one arm on one seed and let it answer: rows, the learning curve, and what it cost."""
     import torch
 
     from mrrec_mini.evaluate import benches, policy_rows
     from mrrec_mini.prompts import Grammar
-    from mrrec_mini.recipe import prepare
     from mrrec_mini.train import Trainer, train
-    from mrrec_mini.world import make_world
 
-    world, recipe = shop_and_recipe(arm, seed, fast)
-    environments = prepare(make_world(world), recipe, seed)
+    environments = environments_of(world, recipe, seed)
     model, tokenizer = warm_policy(warm, environments, recipe, seed)
     started = time.process_time()
     trainer = Trainer(model, tokenizer, environments, recipe.train)
@@ -138,18 +162,15 @@ def run(arm: Setting, seed: int, warm: Path, fast: bool) -> dict:
     return {"rows": [asdict(row) for row in rows], "curve": curve, "cpu_seconds": spent, "tokens": tokens}
 
 
-def reference(arm: Setting, seed: int, warm: Path, fast: bool) -> dict:
+def reference(world, recipe, seed: int, warm: Path) -> dict:
     """What every arm of a seed is held against: its warm start, free and forced to search; arms without a policy."""
     import numpy as np
     import torch
 
     from mrrec_mini.evaluate import benches, policy_rows, reference_rows
     from mrrec_mini.prompts import Grammar
-    from mrrec_mini.recipe import prepare
-    from mrrec_mini.world import make_world
 
-    world, recipe = shop_and_recipe(arm, seed, fast)
-    environments = prepare(make_world(world), recipe, seed)
+    environments = environments_of(world, recipe, seed)
     model, tokenizer = warm_policy(warm, environments, recipe, seed)
     rows = []
     for bench in benches(environments[0], Grammar(tokenizer), recipe.train.rules, seed):
@@ -171,8 +192,10 @@ def kept(path: Path, make) -> dict:
 
 
 def measure(experiment: str, seeds: Sequence[int], out: Path, fast: bool) -> dict[str, dict[int, dict]]:
-    """{arm: {seed: run}}, the references under "references"."""
+    """{arm: {seed: run}}, the references under "references": they decode as the default recipe does."""
     import torch
+
+    from mrrec_mini.recipe import FAST, Recipe
 
     torch.set_num_threads(1)
     arms = experiments()[experiment]
@@ -180,15 +203,17 @@ def measure(experiment: str, seeds: Sequence[int], out: Path, fast: bool) -> dic
     found["references"] = {}
     for seed in seeds:
         for name, arm in arms.items():
-            shops = "one" if arm.siblings == 0 else "several"
-            warm = out / "warm" / f"{shops}{'-said' if len(arm.said) > 1 else ''}{'-fast' if fast else ''}-{seed}"
-            folder = out / (f"{experiment}-fast" if fast else experiment)
             print(f"{experiment}: {name}, seed {seed}", file=sys.stderr)
-            if not found["references"].get(seed):
-                base = folder / "references" / f"seed-{seed}.json"
-                found["references"][seed] = kept(base, lambda a=arm, s=seed, w=warm: reference(a, s, w, fast))
-            path = folder / name.replace(" ", "-").replace(",", "") / f"seed-{seed}.json"
-            found[name][seed] = kept(path, lambda a=arm, s=seed, w=warm: run(a, s, w, fast))
+            world, recipe = shop_and_recipe(arm, seed, fast)
+            # neither the warm start nor what is told of it hangs on how the arm then learns
+            common = replace(recipe, train=(FAST if fast else Recipe()).train)
+            base = digest(world, common, seed)
+            warm = out / "warm" / base
+            if seed not in found["references"]:  # in the shop of the first arm
+                path = out / "references" / f"{base}.json"
+                found["references"][seed] = kept(path, lambda w=world, r=common, s=seed, p=warm: reference(w, r, s, p))
+            path = out / "runs" / f"{digest(world, recipe, seed)}.json"
+            found[name][seed] = kept(path, lambda w=world, r=recipe, s=seed, p=warm: run(w, r, s, p))
             print(file=sys.stderr)
     return found
 

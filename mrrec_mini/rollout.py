@@ -157,7 +157,8 @@ def rollout(
     """
     if not queries:
         return []
-    globals_of = {q.text: memory.search_global(q.text, config.global_k) for q in queries}
+    texts = dict.fromkeys(query.text for query in queries)  # a group asks the same thing
+    globals_of = {text: memory.search_global(text, config.global_k) for text in texts}
     states = []
     for query in queries:
         prompt = grammar.prompt(query.text, globals_of[query.text])
