@@ -107,17 +107,18 @@ def plan_lookups(
 def expert(grammar: Grammar) -> Callable[[State], Script]:
     """Looks up exactly the aspects that matter, reads the line that answers. Needs `Query.truth`."""
 
-    def make(state: State) -> Script:
-        if state.query.truth is None:
-            raise ValueError(f"query {state.query.id} has no known truth: there is no expert for it")
-        head = state.query.text.split(" for ")[0]
-        plan = [
-            MemoryEntry(f"truth/{aspect}", None, "global", f"{head} {aspect}", scenario=head)
-            for aspect in state.query.truth
-        ]
-        return run_plan(grammar, plan, best_line)
+    return lambda state: run_plan(grammar, true_plan(state), best_line)
 
-    return make
+
+def true_plan(state: State) -> list[MemoryEntry]:
+    """A look-up for each aspect that matters. ValueError where nobody knows which do."""
+    if state.query.truth is None:
+        raise ValueError(f"query {state.query.id} has no known truth: there is no expert for it")
+    head = state.query.text.split(" for ")[0]
+    return [
+        MemoryEntry(f"truth/{aspect}", None, "global", f"{head} {aspect}", scenario=head)
+        for aspect in state.query.truth
+    ]
 
 
 def run_plan(

@@ -1,0 +1,124 @@
+"""What a policy could reach at most in the synthetic shop: three readers that know more than any policy can.
+
+    python -m benchmarks.ceilings [--seeds 0 1 2] [--fast] [--json]
+
+    expert          looks up the aspects that matter, believes this category's pattern, else the profile's line
+    told            the expert's look-ups; of the lines that it is shown it takes one that states the true value, if any
+    usual           knows what the person usually wants of each aspect that matters, as an endless history would tell;
+                    not the exceptions of single categories
+    oracle          knows what is wanted here
+
+`told` bounds every reader of this memory, `usual` every memory of this kind. nDCG@10 over the whole pool, greedy and
+without any policy, 95 % intervals, queries drawn anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from benchmarks.common import at_most, document, finish, show
+
+AIM = 0.85  # of the oracle: more than any reader of this memory can reach
+
+
+def readers(bench) -> dict[str, list]:
+    """{reader: a row a query}"""
+    import numpy as np
+
+    from mrrec_mini.evaluate import episode_rows, play, profile_rows
+    from mrrec_mini.rollout import ScriptActor
+    from mrrec_mini.warmstart import aspect_of, best_line, expert, note_of, run_plan, true_plan
+    from mrrec_mini.world import ASPECTS, CATEGORIES, WorldConfig, oracle_profile, preferences
+
+    config = WorldConfig(**bench.environment.dataset.meta["world"])
+    names, values = list(ASPECTS), [list(words) for words in ASPECTS.values()]
+    wanted = {query.user: preferences(config, int(query.user[1:])) for query in bench.queries}  # (categories, aspects)
+
+    def told(state):
+        stated = {f"{aspect} {value}" for aspect, value in state.query.truth.items()}
+
+        def read(entries, line):
+            right = [entry for entry in entries if entry.level != "record" and note_of(entry) in stated]
+            about = (entry for entry in right if note_of(entry).startswith(f"{aspect_of(line)} "))
+            return next(about, best_line(entries, line))
+
+        return run_plan(bench.grammar, true_plan(state), read)
+
+    def usual_profile(query) -> str:
+        here = CATEGORIES.index(query.text.split()[0])
+        words = [query.text]
+        for aspect, value in query.truth.items():
+            chosen = wanted[query.user][:, names.index(aspect)]
+            assert values[names.index(aspect)][chosen[here]] == value
+            words.append(f"{aspect} {values[names.index(aspect)][np.bincount(chosen).argmax()]}")
+        return " ".join(words)
+
+    free = [0] * len(bench.queries)
+    return {
+        "expert": episode_rows(bench, "expert", "", play(bench, ScriptActor(expert(bench.grammar)))),
+        "told": episode_rows(bench, "expert", "", play(bench, ScriptActor(told))),
+        "usual": profile_rows(bench, "oracle", [usual_profile(query) for query in bench.queries], free),
+        "oracle": profile_rows(bench, "oracle", [oracle_profile(query) for query in bench.queries], free),
+    }
+
+
+def measure(seeds: Sequence[int], fast: bool) -> dict[str, dict]:
+    """{part: {reader: mean, interval, share of the oracle}}"""
+    import numpy as np
+    import torch
+
+    from mrrec_mini.evaluate import benches, interval, means, ndcg_10
+    from mrrec_mini.prompts import Grammar
+    from mrrec_mini.recipe import FAST_WORLD, Recipe, make_tokenizer, prepare
+    from mrrec_mini.world import WorldConfig, make_world
+
+    torch.set_num_threads(1)
+    recipe = Recipe(siblings=0)
+    rows: dict[str, dict[str, list]] = {}
+    for seed in seeds:
+        shop = make_world(replace(FAST_WORLD if fast else WorldConfig(), seed=seed))
+        [environment] = prepare(shop, recipe, seed)
+        grammar = Grammar(make_tokenizer([environment], recipe.max_words))
+        for bench in benches(environment, grammar, recipe.train.rules, seed):
+            for reader, answered in readers(bench).items():
+                rows.setdefault(bench.part, {}).setdefault(reader, []).extend(answered)
+    found: dict[str, dict] = {}
+    for part, answered in rows.items():
+        best = means(answered["oracle"])["ndcg@10"]
+        found[part] = {
+            reader: {
+                "ndcg@10": (mean := means(those)["ndcg@10"]),
+                "interval": interval([ndcg_10(row) for row in those], those, np.random.default_rng(0)),
+                "of_oracle": mean / best,
+                "queries": len(those),
+            }
+            for reader, those in answered.items()
+        }
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--fast", action="store_true", help="tiny shops")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
+    given = parser.parse_args(arguments)
+    found = measure(given.seeds, given.fast)
+    for part, numbers in found.items():
+        rows = [("reader", "nDCG@10", "95 %", "of the oracle")]
+        for reader, n in numbers.items():
+            low, high = n["interval"]
+            rows.append((reader, f"{n['ndcg@10']:.3f}", f"{low:.3f}..{high:.3f}", f"{n['of_oracle']:.0%}"))
+        show(part, rows, sys.stderr if given.json else None)
+    claims = [
+        at_most(f"{part}: share of the oracle that a reader who is told reaches", n["told"]["of_oracle"], AIM)
+        for part, n in found.items()
+    ]
+    return finish(document(claims, seeds=given.seeds, readers=found), given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
