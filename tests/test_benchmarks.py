@@ -12,10 +12,10 @@ from house import ROOT
 
 sys.path.insert(0, str(ROOT))  # scripts, no part of the package
 
-from benchmarks import grpo_vs_trl, sampler
+from benchmarks import ceilings, grpo_vs_trl, learning, sampler
 from benchmarks.common import SIZES, at_most, claim, fresh_model, median
 
-SCRIPTS = ("grpo_vs_trl", "sampler")
+SCRIPTS = {"grpo_vs_trl": grpo_vs_trl, "sampler": sampler, "learning": learning, "ceilings": ceilings}
 
 
 def run(*command: str) -> subprocess.CompletedProcess:
@@ -25,7 +25,7 @@ def run(*command: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_says_how_to_call_it(script, capsys):
     with pytest.raises(SystemExit) as end:
-        {"grpo_vs_trl": grpo_vs_trl, "sampler": sampler}[script].main(["--help"])
+        SCRIPTS[script].main(["--help"])
     assert end.value.code == 0
     said = capsys.readouterr().out
     assert f"python -m benchmarks.{script}" in said and "--fast" in said and "--json" in said
@@ -100,6 +100,31 @@ def test_the_sampler_is_held_against_the_better_of_the_other_two():
     assert found["value"] == 1.5 and "1M, batch 8, greedy" in found["name"]
 
 
+# --- learning: what is run once, and what is not ---------------------------------------------------------------------
+
+
+def name_of(experiment: str, arm: str, seed: int = 0) -> str:
+    world, recipe = learning.shop_and_recipe(learning.experiments()[experiment][arm], seed, False)
+    return learning.digest(world, recipe, seed)
+
+
+def test_experiments_share_the_runs_that_they_have_in_common_and_no_others():
+    default = name_of("fresh", "chosen")
+    assert default == name_of("credit", "trajectory, constrained, several shops")
+    assert default == name_of("estimators", "GRPO, token, no sigma") == name_of("steps", "80 steps")
+    assert name_of("fresh", "the paper's own") == name_of("credit", "trajectory, free, several shops")
+    assert default != name_of("fresh", "chosen", seed=1) and default != name_of("frontier", "free")
+    for experiment, arms in learning.experiments().items():
+        assert len({name_of(experiment, arm) for arm in arms}) == len(arms)  # no arm is another one again
+
+
+def test_what_was_made_is_kept_whole_and_not_made_again(tmp_path):
+    path = tmp_path / "runs" / "one.json"
+    assert learning.kept(path, lambda: {"rows": [1]}) == {"rows": [1]}
+    assert learning.kept(path, lambda: {"rows": [2]}) == {"rows": [1]}
+    assert [file.name for file in path.parent.iterdir()] == ["one.json"]
+
+
 # --- the grammar that speaks a chat template -------------------------------------------------------------------------
 
 
@@ -166,3 +191,21 @@ def test_grpo_against_trl_proves_the_gradients_equal_and_prints_one_document():
     assert multi["proof"]["masked_tokens"] > 0 and single["proof"]["masked_tokens"] == 0
     calls = [s["calls"] for s in multi["steps"]["ours"]] + [s["calls"] for s in multi["steps"]["trl"]]
     assert min(calls) > 1  # the tool is used
+
+
+@pytest.mark.slow
+def test_a_learning_experiment_prints_one_document_and_a_second_time_makes_nothing(tmp_path):
+    command = ("benchmarks.learning", "fresh", "--seeds", "0", "1", "--fast", "--json", "--out", str(tmp_path))
+    found = document_of(*command)
+    assert len(found["claims"]) == 4 and set(found["arms"]) >= {"chosen", "the paper's own", "expert", "oracle"}
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    again = document_of(*command)
+    assert again["arms"] == found["arms"]
+    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+
+
+@pytest.mark.slow
+def test_the_ceilings_stand_in_their_order():
+    found = document_of("benchmarks.ceilings", "--fast", "--json")["readers"]["test"]
+    assert found["expert"]["ndcg@10"] < found["oracle"]["ndcg@10"] and found["oracle"]["of_oracle"] == 1.0
+    assert found["usual"]["ndcg@10"] < found["oracle"]["ndcg@10"]  # exceptions are not known to it
