@@ -108,7 +108,8 @@ def finish(found: dict, as_json: bool) -> int:
     """Print the claims (people) or the document (--json). 1: a claim does not hold."""
     rows = [("claim", "value", "target", "holds")]
     rows += [(c["name"], c["value"], c["target"], "yes" if c["holds"] else "NO") for c in found["claims"]]
-    show("claims", rows, file=sys.stderr if as_json else None)
+    if found["claims"]:
+        show("claims", rows, file=sys.stderr if as_json else None)
     if as_json:
         print(json.dumps(found, indent=1))
     return 0 if all(c["holds"] for c in found["claims"]) else 1

@@ -38,9 +38,9 @@ QUERY_WORDS = 12  # that a script's profile repeats: a longer wish would leave n
 class TeacherConfig:
     """How mediocre the teacher is. Probabilities in 0..1."""
 
-    stop: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)  # chances of 0, 1, 2, 3 look-ups
-    on_topic: float = 0.5  # chance that a look-up is taken from a global line of the query's scenario
-    believe: float = 0.5  # chance that it reads the line that answers; else any line it was shown
+    stop: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # chances of 0, 1, 2, 3 look-ups
+    on_topic: float = 0.7  # chance that a look-up is taken from a global line of the query's scenario
+    believe: float = 0.6  # chance that it reads the line that answers; else any line it was shown
 
 
 @dataclass(frozen=True)
