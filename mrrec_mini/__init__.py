@@ -15,7 +15,7 @@ retrieval
     bm25, dense, hybrid
 
 memory
-    memory, summarize
+    memory, summarize, store
 
 rollout
     prompts, constrain, chat, sampler, rollout

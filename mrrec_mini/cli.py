@@ -18,7 +18,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from enum import Enum
 from importlib import import_module
@@ -37,7 +37,7 @@ from mrrec_mini.records import MemoryEntry
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="A language model learns what to look up.")
 data_app = typer.Typer(no_args_is_help=True, help="Make, import and check data sets.")
 import_app = typer.Typer(no_args_is_help=True, help="Turn a public data set into a data-set folder.")
-memory_app = typer.Typer(no_args_is_help=True, help="Look into the memory that is built from histories.")
+memory_app = typer.Typer(no_args_is_help=True, help="A durable memory: build it, look into it, correct it, forget.")
 model_app = typer.Typer(no_args_is_help=True, help="Get language models.")
 app.add_typer(data_app, name="data")
 data_app.add_typer(import_app, name="import")
@@ -52,6 +52,11 @@ RunDir = Annotated[Path, typer.Option("--run", help="A run folder.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides every draw.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
+StoreFile = Annotated[Path, typer.Option("--store", help="A memory store, one file.")]
+Owner = Annotated[str, typer.Option("--user", help="Whose memory.")]
+EntryId = Annotated[str, typer.Argument(metavar="ID", help="An entry's id.")]
+Limit = Annotated[int, typer.Option(min=1, help="Rows of a page.")]
+Cursor = Annotated[int, typer.Option(min=0, help="Where the page before ended.")]
 
 
 class Algo(str, Enum):
@@ -249,78 +254,285 @@ def info_command(folder: Annotated[Path, typer.Argument(help="A data-set folder.
 
 @memory_app.command("build")
 @answering
-def memory_build(
-    data: DataDir,
-    seed: Seed = 0,
-    out_file: Annotated[Path | None, typer.Option("--out", help="Also write all entries here, as JSON lines.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Build everybody's memory and the global memory (extractive), and count the entries."""
-    from mrrec_mini.assistant import all_entries, open_memory
+def memory_build(data: DataDir, store: StoreFile, seed: Seed = 0, as_json: Json = False) -> None:
+    """Make a store: everybody's memory and the global memory (extractive), out of a data set."""
+    from mrrec_mini.assistant import open_memory
+    from mrrec_mini.store import build_store
 
     memory = open_memory(data, seed)
-    entries = all_entries(memory)
-    if out_file is not None:
-        _write_lines(out_file, (asdict(entry) for entry in entries))
-    levels = ("record", "pattern", "profile", "global")
-    counts = {level: sum(entry.level == level for entry in entries) for level in levels}
+    counts = build_store(store, memory.dataset, memory)
     if as_json:
         _print_json({"summarizer": "extractive", "entries": counts})
     else:
         out.print(_entry_table(memory.global_entries, "global memory (extractive)"))
-        out.print(Text(", ".join(f"{number} {level}" for level, number in counts.items())))
+        _tell(f"wrote {', '.join(f'{number} {level}' for level, number in counts.items())} to {store}")
 
 
-def _write_lines(file: Path, records: Iterable[dict]) -> None:
-    """Whole or not at all: into a file beside it, which then takes the name."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.tmp")
-    fresh.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    fresh.replace(file)
+def _of(store: Path, user: str):
+    """A context: the user's own part of a store."""
+    from contextlib import contextmanager
+
+    from mrrec_mini.store import Store
+
+    @contextmanager
+    def opened():
+        with Store.open(store) as whole:
+            yield whole.of(user)
+
+    return opened()
 
 
-@memory_app.command("show")
+@memory_app.command("add")
 @answering
-def memory_show(
-    data: DataDir, user: Annotated[str, typer.Option(help="Whose memory.")], seed: Seed = 0, as_json: Json = False
+def memory_add(
+    text: Annotated[str, typer.Argument(help="What is to be remembered.")],
+    store: StoreFile,
+    user: Owner,
+    as_json: Json = False,
 ) -> None:
-    """All entries of one user's memory."""
-    from mrrec_mini.assistant import entries_of, open_memory
+    """Remember a note; prints the entry with its id. The same text twice is one entry."""
+    with _of(store, user) as mine:
+        _answer_entry(mine.add(text), as_json)
 
-    _answer_entries(entries_of(open_memory(data, seed), user), f"memory of {user} (extractive)", as_json)
+
+@memory_app.command("get")
+@answering
+def memory_get(identity: EntryId, store: StoreFile, user: Owner, as_json: Json = False) -> None:
+    """One entry."""
+    with _of(store, user) as mine:
+        _answer_entry(mine.get(identity), as_json)
+
+
+@memory_app.command("list")
+@answering
+def memory_list(
+    store: StoreFile,
+    user: Owner,
+    level: Annotated[str | None, typer.Option(help="note, profile, pattern or record.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = 0,
+    as_json: Json = False,
+) -> None:
+    """A page of one user's entries, in the order in which they came."""
+    with _of(store, user) as mine:
+        page = mine.list(level, limit, cursor)
+    if as_json:
+        _print_json({"entries": [asdict(entry) for entry in page.rows], **_place(page)})
+        return
+    if page.rows:
+        out.print(_entry_table(page.rows, f"memory of {user}", with_ids=True))
+    _tell_place(page, f"memory of {user}")
 
 
 @memory_app.command("search")
 @answering
 def memory_search(
     text: Annotated[str, typer.Argument(help="What to look for.")],
-    data: DataDir,
-    user: Annotated[str, typer.Option(help="Whose memory.")],
+    store: StoreFile,
+    user: Owner,
     k: Annotated[int, typer.Option(min=0, help="How many entries.")] = 3,
-    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """The k entries of one user's memory that fit a text best (eq. 8)."""
-    from mrrec_mini.assistant import open_memory, search_entries
+    """The k entries of one user's memory that fit a text best (eq. 8), with their scores."""
+    from mrrec_mini.assistant import said
 
-    found = search_entries(open_memory(data, seed), user, text, k)
-    _answer_entries(found, f"{text!r} in the memory of {user}", as_json)
-
-
-def _answer_entries(entries: Sequence[MemoryEntry], title: str, as_json: bool) -> None:
+    with _of(store, user) as mine:
+        found = mine.search(said(text, "the text to look for"), k)
     if as_json:
-        _print_json([asdict(entry) for entry in entries])
-    elif entries:
-        out.print(_entry_table(entries, title))
+        scores = [{"score": one.hit.score, "bm25": one.hit.bm25, "cosine": one.hit.dense} for one in found]
+        _print_json([{**asdict(one.entry), **score} for one, score in zip(found, scores, strict=True)])
+    elif found:
+        title, names = f"{text!r} in the memory of {user}", ("id", "entry", "score", "bm25", "cosine")
+        rows = (
+            [o.entry.id, o.entry.text, *(f"{n:.3f}" for n in (o.hit.score, o.hit.bm25, o.hit.dense))] for o in found
+        )
+        out.print(_table(title, names, rows))
     else:
-        _tell(f"{title}: nothing")
+        _tell(f"{text!r} in the memory of {user}: nothing")
 
 
-def _entry_table(entries: Iterable[MemoryEntry], title: str) -> Table:
-    return _table(title, ("entry", "level", "rests on"), ([e.text, e.level, _support(e)] for e in entries))
+@memory_app.command("update")
+@answering
+def memory_update(
+    identity: EntryId,
+    text: Annotated[str, typer.Argument(help="What it is to say.")],
+    store: StoreFile,
+    user: Owner,
+    version: Annotated[int | None, typer.Option(help="The version that was seen: refused if it has changed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Correct an entry. Summaries leave it alone from then on."""
+    with _of(store, user) as mine:
+        _answer_entry(mine.update(identity, text, version), as_json)
+
+
+@memory_app.command("delete")
+@answering
+def memory_delete(identity: EntryId, store: StoreFile, user: Owner, as_json: Json = False) -> None:
+    """Delete an entry. With a record goes what it says in the summaries."""
+    with _of(store, user) as mine:
+        mine.delete(identity)
+    _answer_done({"deleted": identity}, f"deleted {identity}", as_json)
+
+
+@memory_app.command("forget-user")
+@answering
+def memory_forget(
+    store: StoreFile,
+    user: Owner,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete everything of one user, history included, so that the file does not hold it any more."""
+    with _of(store, user) as mine:
+        if not yes and not typer.confirm(f"Forget everything about {printable(user)}?", err=True):
+            raise typer.Exit(FAILED)
+        rows = mine.forget()
+    _answer_done({"forgotten": user, "rows": rows}, f"forgot {user}: {rows} rows", as_json)
+
+
+@memory_app.command("history")
+@answering
+def memory_history(
+    store: StoreFile,
+    user: Owner,
+    identity: Annotated[str | None, typer.Argument(help="Only this entry, deleted or not.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = 0,
+    as_json: Json = False,
+) -> None:
+    """What was added, changed and deleted, oldest first."""
+    with _of(store, user) as mine:
+        page = mine.history(identity, limit, cursor)
+    if as_json:
+        _print_json({"events": [asdict(event) for event in page.rows], **_place(page)})
+        return
+    if page.rows:
+        rows = ([str(e.at), e.kind, e.entry, e.old or "", e.new or ""] for e in page.rows)
+        out.print(_table(f"history of {user}", ("ms since 1970", "what", "entry", "before", "after"), rows))
+    _tell_place(page, f"history of {user}")
+
+
+@memory_app.command("export")
+@answering
+def memory_export(
+    store: StoreFile,
+    user: Owner,
+    out_file: Annotated[Path | None, typer.Option("--out", help="A file; without it stdout.")] = None,
+) -> None:
+    """Everything of one user as JSON lines."""
+    with _of(store, user) as mine:
+        lines = list(mine.export())
+    if out_file is None:
+        for line in lines:
+            typer.echo(line)
+    else:
+        _write_lines(out_file, lines)
+        _tell(f"wrote {len(lines)} lines to {out_file}")
+
+
+@memory_app.command("import")
+@answering
+def memory_import(
+    file: Annotated[Path, typer.Argument(help="What `export` wrote.")],
+    store: StoreFile,
+    user: Owner,
+    as_json: Json = False,
+) -> None:
+    """Take an export in, for a user who has no memories here. All of it or nothing."""
+    from mrrec_mini.store import lines_of
+
+    with file.open("rb") as lines, _of(store, user) as mine:
+        counts = mine.restore(lines_of(lines), str(file))
+    _answer_done({"imported": counts}, f"imported {', '.join(f'{n} {kind}' for kind, n in counts.items())}", as_json)
+
+
+@memory_app.command("stats")
+@answering
+def memory_stats(store: StoreFile, user: Owner, as_json: Json = False) -> None:
+    """How much there is."""
+    with _of(store, user) as mine:
+        found = mine.stats()
+    if as_json:
+        _print_json(found)
+    else:
+        found["entries"] = ", ".join(f"{number} {level}" for level, number in found["entries"].items()) or "none"
+        out.print(_table("", ("", ""), ([name, str(value)] for name, value in found.items())))
+
+
+@memory_app.command("why")
+@answering
+def memory_why(
+    identity: EntryId,
+    store: StoreFile,
+    user: Owner,
+    query: Annotated[str, typer.Option(help="A text that was searched with.")] = "",
+    as_json: Json = False,
+) -> None:
+    """What an entry rests on, and why a search found it or did not."""
+    with _of(store, user) as mine:
+        found = mine.why(identity, query)
+    if as_json:
+        _print_json(found)
+        return
+    rows = [["entry", found["entry"]["text"]], ["level", found["entry"]["level"]]]
+    rows += [["rests on", f"{one['text'] or '(deleted)'} ({one['id']})"] for one in found["rests_on"]]
+    if search := found["search"]:
+        rows += [[name.replace("_", " "), str(value)] for name, value in search.items()]
+    out.print(_table("", ("", ""), rows))
+
+
+@memory_app.command("reindex")
+@answering
+def memory_reindex(store: StoreFile, as_json: Json = False) -> None:
+    """Make every vector of a store anew, after its embedder has changed."""
+    from mrrec_mini.store import reindex
+
+    count = reindex(store)
+    _answer_done({"vectors": count}, f"{count} vectors made anew", as_json)
+
+
+def _answer_done(document: dict, line: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(document)
+    else:
+        _tell(line)
+
+
+def _answer_entry(entry: MemoryEntry, as_json: bool) -> None:
+    if as_json:
+        _print_json(asdict(entry))
+    else:
+        out.print(_entry_table([entry], "", with_ids=True))
+
+
+def _place(page) -> dict:
+    return {"total": page.total, "truncated": page.truncated, "cursor": page.cursor}
+
+
+def _tell_place(page, what: str) -> None:
+    if page.truncated:
+        _tell(f"{len(page.rows)} of {page.total}; the next ones: --cursor {page.cursor}")
+    elif not page.total:
+        _tell(f"{what}: nothing")
+
+
+def _write_lines(file: Path, lines: Iterable[str]) -> None:
+    """Whole or not at all: into a file beside it, which then takes the name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.tmp")
+    fresh.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    fresh.replace(file)
+
+
+def _entry_table(entries: Iterable[MemoryEntry], title: str, with_ids: bool = False) -> Table:
+    names = ("id", "entry", "level", "rests on")[0 if with_ids else 1 :]
+    return _table(title, names, ([e.id, e.text, e.level, _support(e)][0 if with_ids else 1 :] for e in entries))
 
 
 def _support(entry: MemoryEntry) -> str:
+    if entry.level == "note":
+        return "what was said"
     what = "user" if entry.level == "global" else "record"
     return f"{entry.support} {what}{'s' if entry.support != 1 else ''}"
 

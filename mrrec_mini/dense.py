@@ -123,6 +123,16 @@ class LSA:
                 with np.errstate(invalid="ignore"):  # one text: its explained variance, which we do not use, is 0 / 0
                     components = TruncatedSVD(dims, random_state=self.seed).fit(matrix).components_  # (d, vocabulary)
                 self.table = (components * tfidf.idf_).T.astype(np.float32, order="C")
+        return self._named()
+
+    @classmethod
+    def of(cls, vocabulary: dict[str, int], table: np.ndarray) -> LSA:
+        """What `fit` made, out of the two parts that it consists of: word -> row, and (vocabulary, d) float32."""
+        lsa = cls()
+        lsa.vocabulary, lsa.table = vocabulary, table
+        return lsa._named()
+
+    def _named(self) -> LSA:
         self.id = f"lsa-{self.table.shape[1]}-{digest(*sorted(self.vocabulary), self.table)}"
         return self
 

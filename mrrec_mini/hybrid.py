@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrrec_mini.bm25 import BM25, IDF, BM25Stats
-from mrrec_mini.dense import Embedder, cosine, embed, make_embedder, top_k
+from mrrec_mini.dense import Embedder, Vectors, cosine, embed, make_embedder, top_k
 
 CELLS = 1 << 17  # scores made at a time, queries x rows: 1 MB a list, so that fusing happens in the cache ...
 LEAST = 8  # ... but never fewer queries than this, so that they share one pass over a large pool's vectors
@@ -91,10 +91,15 @@ class Hit:
 class HybridIndex:
     """Rows to be ranked: id and text each, in a given space."""
 
-    def __init__(self, ids: Sequence[str], texts: Sequence[str], space: TextSpace):
-        """n >= 0 rows. ids and texts of different length, or an id given twice: ValueError."""
-        if len(ids) != len(texts):
-            raise ValueError(f"{len(ids)} ids for {len(texts)} texts")
+    def __init__(self, ids: Sequence[str], texts: Sequence[str], space: TextSpace, vectors: Vectors | None = None):
+        """n >= 0 rows. `vectors`: those of the texts, in their order, where they are kept; else they are made.
+
+        ids, texts and vectors of different length, or an id given twice: ValueError.
+        """
+        if len(ids) != len(texts) or (vectors is not None and len(vectors.values) != len(texts)):
+            raise ValueError(
+                f"{len(ids)} ids for {len(texts)} texts and {len(vectors.values) if vectors else 0} vectors"
+            )
         self.ids = tuple(ids)
         by_id = sorted(range(len(ids)), key=self.ids.__getitem__)
         self._sorted = tuple(self.ids[row] for row in by_id)  # rows are held by id: a tie is then settled by position
@@ -105,7 +110,9 @@ class HybridIndex:
         self.space = space
         texts = [texts[row] for row in by_id]
         self.bm25 = BM25(texts, space.stats, space.config.k1, space.config.b)
-        self.vectors = embed(space.embedder, texts) if space.embedder else None
+        self.vectors = vectors and Vectors(vectors.values[by_id], vectors.embedder_id)
+        if self.vectors is None and space.embedder:
+            self.vectors = embed(space.embedder, texts)
         self._has_vector = self.vectors.values.any(axis=1) if self.vectors else None  # (n,)
 
     def __len__(self) -> int:

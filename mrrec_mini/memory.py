@@ -19,6 +19,7 @@ character survives.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,8 +28,10 @@ from urllib.parse import quote
 
 import numpy as np
 
+from mrrec_mini.bm25 import words
 from mrrec_mini.data import Dataset
-from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
+from mrrec_mini.dense import Vectors
+from mrrec_mini.hybrid import Hit, HybridConfig, HybridIndex, TextSpace
 from mrrec_mini.records import Interaction, Item, MemoryEntry, Query
 
 LIKED = 3.0  # ratings above this say that the purchase was right
@@ -42,7 +45,7 @@ class MemoryConfig:
     title_words: int = 8  # of a record
     review_words: int = 12  # of a record
     line_words: int = 12  # at most, of a pattern, a profile or a global line
-    min_users: int = 3  # a global aspect is published only when so many users support it
+    min_users: int = 3  # a global aspect, and a word's weight, is kept only when so many users stand behind it
     contrasts: int = 400  # purchases sampled for each scenario
     candidates: int = 16  # random items of the scenario, of which ...
     unchosen: int = 6  # ... so many most similar ones are contrasted with the bought item
@@ -161,7 +164,7 @@ def local_entries(purchases: Sequence[Purchase], summarizer: Summarizer, config:
         return []
     by_category: dict[str, list[Purchase]] = {}
     for purchase in purchases:
-        by_category.setdefault(purchase.scenario, []).append(purchase)
+        by_category.setdefault(plain(purchase.scenario), []).append(purchase)
     patterns = [preference for history in by_category.values() for preference in summarizer.patterns(history)]
     user = purchases[0].user
     entries = {
@@ -239,21 +242,28 @@ class Shelf:
     """Entries behind one hybrid index. Of entries with equal text only the first can be found: a near-duplicate in the
     top 3 would waste a place."""
 
-    def __init__(self, entries: Sequence[MemoryEntry], space: TextSpace) -> None:
+    def __init__(self, entries: Sequence[MemoryEntry], space: TextSpace, vectors: Vectors | None = None) -> None:
+        """`vectors`: those of the entries, in their order, where they are kept; else they are made."""
         self.entries = tuple(entries)
-        first: dict[str, MemoryEntry] = {}
-        for entry in entries:
-            first.setdefault(entry.text, entry)
-        self._by_id = {entry.id: entry for entry in first.values()}
-        self._index = HybridIndex(list(self._by_id), list(first), space) if first else None
+        first: dict[str, int] = {}
+        for place, entry in enumerate(entries):
+            first.setdefault(entry.text, place)
+        self._by_id = {entries[place].id: entries[place] for place in first.values()}
+        if vectors is not None:
+            vectors = Vectors(vectors.values[list(first.values())], vectors.embedder_id)
+        self._index = HybridIndex(list(self._by_id), list(first), space, vectors) if first else None
 
-    def search_many(self, texts: Sequence[str], k: int) -> list[tuple[MemoryEntry, ...]]:
-        """For each text its k best entries, best first; () when nothing is there or nothing is asked."""
+    def find_many(self, texts: Sequence[str], k: int) -> list[tuple[tuple[MemoryEntry, Hit], ...]]:
+        """For each text its k best entries with their scores, best first; () when nothing is there or asked."""
         asked = [text for text in texts if text.strip()]
         if self._index is None or not asked or k <= 0:
             return [()] * len(texts)
         found = iter(self._index.search_many(asked, k))
-        return [tuple(self._by_id[hit.id] for hit in next(found)) if text.strip() else () for text in texts]
+        return [tuple((self._by_id[h.id], h) for h in next(found)) if text.strip() else () for text in texts]
+
+    def search_many(self, texts: Sequence[str], k: int) -> list[tuple[MemoryEntry, ...]]:
+        """The entries of `find_many`."""
+        return [tuple(entry for entry, _ in found) for found in self.find_many(texts, k)]
 
 
 @dataclass
@@ -287,8 +297,9 @@ class Memory:
         summarizer = summarizer.fit([purchase for history in histories for purchase in history])
         contrasts = sample_contrasts(histories, dataset.items.values(), config, rng)
         shared = global_entries(summarizer, contrasts, config)
-        texts = [entry.text for history in histories for entry in local_entries(history, summarizer, config)]
-        space = TextSpace.fit(texts + [entry.text for entry in shared], hybrid_config)
+        said = [[entry.text for entry in local_entries(history, summarizer, config)] for history in histories]
+        texts = common_words(said, config.min_users) + [entry.text for entry in shared]
+        space = TextSpace.fit(texts, hybrid_config)
         return cls(dataset, config, summarizer, space, shared)
 
     def local(self, query: Query) -> Shelf:
@@ -346,6 +357,15 @@ def train_histories(dataset: Dataset, users: Iterable[str]) -> list[tuple[Purcha
         if visible:
             histories.append(join(dataset, visible))
     return histories
+
+
+def common_words(said: Sequence[Sequence[str]], min_users: int) -> list[str]:
+    """All texts of all users, `said` by user, with only those words that at least `min_users` of them use.
+
+    What is fitted on them stays when a user is forgotten, so it must not hold anybody's own words.
+    """
+    users = Counter(word for texts in said for word in {word for text in texts for word in words(text)})
+    return [" ".join(w for w in words(text) if users[w] >= min_users) for texts in said for text in texts]
 
 
 def global_entries(
