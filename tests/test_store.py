@@ -1,0 +1,548 @@
+"""The store: what is written is read, by its owner alone; what is forgotten is gone; what grows is as if built anew."""
+
+import json
+import sqlite3
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from mrrec_mini import store as module
+from mrrec_mini.assistant import as_of_now
+from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.hybrid import HybridConfig
+from mrrec_mini.memory import Memory, MemoryConfig, common_words, local_entries
+from mrrec_mini.records import Interaction
+from mrrec_mini.store import Changed, Store, build_store
+from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.world import WorldConfig, make_world
+
+SMALL = WorldConfig(users=60, items=240, categories=4, held=1, history=10, queries=1, seed=3)
+
+
+@cache
+def shop() -> Dataset:
+    return make_world(SMALL)
+
+
+@cache
+def memory() -> Memory:
+    users = shop().users()[:50]
+    return Memory.build(
+        shop(), users, MemoryConfig(), ExtractiveSummarizer(), HybridConfig(dims=16), np.random.default_rng(0)
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("built") / "memory.db"
+    build_store(path, shop(), memory(), now=lambda: 5)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(built, tmp_path) -> Path:
+    (tmp_path / "memory.db").write_bytes(built)
+    return tmp_path / "memory.db"
+
+
+@pytest.fixture
+def store(path):
+    with Store.open(path, now=lambda: 7) as opened:
+        yield opened
+
+
+ALICE, BOB = "u000001", "u000002"
+
+
+def lines(scope) -> list[bytes]:
+    return [line.encode() for line in scope.export()]
+
+
+def whole(path: Path) -> bytes:
+    """Everything that lies in the file and beside it."""
+    return b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
+
+
+# --- built, it is the memory --------------------------------------------------------------------------------------
+
+
+def test_a_built_store_holds_what_memory_holds_and_finds_what_memory_finds(store):
+    for user in shop().users():
+        query = as_of_now(user)
+        assert store.of(user).entries() == memory().entries(query)
+        for text in ("mug price", "luxury", "nothing of the kind", "overall size small"):
+            assert tuple(f.entry for f in store.of(user).search(text, 4)) == memory().search(query, text, 4)
+    assert store.shared_entries() == memory().global_entries and store.shared_entries()
+    for text in ("mug", "lamp for hiking"):
+        assert store.search_shared(text, 5) == memory().search_global(text, 5)
+
+
+def test_it_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_fill", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_store(tmp_path / "memory.db", shop(), memory())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_not_written_over(path):
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="is there already"):
+        build_store(path, shop(), memory())
+    assert path.read_bytes() == before
+
+
+# --- the verbs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_note_is_found_and_the_same_text_twice_is_one(store):
+    alice = store.of(ALICE)
+    before = alice.list().total
+    note = alice.add("allergic to wool")
+    assert (note.user, note.level, note.text) == (ALICE, "note", "allergic to wool")
+    assert alice.add("allergic to wool") == note == alice.get(note.id)
+    assert alice.list().total == before + 1
+    assert alice.search("wool", 1)[0].entry == note
+    assert alice.add("allergic to silk").id != note.id
+
+
+def test_a_number_is_not_given_twice(store):
+    alice = store.of(ALICE)
+    gone = alice.add("first")
+    alice.delete(gone.id)
+    assert alice.add("second").id != gone.id
+    record = alice.remember(next(iter(shop().items.values())), 5.0, "fine")
+    alice.delete(record.id)
+    assert alice.remember(next(iter(shop().items.values())), 5.0, "fine").id != record.id
+
+
+def test_pages_say_how_much_there_is_and_go_on(store):
+    alice = store.of(ALICE)
+    everything = alice.list(limit=1000)
+    assert not everything.truncated and everything.total == len(everything.rows) > 7
+    rows, cursor = [], 0
+    while cursor is not None:
+        page = alice.list(limit=7, cursor=cursor)
+        assert page.total == everything.total and len(page.rows) <= 7
+        assert page.truncated == (len(rows) + len(page.rows) < page.total)
+        rows, cursor = rows + list(page.rows), page.cursor
+    assert tuple(rows) == everything.rows
+    exactly = alice.list(limit=everything.total)
+    assert not exactly.truncated and exactly.cursor is None
+    records = alice.list(level="record", limit=1000)
+    assert {entry.level for entry in records.rows} == {"record"} and records.total < everything.total
+    for limit in (0, -1):
+        with pytest.raises(ValueError, match="limit"):
+            alice.list(limit=limit)
+
+
+def test_an_update_is_read_searched_and_told(store):
+    alice = store.of(ALICE)
+    note = alice.add("likes tea")
+    changed = alice.update(note.id, "likes coffee")
+    assert changed == replace(note, text="likes coffee") == alice.get(note.id)
+    assert alice.search("coffee", 1)[0].entry == changed
+    assert [(e.kind, e.old, e.new, e.at) for e in alice.history(note.id).rows] == [
+        ("add", None, "likes tea", 7),
+        ("update", "likes tea", "likes coffee", 7),
+    ]
+    assert alice.update(note.id, "likes coffee") == changed and alice.history(note.id).total == 2  # nothing changed
+
+
+def test_an_update_of_what_has_changed_since_is_refused(store):
+    alice = store.of(ALICE)
+    note = alice.add("likes tea")
+    alice.update(note.id, "likes coffee", version=1)
+    with pytest.raises(Changed, match="version 2"):
+        alice.update(note.id, "likes milk", version=1)
+    assert alice.get(note.id).text == "likes coffee"
+
+
+def test_what_is_deleted_is_not_found_and_its_history_says_so(store):
+    alice = store.of(ALICE)
+    note = alice.add("likes tea")
+    alice.delete(note.id)
+    for verb in (alice.get, alice.delete, alice.why):
+        with pytest.raises(LookupError):
+            verb(note.id)
+    assert all(found.entry.id != note.id for found in alice.search("tea", 100))
+    assert [e.kind for e in alice.history(note.id).rows] == ["add", "delete"]
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_a_blank_text_is_refused(store, text):
+    alice = store.of(ALICE)
+    note = alice.add("likes tea")
+    for verb in (alice.add, lambda text: alice.update(note.id, text)):
+        with pytest.raises(DataError, match="empty"):
+            verb(text)
+    with pytest.raises(DataError, match="user is empty"):
+        store.of(text)
+
+
+def test_why_names_the_records_and_what_a_search_saw(store):
+    alice = store.of(ALICE)
+    pattern = alice.list(level="pattern").rows[0]
+    why = alice.why(pattern.id, pattern.text)
+    assert [one["id"] for one in why["rests_on"]] == list(pattern.rests_on)
+    assert all(one["text"] == alice.get(one["id"]).text for one in why["rests_on"])
+    assert why["search"]["place"] == 1 and set(why["search"]["words_in_common"]) == set(pattern.text.split())
+    assert alice.why(pattern.id)["search"] is None
+
+
+# --- nobody reaches what is another's -----------------------------------------------------------------------------
+
+VERBS = {  # everything that takes an id
+    "get": lambda scope, identity: scope.get(identity),
+    "update": lambda scope, identity: scope.update(identity, "mine now"),
+    "delete": lambda scope, identity: scope.delete(identity),
+    "history": lambda scope, identity: scope.history(identity),
+    "why": lambda scope, identity: scope.why(identity, "canary"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_foreign_id_is_answered_as_an_unknown_one(store, verb):
+    secret = store.of(BOB).add("canarybob")
+    before = lines(store.of(BOB))
+    with pytest.raises(LookupError) as foreign:
+        VERBS[verb](store.of(ALICE), secret.id)
+    unknown = secret.id.replace("note", "nope")
+    with pytest.raises(LookupError) as nowhere:
+        VERBS[verb](store.of(ALICE), unknown)
+    assert str(foreign.value) == str(nowhere.value).replace(unknown, secret.id)
+    assert type(foreign.value) is type(nowhere.value) and "canary" not in str(foreign.value)
+    assert lines(store.of(BOB)) == before
+
+
+NAMES = ["a", "A", "a/../b", "%", "_", "a/note", "@global", "' OR 1=1 --", "😀", "é", "e\u0301", "x" * 10_000, "*"]
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(NAMES), min_size=2, max_size=5, unique=True), st.data())
+def test_no_verb_ever_shows_a_word_of_somebody_else(built, tmp_path_factory, names, data):
+    """Each user says a word of their own; whatever anybody then does, nobody is shown another one's word."""
+    file = tmp_path_factory.mktemp("canary") / "memory.db"
+    file.write_bytes(built)
+    words = {name: f"canary{number}" for number, name in enumerate(names)}
+    with Store.open(file) as store:
+        ids = {name: store.of(name).add(f"said {word}").id for name, word in words.items()}
+        item = next(iter(shop().items.values()))
+        for name, word in words.items():
+            store.of(name).remember(item, 5.0, f"really {word}")
+        for name in names:
+            mine, shown = store.of(name), []
+            every = " ".join(words.values())
+            shown += [mine.list(limit=100), mine.history(limit=100), mine.search(every, 100), mine.stats(), mine.entries()]
+            shown += list(mine.export())
+            other = data.draw(st.sampled_from([n for n in names if n != name]))
+            for verb in VERBS.values():
+                try:
+                    shown.append(verb(mine, ids[other]))
+                except LookupError as error:
+                    shown.append(str(error).replace(ids[other], ""))
+            said = repr(shown)
+            assert words[name] in said
+            assert not [word for owner, word in words.items() if owner != name and f"{word}" in said.split("'")]
+            assert not [w for owner, w in words.items() if owner != name and w in said]
+        assert [store.of(name).get(ids[name]).text for name in names] == [f"said {words[name]}" for name in names]
+        for name in names[1:]:
+            store.of(name).forget()
+        assert words[names[0]] in repr(store.of(names[0]).list(limit=100))
+    left = whole(file)
+    assert words[names[0]].encode() in left
+    assert not [word for word in list(words.values())[1:] if word.encode() in left]
+
+
+def test_a_word_that_few_people_say_is_not_learned():
+    said = [["mug canary"], ["mug lamp"], ["mug lamp lamp"]]
+    assert common_words(said, 3) == ["mug", "mug", "mug"]
+    assert common_words(said, 2) == ["mug", "mug lamp", "mug lamp lamp"]
+    assert common_words(said, 1) == ["mug canary", "mug lamp", "mug lamp lamp"]
+
+
+def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(tmp_path):
+    """The canary is in a review of a train user, so everything that is learned has seen it."""
+    data = shop()
+    secret = [Interaction(ALICE, m.item, m.time, m.rating, f"{m.review} canaryword") for m in data.interactions_of(ALICE)]
+    others = [m for m in data.interactions if m.user != ALICE]
+    told = Dataset(data.items, tuple(sorted(others + secret, key=lambda m: (m.user, m.time))), data.queries, data.meta)
+    learned = Memory.build(
+        told, told.users(), MemoryConfig(), ExtractiveSummarizer(), HybridConfig(dims=16), np.random.default_rng(0)
+    )
+    path = tmp_path / "memory.db"
+    build_store(path, told, learned)
+    assert b"canaryword" in path.read_bytes()
+    with Store.open(path) as store:
+        store.of(ALICE).add("canarynote")
+        store.of(ALICE).search("canaryword")
+        assert store.of(ALICE).forget() > 0
+        assert store.of(ALICE).list().total == store.of(ALICE).history().total == 0
+        for secret_word in (b"canaryword", b"canarynote", ALICE.encode()):
+            assert secret_word not in whole(path)  # while it is still open, log and all
+        assert store.of(BOB).entries() == learned.entries(as_of_now(BOB))
+
+
+# --- remembering ---------------------------------------------------------------------------------------------------
+
+
+def as_if_built(scope) -> set:
+    """What eq. 1 makes of this user's behaviour from scratch: all but the notes."""
+    return set(local_entries(scope.purchases(), scope.store.summarizer, scope.store.config))
+
+
+def test_one_purchase_more_is_as_if_all_had_been_built_anew(store):
+    alice, items = store.of(ALICE), list(shop().items.values())
+    for number, review in ((4, "love that it is small"), (9, "sadly luxury"), (5, ""), (4, "so soft")):
+        alice.remember(items[number], 5.0 - number % 3, review)
+        assert set(alice.entries()) == as_if_built(alice)
+
+
+def test_only_its_category_and_the_profile_are_summarised_again(path):
+    asked = []
+
+    class Counting(ExtractiveSummarizer):
+        def patterns(self, purchases):
+            asked.append({one.scenario for one in purchases})
+            return super().patterns(purchases)
+
+    counting = Counting(memory().summarizer.config, memory().summarizer.reading)
+    with Store.open(path, summarizer=counting) as store:
+        item = list(shop().items.values())[4]
+        store.of(ALICE).remember(item, 5.0, "fine")
+    assert asked == [{item.category[-1]}]
+
+
+def test_a_line_corrected_by_hand_stays_when_its_category_is_written_anew(store):
+    alice = store.of(ALICE)
+    line = alice.list(level="pattern").rows[0]
+    alice.update(line.id, "this is what I said")
+    item = next(one for one in shop().items.values() if one.category[-1] == line.scenario)
+    alice.remember(item, 5.0, "fine")
+    assert alice.get(line.id).text == "this is what I said"
+
+
+def test_with_a_record_goes_what_it_says(store):
+    alice = store.of(ALICE)
+    before = set(alice.entries())
+    item = list(shop().items.values())[4]
+    record = alice.remember(item, 5.0, "love that it is small")
+    assert set(alice.entries()) != before
+    alice.delete(record.id)
+    assert set(alice.entries()) == before and all(record.id not in entry.rests_on for entry in alice.entries())
+
+
+@pytest.mark.parametrize("rating", [float("nan"), float("inf"), 0.0, 5.5, -1.0])
+def test_a_rating_that_is_none_is_refused(store, rating):
+    before = lines(store.of(ALICE))
+    with pytest.raises(DataError, match="rating"):
+        store.of(ALICE).remember(next(iter(shop().items.values())), rating, "")
+    assert lines(store.of(ALICE)) == before
+
+
+class Growing(RuleBasedStateMachine):
+    """Whatever is added, updated and deleted, in any order: the index that a search uses is one built anew."""
+
+    @initialize()
+    def begin(self):
+        import tempfile
+
+        self.folder = tempfile.TemporaryDirectory()
+        path = Path(self.folder.name) / "memory.db"
+        build_store(path, Dataset(shop().items, (), (), {}), memory())
+        self.store = Store.open(path)
+        self.scope = self.store.of("somebody")
+        self.notes, self.records = {}, []
+
+    @rule(text=st.sampled_from(["small mug", "luxury lamp", "soft", "mug mug mug", "canary"]))
+    def add(self, text):
+        note = self.scope.add(text)
+        self.notes[note.id] = text
+
+    @precondition(lambda self: self.notes)
+    @rule(data=st.data(), text=st.sampled_from(["red lamp", "soft soft", "small mug"]))
+    def update(self, data, text):
+        identity = data.draw(st.sampled_from(sorted(self.notes)))
+        self.scope.update(identity, text)
+        self.notes[identity] = text
+
+    @precondition(lambda self: self.notes)
+    @rule(data=st.data())
+    def delete(self, data):
+        identity = data.draw(st.sampled_from(sorted(self.notes)))
+        self.scope.delete(identity)
+        del self.notes[identity]
+
+    @rule(number=st.integers(0, 30), rating=st.sampled_from([1.0, 3.0, 5.0]), review=st.sampled_from(["so small", ""]))
+    def remember(self, number, rating, review):
+        self.records.append(self.scope.remember(list(shop().items.values())[number], rating, review).id)
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data())
+    def delete_a_record(self, data):
+        identity = data.draw(st.sampled_from(self.records))
+        self.scope.delete(identity)
+        self.records.remove(identity)
+
+    @invariant()
+    def is_as_built_anew(self):
+        if not hasattr(self, "scope"):
+            return
+        entries = self.scope.entries()
+        assert {e.id: e.text for e in entries if e.level == "note"} == self.notes
+        assert {e for e in entries if e.level != "note"} == as_if_built(self.scope)
+        in_order = self.scope.list(limit=1000).rows
+        fresh = module.Shelf(in_order, self.store.space)
+        for text in ("mug small", "lamp"):
+            found = self.scope.search(text, 5)
+            assert [(f.entry, f.hit) for f in found] == list(fresh.find_many([text], 5)[0])
+
+    def teardown(self):
+        if hasattr(self, "store"):
+            self.store.close()
+            self.folder.cleanup()
+
+
+TestGrowing = Growing.TestCase
+TestGrowing.settings = settings(deadline=None, max_examples=15, stateful_step_count=12)
+
+
+# --- taking along --------------------------------------------------------------------------------------------------
+
+
+def test_an_export_taken_in_elsewhere_is_the_same_byte_for_byte(store, tmp_path):
+    alice = store.of(ALICE)
+    note = alice.add('quotes " and \u2028 and 😀 and \\ and </memory><m1>')
+    alice.update(note.id, "other")
+    alice.remember(list(shop().items.values())[4], 2.0, "too small for me")
+    alice.delete(alice.add("gone").id)
+    mine, entries = lines(alice), alice.entries()
+    build_store(tmp_path / "other.db", Dataset(shop().items, (), (), {}), memory())
+    with Store.open(tmp_path / "other.db", now=lambda: 99) as other:
+        counts = other.of(ALICE).restore(mine)
+        assert lines(other.of(ALICE)) == mine and other.of(ALICE).entries() == entries
+        assert sum(counts.values()) + 1 + sum(b'"line": "item"' in line for line in mine) == len(mine)
+        assert [f.entry for f in other.of(ALICE).search("small", 5)] == [f.entry for f in alice.search("small", 5)]
+        # and what comes after comes as it would have come
+        item = list(shop().items.values())[8]
+        assert other.of(ALICE).remember(item, 5.0, "fine") == alice.remember(item, 5.0, "fine")
+        assert other.of(ALICE).entries() == alice.entries()
+
+
+def test_an_import_is_for_who_exported_and_for_who_has_nothing(store):
+    alice = lines(store.of(ALICE))
+    with pytest.raises(DataError, match=r"import:1: user: an export of 'u000001', not of 'u000002'"):
+        store.of(BOB).restore(alice)
+    with pytest.raises(ValueError, match="has memories here already"):
+        store.of(ALICE).restore(alice)
+    assert lines(store.of(ALICE)) == alice
+
+
+def with_line(change):
+    def changed(mine: list[bytes]) -> list[bytes]:
+        place = next(i for i, line in enumerate(mine) if b'"line": "entry"' in line)
+        return [*mine[:place], change(mine[place]), *mine[place + 1 :]]
+
+    return changed
+
+
+def field(name, value):
+    return with_line(lambda line: json.dumps({**json.loads(line), name: value}).encode())
+
+
+BROKEN = {
+    "a cut line": with_line(lambda line: line[: len(line) // 2]),
+    "not UTF-8": with_line(lambda line: line.replace(b"overall", b"\xff\xfe")),
+    "another kind": field("line", "secret"),
+    "a column of somebody's own": field("x) VALUES (1); DROP TABLE entry; --", 1),
+    "a user in a line": field("user", BOB),
+    "a number as text": field("support", "many"),
+    "a text as number": field("text", [1]),
+    "twice the same id": lambda mine: [*mine, next(line for line in mine if b'"line": "entry"' in line)],
+    "no first line": lambda mine: mine[1:],
+    "another format": lambda mine: [mine[0].replace(b'"format": 1', b'"format": 2'), *mine[1:]],
+    "nothing": lambda mine: [],
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_import_names_the_line_and_changes_nothing(store, fault):
+    alice = store.of(ALICE)
+    mine = lines(alice)
+    alice.forget()
+    generation = store.generation
+    with pytest.raises(DataError, match=r"^import:\d+: "):
+        alice.restore(BROKEN[fault](mine))
+    assert store.generation == generation and alice.list().total == 0
+    alice.restore(mine)
+    assert lines(alice) == mine
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_tables_are_strict_and_every_write_raises_the_generation(store, path):
+    with sqlite3.connect(path) as raw:
+        made = raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL").fetchall()
+    assert made and all("STRICT" in sql for _, sql in made)
+    alice, seen = store.of(ALICE), [store.generation]
+    note = alice.add("one")
+    seen.append(store.generation)
+    alice.update(note.id, "two")
+    seen.append(store.generation)
+    alice.delete(note.id)
+    seen.append(store.generation)
+    alice.remember(next(iter(shop().items.values())), 4.0)
+    seen.append(store.generation)
+    assert seen == sorted(set(seen))
+    alice.get(alice.list().rows[0].id), alice.search("mug")
+    assert store.generation == seen[-1]
+
+
+def test_a_search_looks_at_the_rows_of_its_user_alone(store):
+    """The plan of every statement that reads people's rows goes by the index on user."""
+    asked = []
+    store._connection.set_trace_callback(asked.append)
+    alice = store.of(ALICE)
+    note = alice.add("likes tea")
+    alice.search("mug"), alice.list(), alice.history(), alice.get(note.id), alice.why(note.id, "tea")
+    alice.update(note.id, "likes coffee"), alice.remember(list(shop().items.values())[4], 5.0, "fine")
+    store._connection.set_trace_callback(None)
+    read = [one for one in asked if any(f" {t} " in f"{one} " for t in module.PERSONAL) and one.startswith("SELECT")]
+    assert len(read) > 5
+    for statement in read:
+        plan = " ".join(row[3] for row in store._connection.execute(f"EXPLAIN QUERY PLAN {statement}"))
+        assert "user=?" in plan and "SCAN" not in plan, (statement, plan)
+
+
+def test_a_store_that_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="mrrec memory build"):
+        Store.open(tmp_path / "memory.db")
+    (tmp_path / "memory.db").write_bytes(b"not a database at all, only some text that is long enough" * 50)
+    with pytest.raises(DataError, match="memory.db: not a store"):
+        Store.open(tmp_path / "memory.db")
+    (tmp_path / "empty.db").write_bytes(b"")
+    with pytest.raises(DataError, match="empty.db"):
+        Store.open(tmp_path / "empty.db")
+
+
+def test_another_format_is_named_beside_ours(path):
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE meta SET value = '2' WHERE key = 'format'")
+    with pytest.raises(DataError, match="format '2', and this version of mrrec_mini reads 1"):
+        Store.open(path)
+
+
+def test_vectors_of_another_embedder_are_refused_with_the_command_that_mends_it(path):
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE meta SET value = 'lsa-16-other' WHERE key = 'embedder'")
+    with pytest.raises(DataError, match=r"are of lsa-16-other.*mrrec memory reindex --store"):
+        Store.open(path)
+    assert module.reindex(path) > 100
+    with Store.open(path) as store:
+        assert store.of(ALICE).entries() == memory().entries(as_of_now(ALICE))
