@@ -1,7 +1,8 @@
-"""The thing a user holds: a trained run that recommends, and the memory that it looks things up in.
+"""The thing a user holds: a trained run that recommends, remembers, and forgets.
 
-Flow: use. `Assistant.open` makes a run's environment and policy again; `recommend` plays one greedy episode for a
-wish that has no target and searches the items with the profile that the policy wrote (eq. 2 and 3).
+Flow: use. `Assistant.open` makes a run's environment and policy again and opens its memory store (`RUN/memory.db`, made
+from the run's data set when it is first asked for). `recommend` plays one greedy episode for a wish that has no target
+and searches the items with the profile that the policy wrote (eq. 2 and 3); `remember` adds what somebody did.
 
 As of now: a user's whole history is visible, items that were met before are not recommended again. A user nobody
 knows gets an answer from the query alone, with the reason beside it; so does a query on which the policy broke off.
@@ -10,7 +11,7 @@ knows gets an answer from the query alone, with the reason beside it; so does a 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from mrrec_mini.prompts import Grammar
 from mrrec_mini.recipe import Recipe, prepare, read_config
 from mrrec_mini.records import Item, MemoryEntry, Query
 from mrrec_mini.rollout import LMActor, rollout
+from mrrec_mini.store import Store, build_store
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.train import load_policy
 
 FOREVER = 2**62  # later than every interaction
+STORE = "memory.db"  # in a run folder
 
 
 @dataclass(frozen=True)
@@ -58,38 +61,65 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class StoredMemory:
+    """A store as an episode asks it: everything that its user has, as of now."""
+
+    store: Store
+
+    def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
+        return self.store.search_shared(text, k)
+
+    def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]:
+        found = (self.store.of(query.user).search(text, k) for query, text in asked)
+        return [tuple(one.entry for one in those) for those in found]
+
+
+@dataclass(frozen=True)
 class Assistant:
-    """A policy in its environment."""
+    """A policy, the items, and what is remembered of people."""
 
     environment: Environment
+    store: Store
     model: object
     grammar: Grammar
     recipe: Recipe
 
     @classmethod
-    def open(cls, run: Path, warn: Callable[[str], None] = warnings.warn) -> Assistant:
-        """The assistant of a run folder; `warn` is told of damaged checkpoints that were passed over.
-        FileNotFoundError where there is no run or no checkpoint.
+    def open(cls, run: Path, store: Path | None = None, warn: Callable[[str], None] = warnings.warn) -> Assistant:
+        """The assistant of a run folder, with its own store or another; `warn` is told of damaged checkpoints that
+        were passed over. FileNotFoundError where there is no run, no checkpoint, or no such store.
         """
         recipe, seed, dataset = read_config(run)
         model, tokenizer = load_policy(run, warn)
         environment = prepare(dataset, alone(recipe), seed)[0]
-        return cls(environment, model, grammar_of(tokenizer), recipe)
+        if store is None and not (run / STORE).exists():
+            build_store(run / STORE, dataset, environment.memory)
+        return cls(environment, Store.open(store or run / STORE), model, grammar_of(tokenizer), recipe)
+
+    def remember(self, user: str, item: str, rating: float, review: str = "") -> MemoryEntry:
+        """That this user met an item: its record, and what follows from it for the category and the profile.
+
+        LookupError for an item that is not there; DataError for a rating that is none.
+        """
+        if item not in self.environment.dataset.items:
+            raise LookupError(f"no item {shown(item)} in this data set; the ids stand in items.jsonl")
+        return self.store.of(user).remember(self.environment.dataset.items[item], rating, review)
 
     def recommend(self, user: str, text: str, k: int = 5) -> Recommendation:
         """k items for a wish of this user, who may be new. DataError for an empty wish or user name."""
         query = as_of_now(said(user, "the user"), said(text, "the query"))
         actor = LMActor(self.model, self.grammar, temperature=0.0)
-        episode = rollout(actor, [query], self.environment.memory, self.grammar, self.recipe.train.rules)[0]
+        memory, mine = StoredMemory(self.store), self.store.of(user)
+        episode = rollout(actor, [query], memory, self.grammar, self.recipe.train.rules)[0]
         seen = {entry.id: entry for call in episode.calls for entry in call.entries}
         if episode.answer is None:
             profile, evidence = text, ()
             reason = f"the policy broke off ({episode.end}), so the query is the profile"
         else:
             profile, evidence, reason = episode.answer.profile, episode.answer.evidence, ""
-        items = self._best_items(query, profile, k)
+        items = self._best_items({purchase.item.id for purchase in mine.purchases()}, profile, k)
         reasons = [
-            "" if self.environment.memory.entries(query) else "nothing is remembered of this user",
+            "" if mine.list(limit=1).total else "nothing is remembered of this user",
             reason,
             "" if items else "no item shares anything with the profile",
         ]
@@ -103,8 +133,7 @@ class Assistant:
             "; ".join(filter(None, reasons)),
         )
 
-    def _best_items(self, query: Query, profile: str, k: int) -> tuple[tuple[Item, float], ...]:
-        met = {interaction.item for interaction in self.environment.dataset.history(query)}
+    def _best_items(self, met: set[str], profile: str, k: int) -> tuple[tuple[Item, float], ...]:
         hits = self.environment.items.search(profile, k + len(met))
         fresh = [(self.environment.dataset.items[hit.id], hit.score) for hit in hits if hit.id not in met]
         return tuple(fresh[:k])
@@ -133,26 +162,3 @@ def open_memory(data: Path, seed: int) -> Memory:
     users = dataset.split(seed, *Recipe().shares).train
     rng = np.random.default_rng([seed, 1])
     return Memory.build(dataset, users, MemoryConfig(), ExtractiveSummarizer(), HybridConfig(), rng)
-
-
-def all_entries(memory: Memory) -> list[MemoryEntry]:
-    """Everybody's entries as of now, then the global ones."""
-    local = [entry for user in memory.dataset.users() for entry in memory.entries(as_of_now(user))]
-    return [*local, *memory.global_entries]
-
-
-def entries_of(memory: Memory, user: str) -> tuple[MemoryEntry, ...]:
-    """One user's entries as of now. LookupError for a user who is not in the data set."""
-    return memory.entries(as_of_now(known(memory.dataset, user)))
-
-
-def search_entries(memory: Memory, user: str, text: str, k: int) -> tuple[MemoryEntry, ...]:
-    """The k entries of one user that fit `text` best (eq. 8). LookupError as above; DataError for a blank text."""
-    return memory.search(as_of_now(known(memory.dataset, user)), said(text, "the text to look for"), k)
-
-
-def known(dataset: Dataset, user: str) -> str:
-    """`user`, unless nobody of that name bought or asked for anything: LookupError, whoever it is that is asked for."""
-    if not dataset.interactions_of(user) and not dataset.queries_of([user]):
-        raise LookupError(f"no user {shown(user)} in this data set; the names stand in interactions.jsonl")
-    return user

@@ -618,13 +618,14 @@ def recommend(
     user: Annotated[str, typer.Option(help="For whom.")],
     run: RunDir,
     k: Annotated[int, typer.Option(min=1, help="How many items.")] = 5,
+    store: Annotated[Path | None, typer.Option(help="A memory store. Default: the run's own, RUN/memory.db.")] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a trained policy: its reasoning, the memories it used, the profile it wrote, the items that fit."""
     from mrrec_mini.assistant import Assistant
     from mrrec_mini.demo import print_transcript
 
-    answer = Assistant.open(run, _tell).recommend(user, text, k)
+    answer = Assistant.open(run, store, _tell).recommend(user, text, k)
     if as_json:
         _print_json(answer.as_dict())
         return

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mrrec_mini import assistant
-from mrrec_mini.assistant import Assistant, all_entries, as_of_now, entries_of, open_memory, search_entries
+from mrrec_mini.assistant import Assistant, as_of_now, open_memory
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.rollout import ScriptActor
 from mrrec_mini.train import load_policy
@@ -76,7 +76,8 @@ def test_a_policy_that_breaks_off_leaves_the_query(helper, scripted):
     answer = helper.recommend(USER, "lamp for office")
     assert answer.profile == "lamp for office" and answer.memories == ()
     assert answer.reason == "the policy broke off (an empty search), so the query is the profile"
-    expected = helper._best_items(as_of_now(USER), "lamp for office", 5)
+    met = {seen.item for seen in helper.environment.dataset.interactions_of(USER)}
+    expected = helper._best_items(met, "lamp for office", 5)
     assert answer.items == expected and len(expected) == 5
 
 
@@ -135,61 +136,44 @@ def test_no_run_and_no_checkpoint_are_not_found(tmp_path):
         Assistant.open(run)
 
 
-# --- memory, looked into ---
+# --- what it remembers ---
 
 
-@pytest.fixture(scope="module")
-def memory():
-    return open_memory(shop(), 0)
+def test_the_store_is_the_memory_that_the_run_has(helper):
+    assert helper.store.shared_entries() == helper.environment.memory.global_entries
+    for user in helper.environment.dataset.users():
+        assert helper.store.of(user).entries() == helper.environment.memory.entries(as_of_now(user))
+    records = helper.store.of(USER).list(level="record")
+    assert (
+        records.total == len(helper.environment.dataset.interactions_of(USER)) == 9
+    )  # 6 before the queries, 3 targets
+    made = open_memory(shop(), 0)
+    assert made.global_entries == helper.environment.memory.global_entries
 
 
-def test_the_memory_is_the_one_that_the_run_has(helper, memory):
-    assert memory.global_entries == helper.environment.memory.global_entries
-    assert entries_of(memory, USER) == helper.environment.memory.entries(as_of_now(USER))
+def test_what_is_remembered_is_there_the_next_time(tmp_path):
+    run = copied_run(tmp_path)
+    with Assistant.open(run).store as store:
+        assert store.path == run / "memory.db"
+        before = set(store.of(USER).entries())
+    helper = Assistant.open(run)
+    item = next(iter(helper.environment.dataset.items.values()))
+    record = helper.remember(USER, item.id, 5.0, "love that it is small")
+    helper.store.close()
+    again = Assistant.open(run)
+    assert again.store.of(USER).get(record.id) == record and record not in before
+    with pytest.raises(LookupError, match="no item 'i9999999'"):
+        again.remember(USER, "i9999999", 5.0)
 
 
-def test_as_of_now_everything_is_visible(memory):
-    records = [entry for entry in entries_of(memory, USER) if entry.level == "record"]
-    assert len(records) == len(memory.dataset.interactions_of(USER)) == 9  # 6 before the queries, 3 targets
-
-
-def test_all_entries_are_everybodys_and_the_global_ones(memory):
-    entries = all_entries(memory)
-    assert len({entry.id for entry in entries}) == len(entries)
-    assert {entry.user for entry in entries} - {None} == set(memory.dataset.users())
-    assert [entry for entry in entries if entry.user == USER] == list(entries_of(memory, USER))
-    assert [entry for entry in entries if entry.level == "global"] == list(memory.global_entries)
-
-
-def test_a_search_stays_with_its_user(memory):
-    others = [entry for user in memory.dataset.users() if user != USER for entry in entries_of(memory, user)]
-    for entry in others[::7]:
-        assert all(found.user == USER for found in search_entries(memory, USER, entry.text, 50))
-
-
-def test_an_unknown_user_is_told_the_same_by_both(memory):
-    told = []
-    for ask in (lambda user: entries_of(memory, user), lambda user: search_entries(memory, user, "price", 3)):
-        for user in ("", "nobody", "u00000", USER.upper(), "../u000003", "%", "u000003\n"):
-            with pytest.raises(LookupError, match=r"no user .* in this data set") as error:
-                ask(user)
-            assert type(error.value) is LookupError  # a KeyError would be a mistake of ours
-            assert "\n" not in str(error.value)
-            told.append(str(error.value))
-    assert told[: len(told) // 2] == told[len(told) // 2 :]
-
-
-def test_a_user_who_only_asked_is_known_and_remembered_of_nothing():
-    dataset = Dataset.load(shop())
-    mute = Dataset(
-        dataset.items, [met for met in dataset.interactions if met.user != USER], dataset.queries, dataset.meta
-    )
-    helper = Assistant.open(made_run())
-    empty = replace(helper.environment.memory, dataset=mute)
-    assert entries_of(empty, USER) == () == search_entries(empty, USER, "price", 3)
-
-
-def test_a_search_for_nothing_is_refused_and_for_none_is_empty(memory):
-    with pytest.raises(DataError, match="the text to look for is empty"):
-        search_entries(memory, USER, "  ", 3)
-    assert search_entries(memory, USER, "price", 0) == ()
+def test_what_was_just_remembered_is_looked_up_and_not_recommended(helper, scripted, tmp_path):
+    own = Assistant.open(copied_run(tmp_path))
+    mine = replace(helper, store=own.store)
+    item = helper.environment.dataset.items[helper.environment.items.search("brown lamp", 1)[0].id]
+    scripted(lambda g: g.write_search("look", "canary"), lambda g: g.write_final("so", "brown lamp", [0]))
+    assert item.id in [one.id for one, _ in mine.recommend("a new one", "lamp").items]
+    mine.remember("a new one", item.id, 4.0, "a canary")
+    answer = mine.recommend("a new one", "lamp")
+    assert "canary" in answer.memories[0].text and item.id not in [one.id for one, _ in answer.items]
+    assert mine.store.of("a new one").forget() > 0
+    assert mine.recommend("a new one", "lamp").memories == ()

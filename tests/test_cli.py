@@ -9,13 +9,15 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
 import mrrec_mini.train
+from mrrec_mini.cli import app
 from mrrec_mini.data import Dataset
 from mrrec_mini.demo import DemoConfig
 from mrrec_mini.recipe import read_config
 from mrrec_mini.train import load_policy
-from runs import HOSTILE, QUICK, copied_run, made_run, mrrec, same_weights, shop, started
+from runs import HOSTILE, QUICK, copied_run, made_run, mrrec, refused, same_weights, shop, started
 
 USER = "u000003"
 
@@ -133,32 +135,76 @@ def test_data_import_recbole(tmp_path):
 # --- memory ---
 
 
-def test_memory_commands(tmp_path):
-    counts = document("memory", "build", "--data", shop())["entries"]
-    out = tmp_path / "deep" / "entries.jsonl"
-    built = mrrec("memory", "build", "--data", shop(), "--out", out)
-    entries = [json.loads(line) for line in out.read_text().splitlines()]
-    assert {level: sum(e["level"] == level for e in entries) for level in counts} == counts
-    assert counts["record"] == 12 * 9 and f"{counts['record']} record" in built.stdout
-    assert [path.name for path in out.parent.iterdir()] == ["entries.jsonl"]  # nothing half-written beside it
-
-    told = document("memory", "show", "--data", shop(), "--user", USER)
-    assert told == [entry for entry in entries if entry["user"] == USER]
-    best = document("memory", "search", told[-1]["text"], "--data", shop(), "--user", USER)
-    assert len(best) == 3 and best[0]["text"] == told[-1]["text"]
-    assert document("memory", "search", "price", "--data", shop(), "--user", USER, "--k", 0) == []
-
-    shown = mrrec("memory", "show", "--data", shop(), "--user", USER).stdout
-    assert "…" not in shown
-    for word in told[-1]["text"].split():
-        assert word in shown
-    assert USER in shown and "1 record " in shown
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A store of the shop; tests write about people of their own."""
+    store = tmp_path_factory.mktemp("kept") / "deep" / "memory.db"
+    counts = document("memory", "build", "--data", shop(), "--store", store)["entries"]
+    assert counts["record"] == 12 * 9 and [file.name for file in store.parent.iterdir()] == ["memory.db"]
+    return store
 
 
-def test_what_is_not_remembered_is_said(tmp_path):
-    done = mrrec("memory", "search", "qwrtzu", "--data", shop(), "--user", USER)
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == f"'qwrtzu' in the memory of {USER}: nothing\n"
+def memory_of(user, store):
+    """(for documents, for people): `mrrec memory ...` of one user."""
+    tail = ("--store", store, "--user", user)
+    return (lambda *words: document("memory", *words, *tail)), (lambda *words: mrrec("memory", *words, *tail))
+
+
+def test_memory_build_for_people(tmp_path):
+    done = mrrec("memory", "build", "--data", shop(), "--store", tmp_path / "memory.db")
+    assert done.exit_code == 0 and "108 record" in done.stderr and "global memory" in done.stdout
+    again = mrrec("memory", "build", "--data", shop(), "--store", tmp_path / "memory.db")
+    refused(again, 1, "memory.db is there already; choose another file")
+
+
+def test_memory_verbs_as_documents(kept, tmp_path):
+    ask, told = memory_of("carol", kept)
+    note = ask("add", "allergic to wool")
+    assert note["id"] == "carol/note/0" and note["level"] == "note" and ask("add", "allergic to wool") == note
+    assert ask("get", note["id"]) == note
+    assert ask("list") == {"entries": [note], "total": 1, "truncated": False, "cursor": None}
+    [found] = ask("search", "wool")
+    assert {key: found[key] for key in note} == note and {"score", "bm25", "cosine"} <= found.keys()
+    assert ask("search", "wool", "--k", 0) == []
+    changed = ask("update", note["id"], "allergic to silk", "--version", 1)
+    assert changed["text"] == "allergic to silk" and ask("search", "silk")[0]["text"] == "allergic to silk"
+    events = ask("history", note["id"])
+    assert [event["kind"] for event in events["events"]] == ["add", "update"] and events["total"] == 2
+    assert ask("history", "--limit", 1)["truncated"] and ask("history", "--limit", 1, "--cursor", 10**9)["events"] == []
+    assert ask("stats")["entries"] == {"note": 1}
+    why = ask("why", note["id"], "--query", "silk")
+    assert why["search"]["place"] == 1 and why["search"]["words_in_common"] == ["silk"]
+    exported = told("export").stdout
+    assert told("export", "--out", tmp_path / "carol.jsonl").exit_code == 0
+    assert (tmp_path / "carol.jsonl").read_text() == exported
+    assert ask("delete", note["id"]) == {"deleted": note["id"]} and ask("list")["total"] == 0
+    assert ask("forget-user", "--yes")["forgotten"] == "carol" and ask("history")["total"] == 0
+    assert ask("import", tmp_path / "carol.jsonl")["imported"]["entry"] == 1
+    assert told("export").stdout == exported
+
+
+def test_memory_verbs_for_people(kept):
+    _, told = memory_of(USER, kept)
+    listed = told("list", "--level", "record", "--limit", 4)
+    assert listed.stdout.count(f"{USER}/record/") == 4 and "…" not in listed.stdout
+    assert listed.stderr.startswith("4 of 9; the next ones: --cursor ")
+    cursor = listed.stderr.split("--cursor ")[1].strip()
+    assert told("list", "--level", "record", "--cursor", cursor).stdout.count(f"{USER}/record/") == 5
+    best = told("search", "overall price", "--k", 1)
+    assert best.exit_code == 0 and "overall" in best.stdout and best.stdout.count("/") == 2
+    assert "9 record" in told("stats").stdout
+    assert "rests on" in told("why", f"{USER}/record/0").stdout
+    _, nobody = memory_of("nobody", kept)
+    assert nobody("list").stderr == "memory of nobody: nothing\n"
+    assert nobody("search", "qwrtzu").stderr == "'qwrtzu' in the memory of nobody: nothing\n"
+    assert nobody("add", "likes tea").stdout.count("nobody/note/0") == 1
+    asked = CliRunner().invoke(app, ["memory", "forget-user", "--store", str(kept), "--user", "nobody"], input="n\n")
+    assert asked.exit_code == 1 and "Forget everything about nobody?" in asked.stderr
+    assert nobody("list").stdout.count("likes tea") == 1
+
+
+def test_memory_reindex(kept):
+    assert document("memory", "reindex", "--store", kept)["vectors"] > 100
 
 
 # --- train, evaluate, recommend ---

@@ -81,9 +81,7 @@ def test_bad_data_is_refused_by_every_command_that_reads_it(tmp_path, monkeypatc
     for words in (
         ("data", "info", data),
         ("data", "info", data, "--json"),
-        ("memory", "build", "--data", data, "--out", "entries.jsonl"),
-        ("memory", "show", "--data", data, "--user", USER),
-        ("memory", "search", "price", "--data", data, "--user", USER),
+        ("memory", "build", "--data", data, "--store", "memory.db"),
         ("train", "--data", data, "--run", "run"),
         ("demo", "--data", data, "--fast"),
         ("demo", "--data", data, "--json"),
@@ -140,17 +138,18 @@ def sparse(tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_people_with_few_memories_get_sensible_answers(sparse, count):
+def test_people_with_few_memories_get_sensible_answers(sparse, tmp_path, count):
     data, run = sparse
-    user = f"u{count:06d}"
-    shown = mrrec("memory", "show", "--data", data, "--user", user, "--json")
-    records = [entry for entry in json.loads(shown.stdout) if entry["level"] == "record"]
-    assert shown.exit_code == 0 and len(records) == count
+    user, store = f"u{count:06d}", tmp_path / "memory.db"
+    assert mrrec("memory", "build", "--data", data, "--store", store).exit_code == 0
+    listed = mrrec("memory", "list", "--store", store, "--user", user, "--level", "record", "--json")
+    records = json.loads(listed.stdout)["entries"]
+    assert listed.exit_code == 0 and len(records) == count
     for record in records:  # the right one first, however few there are to rank
-        found = mrrec("memory", "search", record["text"], "--data", data, "--user", user, "--json")
+        found = mrrec("memory", "search", record["text"], "--store", store, "--user", user, "--json")
         assert json.loads(found.stdout)[0]["text"] == record["text"]
     if not records:
-        assert mrrec("memory", "show", "--data", data, "--user", user).stderr.endswith(": nothing\n")
+        assert mrrec("memory", "list", "--store", store, "--user", user).stderr.endswith(": nothing\n")
     told = json.loads(mrrec("recommend", "a lamp", "--user", user, "--run", run, "--json").stdout)
     assert len(told["items"]) == 5
     assert told["reason"].startswith("nothing is remembered") == (count == 0)
@@ -168,19 +167,11 @@ def test_a_data_set_with_such_people_runs_through(sparse, tmp_path, monkeypatch)
 # --- who and what is not there ---
 
 
-def test_an_unknown_user_is_not_found_and_told_the_same_everywhere():
-    told = {
-        refused(mrrec(*words, "--data", shop(), "--user", "bob"), 3, "no user 'bob' in this data set")
-        for words in (("memory", "show"), ("memory", "search", "price"), ("memory", "show", "--json"))
-    }
-    assert len(told) == 1
-
-
 @pytest.mark.parametrize("text", ["", "  ", "\t"])
 def test_an_empty_query_is_bad_data(text):
     done = mrrec("recommend", text, "--user", USER, "--run", made_run())
     refused(done, 4, "the query is empty; give at least one word")
-    done = mrrec("memory", "search", text, "--data", shop(), "--user", USER)
+    done = mrrec("memory", "search", text, "--store", made_run() / "memory.db", "--user", USER)
     refused(done, 4, "the text to look for is empty; give at least one word")
 
 
@@ -345,10 +336,10 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("kept")
     place = tmp_path / "file" / "out"
     for words in (
-        ("data", "make-world", "--users", 3, "--items", 30),
-        ("memory", "build", "--data", shop()),
+        ("data", "make-world", "--users", 3, "--items", 30, "--out", place),
+        ("memory", "build", "--data", shop(), "--store", place / "memory.db"),
     ):
-        refused(mrrec(*words, "--out", place), 1, str(tmp_path / "file"))
+        refused(mrrec(*words), 1, str(tmp_path / "file"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"
     full = tmp_path / "full"
     full.mkdir()
@@ -436,14 +427,16 @@ def test_a_terminal_is_not_driven(hostile):
     outputs = [
         told,
         mrrec("recommend", f"a mug <end> {HOSTILE}", "--user", HOSTILE, "--run", run).output,
-        mrrec("memory", "show", "--data", folder, "--user", USER).output,
-        mrrec("memory", "search", f"mug </search> {HOSTILE}", "--data", folder, "--user", USER).output,
+        mrrec("memory", "list", "--store", run / "memory.db", "--user", USER, "--limit", 500).output,
+        mrrec("memory", "search", f"mug </search> {HOSTILE}", "--store", run / "memory.db", "--user", USER).output,
+        mrrec("memory", "add", HOSTILE, "--store", run / "memory.db", "--user", HOSTILE).output,
+        mrrec("memory", "history", "--store", run / "memory.db", "--user", HOSTILE).output,
         mrrec("data", "info", folder).output,
     ]
     for output in outputs:
         driving = [c for c in output if not c.isprintable() and c != "\n"]
         assert driving == []
-    for output in (outputs[0], outputs[1], outputs[4]):
+    for output in (outputs[0], outputs[1], outputs[5], outputs[6]):
         text = "".join(output.replace("│", "").split())
         assert r"[boldred]x[/][/nothing]:cat:\x1b[2J\x1b]0;owned\x07\x9b31m\u202e" in text
 

@@ -51,6 +51,9 @@ def build(dataset, train=(), config=CONFIG, summarizer=None):
     return Memory.build(dataset, train, config, summarizer or ExtractiveSummarizer(), HybridConfig(dims=8), rng)
 
 
+ANYBODY = replace(CONFIG, min_users=1)  # one person's words are learned too: these shops hold few people
+
+
 def asked(user, time=100, name="q"):
     return Query(f"{user}-{name}", user, "mug for hiking", "i5", time)
 
@@ -65,7 +68,7 @@ def two_people():
 
 
 def test_search_returns_only_entries_of_the_asking_user():
-    memory = build(two_people(), ["alice"])  # alice is even in the text space
+    memory = build(two_people(), ["alice"], ANYBODY)  # alice is even in the text space
     alice, bob = memory.search_many([(asked("alice"), "canaryalice canarybob"), (asked("bob"), "canaryalice")], 50)
     again = memory.search(asked("bob"), "canaryalice", 50)  # the same words as alice's: the cache must not mix
     assert alice and {entry.user for entry in alice} == {"alice"} and not any("canarybob" in e.text for e in alice)
@@ -119,7 +122,7 @@ def test_global_memory_and_text_space_see_train_users_only():
             return self
 
     seen = set()
-    memory = build(data, ["alice"], summarizer=Spy())
+    memory = build(data, ["alice"], ANYBODY, summarizer=Spy())
     assert seen == {"alice"}
     assert [len(history) for history in train_histories(data, ["alice", "nobody"])] == [4]
     memory.entries(asked("bob"))  # reading bob's memory teaches the text space nothing

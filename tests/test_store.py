@@ -238,7 +238,13 @@ def test_no_verb_ever_shows_a_word_of_somebody_else(built, tmp_path_factory, nam
         for name in names:
             mine, shown = store.of(name), []
             every = " ".join(words.values())
-            shown += [mine.list(limit=100), mine.history(limit=100), mine.search(every, 100), mine.stats(), mine.entries()]
+            shown += [
+                mine.list(limit=100),
+                mine.history(limit=100),
+                mine.search(every, 100),
+                mine.stats(),
+                mine.entries(),
+            ]
             shown += list(mine.export())
             other = data.draw(st.sampled_from([n for n in names if n != name]))
             for verb in VERBS.values():
@@ -269,7 +275,9 @@ def test_a_word_that_few_people_say_is_not_learned():
 def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(tmp_path):
     """The canary is in a review of a train user, so everything that is learned has seen it."""
     data = shop()
-    secret = [Interaction(ALICE, m.item, m.time, m.rating, f"{m.review} canaryword") for m in data.interactions_of(ALICE)]
+    secret = [
+        Interaction(ALICE, m.item, m.time, m.rating, f"{m.review} canaryword") for m in data.interactions_of(ALICE)
+    ]
     others = [m for m in data.interactions if m.user != ALICE]
     told = Dataset(data.items, tuple(sorted(others + secret, key=lambda m: (m.user, m.time))), data.queries, data.meta)
     learned = Memory.build(
@@ -524,10 +532,10 @@ def test_a_store_that_is_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="mrrec memory build"):
         Store.open(tmp_path / "memory.db")
     (tmp_path / "memory.db").write_bytes(b"not a database at all, only some text that is long enough" * 50)
-    with pytest.raises(DataError, match="memory.db: not a store"):
+    with pytest.raises(DataError, match=r"memory\.db: not a store"):
         Store.open(tmp_path / "memory.db")
     (tmp_path / "empty.db").write_bytes(b"")
-    with pytest.raises(DataError, match="empty.db"):
+    with pytest.raises(DataError, match=r"empty\.db"):
         Store.open(tmp_path / "empty.db")
 
 
