@@ -896,10 +896,10 @@ def _now() -> int:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Transactions are ours to open; a commit is on the disk when it returns; what is deleted is overwritten."""
+    """Transactions are ours to open; a commit is on the disk when it returns."""
     with _naming(path):
         connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
-        connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;")
+        connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
         connection.execute("PRAGMA foreign_keys = ON")
     return connection
 
