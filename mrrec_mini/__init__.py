@@ -18,7 +18,7 @@ memory
     memory, summarize, store
 
 rollout
-    prompts, constrain, chat, sampler, rollout
+    prompts, constrain, sampler, chat, rollout
 
 reward, update
     metrics, reward, environment, reinforce, warmstart, grpo, credit, checkpoint, train

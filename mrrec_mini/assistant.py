@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from mrrec_mini.chat import grammar_of
+from mrrec_mini.chat import ask_model, grammar_of
 from mrrec_mini.data import DataError, Dataset, shown
 from mrrec_mini.environment import Environment
 from mrrec_mini.hybrid import HybridConfig
-from mrrec_mini.memory import Memory, MemoryConfig
+from mrrec_mini.memory import Memory, MemoryConfig, Summarizer
 from mrrec_mini.prompts import Grammar
-from mrrec_mini.recipe import Recipe, prepare, read_config
+from mrrec_mini.recipe import Recipe, Say, load_chat_model, prepare, quiet, read_config
 from mrrec_mini.records import Item, MemoryEntry, Query
 from mrrec_mini.rollout import LMActor, rollout
 from mrrec_mini.store import Store, build_store
-from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.summarize import ExtractiveSummarizer, LMSummarizer, Recorded
 from mrrec_mini.train import load_policy
 
 FOREVER = 2**62  # later than every interaction
@@ -156,9 +156,27 @@ def said(text: str, what: str) -> str:
     return text
 
 
-def open_memory(data: Path, seed: int) -> Memory:
-    """The memory of a data-set folder, built from the train users of this seed's split."""
+def open_memory(data: Path, seed: int, summarizer: Summarizer | None = None) -> Memory:
+    """The memory of a data-set folder, built from the train users of this seed's split; extractive if not told."""
     dataset = Dataset.load(data)
     users = dataset.split(seed, *Recipe().shares).train
     rng = np.random.default_rng([seed, 1])
-    return Memory.build(dataset, users, MemoryConfig(), ExtractiveSummarizer(), HybridConfig(), rng)
+    return Memory.build(dataset, users, MemoryConfig(), summarizer or ExtractiveSummarizer(), HybridConfig(), rng)
+
+
+def make_store(data: Path, path: Path, seed: int, model: str | None = None, say: Say = quiet) -> dict:
+    """A store of a data-set folder; what it holds and what it cost.
+
+    `model`: a chat model, from a folder or by its hub name, that writes the summaries (eq. 4-6) in place of the
+    extractive writer. Its answers are kept beside the store until that is whole, so what was stopped goes on.
+    """
+    answers, writer = path.with_name(f"{path.name}.answers.jsonl"), None
+    if model is not None:
+        writer = LMSummarizer(Recorded(ask_model(*load_chat_model(model)), answers))
+    memory = open_memory(data, seed, writer)
+    counts = build_store(path, memory.dataset, memory, progress=lambda done, total: say("users", done, total, ""))
+    found: dict = {"summarizer": model or "extractive", "entries": counts}
+    if writer is not None:
+        answers.unlink(missing_ok=True)  # they are about people, and forgetting does not reach them
+        found |= {"calls": writer.generate.calls, "reused": writer.generate.reused, "dropped": dict(writer.dropped)}
+    return found

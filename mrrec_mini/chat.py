@@ -36,11 +36,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from mrrec_mini.prompts import Final, Grammar, Malformed, Search, Turn
 from mrrec_mini.records import MemoryEntry
+from mrrec_mini.sampler import Sampler
 
 INSTRUCTION = """Look up what the person likes:
 <search>topic</search>
@@ -56,6 +57,7 @@ EXAMPLE = (
     ("tool", "1. sofa shape oval\n2. sofa fabric silk"),
     ("assistant", '\\boxed{{"ideal_item_profile": "sofa for reading shape oval", "useful_memory_ids": [1]}}'),
 )
+WRITER = "You write down what people like, in short lines."  # where a summary is asked for
 FIELDS = {"ideal_item_profile", "useful_memory_ids"}
 QUERY, TURN, MEMORY = "QUERY0TEXT", "TURN0TEXT", "MEMORY0TEXT"  # marks: cut out before any text of people comes in
 TODAY = "{% macro strftime_now(form) %}01 Jan 2025{% endmacro %}"  # a run must not change overnight
@@ -168,6 +170,26 @@ class ChatGrammar(Grammar):
 
     def _short(self, text: str, limit: int | None = None) -> str:
         return self.tokenizer.decode(self._line(text, limit)).strip()
+
+
+def ask_model(model, tokenizer, max_tokens: int = 400) -> Callable[[str], str]:
+    """prompt -> answer: one user turn, greedy, up to the end of the assistant's; for `summarize.LMSummarizer`.
+
+    The prompt is tokenised apart from the template, as an episode's texts are. ValueError: no usable template.
+    """
+    turn = ("user", QUERY)
+    rendered = (_render(tokenizer.inner, talk) for talk in ([("system", WRITER), turn], [turn]))
+    fit = next((text for text in rendered if text.count(QUERY) == 1), None)
+    if fit is None:
+        raise _refused("it does not show a user's text once and as it is")
+    head, tail = (tokenizer.encode_template(piece) for piece in fit.split(QUERY))
+
+    def ask(prompt: str) -> str:
+        sampler = Sampler(model, [[*head, *tokenizer.encode(prompt), *tail]], temperature=0.0)
+        [ids], _ = sampler.sample(sorted(tokenizer.reserved), max_tokens)
+        return tokenizer.decode([i for i in ids if i not in tokenizer.reserved])
+
+    return ask
 
 
 def grammar_of(tokenizer) -> Grammar:

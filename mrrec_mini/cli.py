@@ -254,18 +254,33 @@ def info_command(folder: Annotated[Path, typer.Argument(help="A data-set folder.
 
 @memory_app.command("build")
 @answering
-def memory_build(data: DataDir, store: StoreFile, seed: Seed = 0, as_json: Json = False) -> None:
-    """Make a store: everybody's memory and the global memory (extractive), out of a data set."""
-    from mrrec_mini.assistant import open_memory
-    from mrrec_mini.store import build_store
+def memory_build(
+    data: DataDir,
+    store: StoreFile,
+    seed: Seed = 0,
+    model: Annotated[
+        str | None, typer.Option(help="A chat model that writes the summaries, a folder or a hub name.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a store: everybody's memory and the global memory, out of a data set.
 
-    memory = open_memory(data, seed)
-    counts = build_store(store, memory.dataset, memory)
+    Extractive; with --model a language model writes, its answers are kept beside the store, and a build that was
+    stopped goes on with them.
+    """
+    from mrrec_mini.assistant import make_store
+    from mrrec_mini.demo import one_bar
+
+    with one_bar(err) as say:
+        found = make_store(data, store, seed, model, say)
     if as_json:
-        _print_json({"summarizer": "extractive", "entries": counts})
-    else:
-        out.print(_entry_table(memory.global_entries, "global memory (extractive)"))
-        _tell(f"wrote {', '.join(f'{number} {level}' for level, number in counts.items())} to {store}")
+        _print_json(found)
+        return
+    counts = ", ".join(f"{number} {level}" for level, number in found["entries"].items())
+    _tell(f"wrote {counts} to {store}, by {found['summarizer']}")
+    if model:
+        left_out = sum(found["dropped"].values())
+        _tell(f"{found['calls']} calls, {found['reused']} answers reused, {left_out} answers or lines left out")
 
 
 def _of(store: Path, user: str):

@@ -195,7 +195,15 @@ def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int,
 
 def chat_policy(recipe: Recipe, seed: int):
     """The chat model of a recipe, with adapters if it has them: (model, tokenizer). DataError where it is none."""
-    name = str(recipe.chat_model)
+    model, tokenizer = load_chat_model(str(recipe.chat_model))
+    if recipe.lora:
+        base = torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32
+        model = with_lora(model, recipe.lora, torch.Generator().manual_seed(seed), base)
+    return model, tokenizer
+
+
+def load_chat_model(name: str):
+    """(model, tokenizer) of a folder or a hub name. DataError where it is no chat model that can be used."""
     try:
         model, tokenizer = load_causal_lm(name, CONTROL)
         ChatGrammar(tokenizer)
@@ -203,9 +211,6 @@ def chat_policy(recipe: Recipe, seed: int):
         raise
     except Exception as error:  # whatever a reader says of a folder that is none of its own
         raise DataError(f"{name}: not a chat model that can be used ({shown(str(error), 200)})") from error
-    if recipe.lora:
-        base = torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32
-        model = with_lora(model, recipe.lora, torch.Generator().manual_seed(seed), base)
     return model, tokenizer
 
 

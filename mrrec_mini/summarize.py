@@ -18,17 +18,20 @@ Guessed: the weights and thresholds of `ExtractiveConfig`, chosen on the synthet
 
 `LMSummarizer` asks any `generate(prompt) -> answer` with the paper's prompts A and B and two for eq. 4 and 5, all in
 our own words. What people wrote enters as JSON strings in a fenced block, which they cannot close, below a line that
-says so. An answer that does not parse, or an entry that breaks a rule, is dropped and counted; nothing raises.
+says so. An answer that does not parse, or an entry that breaks a rule, is dropped and counted; nothing raises. An entry
+rests on the records that it names, and is dropped if they are not among those shown. `Recorded` makes it resumable.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -390,6 +393,42 @@ def fenced(data: Any) -> str:
     for sign in "`<>":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return f"{DATA_RULE}\n```json\n{text}\n```"
+
+
+class Recorded:
+    """A `generate` that keeps its answers in a file, a JSON line each: what was asked once is not asked again.
+
+    So a memory that takes hours to write goes on where it was stopped. `calls` counts what was asked of the model,
+    `reused` what the file knew. A last line that was cut is written anew; any other broken line is a ValueError.
+    """
+
+    def __init__(self, generate: Callable[[str], str], path: Path):
+        self.generate, self.path = generate, path
+        self.calls = self.reused = 0
+        self._known: dict[str, str] = {}
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content[: content.rfind(b"\n") + 1]  # a kill may have cut the last line
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                answer = json.loads(line)
+                self._known[answer["prompt"]] = answer["answer"]
+            except (ValueError, LookupError, TypeError):
+                raise ValueError(f"{path}:{number}: no answer of a model; remove the line, it is asked again") from None
+        if len(whole) < len(content):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+
+    def __call__(self, prompt: str) -> str:
+        key = hashlib.sha256(prompt.encode()).hexdigest()  # not the prompt: it holds what people wrote
+        if key in self._known:
+            self.reused += 1
+            return self._known[key]
+        self.calls += 1
+        answer = self._known[key] = self.generate(prompt)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"prompt": key, "answer": answer}) + "\n")
+        return answer
 
 
 @dataclass

@@ -177,3 +177,31 @@ def test_what_was_just_remembered_is_looked_up_and_not_recommended(helper, scrip
     assert "canary" in answer.memories[0].text and item.id not in [one.id for one, _ in answer.items]
     assert mine.store.of("a new one").forget() > 0
     assert mine.recommend("a new one", "lamp").memories == ()
+
+
+def test_a_store_that_a_language_model_writes_names_its_records_and_keeps_no_answers(tmp_path, monkeypatch):
+    """A scripted model in its place: interrupted once, its answers are used again and then gone."""
+    asked, fail_at = [], 25
+
+    def scripted_model(model, tokenizer):
+        def ask(prompt):
+            asked.append(prompt)
+            if len(asked) == fail_at:
+                raise KeyboardInterrupt
+            return '[{"aspect": "price", "value": "luxury", "records": [1]}]' if '"records"' in prompt else "[]"
+
+        return ask
+
+    monkeypatch.setattr(assistant, "load_chat_model", lambda name: (None, None))
+    monkeypatch.setattr(assistant, "ask_model", scripted_model)
+    path = tmp_path / "memory.db"
+    with pytest.raises(KeyboardInterrupt):
+        assistant.make_store(shop(), path, 0, "a model")
+    assert [file.name for file in tmp_path.iterdir()] == ["memory.db.answers.jsonl"]
+    told = assistant.make_store(shop(), path, 0, "a model")
+    assert told["reused"] >= fail_at - 1 and told["calls"] + fail_at == len(asked) and told["entries"]["pattern"] > 0
+    assert [file.name for file in tmp_path.iterdir()] == ["memory.db"]
+    with assistant.Store.open(path) as store:
+        patterns = store.of(USER).list(level="pattern").rows
+        records = {entry.id for entry in store.of(USER).list(level="record", limit=999).rows}
+        assert patterns and all(set(one.rests_on) <= records and one.rests_on for one in patterns)

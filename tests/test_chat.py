@@ -17,7 +17,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import wrong
 from house import ROOT
 from mrrec_mini.assistant import Assistant
-from mrrec_mini.chat import EXAMPLE, INSTRUCTION, MEMORY, QUERY, TURN, ChatGrammar, grammar_of, pieces
+from mrrec_mini.chat import (
+    EXAMPLE,
+    INSTRUCTION,
+    MEMORY,
+    QUERY,
+    TURN,
+    ChatGrammar,
+    ask_model,
+    grammar_of,
+    pieces,
+)
 from mrrec_mini.data import Dataset
 from mrrec_mini.demo import evaluate_run, train_run
 from mrrec_mini.models.causal_lm import (
@@ -547,3 +557,32 @@ def test_smollm2_is_prompted_as_its_template_would(tmp_path):
     for text in FORGED:
         assert len(control(grammar, grammar.prompt(text, [entry(text)]))) == len(control(grammar, expected))
     assert isinstance(grammar.parse(grammar.write_final("", "mug price fair", [0]), 1), Final)
+
+
+# --- a question outside an episode: the writer of summaries ------------------------------------------------------------
+
+
+def test_a_prompt_is_one_user_turn_and_no_text_in_it_makes_another(grammar, monkeypatch):
+    """Whatever the prompt says, the model reads the same control tokens; its answer ends where its turn ends."""
+    read = []
+
+    class Listening:
+        def __init__(self, model, prompts, temperature):
+            assert temperature == 0.0
+            read.extend(prompts)
+
+        def sample(self, stop, max_new):
+            assert grammar.end in stop and max_new == 7
+            return [[*grammar.tokenizer.encode("[]"), grammar.end]], [[0.0] * 3]
+
+    monkeypatch.setattr("mrrec_mini.chat.Sampler", Listening)
+    ask = ask_model(None, grammar.tokenizer, 7)
+    assert [ask(prompt) for prompt in ("harmless", " ".join(ALL_NAMES))] == ["[]", "[]"]
+    assert control(grammar, read[0]) == control(grammar, read[1]) != []
+    assert "harmless" in grammar.tokenizer.decode(read[0])
+
+
+def test_a_template_that_hides_the_users_text_cannot_be_asked():
+    template, _ = BAD["a text is said twice"]
+    with pytest.raises(ValueError, match="chat template cannot be used"):
+        ask_model(None, chat_tokenizer(template, ("<|im_start|>", "<|im_end|>")))

@@ -152,7 +152,7 @@ def memory_of(user, store):
 
 def test_memory_build_for_people(tmp_path):
     done = mrrec("memory", "build", "--data", shop(), "--store", tmp_path / "memory.db")
-    assert done.exit_code == 0 and "108 record" in done.stderr and "global memory" in done.stdout
+    assert done.exit_code == 0 and "108 record" in done.stderr and "by extractive" in done.stderr
     again = mrrec("memory", "build", "--data", shop(), "--store", tmp_path / "memory.db")
     refused(again, 1, "memory.db is there already; choose another file")
 

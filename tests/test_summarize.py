@@ -13,6 +13,7 @@ from mrrec_mini.summarize import (
     ExtractiveSummarizer,
     LMSummarizer,
     Reading,
+    Recorded,
     agreement_gain,
     canonical_names,
     favourites,
@@ -381,3 +382,47 @@ def test_lm_merge_eq_6_prompt_b_joins_users_of_a_group():
     assert [line["aspect"] for line in block(script.asked[0])] == ["price", "cost", "acme logo"]
     assert "alice" not in "".join(script.asked)
     assert model.fit([]) is model
+
+
+# --- what was asked once is not asked again --------------------------------------------------------------------------
+
+
+def counted(path):
+    asked = []
+
+    def generate(prompt):
+        asked.append(prompt)
+        return f"answer to {prompt}"
+
+    return Recorded(generate, path), asked
+
+
+def test_a_writer_that_was_stopped_goes_on_with_its_answers(tmp_path):
+    path = tmp_path / "deep" / "answers.jsonl"
+    first, asked = counted(path)
+    assert [first(p) for p in ("a", "b", "a")] == ["answer to a", "answer to b", "answer to a"]
+    assert (asked, first.calls, first.reused) == (["a", "b"], 2, 1)
+    second, asked = counted(path)
+    assert [second(p) for p in ("b", "c", "a")] == ["answer to b", "answer to c", "answer to a"]
+    assert (asked, second.calls, second.reused) == (["c"], 1, 2)
+    assert '"a"' not in path.read_text()  # the prompt, which holds what people wrote, is not kept
+
+
+@pytest.mark.parametrize("left", range(1, 40, 6))
+def test_a_line_that_a_kill_has_cut_is_asked_again(tmp_path, left):
+    path = tmp_path / "answers.jsonl"
+    first, _ = counted(path)
+    first("a"), first("b")
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:left])
+    again, asked = counted(path)
+    assert (again("a"), again("b"), asked) == ("answer to a", "answer to b", ["b"])
+    assert path.read_bytes() == whole
+
+
+def test_any_other_broken_line_is_named(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"prompt": "x", "answer": "y"}\n{"prompt": 1}\n')
+    with pytest.raises(ValueError, match=r"answers\.jsonl:2: no answer of a model"):
+        counted(path)
