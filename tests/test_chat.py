@@ -559,7 +559,7 @@ def test_smollm2_is_prompted_as_its_template_would(tmp_path):
     assert isinstance(grammar.parse(grammar.write_final("", "mug price fair", [0]), 1), Final)
 
 
-# --- a question outside an episode: the writer of summaries ------------------------------------------------------------
+# --- a question outside an episode: the writer of summaries --------------------------------------------------------
 
 
 def test_a_prompt_is_one_user_turn_and_no_text_in_it_makes_another(grammar, monkeypatch):
