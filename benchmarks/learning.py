@@ -74,7 +74,7 @@ def experiments() -> dict[str, dict[str, Setting]]:
     estimators |= {
         f"GRPO, token, sigma of {sigma}": setting(grpo={"sigma": sigma}) for sigma in ("group", "population")
     }
-    costs = [{}, *({"call_cost": c} for c in (0.3, 1.0, 3.0)), {"token_cost": 0.05}]
+    costs = [{}, *({"call_cost": c} for c in (0.1, 0.3, 0.5, 1.0)), {"token_cost": 0.02}]
     frontier = {
         " ".join(f"{name.replace('_', ' ')} {value}" for name, value in cost.items()) or "free": setting(
             said=SAID, reward=cost
