@@ -300,6 +300,32 @@ def _span(ends: Sequence[float], sign: str = "") -> str:
     return f"{ends[0]:{sign}.3f}..{ends[1]:{sign}.3f}"
 
 
+def draw(table: dict[str, dict], path: Path) -> None:
+    """The frontier as a picture: nDCG@10 with its interval against the tokens that memory put into an episode."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
+    titles = ("unseen people, familiar categories", "categories that no training query named")
+    for panel, part, title in zip(panels, ("test", "held"), titles, strict=True):
+        for name, parts in table.items():
+            line, learned = parts[part], "cpu_seconds" in parts
+            if not learned and name not in ("query_only", "static_memory", "expert"):
+                continue
+            low, high = (abs(line["ndcg@10"] - end) for end in line["interval"])
+            mark = {"marker": "o", "color": "tab:blue"} if learned else {"marker": "s", "color": "tab:gray"}
+            place = (line["memory_tokens"], line["ndcg@10"])
+            panel.errorbar(*place, yerr=[[low], [high]], capsize=3, **mark)
+            panel.annotate(name.replace("_", " "), place, (6, 4), textcoords="offset points", fontsize=8)
+        panel.set(title=title, xlabel="memory tokens an episode")
+        panel.grid(alpha=0.3)
+        panel.margins(x=0.2)
+    panels[0].set_ylabel("nDCG@10, 95 % interval")
+    figure.savefig(path, dpi=110)
+
+
 def claims_of(experiment: str, table: dict[str, dict]) -> list[dict]:
     """What the chosen recipe has to reach; the other experiments choose, and claim nothing."""
     if experiment != "fresh":
@@ -320,11 +346,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fast", action="store_true", help="tiny shops and three steps: does it run?")
     parser.add_argument("--json", action="store_true", help="one document on stdout, tables on stderr")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
+    parser.add_argument("--plot", type=Path, help="also a picture of the frontier (.png, .svg); needs matplotlib")
     given = parser.parse_args(arguments)
+    if given.plot and given.experiment != "frontier":
+        parser.error("--plot draws the frontier and nothing else")
     seeds = given.seeds or (FRESH if given.experiment == "fresh" else (0, 1, 2))
     table = summarize(measure(given.experiment, seeds, given.out, given.fast))
     for part in ("test", "held"):
         printed(table, part, sys.stderr if given.json else None)
+    if given.plot:
+        draw(table, given.plot)
     found = document(claims_of(given.experiment, table), experiment=given.experiment, seeds=list(seeds), arms=table)
     return finish(found, given.json)
 
