@@ -1,9 +1,8 @@
 """What helps the policy to learn: arms of one experiment on the same shops, warm starts, steps and queries.
 
-    python -m benchmarks.learning credit|steps|estimators|frontier|fresh [--seeds 0 1 2] [--fast] [--json] [--out DIR]
+    python -m benchmarks.learning credit|estimators|frontier|fresh [--seeds 0 1 2] [--fast] [--json] [--out DIR]
 
     credit      {trajectory, turn credit} x {free, constrained decoding} x {several, one shop to train in}
-    steps       the default recipe, and longer
     estimators  REINFORCE with each baseline; GRPO, and GRPO with each other sigma and length rule; equal numbers of
                 episodes
     frontier    nDCG@10 against memory tokens as a call, or a token of memory, costs more; in a shop whose queries say
@@ -64,7 +63,6 @@ def experiments() -> dict[str, dict[str, Setting]]:
             for kind in ("trajectory", "turn"):
                 rules = {"constrained": constrained}
                 credit[f"{kind}, {decoding}, {shops}"] = setting(siblings, credit=kind, rules=rules)
-    steps = {f"{n} steps": setting(steps=n) for n in (80, 120)}
     estimators = {"GRPO, token, no sigma": setting()}
     estimators |= {
         f"REINFORCE, baseline {kind}": setting(algo="reinforce", baseline=kind)
@@ -82,7 +80,7 @@ def experiments() -> dict[str, dict[str, Setting]]:
         for cost in costs
     }
     fresh = {"chosen": setting(), "the paper's own": setting(rules={"constrained": False}, credit="trajectory")}
-    return {"credit": credit, "steps": steps, "estimators": estimators, "frontier": frontier, "fresh": fresh}
+    return {"credit": credit, "estimators": estimators, "frontier": frontier, "fresh": fresh}
 
 
 def shop_and_recipe(arm: Setting, seed: int, fast: bool):
