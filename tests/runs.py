@@ -59,7 +59,7 @@ def made_run() -> Path:
 
 def copied_run(folder: Path) -> Path:
     """A run that a test may spoil."""
-    return Path(shutil.copytree(made_run(), folder / "run"))
+    return Path(shutil.copytree(made_run(), folder / "run", ignore=shutil.ignore_patterns("memory.db*")))
 
 
 def hostile_shop(folder: Path) -> Path:

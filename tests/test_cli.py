@@ -412,6 +412,6 @@ def test_texts_are_shown_and_never_obeyed(tmp_path):
     Dataset(data.items, data.interactions, data.queries, {"name": HOSTILE}).save(tmp_path / "d")
     told = "".join(mrrec("data", "info", tmp_path / "d").stdout.replace("│", "").split())
     assert r"[boldred]x[/][/nothing]:cat:\x1b[2J\x1b]0;owned\x07\x9b31m\u202e" in told
-    done = mrrec("memory", "search", "qwrtzu", "--data", shop(), "--user", USER + HOSTILE)
-    assert done.exit_code == 3 and "\x1b" not in done.stderr and "[bold red]x[/]" in done.stderr
     assert "\x1b" not in mrrec("recommend", HOSTILE, "--user", HOSTILE, "--run", made_run()).output
+    done = mrrec("memory", "get", "qwrtzu", "--store", made_run() / "memory.db", "--user", USER + HOSTILE)
+    assert done.exit_code == 3 and "\x1b" not in done.stderr and "[bold red]x[/]" in done.stderr

@@ -169,7 +169,7 @@ def test_a_data_set_with_such_people_runs_through(sparse, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("text", ["", "  ", "\t"])
 def test_an_empty_query_is_bad_data(text):
-    done = mrrec("recommend", text, "--user", USER, "--run", made_run())
+    done = mrrec("recommend", text, "--user", USER, "--run", made_run())  # which also makes the run's store
     refused(done, 4, "the query is empty; give at least one word")
     done = mrrec("memory", "search", text, "--store", made_run() / "memory.db", "--user", USER)
     refused(done, 4, "the text to look for is empty; give at least one word")
