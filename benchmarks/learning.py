@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import sys
 import time
@@ -33,6 +34,7 @@ from benchmarks.common import claim, document, finish, show
 
 SAID = (0.25, 0.25, 0.25, 0.25)
 FRESH = (10, 11, 12)
+LABELS = (("left", (6, 4)), ("right", (-6, 4)), ("left", (6, -12)))  # in turn, for neighbours lie close
 
 
 @dataclass(frozen=True)
@@ -308,6 +310,7 @@ def draw(table: dict[str, dict], path: Path) -> None:
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
     titles = ("unseen people, familiar categories", "categories that no training query named")
     for panel, part, title in zip(panels, ("test", "held"), titles, strict=True):
+        sides = itertools.cycle(LABELS)
         for name, parts in table.items():
             line, learned = parts[part], "cpu_seconds" in parts
             if not learned and name not in ("query_only", "static_memory", "expert"):
@@ -316,7 +319,8 @@ def draw(table: dict[str, dict], path: Path) -> None:
             mark = {"marker": "o", "color": "tab:blue"} if learned else {"marker": "s", "color": "tab:gray"}
             place = (line["memory_tokens"], line["ndcg@10"])
             panel.errorbar(*place, yerr=[[low], [high]], capsize=3, **mark)
-            panel.annotate(name.replace("_", " "), place, (6, 4), textcoords="offset points", fontsize=8)
+            side, shift = next(sides) if learned else LABELS[1]
+            panel.annotate(name.replace("_", " "), place, shift, ha=side, textcoords="offset points", fontsize=8)
         panel.set(title=title, xlabel="memory tokens an episode")
         panel.grid(alpha=0.3)
         panel.margins(x=0.2)
