@@ -1,9 +1,12 @@
 """A data set and a run on disk, made once for all tests of what people use; and the command line, called in tests."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -106,3 +109,14 @@ def refused(done, code: int, *names: str) -> str:
 def same_weights(one, other) -> bool:
     pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+@contextmanager
+def no_file_larger_than(limit: int) -> Iterator[None]:
+    """As on a full disk: the write breaks off midway."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from house import ROOT
 from mrrec_mini import checkpoint
 from mrrec_mini.checkpoint import check, folders, newest, save
 from mrrec_mini.data import DataError
+from runs import no_file_larger_than
 
 
 def writing(number: int, tick=lambda: None):
@@ -316,17 +316,6 @@ def test_a_newer_format_is_named_beside_ours(tmp_path, monkeypatch):
 
 
 # --- no room, no permission ---------------------------------------------------------------------------------------
-
-
-@contextmanager
-def no_file_larger_than(limit: int):
-    """As on a full disk: the write breaks off midway."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("limit", [0, 1000])

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import sqlite3
@@ -23,7 +22,7 @@ from mrrec_mini import store as module
 from mrrec_mini.data import RECORD_LIMIT, DataError
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.store import Store, StoreBusy
-from runs import HOSTILE, made_run, mrrec, refused, shop
+from runs import HOSTILE, made_run, mrrec, no_file_larger_than, refused, shop
 
 USER = "u000003"
 
@@ -259,16 +258,6 @@ def test_row_20_thirty_kills(path):
 
 
 # --- row 21: no room, no permission ---
-
-
-@contextmanager
-def no_file_larger_than(limit: int):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_row_21_a_full_disk_is_one_line_and_nothing_is_lost(path):
