@@ -158,14 +158,19 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
     return entries
 
 
+def patterns_by_category(purchases: Sequence[Purchase], summarizer: Summarizer) -> dict[str, list[Preference]]:
+    """Eq. (4) for each category of one user's history, in the order in which they were first bought from."""
+    by_category: dict[str, list[Purchase]] = {}
+    for purchase in purchases:
+        by_category.setdefault(plain(purchase.scenario), []).append(purchase)
+    return {category: summarizer.patterns(history) for category, history in by_category.items()}
+
+
 def local_entries(purchases: Sequence[Purchase], summarizer: Summarizer, config: MemoryConfig) -> list[MemoryEntry]:
     """Eq. (1): M_u, the entries of one user from H_u (oldest first), coarse levels first, latest record first."""
     if not purchases:
         return []
-    by_category: dict[str, list[Purchase]] = {}
-    for purchase in purchases:
-        by_category.setdefault(plain(purchase.scenario), []).append(purchase)
-    patterns = [preference for history in by_category.values() for preference in summarizer.patterns(history)]
+    patterns = [one for those in patterns_by_category(purchases, summarizer).values() for one in those]
     user = purchases[0].user
     entries = {
         "profile": preference_entries(user, summarizer.profile(patterns), config),

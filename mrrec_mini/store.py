@@ -46,6 +46,7 @@ from mrrec_mini.memory import (
     Summarizer,
     entry_id,
     join,
+    patterns_by_category,
     plain,
     preference_entries,
     record_entry,
@@ -792,10 +793,7 @@ def _fill(scope: Scope, dataset: Dataset) -> dict[str, int]:
         "INSERT INTO behaviour VALUES (?, ?, ?, ?, ?, ?)",
         [(scope.user, place, m.item, m.time, m.rating, m.review) for place, m in enumerate(met)],
     )
-    by_category: dict[str, list[Purchase]] = {}
-    for one in purchases:
-        by_category.setdefault(plain(one.scenario), []).append(one)
-    patterns = {category: store.summarizer.patterns(those) for category, those in by_category.items()}
+    patterns = patterns_by_category(purchases, store.summarizer)
     for category, those in patterns.items():
         scope._write_preferences(category, those)
     everything = [one for those in patterns.values() for one in those]
