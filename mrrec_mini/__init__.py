@@ -1,9 +1,9 @@
 """MR.Rec, small enough to read: a language model learns what to look up in a person's memory before it recommends.
 
 The table of contents, in the order in which data flows; a tool stands before its first user (the index before memory,
-the metrics before the reward, the log-probabilities of `reinforce` before the warm start). Each file is one idea and
-imports only files named before it, or one of `models/`; a system imports no other system. The README's map is made
-from this list and from the first line of each file.
+the metrics before the index that is tuned by them, the log-probabilities of `reinforce` before the warm start). Each
+file is one idea and imports only files named before it, or one of `models/`; a system imports no other system. The
+README's map is made from this list and from the first line of each file.
 
 wire
     records
@@ -12,7 +12,7 @@ data
     data, world, sources
 
 retrieval
-    bm25, dense, hybrid
+    metrics, bm25, dense, hybrid, mapped
 
 memory
     memory, summarize, store
@@ -21,7 +21,7 @@ rollout
     prompts, constrain, sampler, chat, rollout
 
 reward, update
-    metrics, reward, environment, reinforce, warmstart, grpo, credit, checkpoint, train
+    reward, environment, reinforce, warmstart, grpo, credit, checkpoint, train
 
 systems
     systems/popularity, systems/neighbours

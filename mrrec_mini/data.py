@@ -467,7 +467,7 @@ def write_dataset(
         }
         (fresh / META).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         fresh.chmod(0o755)  # mkdtemp makes it private
-        _replace(folder, fresh)
+        replace_folder(folder, fresh)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return counts
@@ -490,7 +490,7 @@ def _write(path: Path, records: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-def _replace(folder: Path, fresh: Path) -> None:
+def replace_folder(folder: Path, fresh: Path) -> None:
     """Put `fresh` in the place of `folder`. A full folder cannot be renamed over, so the old one steps aside first."""
     if not folder.exists():
         fresh.rename(folder)

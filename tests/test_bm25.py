@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
-from mrrec_mini.bm25 import BM25, BM25Stats, idf_lucene, idf_okapi, term_part, words
+import mrrec_mini.bm25 as bm25
+from mrrec_mini.bm25 import BM25, BM25Stats, RankBM25, idf_lucene, idf_okapi, term_part, words
 
 # N = 2, lengths 2 and 4, avgdl = 3
 TEXTS = ["red soap", "red red lotion cream"]
@@ -164,3 +165,46 @@ def test_bad_settings_are_named():
         BM25Stats.fit(TEXTS, idf="plus")
     with pytest.raises(ValueError, match="b in"):
         index(TEXTS, b=1.5)
+
+
+# ---- frequent words as columns, parts joined, rank-bm25 itself
+
+
+def test_columns_change_no_bit(monkeypatch):
+    texts = random_texts(np.random.default_rng(5), 60)
+    stats = BM25Stats.fit(texts)
+    slow = BM25(texts, stats)
+    monkeypatch.setattr(bm25, "MANY", 1)
+    fast = BM25(texts, stats)
+    assert not slow._columns and 5 < len(fast._columns) < len(fast.vocabulary)
+    for query in [" ".join(ALPHABET), "w0 w0 w3 w29 unheard w0", "w29 w28", ""]:
+        assert np.array_equal(fast.scores(query), slow.scores(query))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10_000), st.data())
+def test_a_joined_index_is_the_one_built_at_once(seed, data):
+    """Postings for postings: the same rows, in the same order, with the same weights."""
+    rng = np.random.default_rng(seed)
+    texts = random_texts(rng, 12)
+    stats = BM25Stats.fit([*texts, "other words"])
+    kept = data.draw(st.lists(st.integers(0, 11), unique=True))  # in their new order
+    place = np.full(12, -1)
+    place[kept] = np.arange(len(kept))
+    parts = [(BM25(texts[:7], stats), place[:7]), (BM25(texts[7:], stats), place[7:])]
+    joined, whole = BM25.merged(parts, len(kept)), BM25([texts[i] for i in kept], stats)
+    for word in ALPHABET:
+        assert np.array_equal(joined.scores(word), whole.scores(word))
+        term, other = joined.vocabulary.get(word), whole.vocabulary.get(word)
+        if other is not None:
+            assert np.array_equal(joined._rows_of(term), whole._rows_of(other))
+
+
+def test_rank_bm25_itself():
+    texts = ["red soap", "red red lotion cream", "", "blue soap"]
+    theirs = BM25Okapi([words(text) for text in texts], k1=1.2, b=0.4)
+    ours = RankBM25(texts, 1.2, 0.4)
+    assert np.array_equal(ours.scores("Red soap red"), theirs.get_scores(["red", "soap", "red"]))
+    assert ours.scores("red").shape == (4,)
+    for empty in ([], [""], ["", "!"]):  # where it divides by zero
+        assert RankBM25(empty).scores("red").tolist() == [0.0] * len(empty)

