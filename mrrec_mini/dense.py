@@ -46,6 +46,7 @@ STEP = 2.0**11  # int16 components are multiples of 1 / STEP, those of a query t
 BLOCK = 65_536  # float32 rows that are widened to float64 at a time
 CACHED = 1 << 18  # int16 components that are widened to float32 at a time: 1 MB, which the next step finds in the cache
 FEW = 8  # queries: up to so many, a pass over the rows for each is faster than one matrix product
+FITTED = 100_000  # texts that an LSA learns from at most: more of them only cost time and memory
 NO_DIRECTION = 1e-6  # a sum of word vectors shorter than this is rounding noise, not a direction
 
 
@@ -122,7 +123,7 @@ def nearest(queries: Vectors, rows: Vectors, k: int) -> tuple[np.ndarray, np.nda
             hit = np.concatenate([i * block.shape[1] + top_k(scores, k) for i, scores in enumerate(block)] or [[]])
             hit = hit.astype(np.int64)
         else:
-            hit = np.flatnonzero(block >= least[:, None])
+            hit = np.flatnonzero(block > least[:, None])  # an equal one stands further back
         query, column = np.divmod(hit, block.shape[1])
         waiting.append((query, start + column, block.ravel()[hit].astype(np.float64)))
         if sum(len(part[0]) for part in waiting) >= 2 * count * k or start == 0:
@@ -138,7 +139,7 @@ def nearest(queries: Vectors, rows: Vectors, k: int) -> tuple[np.ndarray, np.nda
 def _heads(parts: Sequence[tuple[np.ndarray, ...]], k: int) -> tuple[np.ndarray, ...]:
     """Of (query, position, cosine), (m,) each and in several parts, the k best of each query, in order."""
     query, position, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((position, -value, query))
+    order = np.lexsort((-value, query))  # stable, and positions come in ascending order
     query = query[order]
     place = np.arange(len(query)) - np.searchsorted(query, query)  # within its query
     head = order[place < k]
@@ -229,6 +230,8 @@ class LSA:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
+        if len(texts) > FITTED:  # evenly over all of them
+            texts = [texts[i * len(texts) // FITTED] for i in range(FITTED)]
         if not any(words(text) for text in texts):
             self.vocabulary, self.table = {}, np.zeros((0, 1), dtype=np.float32)
         else:

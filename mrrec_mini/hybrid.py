@@ -409,8 +409,10 @@ class HybridIndex:
         return lexical
 
     def _hits(self, bm25: np.ndarray, dense: np.ndarray, score: np.ndarray, k: int) -> list[Hit]:
-        best = top_k(score, k).tolist()
-        return [Hit(self._id(i), float(score[i]), float(bm25[i]), float(dense[i])) for i in best]
+        best = top_k(score, k)
+        ids = (self._id(place) for place in best.tolist())
+        columns = (ids, score[best].tolist(), bm25[best].tolist(), dense[best].tolist())
+        return [Hit(*row) for row in zip(*columns, strict=True)]
 
 
 def tune_weight(

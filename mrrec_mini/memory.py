@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
@@ -256,14 +256,18 @@ class Shelf:
         self._by_id = {entries[place].id: entries[place] for place in first.values()}
         if vectors is not None:
             vectors = Vectors(vectors.values[list(first.values())], vectors.embedder_id)
-        self._index = HybridIndex(list(self._by_id), list(first), space, vectors) if first else None
+        self.index = HybridIndex(list(self._by_id), list(first), space, vectors) if first else None
+
+    def found_by_text(self, texts: Collection[str]) -> tuple[MemoryEntry, ...]:
+        """The entries with these texts that can be found; of equal ones, one."""
+        return tuple(entry for entry in self._by_id.values() if entry.text in texts)
 
     def find_many(self, texts: Sequence[str], k: int) -> list[tuple[tuple[MemoryEntry, Hit], ...]]:
         """For each text its k best entries with their scores, best first; () when nothing is there or asked."""
         asked = [text for text in texts if text.strip()]
-        if self._index is None or not asked or k <= 0:
+        if self.index is None or not asked or k <= 0:
             return [()] * len(texts)
-        found = iter(self._index.search_many(asked, k))
+        found = iter(self.index.search_many(asked, k))
         return [tuple((self._by_id[h.id], h) for h in next(found)) if text.strip() else () for text in texts]
 
     def search_many(self, texts: Sequence[str], k: int) -> list[tuple[MemoryEntry, ...]]:

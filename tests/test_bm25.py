@@ -201,10 +201,11 @@ def test_a_joined_index_is_the_one_built_at_once(seed, data):
 
 
 def test_rank_bm25_itself():
-    texts = ["red soap", "red red lotion cream", "", "blue soap"]
+    texts = ["red soap", "red red lotion cream", "", "blue soap", "a comb", "a comb of steel"]
     theirs = BM25Okapi([words(text) for text in texts], k1=1.2, b=0.4)
     ours = RankBM25(texts, 1.2, 0.4)
     assert np.array_equal(ours.scores("Red soap red"), theirs.get_scores(["red", "soap", "red"]))
-    assert ours.scores("red").shape == (4,)
+    assert ours.scores("red")[1] > ours.scores("red")[0] > 0
+    assert not np.allclose(RankBM25(texts).scores("red"), ours.scores("red"))  # k1 and b reach it
     for empty in ([], [""], ["", "!"]):  # where it divides by zero
         assert RankBM25(empty).scores("red").tolist() == [0.0] * len(empty)

@@ -226,6 +226,12 @@ def test_lsa_dimensions_are_capped():
     assert LSA(dims=50).fit([]).encode(["soap"]).tolist() == [[0.0]]  # none
 
 
+def test_lsa_learns_from_so_many_texts_at_most(monkeypatch):
+    texts = [*TEXTS, *(f"only{i} here{i}" for i in range(12))]
+    monkeypatch.setattr(dense, "FITTED", 10)
+    assert LSA(dims=4).fit(texts).id == LSA(dims=4).fit(texts[::2]).id != LSA(dims=4).fit(texts[:10]).id
+
+
 def test_company_of_words_is_what_lsa_knows():
     encoder = LSA(dims=4).fit(TEXTS)
     lemon = embed(encoder, ["lemon"])

@@ -425,10 +425,13 @@ def test_an_index_that_grew_is_the_one_built_from_scratch(config, seed, data):
 
 
 def test_rows_are_added_in_few_parts():
-    """n additions of one row make about log n parts, each a half of the one before, and not n."""
+    """n additions of one row make about log n parts, each less than half of the one before, and answer as one."""
     index = make()
-    for i in range(200):
-        index.add([f"n{i}"], [f"lemon {i}"])
+    ids, texts = synthetic(200)
+    for id, text in zip(ids, texts, strict=True):
+        index.add([id], [text])
+    built = make([*CORPUS, *texts], [*(f"m{i}" for i in range(8)), *ids])
+    assert index.search_many(["w1 w2", "citrus w3"], 208) == built.search_many(["w1 w2", "citrus w3"], 208)
     sizes = [len(part.ids) for part in index._parts]
     assert sum(sizes) == 208 and len(sizes) <= 9
     assert all(2 * right < left for left, right in pairwise(sizes))
@@ -493,18 +496,19 @@ def test_the_floor_of_rank_bm25_breaks_a_memory_of_one_entry(lexical):
 # ---- the weight
 
 
-def test_the_tuned_weight_is_the_best_of_a_full_search():
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_tuned_weight_is_the_best_of_a_full_search(k):
     index = make(config=HybridConfig(dims=4))
     judged = [("citrus scent", {"m1"}), ("dry skin", {"m2", "m3"}), ("a film of lotion in summer", {"m6"})]
-    found = tune_weight([(index, query, right) for query, right in judged], k=3)
+    found = tune_weight([(index, query, right) for query, right in judged], k=k)
     assert list(found) == [i / 10 for i in range(11)]
     for weight, value in found.items():  # the slow way: an index for each weight, a sort, nDCG from its definition
         other = make(config=HybridConfig(dims=4, bm25_weight=weight))
         ndcg = []
         for query, right in judged:
-            head = full_order(other, query)[:3]
+            head = full_order(other, query)[:k]
             gain = sum(1 / np.log2(place + 2) for place, id in enumerate(head) if id in right)
-            ndcg.append(gain / sum(1 / np.log2(place + 2) for place in range(len(right))))
+            ndcg.append(gain / sum(1 / np.log2(place + 2) for place in range(min(k, len(right)))))
         assert value == pytest.approx(np.mean(ndcg))
     assert len(set(found.values())) > 1
 
@@ -521,5 +525,14 @@ def test_a_space_is_packed_and_unpacked_to_the_last_bit():
         space = TextSpace.fit(CORPUS, config)
         again = TextSpace.unpack(*space.pack())
         assert again.embedder_id == space.embedder_id and again.config == config
-        ids = [f"m{i}" for i in range(8)]
-        same_answers(HybridIndex(ids, CORPUS, again), HybridIndex(ids, CORPUS, space), QUERIES)
+        ids, texts = [f"m{i}" for i in range(9)], [*CORPUS, "a word of no text so far: zyx"]
+        same_answers(HybridIndex(ids, texts, again), HybridIndex(ids, texts, space), [*QUERIES, "zyx steel"])
+
+
+def test_kept_vectors_are_those_that_would_be_made():
+    """A store keeps float32 ones, whatever the index works with."""
+    for config in (HybridConfig(dims=4), HybridConfig(dims=4, vectors="int16")):
+        space = TextSpace.fit(CORPUS, config)
+        ids = [f"m{i}" for i in range(8)][::-1]
+        kept = HybridIndex(ids, CORPUS, space, embed(space.embedder, CORPUS))
+        same_answers(kept, HybridIndex(ids, CORPUS, space), QUERIES)
