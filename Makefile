@@ -11,7 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WITH_TRL := $(VENV)/.ready-trl
-BENCHMARKS := grpo_vs_trl sampler
+WITH_PEERS := $(VENV)/.ready-bench
+BENCHMARKS := bm25 dense hybrid index store quality grpo_vs_trl sampler
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -42,7 +43,11 @@ $(WITH_TRL): $(READY)
 	$(BIN)/python -m pip install --quiet -e '.[trl]'
 	touch $@
 
-bench: $(WITH_TRL) ## speed against its peers, half an hour; `make bench FAST=--fast` takes minutes
+$(WITH_PEERS): $(WITH_TRL)
+	$(BIN)/python -m pip install --quiet -e '.[trl,bench]'
+	touch $@
+
+bench: $(WITH_PEERS) ## speed against its peers, an hour; `make bench FAST=--fast` takes minutes
 	failed=0; for script in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$script $(FAST) || failed=1; done; exit $$failed
 
 lint: $(READY) ## style and format

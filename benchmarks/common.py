@@ -31,6 +31,7 @@ SIZES = {  # name -> shape of a Llama with tied embeddings and a vocabulary of 2
     "10M": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 5, "num_attention_heads": 6},
 }
 VOCABULARY = 2000
+PEERS = ("numpy", "torch", "transformers", "trl", "rank-bm25", "bm25s", "numba", "faiss-cpu", "usearch")
 
 
 def fresh_model(size: str, seed: int = 0):
@@ -83,8 +84,7 @@ def machine() -> dict:
         "cpu": said.get("model name") or platform.processor() or platform.machine(),
         "bf16": [flag for flag in flags if flag in ("avx512_bf16", "amx_bf16", "amx_tile")],
         "python": platform.python_version(),
-        "threads": 1,
-        **{name: _version(name) for name in ("torch", "transformers", "trl")},
+        **{name: _version(name) for name in PEERS if _version(name)},
     }
 
 

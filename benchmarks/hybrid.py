@@ -90,7 +90,7 @@ def ask(folder: Path, rounds: int) -> dict:
     fresh = load(folder)
     plain = plain_way(fresh)
     together = in_rounds(
-        {"ours": lambda i: fresh.search(asked_for[i], K), "plain": lambda i: plain(asked_for[i])}, max(5, rounds // 2)
+        {"ours": lambda i: fresh.search(asked_for[i], K), "plain": lambda i: plain(asked_for[i])}, max(3, rounds // 2)
     )
     same = []
     part = fresh.joined()
