@@ -273,6 +273,13 @@ def test_readme_commands_run(story, tmp_path, monkeypatch):
         assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
 
 
+@pytest.mark.parametrize("program", re.findall(r"^```python\n((?:.*\n)*?)```$", README, flags=re.MULTILINE))
+def test_readme_programs_run(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "['m4', 'm1'] 0.0\n"
+
+
 @pytest.mark.parametrize("command", sorted({command for story in stories(README) for command in story.commands}))
 def test_readme_commands_exist(command):
     """The quick half, for slow stories too: the command is there and takes the options that the README gives it."""
