@@ -393,7 +393,7 @@ def test_row_24_another_embedder_is_refused_with_the_command_that_mends_it(path)
 def test_row_24_a_newer_format_is_refused(path):
     with sqlite3.connect(path) as raw:
         raw.execute("UPDATE meta SET value = '9' WHERE key = 'format'")
-    refused(mrrec("memory", "list", "--store", path, "--user", USER), 4, str(path), "format '9'", "reads 1")
+    refused(mrrec("memory", "list", "--store", path, "--user", USER), 4, str(path), "format '9'", "reads 2")
 
 
 def test_row_25_a_reader_who_leaves_is_no_trouble(path):
