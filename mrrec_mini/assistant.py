@@ -193,6 +193,6 @@ def rebuild_global(
 ) -> tuple[MemoryEntry, ...]:
     """The global memory of a store made anew, and what it holds then; unchosen items are those of a data-set folder,
     or, without one, what training users bought."""
-    items = Dataset.load(data).items.values() if data else ()
     with Store.open(path, warn=warn) as store:
+        items = Dataset.load(data).items.values() if data else ()
         return store.rebuild_global(memory_draws(seed), items)

@@ -22,7 +22,7 @@ Equations: none of its own; eq. 1, 4 and 5 again for the one category that a new
 eq. 8 as `Scope.search`. The paper keeps its memories in a vector index and does not say how they change.
 
 Departs from `Memory.build` in one thing: what is rebuilt has seen all that training users did, also after their first
-query, for there is no target to hide from somebody who asks now. Without queries the two are the same.
+query, for there is no target to hide from somebody who asks now. Where nothing came after it the two are the same.
 
 Guessed: a line that somebody corrected by hand is left alone when its category is summarised again; a line that was
 deleted comes back only if its category is.

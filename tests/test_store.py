@@ -1,5 +1,4 @@
-"""The store: what is written is read, by its owner alone; what is forgotten is gone; what grows is as if built anew;
-the global memory is taught by training users alone, and by what enough of them say."""
+"""The store: what is written is read, by its owner alone; what is forgotten is gone; what grows is as if built anew."""
 
 import json
 import sqlite3
