@@ -335,11 +335,14 @@ def test_a_word_that_few_people_say_is_not_learned():
 
 
 def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(tmp_path):
-    """The canary is in a review of a train user, so everything that is learned has seen it."""
+    """The canary is in a review of a train user, so everything that is learned has seen it. Another is said of luxury
+    and of nothing else, often enough to be learned as a word for it, were it not one person's."""
     data = shop()
+    luxury = [item for item in data.items.values() if item.attributes["price"] == ("luxury",)][:12]
     secret = [
         Interaction(ALICE, m.item, m.time, m.rating, f"{m.review} canaryword") for m in data.interactions_of(ALICE)
     ]
+    secret += [Interaction(ALICE, item.id, n, 5.0, "canaryluxury") for n, item in enumerate(luxury)]
     others = [m for m in data.interactions if m.user != ALICE]
     told = Dataset(data.items, tuple(sorted(others + secret, key=lambda m: (m.user, m.time))), data.queries, data.meta)
     learned = Memory.build(
@@ -347,13 +350,13 @@ def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(
     )
     path = tmp_path / "memory.db"
     build_store(path, told, learned)
-    assert b"canaryword" in path.read_bytes()
+    assert b"canaryword" in path.read_bytes() and b"canaryluxury" in path.read_bytes()
     with Store.open(path) as store:
         store.of(ALICE).add("canarynote")
         store.of(ALICE).search("canaryword")
         assert store.of(ALICE).forget() > 0
         assert store.of(ALICE).list().total == store.of(ALICE).history().total == 0
-        for secret_word in (b"canaryword", b"canarynote", ALICE.encode()):
+        for secret_word in (b"canaryword", b"canaryluxury", b"canarynote", ALICE.encode()):
             assert secret_word not in whole(path)  # while it is still open, log and all
         assert store.of(BOB).entries() == learned.entries(as_of_now(BOB))
 
