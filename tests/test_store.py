@@ -279,6 +279,17 @@ def test_an_import_changes_nobody_else_s_items(store):
     assert lines(alice) == before
 
 
+def test_an_import_that_rests_on_somebody_else_s_record_is_not_shown_it(store):
+    bob, secret = store.of(BOB), store.of(ALICE).add("canaryalice")
+    mine = lines(bob)
+    place = next(i for i, line in enumerate(mine) if b'"line": "entry"' in line)
+    row = json.loads(mine[place])
+    mine[place] = json.dumps({**row, "rests_on": json.dumps([secret.id])}).encode()
+    bob.forget()
+    bob.restore(mine)
+    assert bob.why(row["id"])["rests_on"] == [{"id": secret.id, "text": None}]
+
+
 NAMES = ["a", "A", "a/../b", "%", "_", "a/note", "@global", "' OR 1=1 --", "😀", "é", "e\u0301", "x" * 10_000, "*"]
 
 
