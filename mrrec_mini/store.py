@@ -12,8 +12,9 @@ user into every statement; the id of somebody else's memory is answered as one t
 asked for is kept (`audit`) as the asking user's own: word for word what was typed, so it says of nobody else even
 whether there is such a person. Everybody has their own copy of what they bought: no import changes another one's items.
 Global memory has a table of its own, and only the users who trained it teach it again (`rebuild_global`). What the
-store learned from all people (which words are rare, which word means which value) holds only
-words that at least `min_users` of them used, so that nobody's own words outlive `forget`.
+store learned from all people (which words are rare, which word means which value) holds only words that several of them
+used (`min_users`, `word_users`), so that nobody's own words outlive `forget`; a line of the global memory goes with the
+next `rebuild_global`, if too few are left behind it.
 
 A file of an older format is copied beside itself and then brought to this one. The copy holds everybody's rows, so the
 first `forget` deletes it.
@@ -1030,8 +1031,8 @@ def _migrate(path: Path, connection: sqlite3.Connection, warn: Callable[[str], N
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
+            copy.unlink(missing_ok=True)  # while nobody else can have begun another one
             connection.execute("ROLLBACK")
-            copy.unlink(missing_ok=True)
         raise
     warn(f"{path}: brought from format {OLD} to {FORMAT}; as it was it is kept in {copy}, till somebody is forgotten")
 
