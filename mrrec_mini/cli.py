@@ -520,8 +520,8 @@ def memory_rebuild_global(
 ) -> None:
     """Make the global memory anew (eq. 6), from what the training users did up to now; extractive.
 
-    Who came later teaches it nothing, who was forgotten nothing more. A store holds only items that somebody bought:
-    with --data and the seed it was built with it is as after `build`, had the training users done all that by then.
+    Who came later teaches it nothing, who was forgotten nothing more. Unchosen items are those of --data. With the data
+    set and the seed of `build` it is what `build` would make, had the training users done all that by then.
     """
     from mrrec_mini.assistant import rebuild_global
 

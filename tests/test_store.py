@@ -267,6 +267,47 @@ def test_who_asks_for_what_is_not_theirs_is_kept_as_their_own_and_changes_nothin
     assert alice.forget() and alice.stats()["refused"] == 0 and b"x" * 200 not in whole(store.path)
 
 
+def test_no_verb_changes_a_row_of_somebody_else(store, path):
+    """Alice has what Bob has: the same items at the same places, notes with the same numbers."""
+    alice, bob, items = store.of(ALICE), store.of(BOB), list(shop().items.values())[:2]
+    for scope in (alice, bob):
+        first = scope.remember(items[0], 5.0, "so small").id
+        note = scope.add("likes tea").id
+        with pytest.raises(NotYours):
+            scope.get("nowhere")
+    first, note = first.replace(BOB, ALICE), note.replace(BOB, ALICE)
+
+    def of_others() -> list:
+        with sqlite3.connect(path) as raw:
+            return [raw.execute(f"SELECT * FROM {t} WHERE user != ?", (ALICE,)).fetchall() for t in module.PERSONAL]
+
+    before, mine = of_others(), []
+    doing = {
+        "add": lambda: alice.add("likes milk"),
+        "update": lambda: alice.update(note, "likes coffee"),
+        "delete": lambda: alice.delete(note),
+        "remember": lambda: alice.remember(items[1], 5.0, "so small"),
+        "delete a record": lambda: alice.delete(first),
+        "why": lambda: alice.why(first, "small"),
+        "export": lambda: mine.extend(lines(alice)),
+        "rebuild": lambda: store.rebuild_global(draws()),
+        "forget": lambda: alice.forget(),
+        "restore": lambda: alice.restore(mine),
+    }
+    for verb, do in doing.items():
+        do()
+        assert of_others() == before, verb
+
+
+def test_with_the_last_record_of_an_item_goes_the_item(store):
+    alice, item = store.of(ALICE), replace(next(iter(shop().items.values())), id="canaryitem")
+    one, other = (alice.remember(item, 5.0, "fine").id for _ in range(2))
+    alice.delete(one)
+    assert any(b'"id": "canaryitem"' in line for line in lines(alice))
+    alice.delete(other)
+    assert not any(b'"id": "canaryitem"' in line for line in lines(alice))
+
+
 def test_an_import_changes_nobody_else_s_items(store):
     """Alice and Bob bought the same thing; Bob takes in a file in which he wrote another title for it."""
     alice, bob, item = store.of(ALICE), store.of(BOB), next(iter(shop().items.values()))
