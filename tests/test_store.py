@@ -283,12 +283,12 @@ def test_no_verb_changes_a_row_of_somebody_else(store, path):
 
     before, mine = of_others(), []
     doing = {
+        "why": lambda: alice.why(first, "small"),
         "add": lambda: alice.add("likes milk"),
         "update": lambda: alice.update(note, "likes coffee"),
         "delete": lambda: alice.delete(note),
         "remember": lambda: alice.remember(items[1], 5.0, "so small"),
         "delete a record": lambda: alice.delete(first),
-        "why": lambda: alice.why(first, "small"),
         "export": lambda: mine.extend(lines(alice)),
         "rebuild": lambda: store.rebuild_global(draws()),
         "forget": lambda: alice.forget(),
