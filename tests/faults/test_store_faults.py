@@ -354,6 +354,15 @@ def test_row_23_a_busy_store_is_waited_for_and_then_named(path, monkeypatch):
             assert store.of(USER).add("canary").text == "canary"
 
 
+def test_row_23_a_transaction_keeps_other_writers_out_from_its_beginning(path, monkeypatch):
+    """Else it would read, another one would write, and its own write would be refused."""
+    monkeypatch.setattr(module, "WAIT", 0.05)
+    with Store.open(path) as store, Store.open(path) as other:
+        with store._writing(), pytest.raises(StoreBusy):
+            other.of(USER).add("canary")
+        assert other.of(USER).add("canary").text == "canary"
+
+
 def test_row_23_a_long_reader_does_not_hold_up_a_writer(path):
     with sqlite3.connect(path, isolation_level=None) as reader:
         reader.execute("BEGIN")
