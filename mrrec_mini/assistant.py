@@ -87,14 +87,15 @@ class Assistant:
     @classmethod
     def open(cls, run: Path, store: Path | None = None, warn: Callable[[str], None] = warnings.warn) -> Assistant:
         """The assistant of a run folder, with its own store or another; `warn` is told of damaged checkpoints that
-        were passed over. FileNotFoundError where there is no run, no checkpoint, or no such store.
+        were passed over, and of a store that was brought to a newer format. FileNotFoundError where there is no run, no
+        checkpoint, or no such store.
         """
         recipe, seed, dataset = read_config(run)
         model, tokenizer = load_policy(run, warn)
         environment = prepare(dataset, alone(recipe), seed)[0]
         if store is None and not (run / STORE).exists():
             build_store(run / STORE, dataset, environment.memory)
-        return cls(environment, Store.open(store or run / STORE), model, grammar_of(tokenizer), recipe)
+        return cls(environment, Store.open(store or run / STORE, warn=warn), model, grammar_of(tokenizer), recipe)
 
     def remember(self, user: str, item: str, rating: float, review: str = "") -> MemoryEntry:
         """That this user met an item: its record, and what follows from it for the category and the profile.
@@ -160,8 +161,13 @@ def open_memory(data: Path, seed: int, summarizer: Summarizer | None = None) -> 
     """The memory of a data-set folder, built from the train users of this seed's split; extractive if not told."""
     dataset = Dataset.load(data)
     users = dataset.split(seed, *Recipe().shares).train
-    rng = np.random.default_rng([seed, 1])
-    return Memory.build(dataset, users, MemoryConfig(), summarizer or ExtractiveSummarizer(), HybridConfig(), rng)
+    writer = summarizer or ExtractiveSummarizer()
+    return Memory.build(dataset, users, MemoryConfig(), writer, HybridConfig(), memory_draws(seed))
+
+
+def memory_draws(seed: int) -> np.random.Generator:
+    """What a memory is built with, and its global part rebuilt: of one seed the same draws."""
+    return np.random.default_rng([seed, 1])
 
 
 def make_store(data: Path, path: Path, seed: int, model: str | None = None, say: Say = quiet) -> dict:
@@ -180,3 +186,13 @@ def make_store(data: Path, path: Path, seed: int, model: str | None = None, say:
         answers.unlink(missing_ok=True)  # they are about people, and forgetting does not reach them
         found |= {"calls": writer.generate.calls, "reused": writer.generate.reused, "dropped": dict(writer.dropped)}
     return found
+
+
+def rebuild_global(
+    path: Path, seed: int, data: Path | None, warn: Callable[[str], None] = warnings.warn
+) -> tuple[MemoryEntry, ...]:
+    """The global memory of a store made anew, and what it holds then; unchosen items are those of a data-set folder,
+    or, without one, what training users bought."""
+    with Store.open(path, warn=warn) as store:
+        items = Dataset.load(data).items.values() if data else ()
+        return store.rebuild_global(memory_draws(seed), items)

@@ -291,7 +291,7 @@ def _of(store: Path, user: str):
 
     @contextmanager
     def opened():
-        with Store.open(store) as whole:
+        with Store.open(store, warn=_tell) as whole:
             yield whole.of(user)
 
     return opened()
@@ -503,8 +503,30 @@ def memory_reindex(store: StoreFile, as_json: Json = False) -> None:
     """Make every vector of a store anew, after its embedder has changed."""
     from mrrec_mini.store import reindex
 
-    count = reindex(store)
+    count = reindex(store, _tell)
     _answer_done({"vectors": count}, f"{count} vectors made anew", as_json)
+
+
+@memory_app.command("rebuild-global")
+@answering
+def memory_rebuild_global(
+    store: StoreFile,
+    seed: Seed = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The data set whose items there are to choose from. Default: what training users bought."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the global memory anew (eq. 6), from what the training users did up to now; extractive.
+
+    Who came later teaches it nothing, who was forgotten nothing more. Unchosen items are those of --data. With the data
+    set and the seed of `build` it is what `build` would make, had the training users done all that by then.
+    """
+    from mrrec_mini.assistant import rebuild_global
+
+    entries = rebuild_global(store, seed, data, _tell)
+    _answer_done({"global": len(entries)}, f"{len(entries)} global entries made anew", as_json)
 
 
 def _answer_done(document: dict, line: str, as_json: bool) -> None:

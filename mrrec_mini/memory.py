@@ -284,6 +284,7 @@ class Memory:
     summarizer: Summarizer
     space: TextSpace
     global_entries: tuple[MemoryEntry, ...]
+    train_users: frozenset[str]  # whose behaviour taught the global memory and the text space
     _global: Shelf = field(init=False, repr=False)
     _shelves: dict[tuple[str, int], Shelf] = field(default_factory=dict, init=False, repr=False)
     _found: dict[tuple, tuple[MemoryEntry, ...]] = field(default_factory=dict, init=False, repr=False)
@@ -302,6 +303,7 @@ class Memory:
         rng: np.random.Generator,
     ) -> Memory:
         """Global memory and text space from the train users' histories; local memories are made when asked for."""
+        train_users = frozenset(train_users)
         histories = train_histories(dataset, train_users)
         summarizer = summarizer.fit([purchase for history in histories for purchase in history])
         contrasts = sample_contrasts(histories, dataset.items.values(), config, rng)
@@ -309,7 +311,7 @@ class Memory:
         said = [[entry.text for entry in local_entries(history, summarizer, config)] for history in histories]
         texts = common_words(said, config.min_users) + [entry.text for entry in shared]
         space = TextSpace.fit(texts, hybrid_config)
-        return cls(dataset, config, summarizer, space, shared)
+        return cls(dataset, config, summarizer, space, shared, train_users)
 
     def local(self, query: Query) -> Shelf:
         """M_u of the query's own user from what lies strictly before the query; () for a new user."""

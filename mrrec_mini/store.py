@@ -8,12 +8,22 @@ are made again, events as history. Everything else is worked out from it. A tran
 summariser, an embedder) happens before it begins, and where the user's rows have changed meanwhile it is done again.
 
 Private by construction: rows of people are reached only through a `Scope`, which is made for one user and puts that
-user into every statement; the id of somebody else's memory is answered as one that does not exist. Global memory has a
-table of its own. What the store learned from all people (which words are rare, which word means which value) holds only
-words that at least `min_users` of them used, so that nobody's own words outlive `forget`.
+user into every statement; the id of somebody else's memory is answered as one that does not exist, and that it was
+asked for is kept (`audit`) as the asking user's own: word for word what was typed, so it says of nobody else even
+whether there is such a person. Everybody has their own copy of what they bought: no import changes another one's items.
+Global memory has a table of its own, and only the users who trained it teach it again (`rebuild_global`). What the
+store learned from all people (which words are rare, which word means which value) holds only words that several of them
+used (`min_users`, `word_users`), so that nobody's own words outlive `forget`; a line of the global memory goes with the
+next `rebuild_global`, if too few are left behind it.
 
-Equations: none of its own; eq. 1, 4 and 5 again for the one category that a new purchase belongs to, eq. 8 as
-`Scope.search`. The paper keeps its memories in a vector index and does not say how they change.
+A file of an older format is copied beside itself and then brought to this one. The copy holds everybody's rows, so the
+first `forget` deletes it.
+
+Equations: none of its own; eq. 1, 4 and 5 again for the one category that a new purchase belongs to, eq. 6 in batches,
+eq. 8 as `Scope.search`. The paper keeps its memories in a vector index and does not say how they change.
+
+Departs from `Memory.build` in one thing: what is rebuilt has seen all that training users did, also after their first
+query, for there is no target to hide from somebody who asks now. Where nothing came after it the two are the same.
 
 Guessed: a line that somebody corrected by hand is left alone when its category is summarised again; a line that was
 deleted comes back only if its category is.
@@ -22,12 +32,15 @@ deleted comes back only if its category is.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import sqlite3
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -45,31 +58,44 @@ from mrrec_mini.memory import (
     Shelf,
     Summarizer,
     entry_id,
+    global_entries,
     join,
     patterns_by_category,
     plain,
     preference_entries,
     record_entry,
+    sample_contrasts,
 )
 from mrrec_mini.records import Item, MemoryEntry
 from mrrec_mini.summarize import ExtractiveConfig, ExtractiveSummarizer, Reading
 
-FORMAT = 1  # of the tables below
+FORMAT = 2  # of the tables below
+OLD = 1  # the format that is brought to this one
 WAIT = 5.0  # seconds that a writer waits for another one
 PAGE = 50
-TABLES = """
+ASKED = 200  # characters kept of an id that was refused
+CHANGED = """
+CREATE TABLE item (user TEXT NOT NULL, id TEXT NOT NULL, content TEXT NOT NULL, PRIMARY KEY (user, id)) STRICT;
+CREATE TABLE behaviour (
+    user TEXT NOT NULL, place INTEGER NOT NULL, item TEXT NOT NULL, time INTEGER NOT NULL, rating REAL NOT NULL,
+    review TEXT NOT NULL, PRIMARY KEY (user, place), FOREIGN KEY (user, item) REFERENCES item
+) STRICT;
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY, user TEXT NOT NULL, verb TEXT NOT NULL, asked TEXT NOT NULL, at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX audit_of ON audit (user, number);
+"""  # what format 1 had otherwise, or not at all
+TABLES = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE learned (part TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
-CREATE TABLE item (id TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT;
 CREATE TABLE shared (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, scenario TEXT NOT NULL,
     support INTEGER NOT NULL, embedder TEXT NOT NULL, vector BLOB NOT NULL
 ) STRICT;
-CREATE TABLE person (user TEXT PRIMARY KEY, generation INTEGER NOT NULL, next INTEGER NOT NULL) STRICT;
-CREATE TABLE behaviour (
-    user TEXT NOT NULL, place INTEGER NOT NULL, item TEXT NOT NULL REFERENCES item, time INTEGER NOT NULL,
-    rating REAL NOT NULL, review TEXT NOT NULL, PRIMARY KEY (user, place)
+CREATE TABLE person (
+    user TEXT PRIMARY KEY, generation INTEGER NOT NULL, next INTEGER NOT NULL, teaches INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+{CHANGED}
 CREATE TABLE preference (
     user TEXT NOT NULL, category TEXT NOT NULL, place INTEGER NOT NULL, content TEXT NOT NULL,
     PRIMARY KEY (user, category, place)
@@ -87,11 +113,32 @@ CREATE TABLE event (
 CREATE INDEX entry_of ON entry (user, number);
 CREATE INDEX event_of ON event (user, number);
 """
-PERSONAL = ("entry", "event", "behaviour", "preference", "person")  # tables with rows of people
+FROM_OLD = f"""
+ALTER TABLE item RENAME TO old_item;
+ALTER TABLE behaviour RENAME TO old_behaviour;
+{CHANGED}
+INSERT INTO item SELECT DISTINCT user, item, content FROM old_behaviour JOIN old_item ON old_item.id = item;
+INSERT INTO behaviour SELECT user, place, item, time, rating, review FROM old_behaviour;
+DROP TABLE old_behaviour;
+DROP TABLE old_item;
+ALTER TABLE person ADD COLUMN teaches INTEGER NOT NULL DEFAULT 0;
+INSERT INTO meta VALUES ('teachers', 'unknown');
+UPDATE meta SET value = '{FORMAT}' WHERE key = 'format';
+"""
+# tables with rows of people; what refers to another one comes before it
+PERSONAL = ("entry", "event", "audit", "behaviour", "item", "preference", "person")
 
 
 class StoreBusy(OSError):
     """Another process kept the file for longer than `WAIT`."""
+
+
+class NotYours(LookupError):
+    """An id that this user does not have: nobody has it, or somebody else."""
+
+    def __init__(self, user: str, identity: str):
+        super().__init__(f"{shown(user)} has no memory {shown(identity, 120)}; `list` shows the ids")
+        self.identity = identity
 
 
 class Changed(ValueError):
@@ -144,11 +191,18 @@ class Store:
         self.summarizer = summarizer or _read_summarizer(json.loads(learned["reading"]))
 
     @classmethod
-    def open(cls, path: Path, now: Callable[[], int] | None = None, summarizer: Summarizer | None = None) -> Store:
-        """The store in a file. FileNotFoundError: there is none. DataError: it is none, of another format, or its
-        vectors are of another embedder. `summarizer`: writes what is remembered from now on; None: the extractive one.
+    def open(
+        cls,
+        path: Path,
+        now: Callable[[], int] | None = None,
+        summarizer: Summarizer | None = None,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> Store:
+        """The store in a file. FileNotFoundError: there is none. DataError: it is none, of a newer format, or its
+        vectors are of another embedder. One of the older format is copied beside, then changed; `warn` is told where
+        the copy is. `summarizer`: writes what is remembered from now on; None: the extractive one.
         """
-        store = cls._of_file(path, now or _now, summarizer)
+        store = cls._of_file(path, now or _now, summarizer, warn)
         [[made_by]] = store._rows("SELECT value FROM meta WHERE key = 'embedder'")
         if made_by != store.embedder_id:
             store.close()
@@ -159,15 +213,19 @@ class Store:
         return store
 
     @classmethod
-    def _of_file(cls, path: Path, now: Callable[[], int], summarizer: Summarizer | None = None) -> Store:
+    def _of_file(
+        cls, path: Path, now: Callable[[], int], summarizer: Summarizer | None, warn: Callable[[str], None]
+    ) -> Store:
         if not path.is_file():
             raise FileNotFoundError(f"no store {path}; make one with `mrrec memory build --data DIR --store {path}`")
         connection = _connect(path)
         try:
             with _naming(path):
-                found = connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
-            if found is None or found[0] != str(FORMAT):
-                said = "no format" if found is None else f"format {shown(found[0])}"
+                if _format(connection) == str(OLD):
+                    _migrate(path, connection, warn)
+                found = _format(connection)
+            if found != str(FORMAT):
+                said = "no format" if found is None else f"format {shown(found)}"
                 raise DataError(f"{path}: a store of {said}, and this version of mrrec_mini reads {FORMAT}")
             return cls(path, connection, now, summarizer)
         except BaseException:
@@ -209,18 +267,32 @@ class Store:
             [text], k
         )[0]
 
-    def rebuild_shared(self, entries: Sequence[MemoryEntry]) -> None:
-        """Replace the global memory. It is made in batches, from training users (`memory.global_entries`)."""
-        vectors = self._embed([entry.text for entry in entries])
-        with self._writing():
-            self._connection.execute("DELETE FROM shared")
-            self._connection.executemany(
-                "INSERT INTO shared (id, text, scenario, support, embedder, vector) VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (e.id, e.text, e.scenario, e.support, self.embedder_id, v)
-                    for e, v in zip(entries, vectors, strict=True)
-                ],
+    def rebuild_global(self, rng: np.random.Generator, items: Iterable[Item] = ()) -> tuple[MemoryEntry, ...]:
+        """Eq. (6) anew, from what the training users did as it stands in the store now; returns the global entries.
+
+        `items`: what there is to choose from, as of a data set; a store knows only what was bought, and of that only
+        what training users bought is used. The summaries are made before the transaction; if a training user's rows
+        have changed by then, once more, with the same draws. ValueError: the store is of the time before it was known
+        who they are.
+        """
+        if self._rows("SELECT 1 FROM meta WHERE key = 'teachers'"):
+            raise ValueError(
+                f"{self.path}: made by an older version of mrrec_mini, it does not know whose behaviour may teach the "
+                "global memory; make a new store with `mrrec memory build`"
             )
+        offered = {item.id: item for item in items}
+        while True:
+            teachers = self._teachers()
+            histories = [history for user, _ in teachers if (history := tuple(self.of(user).purchases()))]
+            bought = {one.item.id: one.item for history in histories for one in history}
+            pool = offered | {identity: bought[identity] for identity in sorted(bought)}
+            contrasts = sample_contrasts(histories, pool.values(), self.config, deepcopy(rng))
+            entries = global_entries(self.summarizer, contrasts, self.config)
+            vectors = self._embed([entry.text for entry in entries])
+            with self._writing():
+                if self._teachers() == teachers:
+                    self._write_shared(entries, vectors)
+                    return entries
 
     # --- below: for Scope and build_store -------------------------------------------------------------------------
 
@@ -248,9 +320,40 @@ class Store:
             return [b""] * len(texts)
         return [row.tobytes() for row in embed(self.space.embedder, list(texts)).values]
 
+    def _teachers(self) -> list[tuple[str, int]]:
+        """(user, generation) of the training users, who alone teach the global memory."""
+        return self._rows("SELECT user, generation FROM person WHERE teaches ORDER BY user")
+
+    def _write_shared(self, entries: Sequence[MemoryEntry], vectors: Sequence[bytes]) -> None:
+        """Replace the global memory. Within a transaction."""
+        self._connection.execute("DELETE FROM shared")
+        self._connection.executemany(
+            "INSERT INTO shared (id, text, scenario, support, embedder, vector) VALUES (?, ?, ?, ?, ?, ?)",
+            [(e.id, e.text, e.scenario, e.support, self.embedder_id, v) for e, v in zip(entries, vectors, strict=True)],
+        )
+
     def _shared(self) -> list[tuple[MemoryEntry, bytes]]:
         rows = self._rows("SELECT id, text, scenario, support, vector FROM shared ORDER BY number")
         return [(MemoryEntry(i, None, "global", text, (), where, n), vector) for i, text, where, n, vector in rows]
+
+
+def _by_id(verb: Callable) -> Callable:
+    """A verb that takes an id. That it asked for what is not this user's is kept, if the file can be written just now;
+    the answer is the same in any case. No answer rests on these rows, so they raise no generation."""
+
+    @functools.wraps(verb)
+    def asking(self: Scope, *args, **kwargs):
+        try:
+            return verb(self, *args, **kwargs)
+        except NotYours as refused:
+            with suppress(sqlite3.Error):
+                self.store._connection.execute(
+                    "INSERT INTO audit (user, verb, asked, at) VALUES (?, ?, ?, ?)",
+                    (self.user, verb.__name__, str(refused.identity)[:ASKED], self.store.now()),
+                )
+            raise
+
+    return asking
 
 
 class Scope:
@@ -261,8 +364,9 @@ class Scope:
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
+    @_by_id
     def get(self, identity: str) -> MemoryEntry:
-        """One entry. LookupError, the same for an id that nobody has and for one that somebody else has."""
+        """One entry. NotYours, the same for an id that nobody has and for one that somebody else has."""
         return self._get(identity)[1]
 
     def list(self, level: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
@@ -271,13 +375,14 @@ class Scope:
         values = (self.user, level) if level else (self.user,)
         return self._page("entry", ENTRY, where, values, limit, cursor, self._entry)
 
+    @_by_id
     def history(self, identity: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
-        """Events, oldest first; of one entry, deleted or not. LookupError for an id without any."""
+        """Events, oldest first; of one entry, deleted or not. NotYours for an id without any."""
         where = "user = ?" + (" AND entry = ?" if identity is not None else "")
         values = (self.user, identity) if identity is not None else (self.user,)
         page = self._page("event", "entry, kind, old, new, at", where, values, limit, cursor, lambda row: Event(*row))
         if identity is not None and not page.total:
-            raise self._unknown(identity)
+            raise NotYours(self.user, identity)
         return page
 
     def search(self, text: str, k: int = 3) -> tuple[Found, ...]:
@@ -300,9 +405,11 @@ class Scope:
         key = lambda one: (order[one[1].level], last - one[0] if one[1].level == "record" else one[0])  # noqa: E731
         return tuple(entry for _, entry in sorted(numbered, key=key))
 
+    @_by_id
     def why(self, identity: str, text: str = "") -> dict:
-        """What an entry rests on, and, for a text that was searched with, how it scored among this user's entries."""
-        entry = self.get(identity)
+        """What an entry rests on, and, for a text that was searched with, how it scored among this user's entries.
+        NotYours as in `get`."""
+        entry = self._get(identity)[1]
         about: dict = {"entry": asdict(entry), "rests_on": [], "search": None}
         for source in entry.rests_on:
             rows = self.store._rows("SELECT text FROM entry WHERE user = ? AND id = ?", (self.user, source))
@@ -327,10 +434,12 @@ class Scope:
         """Counts of this user's rows, and of the file what is nobody's own."""
         levels = self.store._rows("SELECT level, count(*) FROM entry WHERE user = ? GROUP BY level", (self.user,))
         [[events]] = self.store._rows("SELECT count(*) FROM event WHERE user = ?", (self.user,))
+        [[refused]] = self.store._rows("SELECT count(*) FROM audit WHERE user = ?", (self.user,))
         return {
             "user": self.user,
             "entries": dict(sorted(levels)),
             "events": events,
+            "refused": refused,
             "embedder": self.store.embedder_id,
             "generation": self.store.generation,
             "format": FORMAT,
@@ -352,10 +461,11 @@ class Scope:
             self._raise_generation()
         return entry
 
+    @_by_id
     def update(self, identity: str, text: str, version: int | None = None) -> MemoryEntry:
         """Another text for an entry; summaries leave it alone from then on. `version`: the one that was seen.
 
-        LookupError as in `get`; Changed where it has another version by now; DataError for a blank text.
+        NotYours as in `get`; Changed where it has another version by now; DataError for a blank text.
         """
         text = _said(text)
         self._get(identity)  # an unknown id is not worth an embedding
@@ -370,9 +480,11 @@ class Scope:
                 self._raise_generation()
         return entry
 
+    @_by_id
     def delete(self, identity: str) -> None:
-        """One entry, gone. With a behaviour record goes what it says: its category and the profile are written anew."""
-        entry = self.get(identity)
+        """One entry, gone. With a behaviour record goes what it says: its category and the profile are written anew.
+        NotYours as in `get`."""
+        entry = self._get(identity)[1]
         if entry.level == "record":
             self._refresh(entry.scenario, without=identity)
             return
@@ -389,14 +501,15 @@ class Scope:
         return self._refresh(item.category[-1], new=met)
 
     def forget(self) -> int:
-        """Everything of this user, history included, also from the free pages of the file; returns how many rows."""
+        """Everything of this user, history included, also from the free pages of the file and from the copy that an
+        older format left; returns how many rows."""
         store = self.store
         with store._writing():
             gone = sum(
                 store._connection.execute(f"DELETE FROM {table} WHERE user = ?", (self.user,)).rowcount
                 for table in PERSONAL
             )
-            store._connection.execute("DELETE FROM item WHERE id NOT IN (SELECT item FROM behaviour)")
+        _remove_files(_copy_of(store.path))
         with _naming(store.path):
             store._connection.execute("VACUUM")
             store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -409,9 +522,7 @@ class Scope:
         mine = (self.user,)
         person = self.store._rows("SELECT next FROM person WHERE user = ?", mine)
         yield _line("person", {"user": self.user, "next": person[0][0] if person else 0, "format": FORMAT})
-        for identity, content in self.store._rows(
-            "SELECT id, content FROM item WHERE id IN (SELECT item FROM behaviour WHERE user = ?) ORDER BY id", mine
-        ):
+        for identity, content in self.store._rows("SELECT id, content FROM item WHERE user = ? ORDER BY id", mine):
             yield _line("item", {"id": identity, "content": json.loads(content)})
         for kind, (table, columns) in EXPORTED.items():
             for row in self.store._rows(f"SELECT {columns} FROM {table} WHERE user = ? ORDER BY {ORDER[table]}", mine):
@@ -421,7 +532,7 @@ class Scope:
         """The rows of an export, into a user who has none. {kind: how many}
 
         DataError, naming the line, for what is no such line or another user's; ValueError where there are rows. All
-        or nothing.
+        or nothing. Who comes by a file does not teach the global memory: anybody can write one.
         """
         read = [(number, _known_line(content, number, name)) for number, content in json_lines(lines, name)]
         if not read or read[0][1][0] != "person":
@@ -429,7 +540,7 @@ class Scope:
         owner, file_format = read[0][1][1]["user"], read[0][1][1]["format"]
         if owner != self.user:
             raise DataError.at(name, 1, "user", f"an export of {shown(owner)}, not of {shown(self.user)}")
-        if file_format != FORMAT:
+        if file_format not in (OLD, FORMAT):  # the old one has no audit lines, and is the same otherwise
             raise DataError.at(
                 name, 1, "format", f"{shown(file_format)}, and this version of mrrec_mini reads {FORMAT}"
             )
@@ -442,7 +553,7 @@ class Scope:
                 raise ValueError(
                     f"{self.user} has memories here already; forget them first, or import into another store"
                 )
-            run("INSERT INTO person VALUES (?, 1, ?)", (self.user, read[0][1][1]["next"]))
+            run("INSERT INTO person (user, generation, next) VALUES (?, 1, ?)", (self.user, read[0][1][1]["next"]))
             for number, (kind, row) in read[1:]:
                 try:
                     if kind == "item":
@@ -492,16 +603,14 @@ class Scope:
         with _naming(self.store.path):
             row = self._one(f"SELECT number, version, {ENTRY} FROM entry WHERE user = ? AND id = ?", identity)
         if row is None:
-            raise self._unknown(identity)
+            raise NotYours(self.user, identity)
         return row[0], self._entry(row[2:]), row[1]
-
-    def _unknown(self, identity: str) -> LookupError:
-        return LookupError(f"{shown(self.user)} has no memory {shown(identity, 120)}; `list` shows the ids")
 
     def _raise_generation(self) -> int:
         """Of this user's rows; returns it."""
         self.store._connection.execute(
-            "INSERT INTO person VALUES (?, 1, 0) ON CONFLICT (user) DO UPDATE SET generation = generation + 1",
+            "INSERT INTO person (user, generation, next) VALUES (?, 1, 0)"
+            " ON CONFLICT (user) DO UPDATE SET generation = generation + 1",
             (self.user,),
         )
         return self._generation()
@@ -549,8 +658,8 @@ class Scope:
     def _keep_item(self, item: Item) -> None:
         content = json.dumps(_item_content(item), sort_keys=True)
         self.store._connection.execute(
-            "INSERT INTO item VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET content = excluded.content",
-            (item.id, content),
+            "INSERT INTO item VALUES (?, ?, ?) ON CONFLICT (user, id) DO UPDATE SET content = excluded.content",
+            (self.user, item.id, content),
         )
 
     # --- eq. 1, 4, 5 for one category -------------------------------------------------------------------------------
@@ -558,8 +667,8 @@ class Scope:
     def purchases(self, category: str | None = None) -> list[Purchase]:
         """What this user did, oldest first; in one category, if given."""
         rows = self.store._rows(
-            "SELECT place, item.content, rating, review FROM behaviour JOIN item ON item.id = behaviour.item"
-            " WHERE user = ? ORDER BY place",
+            "SELECT place, item.content, rating, review FROM behaviour JOIN item"
+            " ON item.user = behaviour.user AND item.id = behaviour.item WHERE behaviour.user = ? ORDER BY place",
             (self.user,),
         )
         made = (
@@ -614,6 +723,10 @@ class Scope:
                     number, old, _ = self._get(without)
                     place = int(without.rsplit("/", 1)[1])
                     store._connection.execute("DELETE FROM behaviour WHERE user = ? AND place = ?", (self.user, place))
+                    store._connection.execute(
+                        "DELETE FROM item WHERE user = ? AND id NOT IN (SELECT item FROM behaviour WHERE user = ?)",
+                        (self.user, self.user),
+                    )
                     self._remove(number, old)
                 self._write_preferences(plain(category), fresh)
                 self._settle(plain(category), wanted, vectors)
@@ -666,8 +779,9 @@ EXPORTED = {  # kind of a line -> table and columns
     "preference": ("preference", "category, place, content"),
     "entry": ("entry", f"{ENTRY}, by_hand, version, changed"),
     "event": ("event", "entry, kind, old, new, at"),
+    "audit": ("audit", "verb, asked, at"),
 }
-ORDER = {"behaviour": "place", "preference": "category, place", "entry": "number", "event": "number"}
+ORDER = {"behaviour": "place", "preference": "category, place", "entry": "number", "event": "number", "audit": "number"}
 
 
 def _columns(entry: MemoryEntry) -> tuple:
@@ -682,10 +796,10 @@ def _shelf(entries: Sequence[MemoryEntry], vectors: Sequence[bytes], space: Text
     return Shelf(entries, space, Vectors(matrix, space.embedder.id))
 
 
-def reindex(path: Path) -> int:
+def reindex(path: Path, warn: Callable[[str], None] = warnings.warn) -> int:
     """Every vector of a store anew, by the embedder as it is here; returns how many. All of it or nothing."""
     done = 0
-    with Store._of_file(path, _now) as store, store._writing():
+    with Store._of_file(path, _now, None, warn) as store, store._writing():
         for table in ("entry", "shared"):
             rows = store._connection.execute(f"SELECT number, text FROM {table}").fetchall()
             vectors = store._embed([text for _, text in rows])
@@ -716,7 +830,7 @@ def build_store(
         raise ValueError(f"{path} is there already; choose another file, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
-    beside.unlink(missing_ok=True)
+    _remove_files(beside)
     now = now or _now
     try:
         with _naming(beside):
@@ -725,12 +839,12 @@ def build_store(
             connection.executescript(TABLES)
             _write_frame(connection, memory)
         with Store(beside, connection, now, memory.summarizer) as store:
-            store.rebuild_shared(memory.global_entries)
             counts = {"global": len(memory.global_entries)}
             with store._writing():
+                store._write_shared(memory.global_entries, store._embed([e.text for e in memory.global_entries]))
                 users = dataset.users()
                 for done, user in enumerate(users, 1):
-                    for level, count in _fill(store.of(user), dataset).items():
+                    for level, count in _fill(store.of(user), dataset, user in memory.train_users).items():
                         counts[level] = counts.get(level, 0) + count
                     progress(done, len(users))
             with _naming(beside):
@@ -739,8 +853,7 @@ def build_store(
             os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
-        for rest in ("", "-wal", "-shm", "-journal"):
-            beside.with_name(beside.name + rest).unlink(missing_ok=True)
+        _remove_files(beside)
     return counts
 
 
@@ -781,7 +894,7 @@ def _write_frame(connection: sqlite3.Connection, memory: Memory) -> None:
         connection.executemany("INSERT INTO learned VALUES (?, ?)", learned.items())
 
 
-def _fill(scope: Scope, dataset: Dataset) -> dict[str, int]:
+def _fill(scope: Scope, dataset: Dataset, teaches: bool) -> dict[str, int]:
     """One user's whole history. Within a transaction."""
     store = scope.store
     met = dataset.interactions_of(scope.user)
@@ -803,7 +916,7 @@ def _fill(scope: Scope, dataset: Dataset) -> dict[str, int]:
     lines = [entry for entry in lines if entry.level in store.config.levels]
     for entry, vector in zip(lines, store._embed([entry.text for entry in lines]), strict=True):
         scope._insert(entry, vector)
-    run.execute("INSERT INTO person VALUES (?, 1, ?)", (scope.user, len(met)))
+    run.execute("INSERT INTO person VALUES (?, 1, ?, ?)", (scope.user, len(met), teaches))
     counts: dict[str, int] = {}
     for entry in lines:
         counts[entry.level] = counts.get(entry.level, 0) + 1
@@ -890,6 +1003,55 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
+# --- a store of the older format ------------------------------------------------------------------------------------
+
+
+def _format(connection: sqlite3.Connection) -> str | None:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+    return row and row[0]
+
+
+def _copy_of(path: Path) -> Path:
+    """Where a store of the older format is kept."""
+    return path.with_name(f"{path.name}.format{OLD}")
+
+
+def _migrate(path: Path, connection: sqlite3.Connection, warn: Callable[[str], None]) -> None:
+    """A copy of the file beside it, then its tables as they are now, in one transaction that begins before the copy:
+    what is copied is what is changed, and of two processes one finds it done."""
+    copy = _copy_of(path)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _format(connection) != str(OLD):
+            connection.execute("ROLLBACK")
+            return
+        _write_copy(path, copy)
+        for statement in FROM_OLD.split(";\n"):
+            connection.execute(statement)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            copy.unlink(missing_ok=True)  # while nobody else can have begun another one
+            connection.execute("ROLLBACK")
+        raise
+    warn(f"{path}: brought from format {OLD} to {FORMAT}; as it was it is kept in {copy}, till somebody is forgotten")
+
+
+def _write_copy(path: Path, copy: Path) -> None:
+    """The store, read by a connection of its own while nobody writes: whole, on the disk, as private as the file."""
+    beside = copy.with_name(f".{copy.name}.tmp")
+    _remove_files(beside)
+    try:
+        beside.touch(mode=path.stat().st_mode & 0o777)
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(beside)) as target:
+            source.backup(target)
+        with beside.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, copy)
+    finally:
+        _remove_files(beside)
+
+
 # --- SQLite ---------------------------------------------------------------------------------------------------------
 
 
@@ -900,6 +1062,12 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
         connection.execute("PRAGMA foreign_keys = ON")
     return connection
+
+
+def _remove_files(path: Path) -> None:
+    """A database, and what SQLite keeps beside it."""
+    for rest in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + rest).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -59,7 +59,8 @@ class ExtractiveConfig:
     sharpness: float = 2.0  # exponent of the attention
     word_count: int = 8  # a word speaks for a value when it was met so often ...
     word_share: float = 0.8  # ... so large a share of it with items of that value ...
-    word_z: float = 4.0  # ... and that share so many standard errors above the value's usual one
+    word_z: float = 4.0  # ... and that share so many standard errors above the value's usual one ...
+    word_users: int = 3  # ... from so many people: what is learned stays when one of them is forgotten
 
 
 # --- values and mentions --------------------------------------------------------------------------------------------
@@ -78,9 +79,11 @@ def sentences(review: str) -> list[frozenset[str]]:
 
 def learn_words(purchases: Iterable[Purchase], config: ExtractiveConfig) -> dict[str, Value]:
     """{review word: the (aspect, value) it speaks for}: of the purchases reviewed with the word, a share of at least
-    `word_share` has the value, and that is `word_z` standard errors above the value's share of all purchases."""
+    `word_share` has the value, and that is `word_z` standard errors above the value's share of all purchases. No word
+    of fewer than `word_users` people."""
     together: Counter[tuple[str, Value]] = Counter()
     of_word: Counter[str] = Counter()
+    people: dict[str, set[str]] = defaultdict(set)
     of_value: Counter[Value] = Counter()
     total = 0
     for purchase in purchases:
@@ -89,12 +92,14 @@ def learn_words(purchases: Iterable[Purchase], config: ExtractiveConfig) -> dict
         of_value.update(values)
         for word in set(plain(purchase.review).split()):
             of_word[word] += 1
+            people[word].add(purchase.user)
             together.update((word, value) for value in values)
     best: dict[str, tuple[float, Value]] = {}
     for (word, value), count in together.items():
         n, share, base = of_word[word], count / of_word[word], of_value[value] / total
         error = math.sqrt(base * (1 - base) / n)  # of the share, if the word had nothing to do with the value
-        if n >= config.word_count and share >= config.word_share and 0 < config.word_z * error <= share - base:
+        often = n >= config.word_count and len(people[word]) >= config.word_users
+        if often and share >= config.word_share and 0 < config.word_z * error <= share - base:
             best[word] = max(best.get(word, (0.0, value)), (share, value))
     return {word: value for word, (_, value) in best.items()}
 

@@ -11,6 +11,7 @@ from mrrec_mini.assistant import Assistant, as_of_now, open_memory
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.rollout import ScriptActor
 from mrrec_mini.train import load_policy
+from mrrec_mini.world import WorldConfig, make_world
 from runs import copied_run, made_run, shop
 
 USER = "u000003"
@@ -149,6 +150,17 @@ def test_the_store_is_the_memory_that_the_run_has(helper):
     )  # 6 before the queries, 3 targets
     made = open_memory(shop(), 0)
     assert made.global_entries == helper.environment.memory.global_entries
+
+
+def test_a_store_made_anew_with_the_seed_it_was_built_with_is_the_same(tmp_path):
+    """Where all queries are of now: an earlier one hides what came after it. 60 people: enough for global lines."""
+    shop = make_world(WorldConfig(users=60, items=240, categories=4, held=1, history=10, queries=1, seed=3))
+    now = [replace(query, time=max(met.time for met in shop.interactions) + 1) for query in shop.queries]
+    data = Dataset(shop.items, shop.interactions, now, {}).save(tmp_path / "data")
+    assistant.make_store(data, tmp_path / "memory.db", 5)
+    with assistant.Store.open(tmp_path / "memory.db") as store:
+        before = store.shared_entries()
+        assert assistant.rebuild_global(tmp_path / "memory.db", 5, data) == before == store.shared_entries() != ()
 
 
 def test_what_is_remembered_is_there_the_next_time(tmp_path):

@@ -171,7 +171,8 @@ def test_memory_verbs_as_documents(kept, tmp_path):
     events = ask("history", note["id"])
     assert [event["kind"] for event in events["events"]] == ["add", "update"] and events["total"] == 2
     assert ask("history", "--limit", 1)["truncated"] and ask("history", "--limit", 1, "--cursor", 10**9)["events"] == []
-    assert ask("stats")["entries"] == {"note": 1}
+    refused(told("get", "carol/note/9"), 3, "has no memory")
+    assert ask("stats")["entries"] == {"note": 1} and ask("stats")["refused"] == 1
     why = ask("why", note["id"], "--query", "silk")
     assert why["search"]["place"] == 1 and why["search"]["words_in_common"] == ["silk"]
     exported = told("export").stdout
@@ -205,6 +206,16 @@ def test_memory_verbs_for_people(kept):
 
 def test_memory_reindex(kept):
     assert document("memory", "reindex", "--store", kept)["vectors"] > 100
+
+
+def test_memory_rebuild_global(kept, tmp_path):
+    words = ("memory", "rebuild-global", "--store", kept)
+    assert document(*words, "--data", shop(), "--seed", 3).keys() == {"global"}
+    done = mrrec(*words)
+    assert done.exit_code == 0 and done.stderr.endswith(" global entries made anew\n") and done.stdout == ""
+    refused(mrrec("memory", "rebuild-global", "--store", tmp_path / "none.db"), 3, "no store", "none.db")
+    refused(mrrec(*words, "--data", tmp_path), 4, str(tmp_path))
+    assert mrrec(*words, "--seed", -1).exit_code == 2
 
 
 # --- train, evaluate, recommend ---

@@ -15,7 +15,7 @@ import torch
 import mrrec_mini.memory
 from mrrec_mini.data import Dataset, Split
 from mrrec_mini.environment import Environment, item_text
-from mrrec_mini.memory import Memory, join
+from mrrec_mini.memory import join
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Episode, Interaction, Item, MemoryEntry, Query
@@ -203,7 +203,7 @@ def test_a_global_line_about_a_product_is_caught(dataset):
         MemoryEntry(f"@global/{query.id}", None, "global", f"{query.text} {own_words(query)[0]}")
         for query in dataset.queries
     ]
-    memory = Memory(dataset, env.memory.config, env.memory.summarizer, env.memory.space, tuple(lines))
+    memory = replace(env.memory, global_entries=tuple(lines))
     assert leaks(replace(env, memory=memory), grammar_of(dataset)) == {"global memory", "prompt", "episode"}
 
 

@@ -16,9 +16,19 @@ from mrrec_mini import store as module
 from mrrec_mini.assistant import as_of_now
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.hybrid import HybridConfig
-from mrrec_mini.memory import Memory, MemoryConfig, common_words, local_entries
+from mrrec_mini.memory import (
+    Aspect,
+    Memory,
+    MemoryConfig,
+    common_words,
+    global_entries,
+    join,
+    local_entries,
+    plain,
+    sample_contrasts,
+)
 from mrrec_mini.records import Interaction
-from mrrec_mini.store import Changed, Store, build_store
+from mrrec_mini.store import Changed, NotYours, Store, build_store
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import WorldConfig, make_world
 
@@ -30,12 +40,19 @@ def shop() -> Dataset:
     return make_world(SMALL)
 
 
+def draws() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def learned_from(dataset: Dataset) -> Memory:
+    """50 of the 60 people train."""
+    users = shop().users()[:50]
+    return Memory.build(dataset, users, MemoryConfig(), ExtractiveSummarizer(), HybridConfig(dims=16), draws())
+
+
 @cache
 def memory() -> Memory:
-    users = shop().users()[:50]
-    return Memory.build(
-        shop(), users, MemoryConfig(), ExtractiveSummarizer(), HybridConfig(dims=16), np.random.default_rng(0)
-    )
+    return learned_from(shop())
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +237,100 @@ def test_a_foreign_id_is_answered_as_an_unknown_one(store, verb):
     assert lines(store.of(BOB)) == before
 
 
+class TellTale(ExtractiveSummarizer):
+    """Eq. (6) by somebody who tells everything: each word of a review, and of the titles that it was compared with."""
+
+    def aspects(self, contrasts):
+        return [
+            Aspect(plain(contrast.bought.scenario), word, frozenset({contrast.bought.user}))
+            for contrast in contrasts
+            for text in (contrast.bought.review, *(item.title for item in contrast.unchosen))
+            for word in plain(text).split()
+        ]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_who_asks_for_what_is_not_theirs_is_kept_as_their_own_and_changes_nothing(store, verb):
+    secret, alice = store.of(BOB).add("canarybob").id, store.of(ALICE)
+    asked = [secret, "u000002/note/77", "x" * 10_000]
+    before = lines(alice), lines(store.of(BOB)), store.generation, alice.history()
+    for identity in asked:
+        with pytest.raises(NotYours):
+            VERBS[verb](alice, identity)
+    kept = [{"line": "audit", "verb": verb, "asked": identity[:200], "at": 7} for identity in asked]
+    assert [json.loads(line) for line in lines(alice)[len(before[0]) :]] == kept and alice.stats()["refused"] == 3
+    assert (lines(alice)[: len(before[0])], lines(store.of(BOB)), store.generation, alice.history()) == before
+    assert store.of(BOB).stats()["refused"] == 0
+    assert alice._generation() == 1  # what was worked out from Alice's rows is as good as before
+    VERBS[verb](store.of(BOB), secret)  # one's own is nothing to keep
+    assert store.of(BOB).stats()["refused"] == 0
+    assert alice.forget() and alice.stats()["refused"] == 0 and b"x" * 200 not in whole(store.path)
+
+
+def test_no_verb_changes_a_row_of_somebody_else(store, path):
+    """Alice has what Bob has: the same items at the same places, notes with the same numbers."""
+    alice, bob, items = store.of(ALICE), store.of(BOB), list(shop().items.values())[:2]
+    for scope in (alice, bob):
+        first = scope.remember(items[0], 5.0, "so small").id
+        note = scope.add("likes tea").id
+        with pytest.raises(NotYours):
+            scope.get("nowhere")
+    first, note = first.replace(BOB, ALICE), note.replace(BOB, ALICE)
+
+    def of_others() -> list:
+        with sqlite3.connect(path) as raw:
+            return [raw.execute(f"SELECT * FROM {t} WHERE user != ?", (ALICE,)).fetchall() for t in module.PERSONAL]
+
+    before, mine = of_others(), []
+    doing = {
+        "why": lambda: alice.why(first, "small"),
+        "add": lambda: alice.add("likes milk"),
+        "update": lambda: alice.update(note, "likes coffee"),
+        "delete": lambda: alice.delete(note),
+        "remember": lambda: alice.remember(items[1], 5.0, "so small"),
+        "delete a record": lambda: alice.delete(first),
+        "export": lambda: mine.extend(lines(alice)),
+        "rebuild": lambda: store.rebuild_global(draws()),
+        "forget": lambda: alice.forget(),
+        "restore": lambda: alice.restore(mine),
+    }
+    for verb, do in doing.items():
+        do()
+        assert of_others() == before, verb
+
+
+def test_with_the_last_record_of_an_item_goes_the_item(store):
+    alice, item = store.of(ALICE), replace(next(iter(shop().items.values())), id="canaryitem")
+    one, other = (alice.remember(item, 5.0, "fine").id for _ in range(2))
+    alice.delete(one)
+    assert any(b'"id": "canaryitem"' in line for line in lines(alice))
+    alice.delete(other)
+    assert not any(b'"id": "canaryitem"' in line for line in lines(alice))
+
+
+def test_an_import_changes_nobody_else_s_items(store):
+    """Alice and Bob bought the same thing; Bob takes in a file in which he wrote another title for it."""
+    alice, bob, item = store.of(ALICE), store.of(BOB), next(iter(shop().items.values()))
+    for scope in (alice, bob):
+        scope.remember(item, 5.0, "fine")
+    mine, before = lines(bob), lines(alice)
+    bob.forget()
+    bob.restore([line.replace(item.title.encode(), b"canary title") for line in mine])
+    assert bob.purchases()[-1].item.title == "canary title" and alice.purchases()[-1].item == item
+    assert lines(alice) == before
+
+
+def test_an_import_that_rests_on_somebody_else_s_record_is_not_shown_it(store):
+    bob, secret = store.of(BOB), store.of(ALICE).add("canaryalice")
+    mine = lines(bob)
+    place = next(i for i, line in enumerate(mine) if b'"line": "entry"' in line)
+    row = json.loads(mine[place])
+    mine[place] = json.dumps({**row, "rests_on": json.dumps([secret.id])}).encode()
+    bob.forget()
+    bob.restore(mine)
+    assert bob.why(row["id"])["rests_on"] == [{"id": secret.id, "text": None}]
+
+
 NAMES = ["a", "A", "a/../b", "%", "_", "a/note", "@global", "' OR 1=1 --", "😀", "é", "e\u0301", "x" * 10_000, "*"]
 
 
@@ -237,6 +348,7 @@ def test_no_verb_ever_shows_a_word_of_somebody_else(built, tmp_path_factory, nam
             store.of(name).remember(item, 5.0, f"really {word}")
         for name in names:
             mine, shown = store.of(name), []
+            refused = mine.stats()["refused"]
             every = " ".join(words.values())
             shown += [
                 mine.list(limit=100),
@@ -248,15 +360,17 @@ def test_no_verb_ever_shows_a_word_of_somebody_else(built, tmp_path_factory, nam
             shown += list(mine.export())
             other = data.draw(st.sampled_from([n for n in names if n != name]))
             for verb in VERBS.values():
-                try:
-                    shown.append(verb(mine, ids[other]))
-                except LookupError as error:
-                    shown.append(str(error).replace(ids[other], ""))
+                with pytest.raises(NotYours) as error:
+                    verb(mine, ids[other])
+                shown.append(str(error.value))
+            assert mine.stats()["refused"] == refused + len(VERBS)
+            shown += [*mine.export(), mine.history(limit=100), mine.stats()]
             said = repr(shown)
             assert words[name] in said
-            assert not [word for owner, word in words.items() if owner != name and f"{word}" in said.split("'")]
             assert not [w for owner, w in words.items() if owner != name and w in said]
         assert [store.of(name).get(ids[name]).text for name in names] == [f"said {words[name]}" for name in names]
+        store.summarizer = TellTale(store.summarizer.config, store.summarizer.reading)
+        assert "canary" not in repr(store.rebuild_global(draws(), shop().items.values()))
         for name in names[1:]:
             store.of(name).forget()
         assert words[names[0]] in repr(store.of(names[0]).list(limit=100))
@@ -273,11 +387,14 @@ def test_a_word_that_few_people_say_is_not_learned():
 
 
 def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(tmp_path):
-    """The canary is in a review of a train user, so everything that is learned has seen it."""
+    """The canary is in a review of a train user, so everything that is learned has seen it. Another is said of luxury
+    and of nothing else, often enough to be learned as a word for it, were it not one person's."""
     data = shop()
+    luxury = [item for item in data.items.values() if item.attributes["price"] == ("luxury",)][:12]
     secret = [
         Interaction(ALICE, m.item, m.time, m.rating, f"{m.review} canaryword") for m in data.interactions_of(ALICE)
     ]
+    secret += [Interaction(ALICE, item.id, n, 5.0, "canaryluxury") for n, item in enumerate(luxury)]
     others = [m for m in data.interactions if m.user != ALICE]
     told = Dataset(data.items, tuple(sorted(others + secret, key=lambda m: (m.user, m.time))), data.queries, data.meta)
     learned = Memory.build(
@@ -285,13 +402,13 @@ def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(
     )
     path = tmp_path / "memory.db"
     build_store(path, told, learned)
-    assert b"canaryword" in path.read_bytes()
+    assert b"canaryword" in path.read_bytes() and b"canaryluxury" in path.read_bytes()
     with Store.open(path) as store:
         store.of(ALICE).add("canarynote")
         store.of(ALICE).search("canaryword")
         assert store.of(ALICE).forget() > 0
         assert store.of(ALICE).list().total == store.of(ALICE).history().total == 0
-        for secret_word in (b"canaryword", b"canarynote", ALICE.encode()):
+        for secret_word in (b"canaryword", b"canaryluxury", b"canarynote", ALICE.encode()):
             assert secret_word not in whole(path)  # while it is still open, log and all
         assert store.of(BOB).entries() == learned.entries(as_of_now(BOB))
 
@@ -363,6 +480,7 @@ class Growing(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name) / "memory.db"
         build_store(path, Dataset(shop().items, (), (), {}), memory())
+        (Path(self.folder.name) / "other.db").write_bytes(path.read_bytes())
         self.store = Store.open(path)
         self.scope = self.store.of("somebody")
         self.notes, self.records = {}, []
@@ -397,6 +515,17 @@ class Growing(RuleBasedStateMachine):
         self.scope.delete(identity)
         self.records.remove(identity)
 
+    @rule(verb=st.sampled_from(sorted(VERBS)), identity=st.sampled_from(["nobody/note/0", "😀 ' --", "x" * 999]))
+    def ask_for_what_is_not_there(self, verb, identity):
+        with pytest.raises(NotYours):
+            VERBS[verb](self.scope, identity)
+
+    @rule()
+    def forget(self):
+        self.scope.forget()
+        self.notes, self.records = {}, []
+        assert self.scope.stats()["events"] == self.scope.stats()["refused"] == 0
+
     @invariant()
     def is_as_built_anew(self):
         if not hasattr(self, "scope"):
@@ -412,12 +541,142 @@ class Growing(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "store"):
+            with Store.open(Path(self.folder.name) / "other.db") as other:
+                mine = lines(self.scope)
+                other.of("somebody").restore(mine)
+                assert lines(other.of("somebody")) == mine
             self.store.close()
             self.folder.cleanup()
 
 
 TestGrowing = Growing.TestCase
 TestGrowing.settings = settings(deadline=None, max_examples=15, stateful_step_count=12)
+
+
+# --- the global memory, made anew ----------------------------------------------------------------------------------
+
+
+def taught(*people: tuple[str, str]) -> tuple[Dataset, Memory]:
+    """The shop where some people add a word to every review, and what its training users teach."""
+    added = dict(people)
+    said = [replace(met, review=f"{met.review} {added.get(met.user, '')}") for met in shop().interactions]
+    told = Dataset(shop().items, tuple(said), (), {})  # no queries: nothing that a training user did is hidden
+    return told, learned_from(told)
+
+
+def test_the_training_users_of_the_split_are_who_may_teach(store, path):
+    store.of("somebody").remember(next(iter(shop().items.values())), 5.0)
+    mine = lines(store.of(ALICE))
+    store.of(ALICE).forget()
+    store.of(ALICE).restore(mine)  # a file may be written by anybody
+    with sqlite3.connect(path) as raw:
+        teachers = {user for (user,) in raw.execute("SELECT user FROM person WHERE teaches = 1")}
+        assert teachers == set(shop().users()[:50]) - {ALICE}
+        assert raw.execute("SELECT count(*) FROM person WHERE teaches = 0").fetchone() == (12,)
+
+
+def test_a_fresh_store_made_anew_with_the_same_draws_is_the_same(tmp_path):
+    told, learned = taught()
+    build_store(tmp_path / "memory.db", told, learned)
+    with Store.open(tmp_path / "memory.db") as store:
+        [before] = {tuple(store._shared())}
+        for _ in range(2):
+            assert store.rebuild_global(draws(), told.items.values()) == learned.global_entries != ()
+            assert tuple(store._shared()) == before  # vectors too
+        assert store.search_shared("mug", 5) == learned.search_global("mug", 5)
+
+
+def test_what_is_made_anew_has_seen_all_that_training_users_did_until_now(store):
+    """With queries: also what came after the first one, the targets among it."""
+    met = {user: shop().interactions_of(user) for user in shop().users()[:50]}
+    item = list(shop().items.values())[4]
+    store.of(ALICE).remember(item, 5.0, "so small", at=99)
+    met[ALICE] += (Interaction(ALICE, item.id, 99, 5.0, "so small"),)
+    contrasts = sample_contrasts(
+        [join(shop(), those) for those in met.values()], shop().items.values(), store.config, draws()
+    )
+    wanted = global_entries(store.summarizer, contrasts, store.config)
+    heard = listening(store)
+    assert store.rebuild_global(draws(), shop().items.values()) == wanted == store.shared_entries() != ()
+    assert heard == [contrasts] and any(one.bought.user == ALICE for one in contrasts)
+
+
+class Listening(ExtractiveSummarizer):
+    """Keeps the contrasts, and may do something before it answers."""
+
+    def aspects(self, contrasts):
+        self.heard.append(contrasts)
+        if len(self.heard) == 1 and self.meanwhile:
+            self.meanwhile()
+        return super().aspects(contrasts)
+
+
+def listening(store, meanwhile=None) -> list:
+    store.summarizer = Listening(store.summarizer.config, store.summarizer.reading)
+    object.__setattr__(store.summarizer, "meanwhile", meanwhile)
+    object.__setattr__(store.summarizer, "heard", [])
+    return store.summarizer.heard
+
+
+def test_there_is_to_choose_from_what_training_users_bought_or_the_data_set_has(store):
+    rare = replace(next(iter(shop().items.values())), id="rare", title="canary rare")
+    store.of("u000059").remember(rare, 5.0)  # who does not train
+    bought = {one.item.id for user in shop().users()[:50] for one in store.of(user).purchases()}
+    heard = listening(store)
+    store.rebuild_global(draws())
+    store.rebuild_global(draws(), shop().items.values())
+    among_bought, among_all = ({item.id for one in those for item in one.unchosen} for those in heard)
+    assert among_bought <= bought and among_all - bought and among_all <= set(shop().items)
+    assert {one.bought.user for one in heard[1]} <= set(shop().users()[:50])
+
+
+def test_what_a_training_user_did_meanwhile_is_seen_and_what_others_did_does_not_hold_it_up(store, path):
+    item = next(iter(shop().items.values()))
+    with Store.open(path) as other:
+        heard = listening(store, lambda: other.of(ALICE).remember(item, 5.0, "meanwhile"))
+        entries = store.rebuild_global(draws(), shop().items.values())
+        again = listening(store, lambda: other.of("somebody").remember(item, 5.0, "meanwhile"))
+        assert store.rebuild_global(draws(), shop().items.values()) == entries  # the same draws on the second try
+        gone = listening(store, lambda: other.of(ALICE).forget())
+        store.rebuild_global(draws(), shop().items.values())
+    assert [len(those) for those in (heard, again, gone)] == [2, 1, 2]
+    seen = [{one.bought.user for one in those} for those in (*heard, *again, *gone)]
+    assert [ALICE in users for users in seen] == [False, True, True, True, False]  # she had liked nothing before
+
+
+def test_what_fewer_than_enough_training_users_say_is_not_global_and_goes_with_them(tmp_path):
+    """Three say one word, two another; a third who says that one does not train."""
+    train, later = shop().users()[:50], shop().users()[50:]
+    told, learned = taught(
+        *((user, "canarythree") for user in train[:3]), *((user, "canarytwo") for user in train[3:5])
+    )
+    build_store(tmp_path / "memory.db", told, learned)
+    with Store.open(tmp_path / "memory.db") as store:
+        store.summarizer = TellTale(store.summarizer.config, store.summarizer.reading)
+        mug = next(item for item in shop().items.values() if item.id == told.interactions_of(train[3])[0].item)
+        for user in (*train[:5], *later[:3]):  # in one category, or there would not be three of them in any
+            word = "canarythree" if user in train[:3] else "canarytwo" if user in train else "canarylater"
+            store.of(user).remember(mug, 5.0, f"fine {word}")
+            store.of(later[4]).remember(mug, 5.0, "canarytwo")
+
+        def made() -> str:
+            return repr(store.rebuild_global(draws(), told.items.values()))
+
+        before = made()
+        assert "canarythree" in before and "canarytwo" not in before and "canarylater" not in before
+        for user in later:
+            store.of(user).remember(mug, 1.0, "canarythree")
+            store.of(user).add("canarythree")
+        assert made() == before  # who does not train changes nothing
+        store.of(later[0]).forget()
+        assert made() == before
+        store.of(train[0]).forget()
+        after = made()
+        assert after != before and "canarythree" not in after
+        assert store.shared_entries() and "canarythree" not in repr(store.shared_entries())
+        for user in train:
+            store.of(user).forget()
+        assert made() == "()" and store.shared_entries() == ()
 
 
 # --- taking along --------------------------------------------------------------------------------------------------
@@ -473,7 +732,7 @@ BROKEN = {
     "a text as number": field("text", [1]),
     "twice the same id": lambda mine: [*mine, next(line for line in mine if b'"line": "entry"' in line)],
     "no first line": lambda mine: mine[1:],
-    "another format": lambda mine: [mine[0].replace(b'"format": 1', b'"format": 2'), *mine[1:]],
+    "another format": lambda mine: [mine[0].replace(b'"format": 2', b'"format": 3'), *mine[1:]],
     "nothing": lambda mine: [],
 }
 
@@ -512,6 +771,23 @@ def test_tables_are_strict_and_every_write_raises_the_generation(store, path):
     assert store.generation == seen[-1]
 
 
+def test_every_write_raises_the_generation_of_its_user_alone(store):
+    """What is summarised outside a transaction goes by it."""
+    alice, item = store.of(ALICE), next(iter(shop().items.values()))
+    others = store._rows("SELECT user, generation FROM person WHERE user != ?", (ALICE,))
+    note, seen = alice.add("one").id, [alice._generation()]
+    alice.update(note, "two")
+    seen.append(alice._generation())
+    alice.delete(note)
+    seen.append(alice._generation())
+    record = alice.remember(item, 4.0).id
+    seen.append(alice._generation())
+    alice.delete(record)
+    seen.append(alice._generation())
+    assert seen == sorted(set(seen))
+    assert store._rows("SELECT user, generation FROM person WHERE user != ?", (ALICE,)) == others
+
+
 def test_a_search_looks_at_the_rows_of_its_user_alone(store):
     """The plan of every statement that reads people's rows goes by the index on user."""
     asked = []
@@ -541,8 +817,8 @@ def test_a_store_that_is_none(tmp_path):
 
 def test_another_format_is_named_beside_ours(path):
     with sqlite3.connect(path) as raw:
-        raw.execute("UPDATE meta SET value = '2' WHERE key = 'format'")
-    with pytest.raises(DataError, match="format '2', and this version of mrrec_mini reads 1"):
+        raw.execute("UPDATE meta SET value = '3' WHERE key = 'format'")
+    with pytest.raises(DataError, match="format '3', and this version of mrrec_mini reads 2"):
         Store.open(path)
 
 

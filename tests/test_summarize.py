@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,13 +73,16 @@ def test_stance_uses_learned_words_and_attention():
 
 
 def test_words_are_learned_only_where_they_tell_values_apart():
-    purchases = [bought(item(price="luxury", kind="mug"), 5, "lavish and nice") for _ in range(20)]
-    purchases += [bought(item(price="budget", kind="mug"), 5, "cheap and nice") for _ in range(20)]
-    purchases += [bought(item(price="budget", kind="mug"), 5, "rareword") for _ in range(4)]  # fewer than 8
+    people = [f"u{n % 3}" for n in range(20)]
+    purchases = [bought(item(price="luxury", kind="mug"), 5, "lavish and nice", user) for user in people]
+    purchases += [bought(item(price="budget", kind="mug"), 5, "cheap and nice", user) for user in people]
+    purchases += [bought(item(price="budget", kind="mug"), 5, "rareword", user) for user in people[:4]]  # fewer than 8
     words = learn_words(purchases, CONFIG)
     # cheap: 20 of 20 against 24 of 44 is (1 - .545) / sqrt(.545 x .455 / 20) = 4.1 standard errors
     # "nice": half and half; everything is a mug, so no word is evidence of it
     assert words == {"lavish": ("price", "luxury"), "cheap": ("price", "budget")}
+    two = [replace(one, user=one.user.replace("u2", "u1")) for one in purchases]
+    assert learn_words(two, CONFIG) == {}  # what two people say is theirs
 
 
 def test_attention_by_hand():

@@ -1,4 +1,4 @@
-"""Faults that a store has to live with: kills, two writers, a full disk, hostile texts and names, a spoiled file."""
+"""Faults that a store has to live with: kills, two writers, a full disk, hostile texts, spoiled files, old formats."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import pytest
 
 from house import ROOT
 from mrrec_mini import store as module
-from mrrec_mini.data import RECORD_LIMIT, DataError
+from mrrec_mini.data import RECORD_LIMIT, DataError, Dataset
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.store import Store, StoreBusy
 from runs import HOSTILE, made_run, mrrec, no_file_larger_than, refused, shop
@@ -106,6 +106,26 @@ def test_row_13_a_foreign_id_is_an_unknown_one_on_the_command_line(path, verb):
     nowhere = secret.replace("note", "nope")
     same = refused(mrrec("memory", verb, nowhere, *more, "--store", path, "--user", "alice"), 3, "has no memory")
     assert told == same.replace(nowhere, secret) and "canary" not in told
+    stats = json.loads(mrrec("memory", "stats", "--store", path, "--user", "alice", "--json").stdout)
+    assert (stats["refused"], stats["events"], stats["entries"]) == (2, 0, {})
+    kept = mrrec("memory", "export", "--store", path, "--user", "alice").stdout.splitlines()[1:]
+    assert [(row["verb"], row["asked"]) for row in map(json.loads, kept)] == [(verb, secret), (verb, nowhere)]
+
+
+@pytest.mark.parametrize("why", ["busy", "read-only"])
+def test_row_13_the_answer_is_the_same_where_it_cannot_be_kept(path, monkeypatch, why):
+    monkeypatch.setattr(module, "WAIT", 0.05)
+    with Store.open(path) as store, sqlite3.connect(path, isolation_level=None) as other:
+        with pytest.raises(LookupError) as usual:
+            store.of("alice").get("bob/note/0")
+        if why == "busy":
+            other.execute("BEGIN IMMEDIATE")
+        else:
+            store._connection.execute("PRAGMA query_only = ON")
+        with pytest.raises(LookupError) as refusal:
+            store.of("alice").get("bob/note/0")
+        assert (type(refusal.value), str(refusal.value)) == (type(usual.value), str(usual.value))
+        assert store.of("alice").stats()["refused"] == 1
 
 
 @pytest.mark.parametrize("name", ["a/../b", "%", "_", "' OR ''='", "x" * 10_000, "😀", "None", "null", "\u202ealice"])
@@ -334,6 +354,15 @@ def test_row_23_a_busy_store_is_waited_for_and_then_named(path, monkeypatch):
             assert store.of(USER).add("canary").text == "canary"
 
 
+def test_row_23_a_transaction_keeps_other_writers_out_from_its_beginning(path, monkeypatch):
+    """Else it would read, another one would write, and its own write would be refused."""
+    monkeypatch.setattr(module, "WAIT", 0.05)
+    with Store.open(path) as store, Store.open(path) as other:
+        with store._writing(), pytest.raises(StoreBusy):
+            other.of(USER).add("canary")
+        assert other.of(USER).add("canary").text == "canary"
+
+
 def test_row_23_a_long_reader_does_not_hold_up_a_writer(path):
     with sqlite3.connect(path, isolation_level=None) as reader:
         reader.execute("BEGIN")
@@ -393,7 +422,220 @@ def test_row_24_another_embedder_is_refused_with_the_command_that_mends_it(path)
 def test_row_24_a_newer_format_is_refused(path):
     with sqlite3.connect(path) as raw:
         raw.execute("UPDATE meta SET value = '9' WHERE key = 'format'")
-    refused(mrrec("memory", "list", "--store", path, "--user", USER), 4, str(path), "format '9'", "reads 1")
+    refused(mrrec("memory", "list", "--store", path, "--user", USER), 4, str(path), "format '9'", "reads 2")
+
+
+# --- row 24: a store of format 1 ---
+
+FORMAT_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE learned (part TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
+CREATE TABLE item (id TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT;
+CREATE TABLE shared (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, scenario TEXT NOT NULL,
+    support INTEGER NOT NULL, embedder TEXT NOT NULL, vector BLOB NOT NULL
+) STRICT;
+CREATE TABLE person (user TEXT PRIMARY KEY, generation INTEGER NOT NULL, next INTEGER NOT NULL) STRICT;
+CREATE TABLE behaviour (
+    user TEXT NOT NULL, place INTEGER NOT NULL, item TEXT NOT NULL REFERENCES item, time INTEGER NOT NULL,
+    rating REAL NOT NULL, review TEXT NOT NULL, PRIMARY KEY (user, place)
+) STRICT;
+CREATE TABLE preference (
+    user TEXT NOT NULL, category TEXT NOT NULL, place INTEGER NOT NULL, content TEXT NOT NULL,
+    PRIMARY KEY (user, category, place)
+) STRICT;
+CREATE TABLE entry (
+    number INTEGER PRIMARY KEY, user TEXT NOT NULL, id TEXT NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL,
+    rests_on TEXT NOT NULL, scenario TEXT NOT NULL, support INTEGER NOT NULL, by_hand INTEGER NOT NULL,
+    version INTEGER NOT NULL, changed INTEGER NOT NULL, embedder TEXT NOT NULL, vector BLOB NOT NULL,
+    UNIQUE (user, id)
+) STRICT;
+CREATE TABLE event (
+    number INTEGER PRIMARY KEY, user TEXT NOT NULL, entry TEXT NOT NULL, kind TEXT NOT NULL, old TEXT, new TEXT,
+    at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX entry_of ON entry (user, number);
+CREATE INDEX event_of ON event (user, number);
+"""
+
+
+@pytest.fixture
+def old(path, tmp_path):
+    """The store as the version before had written it, alone in a folder."""
+    old = tmp_path / "old" / "memory.db"
+    old.parent.mkdir()
+    with sqlite3.connect(old, isolation_level=None) as raw:
+        raw.executescript("PRAGMA journal_mode = WAL;" + FORMAT_1)
+        raw.execute("ATTACH ? AS new", (str(path),))
+        tables = "meta", "learned", "item", "shared", "person", "behaviour", "preference", "entry", "event"
+        for table in tables:
+            columns = ", ".join(row[1] for row in raw.execute(f"PRAGMA main.table_info({table})"))
+            raw.execute(f"INSERT INTO main.{table} SELECT DISTINCT {columns} FROM new.{table}")
+        raw.execute("UPDATE main.meta SET value = '1' WHERE key = 'format'")
+        raw.execute("DETACH new")
+    raw.close()
+    old.chmod(0o640)
+    return old
+
+
+def copy_of(old: Path) -> Path:
+    return old.with_name("memory.db.format1")
+
+
+def everything(path: Path) -> dict[str, list]:
+    with sqlite3.connect(path) as raw:
+        tables = [name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        rows = {table: raw.execute(f"SELECT * FROM {table}").fetchall() for table in sorted(tables)}
+    raw.close()
+    return rows
+
+
+def names(old: Path) -> list[str]:
+    return sorted(file.name for file in old.parent.iterdir())
+
+
+def everybody(path: Path) -> dict[str, list]:
+    with Store.open(path) as store:
+        return {user: list(store.of(user).export()) for user in Dataset.load(shop()).users()}
+
+
+def test_row_24_an_old_store_is_copied_then_changed_and_that_is_said_once(path, old):
+    before = everything(old)
+    done = mrrec("memory", "search", "mug", "--store", old, "--user", USER, "--json")
+    assert done.exit_code == 0 and done.stderr.count("\n") == 1
+    assert f"{old}: brought from format 1 to 2" in done.stderr and f"kept in {copy_of(old)}" in done.stderr
+    same = mrrec("memory", "search", "mug", "--store", path, "--user", USER, "--json")
+    assert done.stdout == same.stdout and same.stderr == ""
+    assert mrrec("memory", "list", "--store", old, "--user", USER, "--json").stderr == ""
+    assert names(old) == ["memory.db", "memory.db.format1"]
+    assert everything(copy_of(old)) == before and is_sound(copy_of(old)) and is_sound(old)
+    assert copy_of(old).stat().st_mode == old.stat().st_mode
+    assert everybody(old) == everybody(path)  # and as a new one it goes on
+    with Store.open(old) as mended, Store.open(path) as new:
+        item = new.of(USER).purchases()[0].item
+        assert mended.of(USER).remember(item, 5.0, "so soft") == new.of(USER).remember(item, 5.0, "so soft")
+        assert mended.of(USER).entries() == new.of(USER).entries()
+        schemas = [
+            {
+                (name, *row[1:4])
+                for (name,) in store._rows("SELECT name FROM sqlite_master WHERE type = 'table'")
+                for row in store._rows(f"PRAGMA table_info({name})")
+            }
+            for store in (mended, new)
+        ]
+        assert schemas[0] == schemas[1] and mended._rows("PRAGMA foreign_key_check") == []
+
+
+def test_row_24_an_assistant_and_reindex_tell_as_well(old, tmp_path):
+    shutil.copy(old, tmp_path / "another.db")
+    done = mrrec("memory", "reindex", "--store", old)
+    assert done.exit_code == 0 and f"kept in {copy_of(old)}" in done.stderr
+    done = mrrec("recommend", "mug", "--user", USER, "--run", made_run(), "--store", tmp_path / "another.db")
+    assert done.exit_code == 0 and f"kept in {tmp_path / 'another.db.format1'}" in done.stderr
+
+
+def test_row_24_a_migration_that_fails_at_any_statement_leaves_the_old_store(old, monkeypatch):
+    before, statements = everything(old), module.FROM_OLD.split(";\n")
+    for place in range(len(statements)):
+        with monkeypatch.context() as broken:
+            spoiled = [*statements[:place], "SELECT nothing_of_the_kind", *statements[place:]]
+            broken.setattr(module, "FROM_OLD", ";\n".join(spoiled))
+            with pytest.raises(DataError, match="nothing_of_the_kind"):
+                Store.open(old)
+        assert everything(old) == before and names(old) == ["memory.db"]
+    with pytest.warns(UserWarning, match="brought from format 1"):
+        Store.open(old).close()
+
+
+def test_row_24_no_room_for_the_copy(old):
+    before = everything(old)
+    with no_file_larger_than(100_000):
+        done = mrrec("memory", "list", "--store", old, "--user", USER)
+    refused(done, 1, str(old), "make room")
+    assert everything(old) == before and names(old) == ["memory.db"]
+
+
+def test_row_24_killed_between_the_copy_and_the_change(old):
+    before = everything(old)
+    code = f"""
+import os, signal
+from pathlib import Path
+from mrrec_mini import store
+write = store._write_copy
+def and_die(*all):
+    write(*all)
+    os.kill(os.getpid(), signal.SIGKILL)
+store._write_copy = and_die
+store.Store.open(Path({str(old)!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert everything(old) == before == everything(copy_of(old))
+    with pytest.warns(UserWarning, match="brought from format 1"), Store.open(old) as store:
+        assert store.of(USER).list().total > 0
+    assert names(old) == ["memory.db", "memory.db.format1"] and everything(copy_of(old)) == before
+
+
+def test_row_24_of_two_who_open_an_old_store_at_once_one_migrates(old, monkeypatch):
+    before, migrate, told = everything(old), module._migrate, []
+
+    def after_another(*those):
+        monkeypatch.setattr(module, "_migrate", migrate)
+        Store.open(old, warn=lambda text: told.append("the other")).close()
+        migrate(*those)
+
+    monkeypatch.setattr(module, "_migrate", after_another)
+    with Store.open(old, warn=lambda text: told.append("this one")) as store:
+        assert store.of(USER).list().total > 0
+    assert told == ["the other"] and everything(copy_of(old)) == before
+
+
+def test_row_24_two_processes_open_an_old_store(old):
+    code = f"""
+import sys, time
+from pathlib import Path
+from mrrec_mini.store import Store
+print("ready", flush=True)
+sys.stdin.readline()
+with Store.open(Path({str(old)!r}), warn=lambda text: print("migrated")) as store:
+    print(store.of("u").add(sys.argv[1]).id)
+"""
+    words = [[sys.executable, "-c", code, name] for name in ("one", "two")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    both = [subprocess.Popen(those, **pipes) for those in words]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate()[0].split() for process in both]
+    assert sorted(word for those in said for word in those) == ["migrated", "u/note/0", "u/note/1"]
+    assert is_sound(old) and is_sound(copy_of(old))
+
+
+def test_row_24_forgetting_reaches_the_copy_too(old):
+    with pytest.warns(UserWarning), Store.open(old) as store:
+        lines = store.of(USER).purchases()
+        assert any(USER.encode() in file.read_bytes() for file in old.parent.iterdir() if file != old)
+        store.of(USER).forget()
+        assert lines and not any(USER.encode() in file.read_bytes() for file in old.parent.iterdir())
+    assert names(old) == ["memory.db"]
+
+
+def test_row_24_an_old_store_does_not_know_who_trained_it(old):
+    with pytest.warns(UserWarning), Store.open(old) as store:
+        before = store.generation
+    done = mrrec("memory", "rebuild-global", "--store", old, "--data", shop())
+    refused(done, 1, str(old), "does not know whose behaviour may teach", "`mrrec memory build`")
+    with Store.open(old) as store:
+        assert store.generation == before
+
+
+def test_row_24_an_export_of_the_old_format_is_taken_in(path):
+    with Store.open(path) as store:
+        mine = list(store.of(USER).export())
+        store.of(USER).forget()
+        store.of(USER).restore([mine[0].replace('"format": 2', '"format": 1').encode(), *map(str.encode, mine[1:])])
+        assert list(store.of(USER).export()) == mine
 
 
 def test_row_25_a_reader_who_leaves_is_no_trouble(path):
