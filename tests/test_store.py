@@ -771,6 +771,23 @@ def test_tables_are_strict_and_every_write_raises_the_generation(store, path):
     assert store.generation == seen[-1]
 
 
+def test_every_write_raises_the_generation_of_its_user_alone(store):
+    """What is summarised outside a transaction goes by it."""
+    alice, item = store.of(ALICE), next(iter(shop().items.values()))
+    others = store._rows("SELECT user, generation FROM person WHERE user != ?", (ALICE,))
+    note, seen = alice.add("one").id, [alice._generation()]
+    alice.update(note, "two")
+    seen.append(alice._generation())
+    alice.delete(note)
+    seen.append(alice._generation())
+    record = alice.remember(item, 4.0).id
+    seen.append(alice._generation())
+    alice.delete(record)
+    seen.append(alice._generation())
+    assert seen == sorted(set(seen))
+    assert store._rows("SELECT user, generation FROM person WHERE user != ?", (ALICE,)) == others
+
+
 def test_a_search_looks_at_the_rows_of_its_user_alone(store):
     """The plan of every statement that reads people's rows goes by the index on user."""
     asked = []
