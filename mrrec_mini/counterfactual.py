@@ -184,8 +184,7 @@ def best(items: HybridIndex, profile: str, k: int, met: Collection[str] = ()) ->
 
 def place(items: HybridIndex, profile: str, item: str, met: Collection[str] = ()) -> int:
     """Where an item stands for a profile, from 1, among what was not met; the item itself counts in any case."""
-    others = sorted(set(met) - {item})
-    own, *ranks = items.ranks([profile] * (1 + len(others)), [item, *others])
+    own, *ranks = items.ranks([profile] * (1 + len(met)), [item, *met])
     return int(own - sum(rank < own for rank in ranks))
 
 
