@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from mrrec_mini.bm25 import BM25Stats, words
-from mrrec_mini.data import RECORD_LIMIT, DataError, Dataset, json_lines, shown
+from mrrec_mini.data import RECORD_LIMIT, DataError, Dataset, finite_rating, json_lines, seconds, shown
 from mrrec_mini.dense import LSA, Vectors, embed, make_embedder
 from mrrec_mini.hybrid import Hit, HybridConfig, TextSpace
 from mrrec_mini.memory import (
@@ -860,6 +860,11 @@ def _known_line(content: dict, number: int, name: str) -> tuple[str, dict]:
     fields |= {"person": {"user", "next", "format"}, "item": {"id", "content"}}
     if kind not in fields or content.keys() != fields[kind]:
         raise DataError.at(name, number, None, "no line of an export; make the file again or remove the line")
+    for field, check in (("time", seconds), ("rating", finite_rating)) if kind == "behaviour" else ():
+        try:
+            check(content[field])  # SQLite would make a number of a text
+        except ValueError as error:
+            raise DataError.at(name, number, field, str(error)) from None
     return kind, content
 
 
