@@ -23,6 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.common import at_most, document, finish, show
 from mrrec_mini.hybrid import HybridConfig
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
     given = parser.parse_args(arguments)
     users = 600 if given.fast else PAPER["users"]
-    with TemporaryDirectory(prefix="mrrec-index-") as folder:
+    with threadpool_limits(1), TemporaryDirectory(prefix="mrrec-index-") as folder:
         _, small, large = (measure(size, Path(folder)) for size in (FIRST, users // PART, users))
     to = sys.stderr if given.json else None
     rows = [("users", "local", "global", "MB", "part", "wall s", "CPU s", "local entries a wall s")]

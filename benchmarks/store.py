@@ -34,6 +34,7 @@ from shutil import copyfile
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.common import at_most, document, finish, show
 from mrrec_mini.bm25 import words
@@ -241,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
     given = parser.parse_args(arguments)
     small, large, searches, adds = (200, 5_000, 600, 200) if given.fast else (1_000, 100_000, 1_000, 1_000)
-    with TemporaryDirectory(prefix="mrrec-store-") as folder:
+    with threadpool_limits(1), TemporaryDirectory(prefix="mrrec-store-") as folder:
         found = measure(small, large, searches, adds, Path(folder))
     to = sys.stderr if given.json else None
     rows = [(file, *about.values()) for file, about in found["files"].items()]
