@@ -550,6 +550,13 @@ def test_row_7_an_item_with_another_line_is_not_lost(folder):
     assert [one["rejected"] for one in told["records"]] == [1, 0, 0] and told["items"] == N
 
 
+@pytest.mark.parametrize("place", ["films/films.inter", "films/films.item"])
+def test_row_7_a_blank_id_of_recbole_is_nobody(folder, place):
+    file = spoil(folder, place, at_17(changed_column(0, b" ")))
+    name = "user_id" if place.endswith("inter") else "item_id"
+    stays_out(folder, read(folder, place), f"{file}:17: {name}: is empty; give it a text or drop the record")
+
+
 # --- row 8: RecBole's header ----------------------------------------------------------------------------------------
 
 
@@ -606,7 +613,7 @@ def test_row_8_a_csv_without_a_needed_column(folder, old, new):
 def test_row_8_a_csv_record_of_several_lines_is_one_record(folder):
     """With another one that has a column too many: both are told by the line they begin in."""
     rows = list(csv.reader(io.StringIO((folder / "queries.csv").read_text())))
-    rows[5][1], rows[16] = "a thing\nof two lines", [*rows[16], "more"]
+    rows[5][1], rows[16] = "a thing\nof two lines", [*rows[16], "more\nand more"]
     with (folder / "queries.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     path = folder / "queries.csv"
@@ -614,7 +621,7 @@ def test_row_8_a_csv_record_of_several_lines_is_one_record(folder):
     told = json.loads(read(folder, "queries.csv", "--skip-bad", "--json").stdout)
     assert told["records"][1] == {"file": str(path), "read": N, "taken": N - 1, "rejected": 1}
     [one] = [json.loads(line) for line in Path(told["rejects"][0]).read_text().splitlines()]
-    assert one["line"] == 18 and one["raw"] == ",".join(rows[16])
+    assert one["line"] == 18 and one["raw"] == ",".join(rows[16][:-1]) + ',"more\nand more"'
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
