@@ -23,7 +23,7 @@ from dataclasses import asdict
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -33,6 +33,9 @@ from rich.text import Text
 from mrrec_mini.checkpoint import folders
 from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.records import MemoryEntry
+
+if TYPE_CHECKING:
+    from mrrec_mini.sources import Rejects
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="A language model learns what to look up.")
 data_app = typer.Typer(no_args_is_help=True, help="Make, import and check data sets.")
@@ -52,6 +55,9 @@ RunDir = Annotated[Path, typer.Option("--run", help="A run folder.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides every draw.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out records that are refused; OUT/*.rejects.jsonl lists them.")
+]
 StoreFile = Annotated[Path, typer.Option("--store", help="A memory store, one file.")]
 Owner = Annotated[str, typer.Option("--user", help="Whose memory.")]
 EntryId = Annotated[str, typer.Argument(metavar="ID", help="An entry's id.")]
@@ -185,11 +191,14 @@ def import_amazon_command(
     reviews: Annotated[Path, typer.Argument(help="Reviews, JSON lines, .gz or plain (2018 or 2023).")],
     metadata: Annotated[Path, typer.Argument(help="Item metadata, JSON lines, .gz or plain.")],
     out_dir: Out,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
 ) -> None:
     """Amazon Reviews 2018 or 2023."""
-    from mrrec_mini.sources import import_amazon
+    from mrrec_mini.sources import Rejects, import_amazon
 
-    _save(import_amazon(reviews, metadata), out_dir)
+    rejects = Rejects() if skip_bad else None
+    _save(import_amazon(reviews, metadata, rejects=rejects), rejects, out_dir, as_json)
 
 
 @import_app.command("c4")
@@ -199,11 +208,14 @@ def import_c4_command(
     metadata: Annotated[Path, typer.Argument(help="The pool's metadata, JSON lines.")],
     reviews: Annotated[list[Path], typer.Argument(help="Amazon Reviews 2023 files that hold the users' histories.")],
     out_dir: Out,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
 ) -> None:
     """Amazon-C4 queries with the histories of their users."""
-    from mrrec_mini.sources import import_amazon_c4
+    from mrrec_mini.sources import Rejects, import_amazon_c4
 
-    _save(import_amazon_c4(queries, metadata, reviews), out_dir)
+    rejects = Rejects() if skip_bad else None
+    _save(import_amazon_c4(queries, metadata, reviews, rejects=rejects), rejects, out_dir, as_json)
 
 
 @import_app.command("recbole")
@@ -211,18 +223,31 @@ def import_c4_command(
 def import_recbole_command(
     source: Annotated[Path, typer.Argument(help="A folder of .inter, .item, .user files, or the recbole wheel.")],
     out_dir: Out,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
 ) -> None:
     """RecBole atomic files."""
-    from mrrec_mini.sources import import_recbole
+    from mrrec_mini.sources import Rejects, import_recbole
 
-    _save(import_recbole(source), out_dir)
+    rejects = Rejects() if skip_bad else None
+    _save(import_recbole(source, rejects=rejects), rejects, out_dir, as_json)
 
 
-def _save(dataset: Dataset, folder: Path) -> None:
+def _save(dataset: Dataset, rejects: Rejects | None, folder: Path, as_json: bool) -> None:
+    files, records = (rejects.files(), rejects.counts()) if rejects else ({}, [])
+    dataset.save(folder, files)
+    listed = [str(folder / file) for file in files]
+    if as_json:
+        cleaning = list(dataset.meta["cleaning"])
+        _print_json({**dataset.counts(), "cleaning": cleaning, "records": records, "rejects": listed})
+        return
+    for one in records:
+        _tell(f"{one['file']}: read {one['read']}, taken {one['taken']}, rejected {one['rejected']}")
     for line in _cleaning(dataset):
         _tell(line)
-    dataset.save(folder)
     _say_written(dataset.counts(), folder)
+    if listed:
+        _tell(f"rejected records, with reasons: {', '.join(listed)}")
 
 
 def _cleaning(dataset: Dataset) -> list[str]:
