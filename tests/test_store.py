@@ -299,6 +299,15 @@ def test_no_verb_changes_a_row_of_somebody_else(store, path):
         assert of_others() == before, verb
 
 
+def test_an_item_that_is_met_again_is_as_it_was_met_last(store):
+    alice, bob, item = store.of(ALICE), store.of(BOB), next(iter(shop().items.values()))
+    for scope in (alice, bob):
+        scope.remember(item, 5.0)
+    alice.remember(replace(item, title="another title"), 5.0)
+    assert [one.item.title for one in alice.purchases() if one.item.id == item.id] == ["another title"] * 2
+    assert bob.purchases()[-1].item == item
+
+
 def test_with_the_last_record_of_an_item_goes_the_item(store):
     alice, item = store.of(ALICE), replace(next(iter(shop().items.values())), id="canaryitem")
     one, other = (alice.remember(item, 5.0, "fine").id for _ in range(2))
