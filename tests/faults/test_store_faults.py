@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -596,6 +596,15 @@ store.Store.open(Path({str(old)!r}))
     with pytest.warns(UserWarning, match="brought from format 1"), Store.open(old) as store:
         assert store.of(USER).list().total > 0
     assert names(old) == ["memory.db", "memory.db.format1"] and everything(copy_of(old)) == before
+
+
+def test_row_24_the_copy_holds_what_is_still_in_the_log(old):
+    with closing(sqlite3.connect(old)) as other:
+        other.execute("INSERT INTO meta VALUES ('late', '1')")
+        other.commit()
+        with pytest.warns(UserWarning):
+            Store.open(old).close()
+        assert ("late", "1") in everything(copy_of(old))["meta"]
 
 
 def test_row_24_of_two_who_open_an_old_store_at_once_one_migrates(old, monkeypatch):
