@@ -10,7 +10,7 @@ Both are `HybridIndex` with the other half switched off, over the same texts as 
 scores are stretched to 0..1, which leaves the order alone. Nothing is learned from people: the items are public.
 
 Decided: k1 1.2 and b .75 of BM25, Lucene's, which Rec-R1 searches with: what `rec_r1` adds to `bm25_query` is its
-rewriting and nothing else. What the query's user already took is ranked like all else, since nobody's past is looked at.
+rewriting and nothing else. What the asker already took is ranked like all else, since nobody's past is looked at.
 
 Departure: the paper's zero-shot rows (its Table 1) let a large language model rewrite the query; there is none here.
 """
