@@ -57,7 +57,7 @@ CHARTS = {  # title -> {label: column of metrics.jsonl}
     "Entropy of a sampled token": {"entropy": "entropy"},
     "Tokens beyond the clip": {"below": "clip_ratio/low_mean", "above": "clip_ratio/high_mean"},
 }
-PARTS = {"test": "unseen users", "held": "unseen users, in categories that no training query named"}
+PARTS = {"test": "a category that training queries named", "held": "a category that no training query named"}
 
 
 def write_report(
@@ -73,6 +73,8 @@ def write_report(
     try:
         write_synced(fresh, page(data))
         os.replace(fresh, out)
+    except OSError as error:  # a full disk does not say which
+        raise OSError(error.errno, error.strerror, str(out)) from error
     finally:
         fresh.unlink(missing_ok=True)
     return data
@@ -131,7 +133,9 @@ def gather(run: Path, say: Say = quiet, warn: Callable[[str], None] = warnings.w
         "about": about(recipe, seed, str(dataset.meta.get("name", "")), len(log)),
         "notes": notes,
         "arms": arms,
-        "charts": [{"title": title, "lines": list(lines.items())} for title, lines in CHARTS.items()],
+        "charts": [
+            {"title": title, "lines": [list(line) for line in lines.items()]} for title, lines in CHARTS.items()
+        ],
         "log": log,
         "chosen": chosen(len(queries), len(split.test_queries), len(split.held_queries), recipe.train.group),
         "credit": CREDIT[recipe.train.credit],
@@ -146,11 +150,12 @@ CREDIT = {
 
 
 def about(recipe: Recipe, seed: int, name: str, steps: int) -> str:
-    train = recipe.train
-    decoding = "constrained" if train.rules.constrained else "free"
+    train, rules = recipe.train, recipe.train.rules
+    decoding = "constrained" if rules.constrained else "free"
     return (
         f"Data: {printable(name)}. Seed {seed}. {steps} steps of {train.algo}, {train.prompts_per_step} queries x "
-        f"{train.group} episodes each, credit: {train.credit}, {decoding} decoding, {train.rules.max_calls} calls at most."
+        f"{train.group} episodes each, credit: {train.credit}, {decoding} decoding, "
+        f"{rules.max_calls} calls at most."
     )
 
 
