@@ -21,14 +21,16 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def opened(file: Path, width: int = 1280, scheme: str = "light") -> Iterator[tuple[object, list[str]]]:
+def opened(
+    file: Path, width: int = 1280, height: int = 1000, scheme: str = "light"
+) -> Iterator[tuple[object, list[str]]]:
     """A page, and what it should not have done by then: messages, errors, and requests beyond the file itself."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         # no sandbox: it needs rights that containers do not give, and the page is one that we wrote
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         wrong: list[str] = []
         page.on("console", lambda message: wrong.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
@@ -39,11 +41,10 @@ def opened(file: Path, width: int = 1280, scheme: str = "light") -> Iterator[tup
 
 
 def picture(file: Path, out: Path) -> None:
-    """The third query of the episode browser, sampled, with a token of the policy under the pointer."""
-    with opened(file.resolve(), 1200) as (page, _):
+    """The first query of the episode browser, sampled, with a token of the policy under the pointer."""
+    with opened(file.resolve(), 1200, height=1150) as (page, _):
         page.click("#tab-episodes")
         page.check("[value=sampled]")
-        page.click("#queries li:nth-child(3) button")
         page.hover(".side:nth-child(2) .policy .token >> nth=2")
         out.parent.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=out)
