@@ -771,6 +771,24 @@ def _prompt() -> None:
     err.print("> ", end="")
 
 
+@app.command()
+@answering
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out_file: Annotated[Path | None, typer.Option("--out", help="The page. Default: RUN/report.html.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A run as one HTML page that fetches nothing: arms, learning curves, episodes before and after learning."""
+    from mrrec_mini.demo import one_bar
+    from mrrec_mini.report import write_report
+
+    file = out_file or run / "report.html"
+    with one_bar(err) as say:
+        data = write_report(run, file, say, _tell)
+    done = {"file": str(file), "bytes": file.stat().st_size, "queries": len(data["queries"]), "notes": data["notes"]}
+    _answer_done(done, f"wrote {file}, {done['bytes'] / 1e6:.1f} MB: {done['queries']} queries", as_json)
+
+
 def main() -> None:
     """The entry point `mrrec`."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers is imported
