@@ -27,7 +27,7 @@ systems
     systems/popularity, systems/neighbours
 
 evaluation and use
-    evaluate, recipe, assistant, demo, cli
+    evaluate, counterfactual, recipe, assistant, session, demo, cli
 
 what papers stand on
     models/causal_lm

@@ -1,8 +1,9 @@
-"""The thing a user holds: a trained run that recommends, remembers, and forgets.
+"""The thing a user holds: a trained run that recommends, remembers, explains, and forgets.
 
 Flow: use. `Assistant.open` makes a run's environment and policy again and opens its memory store (`RUN/memory.db`, made
 from the run's data set when it is first asked for). `recommend` plays one greedy episode for a wish that has no target
-and searches the items with the profile that the policy wrote (eq. 2 and 3); `remember` adds what somebody did.
+and searches the items with the profile that the policy wrote (eq. 2 and 3); `remember` adds what somebody did;
+`explain` plays the episode again without each memory that it looked up and says what is otherwise.
 
 As of now: a user's whole history is visible, items that were met before are not recommended again. A user nobody
 knows gets an answer from the query alone, with the reason beside it; so does a query on which the policy broke off.
@@ -18,15 +19,16 @@ from pathlib import Path
 import numpy as np
 
 from mrrec_mini.chat import ask_model, grammar_of
+from mrrec_mini.counterfactual import Effect, Withheld, best, effect, profile_of
 from mrrec_mini.data import DataError, Dataset, shown
 from mrrec_mini.environment import Environment
 from mrrec_mini.hybrid import HybridConfig
-from mrrec_mini.memory import Memory, MemoryConfig, Summarizer
+from mrrec_mini.memory import Memory, MemoryConfig, Shelf, Summarizer
 from mrrec_mini.prompts import Grammar
 from mrrec_mini.recipe import Recipe, Say, load_chat_model, prepare, quiet, read_config
-from mrrec_mini.records import Item, MemoryEntry, Query
-from mrrec_mini.rollout import LMActor, rollout
-from mrrec_mini.store import Store, build_store
+from mrrec_mini.records import Episode, Item, MemoryEntry, Query
+from mrrec_mini.rollout import LMActor, Searchable, rollout
+from mrrec_mini.store import Store, build_store, clean
 from mrrec_mini.summarize import ExtractiveSummarizer, LMSummarizer, Recorded
 from mrrec_mini.train import load_policy
 
@@ -51,9 +53,7 @@ class Recommendation:
             "user": self.user,
             "query": self.query,
             "transcript": [{"by": who, "text": text} for who, text in self.transcript],
-            "memories": [
-                {"id": e.id, "text": e.text, "level": e.level, "rests_on": list(e.rests_on)} for e in self.memories
-            ],
+            "memories": [_told(entry) for entry in self.memories],
             "profile": self.profile,
             "items": [{**asdict(item), "score": score} for item, score in self.items],
             "reason": self.reason,
@@ -61,17 +61,56 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class StoredMemory:
-    """A store as an episode asks it: everything that its user has, as of now."""
+class Reason:
+    """An entry of the user's memory, and what is otherwise without it."""
 
-    store: Store
+    entry: MemoryEntry
+    evidence: bool  # named by the policy, and not only looked up
+    without: Effect
+
+    def as_dict(self) -> dict:
+        return {**_told(self.entry), "evidence": self.evidence, "without": self.without.as_dict()}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An answer, and what it rests on."""
+
+    answer: Recommendation
+    reasons: tuple[Reason, ...]  # every entry that was looked up, in the order in which the policy saw them
+    together: Effect | None  # without all of them; None: nothing was looked up
+    control: Reason | None  # an entry that was not looked up, which changes nothing; None: there is no such entry
+
+    def as_dict(self) -> dict:
+        return {
+            "answer": self.answer.as_dict(),
+            "memories": [reason.as_dict() for reason in self.reasons],
+            "together": self.together and self.together.as_dict(),
+            "control": self.control and self.control.as_dict(),
+        }
+
+
+class StoredMemory:
+    """A store as an episode asks it: everything that its user has, as it stood when it was first asked for."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._shelves: dict[str | None, Shelf] = {}  # None: the global memory's
 
     def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
-        return self.store.search_shared(text, k)
+        return self._shelf(None).search_many([text], k)[0]
 
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]:
-        found = (self.store.of(query.user).search(text, k) for query, text in asked)
-        return [tuple(one.entry for one in those) for those in found]
+        return [self._shelf(query.user).search_many([text], k)[0] for query, text in asked]
+
+    def entries(self, user: str) -> tuple[MemoryEntry, ...]:
+        """In the order in which they came."""
+        return self._shelf(user).entries
+
+    def _shelf(self, user: str | None) -> Shelf:
+        if user not in self._shelves:
+            self._shelves[user] = self.store.shelf() if user is None else self.store.of(user).shelf()
+        return self._shelves[user]
 
 
 @dataclass(frozen=True)
@@ -102,31 +141,62 @@ class Assistant:
 
         LookupError for an item that is not there; DataError for a rating that is none.
         """
-        if item not in self.environment.dataset.items:
-            raise LookupError(f"no item {shown(item)} in this data set; the ids stand in items.jsonl")
-        return self.store.of(user).remember(self.environment.dataset.items[item], rating, review)
+        return self.store.of(user).remember(self._item(item), rating, review)
 
     def recommend(self, user: str, text: str, k: int = 5) -> Recommendation:
         """k items for a wish of this user, who may be new. DataError for an empty wish or user name."""
-        query = as_of_now(said(user, "the user"), said(text, "the query"))
+        query, memory = as_of_now(said(user, "the user"), said(text, "the query")), StoredMemory(self.store)
+        return self._recommendation(self._play(query, memory), memory, self._met(user), k)
+
+    def explain(self, user: str, text: str, k: int = 5, target: str | None = None) -> Explanation:
+        """What `recommend` answers, and what each memory behind it does: the same episode without it.
+
+        Nothing is written: an entry is withheld from the episode, not deleted (see `counterfactual`). All is played on
+        the memory as it is now, whoever writes meanwhile. `target`: an item whose place is watched too. LookupError
+        for a target that is not there; DataError as in `recommend`.
+        """
+        query, memory = as_of_now(said(user, "the user"), said(text, "the query")), StoredMemory(self.store)
+        if target is not None:
+            self._item(target)
+        met, episode = self._met(user), self._play(query, memory)
+
+        def without(*ids: str) -> Effect:
+            # one at a time: in a batch the last digits of a row could depend on the others
+            other = self._play(query, Withheld(memory, {query.id: ids}))
+            return effect(self.environment.items, episode, other, ids, k, met, target)
+
+        answer = self._recommendation(episode, memory, met, k)
+        looked_up = {entry.id: entry for call in episode.calls for entry in call.entries}
+        named = {entry.id for entry in answer.memories}
+        untouched = next((entry for entry in memory.entries(user) if entry.id not in looked_up), None)
+        return Explanation(
+            answer,
+            tuple(Reason(entry, entry.id in named, without(entry.id)) for entry in looked_up.values()),
+            without(*looked_up) if looked_up else None,
+            untouched and Reason(untouched, False, without(untouched.id)),
+        )
+
+    def _play(self, query: Query, memory: Searchable) -> Episode:
+        """One greedy episode."""
         actor = LMActor(self.model, self.grammar, temperature=0.0)
-        memory, mine = StoredMemory(self.store), self.store.of(user)
-        episode = rollout(actor, [query], memory, self.grammar, self.recipe.train.rules)[0]
-        seen = {entry.id: entry for call in episode.calls for entry in call.entries}
+        return rollout(actor, [query], memory, self.grammar, self.recipe.train.rules)[0]
+
+    def _recommendation(self, episode: Episode, memory: StoredMemory, met: set[str], k: int) -> Recommendation:
+        user, seen = episode.query.user, {entry.id: entry for call in episode.calls for entry in call.entries}
+        profile, evidence, broken = profile_of(episode), (), ""
         if episode.answer is None:
-            profile, evidence = text, ()
-            reason = f"the policy broke off ({episode.end}), so the query is the profile"
+            broken = f"the policy broke off ({episode.end}), so the query is the profile"
         else:
-            profile, evidence, reason = episode.answer.profile, episode.answer.evidence, ""
-        items = self._best_items({purchase.item.id for purchase in mine.purchases()}, profile, k)
+            evidence = episode.answer.evidence
+        items = self._best_items(met, profile, k)
         reasons = [
-            "" if mine.list(limit=1).total else "nothing is remembered of this user",
-            reason,
+            "" if memory.entries(user) else "nothing is remembered of this user",
+            broken,
             "" if items else "no item shares anything with the profile",
         ]
         return Recommendation(
             user,
-            text,
+            episode.query.text,
             tuple(self.grammar.transcript(episode.tokens, episode.mask)),
             tuple(seen[identity] for identity in evidence),
             profile,
@@ -134,10 +204,22 @@ class Assistant:
             "; ".join(filter(None, reasons)),
         )
 
+    def _met(self, user: str) -> set[str]:
+        """Items that this user had, of those that there are: a store may come from another shop."""
+        return {one.item.id for one in self.store.of(user).purchases()} & self.environment.dataset.items.keys()
+
+    def _item(self, identity: str) -> Item:
+        if identity not in self.environment.dataset.items:
+            raise LookupError(f"no item {shown(identity)} in this data set; the ids stand in items.jsonl")
+        return self.environment.dataset.items[identity]
+
     def _best_items(self, met: set[str], profile: str, k: int) -> tuple[tuple[Item, float], ...]:
-        hits = self.environment.items.search(profile, k + len(met))
-        fresh = [(self.environment.dataset.items[hit.id], hit.score) for hit in hits if hit.id not in met]
-        return tuple(fresh[:k])
+        hits = best(self.environment.items, profile, k, met)
+        return tuple((self.environment.dataset.items[hit.id], hit.score) for hit in hits)
+
+
+def _told(entry: MemoryEntry) -> dict:
+    return {"id": entry.id, "text": entry.text, "level": entry.level, "rests_on": list(entry.rests_on)}
 
 
 def alone(recipe: Recipe) -> Recipe:
@@ -151,10 +233,10 @@ def as_of_now(user: str, text: str = "") -> Query:
 
 
 def said(text: str, what: str) -> str:
-    """`text`, unless it is blank: DataError."""
+    """`text`, unless it is blank or no text at all (NUL, half a surrogate pair): DataError."""
     if not text.strip():
         raise DataError(f"{what} is empty; give at least one word")
-    return text
+    return clean(text)
 
 
 def open_memory(data: Path, seed: int, summarizer: Summarizer | None = None) -> Memory:

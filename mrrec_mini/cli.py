@@ -61,6 +61,10 @@ SkipBad = Annotated[
 StoreFile = Annotated[Path, typer.Option("--store", help="A memory store, one file.")]
 Owner = Annotated[str, typer.Option("--user", help="Whose memory.")]
 EntryId = Annotated[str, typer.Argument(metavar="ID", help="An entry's id.")]
+HowMany = Annotated[int, typer.Option("--k", "-k", min=1, help="How many items.")]
+OwnStore = Annotated[
+    Path | None, typer.Option("--store", help="A memory store. Default: the run's own, RUN/memory.db.")
+]
 Limit = Annotated[int, typer.Option(min=1, help="Rows of a page.")]
 Cursor = Annotated[int, typer.Option(min=0, help="Where the page before ended.")]
 
@@ -679,8 +683,8 @@ def recommend(
     text: Annotated[str, typer.Argument(help="What is wanted.")],
     user: Annotated[str, typer.Option(help="For whom.")],
     run: RunDir,
-    k: Annotated[int, typer.Option(min=1, help="How many items.")] = 5,
-    store: Annotated[Path | None, typer.Option(help="A memory store. Default: the run's own, RUN/memory.db.")] = None,
+    k: HowMany = 5,
+    store: OwnStore = None,
     as_json: Json = False,
 ) -> None:
     """Ask a trained policy: its reasoning, the memories it used, the profile it wrote, the items that fit."""
@@ -694,12 +698,77 @@ def recommend(
     print_transcript(answer.transcript, out)
     for entry in answer.memories:
         out.print(Text(f"used: {printable(entry.text)} ({printable(entry.id)})"))
+    _print_answer(answer)
+
+
+def _print_answer(answer) -> None:
     out.print(Text(f"profile: {printable(answer.profile)}"))
     if answer.reason:
         _tell(answer.reason)
     rows = ([str(n), item.id, item.title, f"{score:.3f}"] for n, (item, score) in enumerate(answer.items, 1))
     if answer.items:
         out.print(_table("", ("rank", "item", "title", "score"), rows))
+
+
+@app.command()
+@answering
+def explain(
+    text: Annotated[str, typer.Argument(help="What is wanted.")],
+    user: Annotated[str, typer.Option(help="For whom.")],
+    run: RunDir,
+    k: HowMany = 5,
+    store: OwnStore = None,
+    as_json: Json = False,
+) -> None:
+    """What a recommendation rests on: the same episode again without each memory, and what is otherwise.
+
+    Memories are withheld from the episode, not deleted: nothing is written. The last row is a control, a memory that
+    was not looked up.
+    """
+    from mrrec_mini.assistant import Assistant
+
+    found = Assistant.open(run, store, _tell).explain(user, text, k)
+    if as_json:
+        _print_json(found.as_dict())
+        return
+    _print_answer(found.answer)
+    rows = [[r.entry.text, r.entry.id, "used" if r.evidence else "read", str(r.without)] for r in found.reasons]
+    if found.together:
+        rows.append(["all of these", "", "", str(found.together)])
+    if found.control:
+        rows.append([found.control.entry.text, found.control.entry.id, "not read", str(found.control.without)])
+    if rows:
+        out.print(_table("", ("memory", "id", "was", "without it"), rows))
+
+
+@app.command()
+@answering
+def chat(user: Annotated[str, typer.Option(help="Who speaks.")], run: RunDir, store: OwnStore = None) -> None:
+    """Talk: a line is a wish, and is answered with items; /help says how to rate them, ask why, and forget.
+
+    Lines come from the terminal or from a pipe. What is remembered stays; nothing else of the session is kept.
+    """
+    from mrrec_mini.assistant import Assistant
+    from mrrec_mini.session import Session, heard
+
+    assistant = Assistant.open(run, store, _tell)
+    session = Session(assistant, user)
+    _tell("a line is a wish; /help says what else there is")
+    with assistant.store:
+        for line in heard(sys.stdin.buffer, _prompt if sys.stdin.isatty() else lambda: None):
+            try:
+                answer = session.reply(line)
+            except (DataError, OSError) as error:
+                _tell(" ".join(_told(error).split()), "red")
+                continue
+            for one in answer:
+                out.print(Text(printable(one)), soft_wrap=True)
+            if session.over:
+                break
+
+
+def _prompt() -> None:
+    err.print("> ", end="")
 
 
 def main() -> None:

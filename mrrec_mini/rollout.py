@@ -22,7 +22,6 @@ from typing import Protocol
 import torch
 
 from mrrec_mini.constrain import Constraint
-from mrrec_mini.memory import Memory
 from mrrec_mini.prompts import REFERENCES, Final, Grammar, Malformed
 from mrrec_mini.records import Answer, Call, Episode, MemoryEntry, Query
 from mrrec_mini.sampler import Sampler
@@ -79,6 +78,13 @@ class State:
             end=self.end,
             global_entries=self.global_entries,
         )
+
+
+class Searchable(Protocol):
+    """What an episode asks: the data set's memory, a store, or one of them with something withheld."""
+
+    def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]: ...
+    def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]: ...
 
 
 Allowed = Callable[[int, Sequence[int]], torch.Tensor]  # row, its ids of this turn -> (V,) True: may come next
@@ -145,7 +151,7 @@ class ScriptActor:
 def rollout(
     actor: Actor,
     queries: Sequence[Query],
-    memory: Memory,
+    memory: Searchable,
     grammar: Grammar,
     config: RolloutConfig,
     all_calls: bool = False,

@@ -262,10 +262,12 @@ class Store:
 
     def search_shared(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
         """The k global entries that fit `text` best, best first."""
+        return self.shelf().search_many([text], k)[0]
+
+    def shelf(self) -> Shelf:
+        """The global memory as it is now, to be searched as often as one likes."""
         found = self._shared()
-        return _shelf([entry for entry, _ in found], [vector for _, vector in found], self.space).search_many(
-            [text], k
-        )[0]
+        return _shelf([entry for entry, _ in found], [vector for _, vector in found], self.space)
 
     def rebuild_global(self, rng: np.random.Generator, items: Iterable[Item] = ()) -> tuple[MemoryEntry, ...]:
         """Eq. (6) anew, from what the training users did as it stands in the store now; returns the global entries.
@@ -393,9 +395,11 @@ class Scope:
         """`search` for several texts. ValueError: k below 0."""
         if k < 0:
             raise ValueError(f"k must be >= 0, not {k}")
-        entries, vectors = self._all()
-        found = _shelf(entries, vectors, self.store.space).find_many(texts, k)
-        return [tuple(Found(entry, hit) for entry, hit in those) for those in found]
+        return [tuple(Found(entry, hit) for entry, hit in those) for those in self.shelf().find_many(texts, k)]
+
+    def shelf(self) -> Shelf:
+        """What this user has now, to be searched as often as one likes."""
+        return _shelf(*self._all(), self.store.space)
 
     def entries(self) -> tuple[MemoryEntry, ...]:
         """All entries, coarse levels first, the latest record first: as `memory.local_entries` has them."""
@@ -497,7 +501,7 @@ class Scope:
         """Eq. (1), one element more: the behaviour record; then eq. (4) for its category alone, and eq. (5)."""
         if not np.isfinite(rating) or not 1 <= rating <= 5:
             raise DataError(f"the rating is {shown(rating)}; give a number from 1 to 5")
-        met = (item, float(rating), _clean(review), self.store.now() // 1000 if at is None else at)
+        met = (item, float(rating), clean(review), self.store.now() // 1000 if at is None else at)
         return self._refresh(item.category[-1], new=met)
 
     def forget(self) -> int:
@@ -957,13 +961,13 @@ def _known_line(content: dict, number: int, name: str) -> tuple[str, dict]:
 
 
 def _said(text: str) -> str:
-    text = _clean(text)
+    text = clean(text)
     if not text.strip():
         raise DataError("the text is empty; give at least one word")
     return text
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """The text, if it can be stored as UTF-8. DataError: half a surrogate pair, or NUL."""
     try:
         text.encode()
