@@ -24,10 +24,10 @@ reward, update
     reward, environment, reinforce, warmstart, grpo, credit, checkpoint, train
 
 systems
-    systems/popularity, systems/neighbours
+    systems/popularity, systems/neighbours, systems/query_text, systems/blair, systems/rec_r1
 
 evaluation and use
-    evaluate, counterfactual, recipe, assistant, session, demo, cli
+    evaluate, counterfactual, recipe, assistant, session, demo, reproduce, cli
 
 what papers stand on
     models/causal_lm

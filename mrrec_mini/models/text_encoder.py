@@ -1,10 +1,10 @@
 """A small bidirectional text encoder with random weights, and the masked-word loss that it can learn language by.
 
-Flow: what systems that embed text stand on; the ready-made encoders are in `dense`. It is a RoBERTa (Liu et al., 2019)
-of a few hundred thousand parameters over `WordTokenizer`'s words; a text is `<cls>` and its tokens, cut at `max_tokens`.
+Flow: what systems that embed text stand on; ready-made encoders are in `dense`. It is a RoBERTa (Liu et al., 2019) of
+a few hundred thousand parameters over the tokens of `WordTokenizer`; a text is `<cls>` and these, cut at `max_tokens`.
 
-    masked words (BERT, Devlin et al., 2019): 15 % of a text's tokens are to be guessed from the others; in the input 80 %
-    of them are `<mask>`, 10 % another token, 10 % as they were. The loss is the mean cross-entropy of the right tokens.
+    masked words (BERT, Devlin et al., 2019): 15 % of a text's tokens are to be guessed from the others; of them 80 %
+    are shown as `<mask>`, 10 % as another token, 10 % as they are. The loss is the mean cross-entropy of the right tokens.
 
 Departures: there is no end token, words are not split into pieces, nothing is dropped out. Sizes are ours.
 """

@@ -12,8 +12,8 @@ In one direction only: a review finds its item among the B of the batch; an item
 
 Departures. A RoBERTa of a few hundred thousand parameters with random weights instead of roberta-base, so it knows
 no language but what it meets here; one tokenizer's word is one token. 600 steps of 64 pairs, about ten epochs of the
-default shop, instead of one epoch of 58M reviews with 768 pairs a step. Two reviews of one item in a batch: the original
-calls the item's second copy a negative, which hardly ever happens among 48M items; here it is left out of the sum. 64
+default shop, instead of one epoch of 58M reviews with 768 pairs a step. Two reviews of one item in a batch: the original,
+for all we see, calls the second copy a negative, which hardly ever happens among 48M items; here it is left out of the sum. 64
 tokens of a text are read at the end too, not 512. An item's text is `item_text`, with category and attributes; the
 original has title, features, description. Both say the same of what is dropped: reviews and metadata of at most 30
 characters.
@@ -36,7 +36,7 @@ from torch.nn.functional import normalize
 
 from mrrec_mini.bm25 import words
 from mrrec_mini.data import DataError, Dataset, Split
-from mrrec_mini.dense import Vectors, cosine, digest, unit_rows
+from mrrec_mini.dense import Vectors, cosine, unit_rows
 from mrrec_mini.environment import item_text
 from mrrec_mini.memory import train_histories
 from mrrec_mini.models.causal_lm import WordTokenizer
@@ -120,7 +120,7 @@ class Blair:
                 )
             mlm = self.masked_words(sides, generator)
             optimizer.zero_grad(set_to_none=True)
-            (config.contrast * contrast + config.mlm * mlm).backward()
+            total_loss(contrast, mlm, config).backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             optimizer.step()
             losses.append((contrast.item(), mlm.item()))
@@ -144,8 +144,9 @@ class Blair:
     def vectors(self, texts: Sequence[str], batch: int = 256) -> Vectors:
         """Unit vectors of texts, and the encoder that they are from; a text without a word: zeros."""
         ids = self.rows(texts)
-        parts = [first_vectors(self.model, trimmed(part)) * (part[:, 1:2] != 0) for part in ids.split(batch)]
-        return Vectors(unit_rows(torch.cat(parts).double().numpy()), "blair")
+        parts = [first_vectors(self.model, trimmed(part)) for part in ids.split(batch)]
+        said = (ids != 0).sum(1, keepdim=True) > 1  # more than `<cls>`
+        return Vectors(unit_rows((torch.cat(parts) * said).double().numpy()), "blair")
 
 
 def review_pairs(dataset: Dataset, split: Split, least: int) -> list[tuple[str, str]]:
@@ -178,3 +179,8 @@ def contrastive_loss(
     again = (about[:, None] == about[None, :]) & ~own  # another pair about the same item is no negative
     log_shares = torch.log_softmax(similar.masked_fill(again, float("-inf")), dim=1)
     return -log_shares.diagonal().mean()
+
+
+def total_loss(contrast: torch.Tensor, mlm: torch.Tensor, config: BlairConfig) -> torch.Tensor:
+    """L = L_CL + .1 L_MLM, or L_MLM alone at its weight.   L"""
+    return config.contrast * contrast + config.mlm * mlm
