@@ -172,6 +172,41 @@ def demo(
         print_report(report, out)
 
 
+@app.command()
+@answering
+def reproduce(
+    exhibits: Annotated[
+        list[str], typer.Argument(help="table1, fig3, table2, table3, table4, fig4, fig5, fig6, fig7, or all.")
+    ],
+    data: Annotated[Path | None, typer.Option(help="A data-set folder; without it a synthetic shop is made.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0 on.")] = 3,
+    fast: Annotated[bool, typer.Option(help="Toy sizes: shows that everything runs, and nothing else.")] = False,
+    out_dir: Annotated[Path, typer.Option("--out", help="Where findings and the report go.")] = Path("reproduction"),
+    as_json: Json = False,
+) -> None:
+    """Make tables and figures of the paper anew, and say of each claim whether it holds here.
+
+    What was found is kept in the folder as soon as it is there: the same command goes on where it was stopped.
+    """
+    from os import cpu_count
+
+    from mrrec_mini.demo import one_bar
+    from mrrec_mini.reproduce import EXHIBITS, Plan, as_markdown
+    from mrrec_mini.reproduce import reproduce as make
+
+    unknown = [name for name in exhibits if name not in (*EXHIBITS, "all")]
+    if unknown:
+        raise typer.BadParameter(f"no exhibit {unknown[0]!r}; there are {', '.join(EXHIBITS)}, and all")
+    chosen = EXHIBITS if "all" in exhibits else [name for name in EXHIBITS if name in exhibits]
+    plan = Plan(out_dir, data, tuple(range(seeds)), fast)
+    with one_bar(err) as say:
+        document = make(plan, chosen, 1 if fast else cpu_count() or 1, say)
+    if as_json:
+        _print_json(document)
+    else:
+        out.print(as_markdown(document), markup=False, highlight=False, soft_wrap=True)
+
+
 # ------------------------------------------------------------------------------------------------------------- data
 
 
