@@ -191,7 +191,8 @@ def reproduce(
     from os import cpu_count
 
     from mrrec_mini.demo import one_bar
-    from mrrec_mini.reproduce import EXHIBITS, Plan, as_markdown
+    from mrrec_mini.experiments import Plan
+    from mrrec_mini.reproduce import EXHIBITS, as_markdown
     from mrrec_mini.reproduce import reproduce as make
 
     unknown = [name for name in exhibits if name not in (*EXHIBITS, "all")]

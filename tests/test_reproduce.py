@@ -5,28 +5,22 @@ from dataclasses import replace
 
 import pytest
 
+import mrrec_mini.experiments as experiments
 import mrrec_mini.reproduce as reproduction
 from mrrec_mini.evaluate import GREEDY, Row
-from mrrec_mini.reproduce import (
-    EXHIBITS,
-    FAILS,
-    HOLDS,
+from mrrec_mini.experiments import (
     JOBS,
-    NEEDED,
-    NOT_COMPARABLE,
-    Findings,
     GivenMemory,
     Plan,
     as_page,
     latest_records,
     profile_lines,
-    reproduce,
     run_jobs,
     stage_of,
-    table_lines,
-    wanted,
     with_levels,
+    with_needs,
 )
+from mrrec_mini.reproduce import EXHIBITS, FAILS, HOLDS, NEEDED, NOT_COMPARABLE, Findings, reproduce, table_lines
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +65,8 @@ def test_figures_are_drawn(made):
 def test_what_is_kept_is_not_made_again(made, monkeypatch):
     plan, document = made
     ran = []
-    run_job = reproduction.run_job
-    monkeypatch.setattr(reproduction, "run_job", lambda plan, name, seed: ran.append(name) or run_job(plan, name, seed))
+    run_job = experiments.run_job
+    monkeypatch.setattr(experiments, "run_job", lambda plan, name, seed: ran.append(name) or run_job(plan, name, seed))
     assert reproduce(plan) == document and ran == []
     plan.kept("costs", 0).unlink()
     reproduce(plan, ["fig3"])
@@ -90,7 +84,7 @@ def test_what_was_done_before_an_interruption_stays_done(tmp_path, monkeypatch):
         plan.kept(name, seed).parent.mkdir(parents=True, exist_ok=True)
         plan.kept(name, seed).write_text("{}")
 
-    monkeypatch.setattr(reproduction, "run_job", job)
+    monkeypatch.setattr(experiments, "run_job", job)
     with pytest.raises(KeyboardInterrupt):
         reproduce(plan, ["fig6"])
     kept = {path.stem for path in tmp_path.rglob("*.json")}
@@ -100,11 +94,11 @@ def test_what_was_done_before_an_interruption_stays_done(tmp_path, monkeypatch):
 
 def test_jobs_wait_for_what_they_need():
     for exhibit in EXHIBITS:
-        names = wanted([exhibit])
+        names = with_needs(NEEDED[exhibit])
         assert set(NEEDED[exhibit]) <= set(names)
         for place, name in enumerate(names):
             assert set(JOBS[name].needs) <= set(names[:place])
-    assert wanted(EXHIBITS) == list(JOBS)
+    assert with_needs(job for jobs in NEEDED.values() for job in jobs) == list(JOBS)
 
 
 def test_another_plan_keeps_its_findings_elsewhere(tmp_path):
@@ -186,7 +180,7 @@ def test_a_page_is_read_token_by_token():
 def test_the_plain_start_reads_train_users_only(made):
     plan, _ = made
     shop = stage_of(plan, 0).shop
-    read = set(reproduction.plain_texts(shop))
+    read = set(experiments.plain_texts(shop))
     others = [query for query in shop.dataset.queries if query.user not in shop.split.train]
     theirs = {entry.text for query in others for entry in shop.memory.entries(query) if entry.level == "record"}
     own = {entry.text for query in shop.split.train_queries for entry in shop.memory.entries(query)}
