@@ -468,7 +468,7 @@ def run_jobs(plan: Plan, names: Sequence[str], workers: int, say: Say = quiet) -
         try:
             while todo or running:
                 ready = [job for job in todo if all(plan.kept(need, job[1]).is_file() for need in JOBS[job[0]].needs)]
-                for job in sorted(ready, key=lambda job: -JOBS[job[0]].cost)[: workers - len(running)]:
+                for job in sorted(ready, key=lambda job: (job[1], -JOBS[job[0]].cost))[: workers - len(running)]:
                     todo.remove(job)
                     running[pool.submit(run_job, plan, *job)] = job
                 say("jobs", done, total, ", ".join(f"{name} {seed}" for name, seed in running.values()))
