@@ -8,7 +8,8 @@ Equations: none of its own; MPC and MRC of `counterfactual`.
 
 Departures from the paper. Small policies made from scratch stand for its language models; nobody's published weights
 are run. A language model with naive or static memory is here the policy whose memory tool answers, whatever it is
-asked, with the latest records or with the profile: the only form of given memory that it has learned to read. Levels of
+asked, with the latest records or with the profile, a few lines a call: the only form of given memory that it has
+learned to read. Without memory it may not call; global memory stays in the prompt, which it was taught with. Levels of
 memory set out from one warm start a seed and learn with each level alone; retrievers and numbers of memories are
 changed under the learned policy without training it again.
 
@@ -23,7 +24,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -191,27 +192,32 @@ def given_memory(stage: Stage) -> dict:
     rows = []
     for name, arm in (("start", "policy without learning"), ("grpo", "MR.Rec's policy")):
         model, tokenizer = stage.load(name)
-        bare = stage.bench(tokenizer, max_calls=0, global_k=0)
-        rows += answered(bare, model, f"{arm}, no memory")
+        rows += answered(stage.bench(tokenizer, max_calls=0), model, f"{arm}, no memory")
         for kind, entries_of in (("naive", latest_records), ("static", profile_lines)):
             memory = GivenMemory(stage.shop.memory, entries_of)
-            bench = stage.bench(tokenizer, replace(stage.shop, memory=memory), max_calls=1, global_k=0)
-            rows += answered(bench, model, f"{arm}, {kind} memory", all_calls=True)
+            bench = stage.bench(tokenizer, replace(stage.shop, memory=memory))
+            rows += answered(bench, model, f"{arm}, {kind} memory")
     return {"rows": rows}
 
 
 @dataclass(frozen=True)
 class GivenMemory:
-    """A memory whose tool gives the same entries, whatever it is asked."""
+    """A memory whose tool gives a query's entries in a fixed order, k a call, whatever it is asked. For one play."""
 
     memory: Memory
     entries_of: Callable[[Memory, Query], Sequence[MemoryEntry]]
+    told: dict[str, int] = field(default_factory=dict)  # id of a query -> entries it was given
 
     def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
         return self.memory.search_global(text, k)
 
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]:
-        return [tuple(self.entries_of(self.memory, query)) for query, _ in asked]
+        found = []
+        for query, _ in asked:
+            start = self.told.get(query.id, 0)
+            found.append(tuple(self.entries_of(self.memory, query)[start : start + k]))
+            self.told[query.id] = start + k
+        return found
 
 
 def latest_records(memory: Memory, query: Query) -> list[MemoryEntry]:
@@ -361,8 +367,8 @@ def moved_by(bench: Bench, before: Episode, after: Episode, what: str) -> dict:
     return {
         "query": before.query.id,
         "profile_changed": done.before.profile != done.after.profile,
-        "rank_before": done.before.target,
-        "rank_after": done.after.target,
+        "rank_before": done.before.target_place,
+        "rank_after": done.after.target_place,
     }
 
 
