@@ -2,7 +2,7 @@
 
 Flow: use; the last thing that is done with a run. `gather` reads the run folder, plays some test queries with both of
 its policies and returns plain numbers and texts; `page` puts them into `report.html`, whose script draws them. The
-page is one file that fetches nothing: it opens from a disk, on a phone, and in ten years.
+page is one file that fetches nothing: it opens from a disk and on a phone.
 
 Which queries: every n-th of the test queries, familiar categories first, so that `QUERIES` of them are shown; nobody
 picks the good ones. Each is played twice by each policy: greedily, as it is evaluated, and as a group of G sampled
