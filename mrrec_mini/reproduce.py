@@ -170,7 +170,7 @@ def table1(found: Findings) -> Exhibit:
         found.above("MR.Rec above Rec-R1", ".084 against .071", ours, arms["Rec-R1"]),
         found.above("MR.Rec above BLaIR", ".084 against .040", ours, arms["BLaIR"]),
     ]
-    for kind, published in (("no memory", ".065"), ("naive memory", "-"), ("static memory", "-")):
+    for kind, published in (("no memory", ".065"), ("naive memory", ".072"), ("static memory", ".065")):
         name = f"policy without learning, {kind}"
         claims.append(
             found.above(f"MR.Rec above a model as it is, {kind}", f".084 against {published}", ours, arms[name])
