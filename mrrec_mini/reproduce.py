@@ -391,7 +391,11 @@ def fig6(found: Findings) -> Exhibit:
     best = max(mean, key=mean.get)
     claims = [
         found.said(
-            "three memories a call are best", "k = 3", f"k = {best} ({mean[best]:.3f}; k = 3: {mean[3]:.3f})", best == 3
+            "three memories a call are best",
+            "k = 3",
+            f"k = {best} ({mean[best]:.3f}; k = 3: {mean[3]:.3f})",
+            best == 3,
+            "the policy learned with 3, which speaks for it",
         ),
         found.above("k = 3 above k = 1", "yes", arms[3], arms[1]),
         found.above("k = 3 above k = 5", "yes", arms[3], arms[5]),
