@@ -481,7 +481,9 @@ def draw(exhibit: Exhibit, path: Path) -> str | None:
         for row, (_, height, bounds) in enumerate(exhibit.bars):
             if bounds:
                 axes.plot(bounds, [row, row], color="black", linewidth=1.5)
-            axes.annotate(f"{height:.3f}", (0, row), (4, 0), textcoords="offset points", va="center", color="white")
+            end = bounds[1] if bounds else height
+            axes.annotate(f"{height:.3f}", (end, row), (4, 0), textcoords="offset points", va="center")
+        axes.margins(x=0.12)
         axes.invert_yaxis()
         axes.set_xlabel(exhibit.axes[1])
     else:
