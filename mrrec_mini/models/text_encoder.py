@@ -4,7 +4,7 @@ Flow: what systems that embed text stand on; ready-made encoders are in `dense`.
 a few hundred thousand parameters over the tokens of `WordTokenizer`; a text is `<cls>` and these, cut at `max_tokens`.
 
     masked words (BERT, Devlin et al., 2019): 15 % of a text's tokens are to be guessed from the others; of them 80 %
-    are shown as `<mask>`, 10 % as another token, 10 % as they are. The loss is the mean cross-entropy of the right tokens.
+    are shown as `<mask>`, 10 % as another token, 10 % as they are. Loss: mean cross-entropy of the right tokens.
 
 Departures: there is no end token, words are not split into pieces, nothing is dropped out. Sizes are ours.
 """
@@ -28,10 +28,10 @@ NOT_ASKED = -100  # a label that `cross_entropy` passes over
 class TextEncoderConfig:
     """Size of the encoder."""
 
-    width: int = 96
+    width: int = 64
     layers: int = 2
     heads: int = 4
-    feed_forward: int = 192
+    feed_forward: int = 128
     max_tokens: int = 64  # of a text, `<cls>` included
 
 

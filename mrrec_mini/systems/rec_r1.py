@@ -1,32 +1,35 @@
-"""Rec-R1: a language model learns to rewrite the request for a fixed search engine (Lin et al., 2025).
+"""Rec-R1: a language model learns to rewrite the request for a fixed search engine (Lin et al., 2025, 2503.24289).
 
-arXiv 2503.24289. Flow: a baseline that reads the query and knows nobody; the contract is that of `systems`. `fit` makes a tiny policy,
-teaches it to copy the request (imperfectly), then reinforces it by where BM25 puts the target of a train user's query.
-`rank` lets it rewrite the query, greedily, and returns BM25's scores of that. It is shown the text of the query alone:
-neither user nor memory.
+Flow: a baseline that reads the query and knows nobody; the contract is that of `systems`. `fit` makes a tiny policy,
+teaches it to copy the request, then reinforces it by where BM25 puts the target of a train user's query. `rank` lets
+it rewrite the query, greedily, and returns BM25's scores of that. It is shown the text of the query alone: neither user
+nor memory.
 
     <request> mug for hiking                                                      given
     <think> </think> <answer> <query> mug hiking </answer>                        sampled
 
-    reward = -2                                       bad form
-           = .1 + nDCG@k of the target                good form, the target among the first k that BM25 returns
-           = 0                                        good form, and it is not              k = 3000; 100 in validation
-    A_i = (r_i - mean of the group) / sigma of the group, then GRPO's loss with a KL of weight .001     Eq. of `grpo`
+    reward = -2                     bad form                                                       Rec-R1's reward
+           = .1 + nDCG@k            good form, the target among the first k that BM25 returns
+           = 0                      good form, and it is not                   k = 3000 (100 in the authors' validation)
+    A_i = (r_i - mean of the group) / sigma of the group, then the loss of `grpo` with a KL of weight .001
 
 Good form: each of the four tags once, in order, and within <answer> the key and its text. What else is written where is
-free, as in the authors' code, so that there too only <answer> counts.
+           = 0                      good form, and it is not                  k = 3000 (100 in the authors' validation)
 
 As published: the reward, groups of 12 at temperature .6, BM25 with k1 1.2 and b .75, one text an item. Departures:
 
-- The four tags and the key are single control tokens; `<query>` and all up to `</answer>` stand for {"query": "..."}.
-  A policy of .15M parameters would spend itself on quotes and braces.
+- The four tags and the key are single control tokens; `<query>` and what follows it stand for {"query": "..."}. A
+  policy of .15M parameters would spend itself on quotes and braces.
 - The published policy is Qwen2.5-3B-Instruct and starts at once. Ours is first drilled in copying (`warmstart`), then
-  imitates a script that repeats the request, leaves words out and adds stray ones: what RL is to put right.
-- No top-p of .95 (the update would have to undo it). AdamW at 1e-3, not 1e-6; 16 requests a step, not 32. The
-  KL is weighed by the ratio (`grpo.kl_term`), in the authors' code it is not. No Boolean operators: our BM25 has none.
+  imitates a script that repeats the request, leaves words out and adds stray ones: so that RL has something to choose.
+  It does not think; it may.
+- No top-p of .95 (the update would have to undo it). AdamW at 1e-3, not 1e-6; 16 requests a step, not 32. The KL is
+  weighed by the ratio (`grpo.kl_term`), in the authors' code it is not. No Boolean operators: our BM25 has none.
 - A rewriting in bad form is no answer: all scores are 0, and ids decide.
 
-Guessed: a row that shares no word with the rewriting is not returned, as with Lucene; so it is worth 0 for any k.
+Guessed: a row that shares no word with the rewriting is not returned, as with Lucene, so it is worth 0 for any k.
+
+MEASURED
 """
 
 from __future__ import annotations

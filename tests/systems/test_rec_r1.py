@@ -9,7 +9,7 @@ import torch
 
 import small
 from mrrec_mini.data import DataError, Dataset, Split
-from mrrec_mini.grpo import GRPOConfig
+from mrrec_mini.grpo import GRPOConfig, grpo_loss
 from mrrec_mini.metrics import MISSING, ndcg_at_k
 from mrrec_mini.models.causal_lm import CausalLMConfig
 from mrrec_mini.records import Item, Query
@@ -229,12 +229,36 @@ def test_the_published_settings():
     assert config.grpo == GRPOConfig(sigma="group", clip=(0.2, 0.2), beta=0.001)
 
 
-def test_the_update_scores_at_the_temperature_of_the_sampler():
+def test_the_first_update_is_on_policy_and_its_advantages_are_normalised(monkeypatch):
+    """What the loss is given at the first step: the same log-probabilities from sampler, policy and reference, at one
+    temperature; and in each group (r - mean) / sigma."""
+    given = []
+
+    def watched(logprobs, old, advantages, mask, config, episodes, tokens, reference):
+        given.append((logprobs.detach(), old, advantages, mask, episodes, tokens, reference))
+        return grpo_loss(logprobs, old, advantages, mask, config, episodes, tokens, reference)
+
+    monkeypatch.setattr("mrrec_mini.systems.rec_r1.grpo_loss", watched)
+    monkeypatch.setattr("mrrec_mini.systems.rec_r1.rewriting_reward", lambda *_: float(next(rewards)))
+    rewards = iter([1, 2, 6, 5, 5, 5] * TINY.steps)
+    RecR1(TINY).fit(small.environment().dataset, SPLIT)
+    logprobs, old, advantages, mask, episodes, tokens, reference = given[0]
+    assert torch.allclose(logprobs[mask], old[mask], atol=1e-5) and torch.allclose(
+        reference[mask], old[mask], atol=1e-5
+    )
+    assert advantages.tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, 0, 0, 0], abs=1e-3)
+    assert (episodes, tokens) == (6, int(mask.sum()))
+    # from then on the reference stays what the policy was
+    logprobs, old, _, mask, *_, reference = given[1]
+    assert torch.allclose(logprobs[mask], old[mask], atol=1e-5)
+    assert not torch.allclose(reference[mask], old[mask], atol=1e-3)
+
+
+def test_it_is_sampled_at_the_temperature():
     system = fitted()
     batch = to_batch(system.play(list(SPLIT.train_queries[:4])), range(4))
     with torch.no_grad():
-        same, _ = token_logprobs(system.model, batch.tokens, batch.mask, 0.6)
-        other, _ = token_logprobs(system.model, batch.tokens, batch.mask)
+        same, other = (token_logprobs(system.model, batch.tokens, batch.mask, t)[0] for t in (0.6, 1.0))
     assert torch.allclose(same, batch.old_logprobs, atol=1e-5)
     assert not torch.allclose(other, batch.old_logprobs, atol=1e-2)
 
