@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fast", action="store_true", help="100,000 texts only, 20 queries")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
     given = parser.parse_args(arguments)
-    sizes = ((100_000, 20),) if given.fast else ((100_000, 200), (1_000_000, 50))
+    sizes = ((100_000, 20),) if given.fast else ((100_000, 200), (1_000_000, 30))
     results = [measure(n, rounds) for n, rounds in sizes]
     out = sys.stderr if given.json else None
     for r in results:

@@ -20,6 +20,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,7 +28,7 @@ import numpy as np
 
 from benchmarks.common import claim, document, finish, show
 from mrrec_mini.data import Dataset, Split
-from mrrec_mini.dense import make_embedder
+from mrrec_mini.dense import Embedder, make_embedder
 from mrrec_mini.environment import Environment, item_text
 from mrrec_mini.evaluate import names_aspect
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace, tune_weight
@@ -87,7 +88,25 @@ def by_value(dataset: Dataset):
     return requests
 
 
-def spaces(space: TextSpace, weight: float, encoders: bool, texts: Sequence[str]) -> dict[str, TextSpace]:
+class Remembered:
+    """A pretrained embedder that encodes each text once: arms and requests ask for the same ones."""
+
+    def __init__(self, embedder: Embedder):
+        self.embedder, self.id = embedder, embedder.id
+        self.known: dict[str, np.ndarray] = {}
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        fresh = [text for text in dict.fromkeys(texts) if text not in self.known]
+        self.known |= dict(zip(fresh, self.embedder.encode(fresh), strict=True))
+        return np.array([self.known[text] for text in texts])
+
+
+@cache
+def remembered(dense: str) -> Remembered:
+    return Remembered(make_embedder(dense))
+
+
+def spaces(space: TextSpace, weight: float, encoders: bool) -> dict[str, TextSpace]:
     """{arm: text space}, all with the same word statistics."""
     found = {}
     for name, how in ARMS.items():
@@ -97,7 +116,7 @@ def spaces(space: TextSpace, weight: float, encoders: bool, texts: Sequence[str]
         found[name] = TextSpace(config, space.stats, None if config.dense == "none" else space.embedder)
     for name, (dense, package) in ENCODERS.items():
         if encoders and find_spec(package):
-            embedder = make_embedder(dense).fit(texts)
+            embedder = remembered(dense)
             for share, title in ((0.0, name), (space.config.bm25_weight, f"min-max with {name}")):
                 found[title] = TextSpace(replace(space.config, dense=dense, bm25_weight=share), space.stats, embedder)
     return found
@@ -143,7 +162,7 @@ def memory_part(name: str, environments: Sequence[Environment], make, encoders: 
         curve = tune_weight(judged(environment, validation), k=max(KS))
         weights.append(max(curve, key=curve.get))
         clusters += [f"{number}/{one.query.user}" for one in test]
-        for arm, space in spaces(environment.memory.space, weights[-1], encoders, []).items():
+        for arm, space in spaces(environment.memory.space, weights[-1], encoders).items():
             rows.setdefault(arm, []).append(recalls(environment, test, space))
     rng = np.random.default_rng(0)
     arms = {}
@@ -169,7 +188,7 @@ def items_part(name: str, environments: Sequence[Environment], profile, encoders
         weights.append(max(curve, key=curve.get))
         test = [*split.test_queries, *split.held_queries]
         clusters += [f"{number}/{q.user}" for q in test]
-        for arm, space in spaces(environment.items.space, weights[-1], encoders, []).items():
+        for arm, space in spaces(environment.items.space, weights[-1], encoders).items():
             ranks = HybridIndex(ids, texts, space).ranks([profile(q) for q in test], [q.target for q in test])
             rows.setdefault(arm, []).append(ndcg_at_k(ranks, 10))
     rng = np.random.default_rng(0)

@@ -24,13 +24,13 @@ reward, update
     reward, environment, reinforce, warmstart, grpo, credit, checkpoint, train
 
 systems
-    systems/popularity, systems/neighbours
+    systems/popularity, systems/neighbours, systems/query_text, systems/blair, systems/rec_r1
 
 evaluation and use
-    evaluate, counterfactual, recipe, assistant, session, demo, cli
+    evaluate, counterfactual, recipe, assistant, session, demo, experiments, reproduce, report, cli
 
 what papers stand on
-    models/causal_lm
+    models/causal_lm, models/text_encoder
 """
 
 from importlib import import_module

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -33,6 +33,9 @@ from rich.text import Text
 from mrrec_mini.checkpoint import folders
 from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.records import MemoryEntry
+
+if TYPE_CHECKING:
+    from mrrec_mini.sources import Rejects
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="A language model learns what to look up.")
 data_app = typer.Typer(no_args_is_help=True, help="Make, import and check data sets.")
@@ -52,6 +55,9 @@ RunDir = Annotated[Path, typer.Option("--run", help="A run folder.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides every draw.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out records that are refused; OUT/*.rejects.jsonl lists them.")
+]
 StoreFile = Annotated[Path, typer.Option("--store", help="A memory store, one file.")]
 Owner = Annotated[str, typer.Option("--user", help="Whose memory.")]
 EntryId = Annotated[str, typer.Argument(metavar="ID", help="An entry's id.")]
@@ -166,6 +172,42 @@ def demo(
         print_report(report, out)
 
 
+@app.command()
+@answering
+def reproduce(
+    exhibits: Annotated[
+        list[str], typer.Argument(help="table1, fig3, table2, table3, table4, fig4, fig5, fig6, fig7, or all.")
+    ],
+    data: Annotated[Path | None, typer.Option(help="A data-set folder; without it a synthetic shop is made.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0 on.")] = 3,
+    fast: Annotated[bool, typer.Option(help="Toy sizes: shows that everything runs, and nothing else.")] = False,
+    out_dir: Annotated[Path, typer.Option("--out", help="Where findings and the report go.")] = Path("reproduction"),
+    as_json: Json = False,
+) -> None:
+    """Make tables and figures of the paper anew, and say of each claim whether it holds here.
+
+    What was found is kept in the folder as soon as it is there: the same command goes on where it was stopped.
+    """
+    from os import cpu_count
+
+    from mrrec_mini.demo import one_bar
+    from mrrec_mini.experiments import Plan
+    from mrrec_mini.reproduce import EXHIBITS, as_markdown
+    from mrrec_mini.reproduce import reproduce as make
+
+    unknown = [name for name in exhibits if name not in (*EXHIBITS, "all")]
+    if unknown:
+        raise typer.BadParameter(f"no exhibit {unknown[0]!r}; there are {', '.join(EXHIBITS)}, and all")
+    chosen = EXHIBITS if "all" in exhibits else [name for name in EXHIBITS if name in exhibits]
+    plan = Plan(out_dir, data, tuple(range(seeds)), fast)
+    with one_bar(err) as say:
+        document = make(plan, chosen, 1 if fast else cpu_count() or 1, say)
+    if as_json:
+        _print_json(document)
+    else:
+        out.print(as_markdown(document), markup=False, highlight=False, soft_wrap=True)
+
+
 # ------------------------------------------------------------------------------------------------------------- data
 
 
@@ -189,11 +231,14 @@ def import_amazon_command(
     reviews: Annotated[Path, typer.Argument(help="Reviews, JSON lines, .gz or plain (2018 or 2023).")],
     metadata: Annotated[Path, typer.Argument(help="Item metadata, JSON lines, .gz or plain.")],
     out_dir: Out,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
 ) -> None:
     """Amazon Reviews 2018 or 2023."""
-    from mrrec_mini.sources import import_amazon
+    from mrrec_mini.sources import Rejects, import_amazon
 
-    _save(import_amazon(reviews, metadata), out_dir)
+    rejects = Rejects() if skip_bad else None
+    _save(import_amazon(reviews, metadata, rejects=rejects), rejects, out_dir, as_json)
 
 
 @import_app.command("c4")
@@ -203,11 +248,14 @@ def import_c4_command(
     metadata: Annotated[Path, typer.Argument(help="The pool's metadata, JSON lines.")],
     reviews: Annotated[list[Path], typer.Argument(help="Amazon Reviews 2023 files that hold the users' histories.")],
     out_dir: Out,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
 ) -> None:
     """Amazon-C4 queries with the histories of their users."""
-    from mrrec_mini.sources import import_amazon_c4
+    from mrrec_mini.sources import Rejects, import_amazon_c4
 
-    _save(import_amazon_c4(queries, metadata, reviews), out_dir)
+    rejects = Rejects() if skip_bad else None
+    _save(import_amazon_c4(queries, metadata, reviews, rejects=rejects), rejects, out_dir, as_json)
 
 
 @import_app.command("recbole")
@@ -215,18 +263,31 @@ def import_c4_command(
 def import_recbole_command(
     source: Annotated[Path, typer.Argument(help="A folder of .inter, .item, .user files, or the recbole wheel.")],
     out_dir: Out,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
 ) -> None:
     """RecBole atomic files."""
-    from mrrec_mini.sources import import_recbole
+    from mrrec_mini.sources import Rejects, import_recbole
 
-    _save(import_recbole(source), out_dir)
+    rejects = Rejects() if skip_bad else None
+    _save(import_recbole(source, rejects=rejects), rejects, out_dir, as_json)
 
 
-def _save(dataset: Dataset, folder: Path) -> None:
+def _save(dataset: Dataset, rejects: Rejects | None, folder: Path, as_json: bool) -> None:
+    files, records = (rejects.files(), rejects.counts()) if rejects else ({}, [])
+    dataset.save(folder, files)
+    listed = [str(folder / file) for file in files]
+    if as_json:
+        cleaning = list(dataset.meta["cleaning"])
+        _print_json({**dataset.counts(), "cleaning": cleaning, "records": records, "rejects": listed})
+        return
+    for one in records:
+        _tell(f"{one['file']}: read {one['read']}, taken {one['taken']}, rejected {one['rejected']}")
     for line in _cleaning(dataset):
         _tell(line)
-    dataset.save(folder)
     _say_written(dataset.counts(), folder)
+    if listed:
+        _tell(f"rejected records, with reasons: {', '.join(listed)}")
 
 
 def _cleaning(dataset: Dataset) -> list[str]:
@@ -744,6 +805,24 @@ def chat(user: Annotated[str, typer.Option(help="Who speaks.")], run: RunDir, st
 
 def _prompt() -> None:
     err.print("> ", end="")
+
+
+@app.command()
+@answering
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out_file: Annotated[Path | None, typer.Option("--out", help="The page. Default: RUN/report.html.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A run as one HTML page that fetches nothing: arms, learning curves, episodes before and after learning."""
+    from mrrec_mini.demo import one_bar
+    from mrrec_mini.report import write_report
+
+    file = out_file or run / "report.html"
+    with one_bar(err) as say:
+        data = write_report(run, file, say, _tell)
+    done = {"file": str(file), "bytes": file.stat().st_size, "queries": len(data["queries"]), "notes": data["notes"]}
+    _answer_done(done, f"wrote {file}, {done['bytes'] / 1e6:.1f} MB: {done['queries']} queries", as_json)
 
 
 def main() -> None:

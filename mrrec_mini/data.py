@@ -84,7 +84,7 @@ def _said(value: Any) -> str:
     return value
 
 
-def _key(value: Any) -> str:
+def key_text(value: Any) -> str:
     """An id: not blank, otherwise opaque. Interned, for ids return in many records."""
     return intern(_said(value))
 
@@ -107,7 +107,7 @@ def _aspects(value: Any) -> dict[str, tuple[str, ...]]:
     """{aspect: [values]}."""
     if not isinstance(value, dict):
         raise ValueError(f"{shown(value)} is not an object {{aspect: [values]}}")
-    return {_key(aspect): _names(values) for aspect, values in value.items()}
+    return {key_text(aspect): _names(values) for aspect, values in value.items()}
 
 
 def _truth(value: Any) -> dict[str, str] | None:
@@ -116,10 +116,10 @@ def _truth(value: Any) -> dict[str, str] | None:
         return None
     if not isinstance(value, dict):
         raise ValueError(f"{shown(value)} is not an object {{aspect: value}}")
-    return {_key(aspect): _said(wanted) for aspect, wanted in value.items()}
+    return {key_text(aspect): _said(wanted) for aspect, wanted in value.items()}
 
 
-def _rating(value: Any) -> float:
+def finite_rating(value: Any) -> float:
     """A finite number from 1 to 5."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{shown(value)} is not a number; write a number from 1 to 5 without quotes")
@@ -128,7 +128,7 @@ def _rating(value: Any) -> float:
     return float(value)
 
 
-def _time(value: Any) -> int:
+def seconds(value: Any) -> int:
     """Whole seconds since 1970."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{shown(value)} is not a whole number of seconds since 1970")
@@ -140,13 +140,42 @@ def _time(value: Any) -> int:
 
 
 Fields = Mapping[str, Callable[[Any], Any]]
-_ITEM: Fields = {"id": _key, "title": _said, "category": _path, "attributes": _aspects, "description": _text}
-_INTERACTION: Fields = {"user": _key, "item": _key, "time": _time, "rating": _rating, "review": _text}
-_QUERY: Fields = {"id": _key, "user": _key, "text": _said, "target": _key, "time": _time, "truth": _truth}
+_ITEM: Fields = {"id": key_text, "title": _said, "category": _path, "attributes": _aspects, "description": _text}
+_INTERACTION: Fields = {"user": key_text, "item": key_text, "time": seconds, "rating": finite_rating, "review": _text}
+_QUERY: Fields = {"id": key_text, "user": key_text, "text": _said, "target": key_text, "time": seconds, "truth": _truth}
 _OPTIONAL = {"attributes", "description", "review", "truth"}  # the record's own default stands for them
 
 
 # --- one file -------------------------------------------------------------------------------------------------------
+
+
+def text_line(raw: bytes, number: int, path: Path | str) -> str:
+    """A line as text, without the BOM that may begin a file. DataError: too long, NUL, not UTF-8."""
+    if len(raw) > RECORD_LIMIT:
+        raise DataError.at(path, number, None, f"a record longer than {RECORD_LIMIT} bytes; split or shorten it")
+    if number == 1:
+        raw = raw.removeprefix(b"\xef\xbb\xbf")
+    if b"\0" in raw:
+        raise DataError.at(path, number, None, f"NUL byte at byte {raw.index(0)}; write the file as UTF-8 text")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        what = f"not UTF-8 at byte {error.start}; convert it (iconv -f latin1 -t utf-8)"
+        raise DataError.at(path, number, None, what) from None
+
+
+def json_line(raw: bytes, number: int, path: Path | str) -> dict | None:
+    """The JSON object of a line; None where the line is blank. DataError, naming the line, for anything else."""
+    if not (text := text_line(raw, number, path).strip(" \t\r\n\v\f")):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = f"not JSON ({error}); is the line cut? make the file again or remove the line"
+        raise DataError.at(path, number, None, what) from None
+    if not isinstance(value, dict):
+        raise DataError.at(path, number, None, f"{shown(value)} is not a JSON object")
+    return value
 
 
 def json_lines(lines: Iterable[bytes], path: Path | str) -> Iterator[tuple[int, dict]]:
@@ -155,25 +184,8 @@ def json_lines(lines: Iterable[bytes], path: Path | str) -> Iterator[tuple[int, 
     Raises DataError naming the line: not UTF-8, NUL, not JSON, not an object, longer than RECORD_LIMIT.
     """
     for number, raw in enumerate(lines, 1):
-        if len(raw) > RECORD_LIMIT:
-            raise DataError.at(path, number, None, f"a record longer than {RECORD_LIMIT} bytes; split or shorten it")
-        if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
-        if b"\0" in raw:
-            raise DataError.at(path, number, None, f"NUL byte at byte {raw.index(0)}; write the file as UTF-8 text")
-        if not (raw := raw.strip()):
-            continue
-        try:
-            value = json.loads(raw.decode())
-        except UnicodeDecodeError as error:
-            what = f"not UTF-8 at byte {error.start}; convert it (iconv -f latin1 -t utf-8)"
-            raise DataError.at(path, number, None, what) from None
-        except (ValueError, RecursionError) as error:
-            what = f"not JSON ({error}); is the line cut? make the file again or remove the line"
-            raise DataError.at(path, number, None, what) from None
-        if not isinstance(value, dict):
-            raise DataError.at(path, number, None, f"{shown(value)} is not a JSON object")
-        yield number, value
+        if (value := json_line(raw, number, path)) is not None:
+            yield number, value
 
 
 def _bounded_lines(file: Any, digest: Any) -> Iterator[bytes]:
@@ -319,10 +331,10 @@ class Dataset:
             meta["repeated_lines"] = len(repeated)
         return cls(items, tuple(met.values()), tuple(asked.values()), meta)
 
-    def save(self, path: Path | str) -> Path:
+    def save(self, path: Path | str, rejects: Mapping[str, Iterable[Mapping]] | None = None) -> Path:
         """Write the folder, whole or not at all; see `write_dataset`."""
         meta = {key: value for key, value in self.meta.items() if key != "repeated_lines"}
-        write_dataset(path, self.items.values(), self.interactions, self.queries, meta)
+        write_dataset(path, self.items.values(), self.interactions, self.queries, meta, rejects)
         return Path(path)
 
     # -- reading
@@ -426,9 +438,11 @@ def write_dataset(
     interactions: Iterable[Interaction],
     queries: Iterable[Query],
     meta: Mapping[str, Any],
+    rejects: Mapping[str, Iterable[Mapping]] | None = None,
 ) -> dict[str, int]:
     """Write a data-set folder from streams, one record in memory at a time; returns the counts.
 
+    `rejects`: {file: what to write there, a line each}, beside the data set that was made without them.
     Everything goes to a sibling folder that is then renamed. An older data set at `path` is replaced; anything else
     there is left alone and raises DataError.
     """
@@ -466,6 +480,8 @@ def write_dataset(
             "sha256": sums,
         }
         (fresh / META).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        for file, rows in (rejects or {}).items():
+            (fresh / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
         fresh.chmod(0o755)  # mkdtemp makes it private
         replace_folder(folder, fresh)
     finally:

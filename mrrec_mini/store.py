@@ -46,10 +46,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mrrec_mini.bm25 import BM25Stats, words
-from mrrec_mini.data import RECORD_LIMIT, DataError, Dataset, json_lines, shown
-from mrrec_mini.dense import LSA, Vectors, embed, make_embedder
-from mrrec_mini.hybrid import Hit, HybridConfig, TextSpace
+from mrrec_mini.bm25 import words
+from mrrec_mini.data import RECORD_LIMIT, DataError, Dataset, finite_rating, json_lines, seconds, shown
+from mrrec_mini.dense import Vectors, embed
+from mrrec_mini.hybrid import Hit, TextSpace
 from mrrec_mini.memory import (
     Memory,
     MemoryConfig,
@@ -187,7 +187,7 @@ class Store:
         meta = dict(self._rows("SELECT key, value FROM meta"))
         learned = dict(self._rows("SELECT part, content FROM learned"))
         self.config = _memory_config(json.loads(meta["memory"]))
-        self.space = _read_space(json.loads(meta["space"]), learned)
+        self.space = TextSpace.unpack(json.loads(meta["space"]), learned)
         self.summarizer = summarizer or _read_summarizer(json.loads(learned["reading"]))
 
     @classmethod
@@ -249,7 +249,7 @@ class Store:
 
     @property
     def embedder_id(self) -> str:
-        return self.space.embedder.id if self.space.embedder else "none"
+        return self.space.embedder_id
 
     @property
     def generation(self) -> int:
@@ -753,7 +753,7 @@ class Scope:
         run.execute("DELETE FROM preference WHERE user = ? AND category = ?", (self.user, category))
         run.executemany(
             "INSERT INTO preference VALUES (?, ?, ?, ?)",
-            [(self.user, category, place, json.dumps(asdict(one))) for place, one in enumerate(preferences)],
+            [(self.user, category, place, json.dumps(vars(one))) for place, one in enumerate(preferences)],
         )
 
     def _settle(self, category: str, wanted: Sequence[MemoryEntry], vectors: Mapping[str, bytes]) -> None:
@@ -863,26 +863,14 @@ def build_store(
 
 def _write_frame(connection: sqlite3.Connection, memory: Memory) -> None:
     """All that a store holds of nobody."""
-    space = memory.space
-    embedder = space.embedder
+    space, learned = memory.space.pack()
     meta = {
         "format": str(FORMAT),
         "generation": "0",
         "memory": json.dumps(asdict(memory.config)),
-        "embedder": embedder.id if embedder else "none",
-        "space": json.dumps(
-            {
-                "config": asdict(space.config),
-                "avgdl": space.stats.avgdl,
-                "unseen": space.stats.unseen,
-                "dims": embedder.table.shape[1] if isinstance(embedder, LSA) else None,
-            }
-        ),
+        "embedder": memory.space.embedder_id,
+        "space": json.dumps(space),
     }
-    learned: dict[str, bytes] = {"idf": json.dumps(dict(space.stats.idf)).encode()}
-    if isinstance(embedder, LSA):
-        learned["vocabulary"] = json.dumps({word: int(row) for word, row in embedder.vocabulary.items()}).encode()
-        learned["table"] = embedder.table.tobytes()
     reading, config = Reading(), ExtractiveConfig()
     if isinstance(memory.summarizer, ExtractiveSummarizer):
         reading, config = memory.summarizer.reading, memory.summarizer.config
@@ -934,19 +922,6 @@ def _memory_config(fields: Mapping) -> MemoryConfig:
     return MemoryConfig(**{**fields, "levels": tuple(fields["levels"])})
 
 
-def _read_space(fields: Mapping, learned: Mapping[str, bytes]) -> TextSpace:
-    """The text space as it was: the same numbers, hence the same scores."""
-    config = HybridConfig(**fields["config"])
-    stats = BM25Stats(fields["avgdl"], json.loads(learned["idf"]), fields["unseen"])
-    if config.dense == "none":
-        return TextSpace(config, stats, None)
-    if config.dense != "lsa":
-        return TextSpace(config, stats, make_embedder(config.dense, config.dims, config.seed, config.device))
-    vocabulary = json.loads(learned["vocabulary"])
-    table = np.frombuffer(learned["table"], dtype=np.float32).reshape(-1, fields["dims"])
-    return TextSpace(config, stats, LSA.of(vocabulary, table))
-
-
 def _read_summarizer(fields: Mapping) -> ExtractiveSummarizer:
     words_of = {word: tuple(value) for word, value in fields["words"].items()}
     attention = {(scenario, aspect): value for scenario, aspect, value in fields["attention"]}
@@ -955,7 +930,7 @@ def _read_summarizer(fields: Mapping) -> ExtractiveSummarizer:
 
 def _item_content(item: Item) -> dict:
     return {
-        **asdict(item),
+        **vars(item),
         "category": list(item.category),
         "attributes": {k: list(v) for k, v in item.attributes.items()},
     }
@@ -977,6 +952,11 @@ def _known_line(content: dict, number: int, name: str) -> tuple[str, dict]:
     fields |= {"person": {"user", "next", "format"}, "item": {"id", "content"}}
     if kind not in fields or content.keys() != fields[kind]:
         raise DataError.at(name, number, None, "no line of an export; make the file again or remove the line")
+    for field, check in (("time", seconds), ("rating", finite_rating)) if kind == "behaviour" else ():
+        try:
+            check(content[field])  # SQLite would make a number of a text
+        except ValueError as error:
+            raise DataError.at(name, number, field, str(error)) from None
     return kind, content
 
 

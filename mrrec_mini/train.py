@@ -51,9 +51,10 @@ from mrrec_mini.credit import turn_advantages
 from mrrec_mini.data import DataError, shown
 from mrrec_mini.environment import Environment
 from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
+from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.models.causal_lm import ADAPTER_CONFIG, WordTokenizer, load_causal_lm, save_causal_lm
-from mrrec_mini.prompts import CONTROL
+from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Episode, Query
 from mrrec_mini.reinforce import (
     BASELINES,
@@ -67,6 +68,8 @@ from mrrec_mini.reinforce import (
 )
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig
+
+BEFORE = "before"  # in a run folder: the policy that was trained, as it was at first
 
 
 @dataclass(frozen=True)
@@ -143,13 +146,7 @@ class Trainer:
         rate = config.learning_rate * rate_factor(self.done, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if config.credit == "turn":
-            items = self.environment.items
-            advantages = turn_advantages(episodes, groups, self.grammar, items, config.reward).to(self.model.device)
-        elif config.algo == "grpo":
-            advantages = group_advantages(batch.rewards, batch.groups, config.grpo.sigma)
-        else:
-            advantages = batch.rewards - baseline(batch.rewards, batch.groups, config.baseline)
+        advantages = advantages_of(episodes, batch, self.grammar, self.environment.items, config)
         epochs = config.grpo.epochs if config.algo == "grpo" else 1
         for _ in range(epochs):
             update = self.update(batch, advantages)
@@ -266,6 +263,18 @@ class Trainer:
             self.reference.load_state_dict(state["reference"])
 
 
+def advantages_of(
+    episodes: Sequence[Episode], batch: Batch, grammar: Grammar, items: HybridIndex, config: TrainConfig
+) -> torch.Tensor:
+    """What the run's own rule praises each episode (B,) or each token (B, T) with. `batch`: the same episodes."""
+    if config.credit == "turn":
+        groups = batch.groups.tolist()
+        return turn_advantages(episodes, groups, grammar, items, config.reward).to(batch.rewards.device)
+    if config.algo == "grpo":
+        return group_advantages(batch.rewards, batch.groups, config.grpo.sigma)
+    return batch.rewards - baseline(batch.rewards, batch.groups, config.baseline)
+
+
 def rate_factor(step: int, config: TrainConfig) -> float:
     """What the learning rate is multiplied with at a step, from 0: a short rise, then a straight line down.
 
@@ -341,6 +350,16 @@ def save_checkpoint(run: Path, trainer: Trainer) -> None:
     checkpoint.save(run, trainer.done, write)
 
 
+def save_start(run: Path, model, tokenizer) -> None:
+    """The policy before the first step, beside the checkpoints, which do not keep it: `load_start` reads it."""
+    checkpoint.save(run / BEFORE, 0, lambda folder: save_causal_lm(folder, model, tokenizer))
+
+
+def load_start(run: Path, warn: Callable[[str], None] = warnings.warn):
+    """The model and tokenizer as they were before the first step; errors as in `load_policy`."""
+    return load_policy(run / BEFORE, warn)
+
+
 def load_policy(run: Path, warn: Callable[[str], None] = warnings.warn):
     """The model and tokenizer of a run's newest whole checkpoint; `warn` is told of damaged ones that were passed over.
 
@@ -376,8 +395,9 @@ def resume(
 def start_over(run: Path) -> None:
     """Forget the log and the checkpoints of an earlier run in this folder."""
     (run / "metrics.jsonl").unlink(missing_ok=True)
-    if (run / "checkpoints").exists():
-        shutil.rmtree(run / "checkpoints")
+    for name in ("checkpoints", BEFORE):
+        if (run / name).exists():
+            shutil.rmtree(run / name)
 
 
 def _policy(folder: Path):

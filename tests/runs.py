@@ -22,7 +22,7 @@ from mrrec_mini.data import Dataset
 from mrrec_mini.prompts import CONTROL
 from mrrec_mini.recipe import FAST, prepare, start_policy, write_config
 from mrrec_mini.records import Query
-from mrrec_mini.train import Trainer, train
+from mrrec_mini.train import Trainer, save_start, train
 from mrrec_mini.warmstart import WarmStartConfig
 from mrrec_mini.world import WorldConfig, make_world
 from small import TINY
@@ -56,6 +56,7 @@ def made_run() -> Path:
     environments = prepare(Dataset.load(shop()), QUICK, 0)
     model, tokenizer = start_policy(environments, QUICK, 0)
     write_config(run, QUICK, 0, shop(), None)
+    save_start(run, model, tokenizer)
     train(Trainer(model, tokenizer, environments, QUICK.train), run, environments[0].split.validation_queries)
     return run
 

@@ -1,7 +1,9 @@
 """The benchmarks: claims follow from timings as they should, and each script prints one clean document."""
 
 import importlib.util
+import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +15,7 @@ from house import ROOT
 
 sys.path.insert(0, str(ROOT))  # scripts, no part of the package
 
-from benchmarks import bm25, ceilings, corpus, dense, grpo_vs_trl, hybrid, learning, quality, sampler
+from benchmarks import bm25, ceilings, corpus, dense, grpo_vs_trl, hybrid, index, learning, quality, sampler, store
 from benchmarks.common import SIZES, at_most, claim, fresh_model, median
 from mrrec_mini.data import Dataset
 from mrrec_mini.hybrid import HybridConfig
@@ -21,7 +23,7 @@ from mrrec_mini.records import Item, MemoryEntry, Query
 
 SCRIPTS = {
     **{"grpo_vs_trl": grpo_vs_trl, "sampler": sampler, "learning": learning, "ceilings": ceilings},
-    **{"bm25": bm25, "dense": dense, "hybrid": hybrid, "quality": quality},
+    **{"bm25": bm25, "dense": dense, "hybrid": hybrid, "quality": quality, "store": store, "index": index},
 }
 
 
@@ -105,6 +107,83 @@ def test_the_sampler_is_held_against_the_better_of_the_other_two():
     speed = {"ours": 300.0, "generate": 100.0, "generate, static cache": 200.0}
     [found] = sampler.judge([{"size": "1M", "batch": 8, "greedy": True, "tokens_per_cpu_second": speed}])
     assert found["value"] == 1.5 and "1M, batch 8, greedy" in found["name"]
+
+
+@pytest.mark.parametrize(("large", "holds"), [(1.2, [True, True]), (1.25, [False, True])])
+def test_a_large_store_may_be_a_fifth_slower(large, holds):
+    found = {
+        "search": {"ours, 10": {"p50_ms": 1.0}, "ours, 20": {"p50_ms": large}, "ours, 20 apart": {"p50_ms": 9.0}},
+        "add": {"ours, 10": {"p50_ms": 3.0}, "ours, 20": {"p50_ms": 3.0}, "ours, 20 apart": {"p50_ms": 9.0}},
+    }
+    claims = store.judge(found, 10, 20)
+    assert [c["value"] for c in claims] == [large, 1.0] and [c["holds"] for c in claims] == holds
+
+
+@pytest.mark.parametrize(("cpu", "value", "holds"), [(8.0, 1.0, True), (9.6, 1.2, True), (16.0, 2.0, False)])
+def test_an_entry_of_a_large_index_may_cost_a_fifth_more(cpu, value, holds):
+    small, large = ({"users": n, "local": 10 * n, "parts": {"both": {"cpu": c}}} for n, c in ((10, 2.0), (40, cpu)))
+    [found] = index.judge(small, large)
+    assert (found["value"], found["holds"]) == (value, holds)
+
+
+# --- the stores that are compared -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    path = tmp_path_factory.mktemp("first") / "first.db"
+    store.first_people(path)
+    return path
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_grown_store_holds_everybody_as_often_as_was_asked_for(first, tmp_path, apart):
+    """A copy has the memory of the one it was copied from, ids and all, and the history too."""
+    path = shutil.copy(first, tmp_path / "grown.db")
+    store.grow(path, 3 * store.PEOPLE, apart)
+    with store.Store.open(first) as few, store.Store.open(path) as many:
+        for person in (0, 7, store.PEOPLE - 1):
+            name = f"u{person:06d}"
+            whole = list(few.of(name).export())
+            assert any('"line": "event"' in line for line in whole)
+            for copy in range(3):
+                taken = [
+                    line.replace(store.name_of(person, copy), name)
+                    for line in many.of(store.name_of(person, copy)).export()
+                ]
+                assert taken == whole
+        assert many._rows("SELECT count(DISTINCT user), count(*) / 3 FROM entry") == [
+            (3 * store.PEOPLE, *few._rows("SELECT count(*) FROM entry")[0])
+        ]
+        owners = [user for [user] in many._rows("SELECT user FROM entry ORDER BY number")]
+        together = sum(a == b for a, b in itertools.pairwise(owners))
+        assert together == (0 if apart else len(owners) - 3 * store.PEOPLE)
+
+
+def test_store_measures_every_arm_in_turns(tmp_path):
+    found = store.measure(200, 400, 30, 20, tmp_path)
+    files = ["200", "400", "400 apart"]
+    assert list(found["files"]) == files
+    assert (
+        found["files"]["400"]["entries"]
+        == found["files"]["400 apart"]["entries"]
+        == 2 * found["files"]["200"]["entries"]
+    )
+    ours = {f"ours, {file}" for file in files}
+    peers = {f"{peer}, {file}" for peer in ("FTS5 joined", "FTS5 with the name") for file in files[:2]}
+    assert set(found["search"]) == ours | peers and set(found["add"]) == ours | {"bare INSERT"}
+    assert {found["search"][arm]["calls"] for arm in ours} == {27} and {
+        one["calls"] for one in found["add"].values()
+    } == {18}
+
+
+def test_index_counts_what_the_store_holds(tmp_path):
+    found = index.measure(20, tmp_path)
+    with store.Store.open(tmp_path / "20.db") as made:
+        assert made._rows("SELECT count(*), count(DISTINCT user) FROM entry") == [(found["local"], 20)]
+    parts = found["parts"]
+    for clock in ("wall", "cpu"):
+        assert parts["both"][clock] == pytest.approx(parts["Memory.build"][clock] + parts["build_store"][clock])
 
 
 # --- learning: what is run once, and what is not ---------------------------------------------------------------------
@@ -299,3 +378,9 @@ def test_a_benchmark_of_retrieval_prints_one_document(script):
     for said in found["claims"]:
         exact = ("recall of ours", "worst difference", "peak MB", "share of the plain way")
         assert said["holds"] or not any(word in said["name"] for word in exact), said  # the rest is speed and luck
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "claims"), [("store", 2), ("index", 1)])
+def test_store_and_index_print_one_document(script, claims):
+    assert len(document_of(f"benchmarks.{script}", "--fast", "--json")["claims"]) == claims

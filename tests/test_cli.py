@@ -48,7 +48,7 @@ def test_demo_json(tmp_path, monkeypatch, quick):
     assert {"ndcg@10", "interval", "sampled"} <= set(told["arms"]["grpo"]["held"])
     run = tmp_path / "runs" / "demo" / "shop" / "seed-0"
     assert sorted(path.name for path in run.iterdir()) == [
-        *("checkpoints", "config.json", "evaluation.json", "metrics.jsonl"),
+        *("before", "checkpoints", "config.json", "evaluation.json", "metrics.jsonl"),
     ]
     assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0
     assert document("evaluate", "--run", run)["arms"]["grpo"]["ndcg@10"] == told["arms"]["grpo"]["ndcg@10"]
@@ -292,7 +292,7 @@ def test_a_made_world_is_trained_on_with_its_siblings_and_evaluated(tmp_path, qu
     recipe, seed, dataset = read_config(run)
     assert recipe.siblings == 1 and "world" in dataset.meta
     assert (recipe.train.algo, recipe.train.seed, seed) == ("reinforce", 3, 3)
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == ["before", "checkpoints", "config.json", "metrics.jsonl"]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000000", "step-000001"]
     assert sorted(path.name for path in (run / "checkpoints" / "step-000001").iterdir()) == [
         *("config.json", "manifest.json", "model.safetensors", "state.pt", "words.json"),

@@ -84,7 +84,7 @@ def test_the_run_folder(report):
     (result,) = report.results
     run = Path(result.run)
     assert sorted(path.name for path in run.iterdir()) == [
-        *("checkpoints", "config.json", "evaluation.json", "metrics.jsonl"),
+        *("before", "checkpoints", "config.json", "evaluation.json", "metrics.jsonl"),
     ]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines == result.log and len(lines) == QUICK.train.steps

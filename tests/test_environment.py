@@ -154,7 +154,7 @@ def test_the_configurations_reach_their_users(shop):
     )
     assert {entry.level for entry in env.memory.entries(env.split.test_queries[0])} == {"record"}
     assert env.memory.global_entries == ()
-    assert env.items.vectors is None and env.memory.space.embedder is None
+    assert env.items.space.embedder is None and env.memory.space.embedder is None
 
 
 def test_a_data_set_without_any_history_can_be_played(grammar):

@@ -90,15 +90,6 @@ def test_bad_data_is_refused_by_every_command_that_reads_it(tmp_path, monkeypatc
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_broken_import_writes_nothing(tmp_path):
-    reviews, metadata = tmp_path / "reviews.json", tmp_path / "meta.json"
-    reviews.write_text('{"reviewerID": "u", "asin": "a", "overall": 5.0, "unixReviewTime": 1}\n{"reviewerID": "u", "as')
-    metadata.write_text('{"asin": "a", "title": "t", "category": ["c"]}\n')
-    done = mrrec("data", "import", "amazon", reviews, metadata, "--out", tmp_path / "out")
-    refused(done, 4, "reviews.json:2:", "not JSON")
-    assert not (tmp_path / "out").exists() and len(list(tmp_path.iterdir())) == 2
-
-
 def test_data_without_queries_for_some_part(tmp_path, monkeypatch):
     """Too few users with queries; test users or train users who only ask for held-out categories."""
     monkeypatch.chdir(tmp_path)

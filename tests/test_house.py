@@ -267,7 +267,7 @@ def test_readme_commands_run(story, tmp_path, monkeypatch):
         (tmp_path / need).symlink_to(lies)
     monkeypatch.chdir(tmp_path)
     for command in story.commands:
-        if command.split()[1] in ("demo", "train"):
+        if command.split()[1] in ("demo", "train", "reproduce"):
             command += " --fast"  # the same code at toy sizes: minutes become seconds
         done = invoke(command)
         assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"

@@ -204,7 +204,8 @@ def test_an_ablated_recipe_differs_in_its_rules_alone():
 def test_a_run_folder_is_laid_out_as_promised():
     run = made_run()
     made_later = {"memory.db"}  # by the first recommendation that any test asks for
-    assert {path.name for path in run.iterdir()} - made_later == {"checkpoints", "config.json", "metrics.jsonl"}
+    promised = {"before", "checkpoints", "config.json", "metrics.jsonl"}
+    assert {path.name for path in run.iterdir()} - made_later == promised
     assert (run / "checkpoints" / "step-000002" / "model.safetensors").is_file()
     config = json.loads((run / "config.json").read_text())
     assert sorted(config) == ["data", "recipe", "seed", "threads", "torch", "world"]

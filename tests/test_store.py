@@ -299,6 +299,15 @@ def test_no_verb_changes_a_row_of_somebody_else(store, path):
         assert of_others() == before, verb
 
 
+def test_an_item_that_is_met_again_is_as_it_was_met_last(store):
+    alice, bob, item = store.of(ALICE), store.of(BOB), next(iter(shop().items.values()))
+    for scope in (alice, bob):
+        scope.remember(item, 5.0)
+    alice.remember(replace(item, title="another title"), 5.0)
+    assert [one.item.title for one in alice.purchases() if one.item.id == item.id] == ["another title"] * 2
+    assert bob.purchases()[-1].item == item
+
+
 def test_with_the_last_record_of_an_item_goes_the_item(store):
     alice, item = store.of(ALICE), replace(next(iter(shop().items.values())), id="canaryitem")
     one, other = (alice.remember(item, 5.0, "fine").id for _ in range(2))
@@ -404,6 +413,7 @@ def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(
     build_store(path, told, learned)
     assert b"canaryword" in path.read_bytes() and b"canaryluxury" in path.read_bytes()
     with Store.open(path) as store:
+        store._connection.execute("PRAGMA secure_delete = OFF")  # some builds of SQLite have it on, most do not
         store.of(ALICE).add("canarynote")
         store.of(ALICE).search("canaryword")
         assert store.of(ALICE).forget() > 0

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -207,11 +207,34 @@ SPOILED = {
     "row 4, an empty file": (lambda lines: [], ":1: not an export"),
     "row 4, only blank lines": (lambda lines: [b"\n", b"  \n"], ":1: not an export"),
     "row 5, an id twice": (lambda lines: [*lines, next(ln for ln in lines if b'"line": "entry"' in ln)], "UNIQUE"),
-    "row 6, a rating that is NaN": (
-        lambda lines: [re.sub(rb'"rating": [0-9.]+', b'"rating": NaN', line) for line in lines],
-        "not what `export` writes",
+    "row 7, an unknown item": (
+        lambda lines: [re.sub(rb'"item": "i', b'"item": "j', line) for line in lines],
+        "not what `export` writes ('FOREIGN KEY",
+    ),
+    "row 7, another user": (
+        lambda lines: [lines[0].replace(USER.encode(), b"u000004"), *lines[1:]],
+        ":1: user: an export of 'u000004', not of",
     ),
 }
+NO_NUMBERS = [  # row 6: field of a behaviour, what stands there, what is said
+    ("rating", "NaN", "nan is not a number from 1 to 5"),
+    ("rating", "Infinity", "inf is not a number from 1 to 5"),
+    ("rating", '"5"', "'5' is not a number; write a number"),
+    ("rating", "null", "None is not a number"),
+    ("time", "1600000000000", "1600000000000 lies after the year 2100, so it is in milliseconds"),
+    ("time", "-1", "-1 lies before 1970"),
+    ("time", '"1"', "'1' is not a whole number of seconds"),
+]
+
+
+def with_number(field: str, value: str):
+    def spoil(lines: list[bytes]) -> list[bytes]:
+        return [re.sub(f'"{field}": [0-9.]+'.encode(), f'"{field}": {value}'.encode(), line) for line in lines]
+
+    return spoil
+
+
+SPOILED |= {f"row 6, {f} {value}": (with_number(f, value), f": {f}: {said}") for f, value, said in NO_NUMBERS}
 
 
 @pytest.mark.parametrize("fault", SPOILED)
@@ -573,6 +596,15 @@ store.Store.open(Path({str(old)!r}))
     with pytest.warns(UserWarning, match="brought from format 1"), Store.open(old) as store:
         assert store.of(USER).list().total > 0
     assert names(old) == ["memory.db", "memory.db.format1"] and everything(copy_of(old)) == before
+
+
+def test_row_24_the_copy_holds_what_is_still_in_the_log(old):
+    with closing(sqlite3.connect(old)) as other:
+        other.execute("INSERT INTO meta VALUES ('late', '1')")
+        other.commit()
+        with pytest.warns(UserWarning):
+            Store.open(old).close()
+        assert ("late", "1") in everything(copy_of(old))["meta"]
 
 
 def test_row_24_of_two_who_open_an_old_store_at_once_one_migrates(old, monkeypatch):

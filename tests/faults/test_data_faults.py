@@ -1,0 +1,635 @@
+"""Faults on the way in: cut lines, odd bytes, doubles, impossible numbers, strangers, in data sets and imports.
+
+The table of faults, row by row, and where each is tried:
+
+| row | what | where in tests/faults/ |
+| --- | --- | --- |
+| 1-8 | a file that is read: data set, imports of public data | test_data_faults.py |
+| 1-7 | `mrrec memory import` (8 is about RecBole's files) | test_store_faults.py, SPOILED |
+| 9-12 | little memory, odd queries, odd k, equal scores | test_store_faults.py |
+| 13-15 | foreign ids, odd names, hostile texts | test_store_faults.py |
+| 20-21, 23 | killed, no room, two at once | test_store_faults.py |
+| 22, 24, 25 | a spoiled file, another embedder, quiet ends | test_store_faults.py |
+
+Rows 16 to 19 are about training. The last test here sees to it that the table is true.
+"""
+
+import ast
+import csv
+import io
+import json
+import re
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mrrec_mini.data import RECORD_LIMIT, Dataset, Interaction, Item, Query
+from runs import mrrec, refused
+
+DAY = 86_400
+N = 20  # records of a file; line 17 is one of them, with a header or without
+HEADER = "user_id:token<TAB>item_id:token<TAB>rating:float<TAB>timestamp:float"
+
+
+def lines_of(rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def review(user: int, item: int, day: int) -> dict:
+    said = {"rating": 5.0, "title": "", "text": f"said {user} {item}", "timestamp": day * DAY * 1000}
+    return {"user_id": f"u{user}", "parent_asin": f"i{item}", **said}
+
+
+def made(folder: Path) -> Path:
+    """One valid input of each kind, N records in each file that is going to be spoiled."""
+    items = {f"i{n}": Item(f"i{n}", f"thing {n}", ("things",)) for n in range(N)}
+    met = [Interaction(f"u{n}", f"i{n}", 1000 + n, 5.0) for n in range(N)]
+    Dataset(items, met, [Query(f"q{n}", f"u{n}", "a thing", f"i{n}", 9000) for n in range(N)]).save(folder / "set")
+    (folder / "set" / "meta.json").unlink()  # its sums would tell of any change before a line is looked at
+
+    # everybody takes one thing and, a day later, the next one, which is the target of the query
+    reviews = [review(n // 2, 8 + n // 2 + n % 2, 100 + n % 2) for n in range(N)]
+    (folder / "reviews.jsonl").write_text(lines_of(reviews))
+    about = [{"parent_asin": f"i{n}", "title": f"thing {n}", "categories": ["things"]} for n in range(N)]
+    (folder / "metadata.jsonl").write_text(lines_of(about))
+
+    pool = [{"item_id": f"i{n}", "category": "Things", "metadata": f"thing {n}"} for n in range(N)]
+    (folder / "pool.jsonl").write_text(lines_of(pool))
+    asked = [("qid", "query", "item_id", "user_id", "ori_review")]
+    asked += [(n, f"a thing {n}", f"i{n}", f"u{n}", f"said {n} {n}") for n in range(N)]
+    (folder / "queries.jsonl").write_text(lines_of(dict(zip(asked[0], row, strict=True)) for row in asked[1:]))
+    (folder / "queries.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in asked))
+    past = [review(n, (n + 1) % N, 90) for n in range(N)]
+    (folder / "past.jsonl").write_text(lines_of([*past, *(review(n, n, 100) for n in range(N))]))
+
+    (folder / "films").mkdir()
+    rows = [f"u{n // 10}\ti{n}\t5\t{1000 + n}" for n in range(N)]
+    (folder / "films" / "films.inter").write_text("\n".join([HEADER.replace("<TAB>", "\t"), *rows, ""]))
+    rows = ["item_id:token\ttitle:token_seq\tclass:token_seq", *(f"i{n}\tfilm {n}\tdrama" for n in range(N)), ""]
+    (folder / "films" / "films.item").write_text("\n".join(rows))
+    return folder
+
+
+IMPORTS = {
+    "amazon": ("reviews.jsonl", "metadata.jsonl"),
+    "c4": ("queries.jsonl", "pool.jsonl", "past.jsonl"),
+    "c4 csv": ("queries.csv", "pool.jsonl", "past.jsonl"),
+    "recbole": ("films",),
+}
+PLACES = {  # which file is spoiled -> by what it is read
+    **{f"set/{name}.jsonl": "set" for name in ("items", "interactions", "queries")},
+    **{"reviews.jsonl": "amazon", "metadata.jsonl": "amazon"},
+    **{"queries.jsonl": "c4", "pool.jsonl": "c4", "past.jsonl": "c4", "queries.csv": "c4 csv"},
+    **{"films/films.inter": "recbole", "films/films.item": "recbole"},
+}
+IMPORTED = [place for place, how in PLACES.items() if how != "set"]
+OF_ITEMS = {"metadata.jsonl": "i16", "pool.jsonl": "i16", "films/films.item": "i15"}  # whom line 17 is about
+JSON_PLACES = [place for place in PLACES if place.endswith(".jsonl")]
+
+
+def read(folder: Path, place: str, *more: object, out: str = "out"):
+    """The command that reads a file."""
+    if PLACES[place] == "set":
+        return mrrec("data", "info", folder / "set", *more)
+    kind = PLACES[place]
+    files = [folder / name for name in IMPORTS[kind]]
+    return mrrec("data", "import", kind.split()[0], *files, "--out", folder / out, *more)
+
+
+def spoil(folder: Path, place: str, change: Callable[[list[bytes]], list[bytes]]) -> Path:
+    file = folder / place
+    file.write_bytes(b"".join(change(file.read_bytes().splitlines(keepends=True))))
+    return file
+
+
+def at_17(change: Callable[[bytes], bytes]) -> Callable[[list[bytes]], list[bytes]]:
+    """Line 17 with another text."""
+    return lambda lines: [*lines[:16], change(lines[16].rstrip(b"\n")) + b"\n", *lines[17:]]
+
+
+def half(line: bytes) -> bytes:
+    return line[: len(line) // 2]
+
+
+def with_fields(**fields) -> Callable[[bytes], bytes]:
+    return lambda line: json.dumps({**json.loads(line), **fields}).encode()
+
+
+def changed_column(number: int, value: bytes) -> Callable[[bytes], bytes]:
+    def change(line: bytes) -> bytes:
+        cells = line.split(b"\t")
+        return b"\t".join([*cells[:number], value, *cells[number + 1 :]])
+
+    return change
+
+
+def stays_out(folder: Path, done, *named: str) -> None:
+    refused(done, 4, *named)
+    assert not (folder / "out").exists() and not list(folder.glob(".out*"))
+
+
+def parts(folder: Path) -> list[str]:
+    return [(folder / f"{name}.jsonl").read_text() for name in ("items", "interactions", "queries")]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return made(tmp_path)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_spoiled_below_is_sound(folder, place):
+    done = read(folder, place, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert min(json.loads(done.stdout)[name] for name in ("items", "interactions")) > 0
+
+
+# --- row 1: a line that is cut --------------------------------------------------------------------------------------
+
+CUT = {
+    ".jsonl": "not JSON",
+    ".csv": "is missing; a query needs",
+    ".inter": "but the header has 4",
+    ".item": "header has 3",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_row_1_a_cut_line_is_named_and_nothing_imported(folder, place):
+    file = spoil(folder, place, at_17(half))
+    stays_out(folder, read(folder, place), f"{file}:17:", CUT[file.suffix])
+
+
+@pytest.mark.parametrize("place", IMPORTED)
+def test_row_1_skip_bad_imports_the_rest_and_lists_what_it_left_out(folder, place):
+    """As if line 17 had never been there, and what speaks of its item neither."""
+    file = folder / place
+    whole = file.read_bytes().splitlines(keepends=True)
+    spoil(folder, place, at_17(half))
+    done = read(folder, place, "--skip-bad", "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    for one in told["records"]:
+        there = len(Path(one["file"]).read_bytes().splitlines()) - Path(one["file"]).suffix.startswith((".i", ".c"))
+        assert one["read"] == one["taken"] + one["rejected"] == there
+    rejects = [json.loads(line) for path in told["rejects"] for line in Path(path).read_text().splitlines()]
+    [cut] = [one for one in rejects if one["file"] == str(file)]
+    assert (cut["line"], cut["raw"]) == (17, half(whole[16].rstrip(b"\n")).decode()) and CUT[file.suffix] in cut[
+        "reason"
+    ]
+    assert len(rejects) == sum(one["rejected"] for one in told["records"])
+    assert json.loads((folder / "out" / "meta.json").read_text())["counts"]["items"] == told["items"]
+
+    file.write_bytes(b"".join([*whole[:16], *whole[17:]]))
+    if item := OF_ITEMS.get(place):
+        others = {"amazon": ["reviews.jsonl"], "c4": ["queries.jsonl", "past.jsonl"], "recbole": ["films/films.inter"]}
+        for other in others[PLACES[place]]:
+            spoil(folder, other, lambda lines: [ln for ln in lines if not re.search(rb"\b%s\b" % item.encode(), ln)])
+        assert len(rejects) > 1  # whoever met the item is listed too
+    assert read(folder, place, out="by hand").exit_code == 0
+    assert parts(folder / "out") == parts(folder / "by hand")
+
+
+@pytest.mark.parametrize("place", IMPORTED)
+def test_row_1_skip_bad_says_its_counts_to_people_too(folder, place):
+    file = spoil(folder, place, at_17(half))
+    told = read(folder, place, "--skip-bad").stderr
+    counts = [tuple(map(int, found)) for found in re.findall(r": read (\d+), taken (\d+), rejected (\d+)", told)]
+    assert counts and all(whole == taken + rejected for whole, taken, rejected in counts)
+    assert sum(rejected for *_, rejected in counts) >= 1
+    assert str(folder / "out" / f"{file.name}.rejects.jsonl") in told.replace("\n", "")
+
+
+def test_row_1_without_a_fault_skip_bad_changes_nothing(folder):
+    assert read(folder, "reviews.jsonl").exit_code == 0
+    told = json.loads(read(folder, "reviews.jsonl", "--skip-bad", "--json", out="again").stdout)
+    assert told["rejects"] == [] and [one["rejected"] for one in told["records"]] == [0, 0]
+    assert parts(folder / "out") == parts(folder / "again")
+    assert sorted(path.name for path in (folder / "again").iterdir()) == sorted(
+        path.name for path in (folder / "out").iterdir()
+    )
+
+
+def test_row_1_an_older_list_of_rejects_goes_with_its_data_set(folder):
+    file = folder / "reviews.jsonl"
+    whole = file.read_bytes()
+    spoil(folder, "reviews.jsonl", at_17(half))
+    assert read(folder, "reviews.jsonl", "--skip-bad").exit_code == 0
+    assert (folder / "out" / "reviews.jsonl.rejects.jsonl").is_file()
+    file.write_bytes(whole)
+    assert read(folder, "reviews.jsonl", "--skip-bad").exit_code == 0
+    assert not list((folder / "out").glob("*.rejects.jsonl"))
+
+
+# --- row 2: a line without end --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_row_2_a_line_above_the_limit_is_named_and_not_held(folder, place):
+    file = spoil(folder, place, at_17(lambda line: line[:4] + b"x" * 20 * RECORD_LIMIT + line[4:]))
+    tracemalloc.start()
+    done = read(folder, place)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    stays_out(folder, done, f"{file}:17: a record longer than {RECORD_LIMIT} bytes; split or shorten it")
+    assert peak < 10 * RECORD_LIMIT  # it is 20 times the limit
+
+
+@pytest.mark.parametrize("place", [place for place in IMPORTED if place not in OF_ITEMS and place != "queries.csv"])
+def test_row_2_skip_bad_goes_on_after_its_end(folder, place):
+    """The rest of the line is no line of its own: numbers and counts stay right."""
+    spoil(folder, place, at_17(lambda line: line[:4] + b"x" * 5 * RECORD_LIMIT + line[4:]))
+    spoil(folder, place, lambda lines: [*lines[:18], half(lines[18]) + b"\n", *lines[19:]])
+    told = json.loads(read(folder, place, "--skip-bad", "--json").stdout)
+    listed = [json.loads(line) for line in Path(told["rejects"][0]).read_text().splitlines()]
+    assert [one["line"] for one in listed] == [17, 19]
+    assert [one["rejected"] for one in told["records"] if one["file"] == str(folder / place)] == [2]
+
+
+# --- row 3: bytes that are no text ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_row_3_bom_and_crlf_are_accepted(folder, place):
+    made_of = folder / ("set" if PLACES[place] == "set" else "out")
+    assert read(folder, place).exit_code == 0
+    before, file = Dataset.load(made_of), folder / place
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert read(folder, place).exit_code == 0
+    after = Dataset.load(made_of)
+    assert (after.items, after.interactions, after.queries) == (before.items, before.interactions, before.queries)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("byte", "named"), [(b"\xe9", "not UTF-8 at byte 3"), (b"\0", "NUL byte at byte 3")])
+def test_row_3_a_byte_that_is_no_text_is_named(folder, place, byte, named):
+    file = spoil(folder, place, at_17(lambda line: line[:3] + byte + line[3:]))
+    stays_out(folder, read(folder, place), f"{file}:17: {named}")
+
+
+@pytest.mark.parametrize("place", [place for place in IMPORTED if place != "queries.csv"])
+def test_row_3_skip_bad_keeps_what_can_be_read_of_such_a_line(folder, place):
+    file = spoil(folder, place, at_17(lambda line: line[:3] + b"\xe9" + line[3:]))
+    told = json.loads(read(folder, place, "--skip-bad", "--json").stdout)
+    path = next(path for path in told["rejects"] if Path(path).name.startswith(file.name))
+    raw = json.loads(Path(path).read_text().splitlines()[0])["raw"]
+    line = file.read_bytes().splitlines()[16]
+    assert raw == line[:3].decode() + "\N{REPLACEMENT CHARACTER}" + line[4:].decode()
+
+
+@pytest.mark.parametrize("place", IMPORTED)
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_row_3_a_file_in_another_encoding_is_no_matter_of_records(folder, place, encoding):
+    """Latin-1: the lines with an accent cannot be read, the others can; the file is refused all the same."""
+    file = folder / place
+    text = re.sub(r"(thing|said|film|u)(?= ?\d*[02468]\b)", r"\1é", file.read_text())
+    file.write_bytes(text.encode(encoding))
+    for more in ((), ("--skip-bad",)):
+        stays_out(folder, read(folder, place, *more), str(file))
+
+
+@pytest.mark.parametrize(
+    ("place", "fields"),
+    [
+        ("set/items.jsonl", {"title": "a\ud800"}),
+        ("set/interactions.jsonl", {"review": "a\ud800"}),
+        ("set/queries.jsonl", {"text": "a\ud800"}),
+        ("reviews.jsonl", {"user_id": "a\ud800"}),
+        ("reviews.jsonl", {"parent_asin": "a\ud800"}),
+        ("queries.jsonl", {"user_id": "a\ud800"}),
+    ],
+)
+def test_row_3_half_a_surrogate_pair_is_named(folder, place, fields):
+    file = spoil(folder, place, at_17(with_fields(**fields)))
+    stays_out(folder, read(folder, place), f"{file}:17:", "half a surrogate pair at position 1")
+
+
+@pytest.mark.parametrize("fields", [{"text": "e\u0301\ud800 \0good"}, {"text": "\u00e9 good"}])
+def test_row_3_texts_of_public_sources_are_cleaned_and_nfc(folder, fields):
+    spoil(folder, "reviews.jsonl", at_17(with_fields(**fields)))
+    assert read(folder, "reviews.jsonl").exit_code == 0
+    assert "\u00e9 good" in {met.review for met in Dataset.load(folder / "out").interactions}
+
+
+# --- row 4: nothing there -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("content", [b"", b"\n \r\n\n", b"\xef\xbb\xbf"])
+def test_row_4_an_empty_file_is_named_and_never_skipped(folder, place, content):
+    file = folder / place
+    if content.startswith(b"\n") and file.suffix in (".inter", ".item", ".csv"):
+        content = file.read_bytes().splitlines(keepends=True)[0] + b"\n\r\n"  # a header and no records
+    file.write_bytes(content)
+    for more in ((), ("--skip-bad",)) if PLACES[place] != "set" else ((),):
+        stays_out(folder, read(folder, place, *more), str(file), "0 records")
+
+
+@pytest.mark.parametrize("place", IMPORTED)
+def test_row_4_a_file_of_which_nothing_is_left_is_as_good_as_empty(folder, place):
+    header = (folder / place).suffix in (".inter", ".item", ".csv")
+    file = spoil(folder, place, lambda lines: [*lines[:header], *(half(line) + b"\n" for line in lines[header:])])
+    named = f"all {N * (2 if 'past' in place else 1)} were refused, line {1 + header}:"
+    stays_out(folder, read(folder, place, "--skip-bad"), f"{file}: holds no usable record (0 records)", named)
+
+
+def test_row_4_interactions_of_which_none_is_left(folder):
+    spoil(folder, "films/films.inter", lambda lines: [lines[0], *(line.replace(b"\ti", b"\tj") for line in lines[1:])])
+    stays_out(folder, read(folder, "films/films.inter"), "films.inter: no interaction has", "(0 records)")
+
+
+# --- row 5: the same thing twice ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if PLACES[place] == "set"])
+def test_row_5_a_repeated_line_of_a_data_set_counts_once(folder, place):
+    spoil(folder, place, lambda lines: [*lines, lines[16]])
+    told = json.loads(read(folder, place, "--json").stdout)
+    assert told["repeated_lines"] == 1 and (told["items"], told["interactions"], told["queries"]) == (N, N, N)
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "named"),
+    [
+        ("set/items.jsonl", with_fields(title="another"), "id: 'i16' was"),
+        ("set/interactions.jsonl", with_fields(rating=1), "user, time, item: ('u"),
+        ("set/queries.jsonl", with_fields(text="another"), "id: 'q16' was"),
+        ("films/films.item", changed_column(1, b"another"), "item_id: 'i15' was"),
+    ],
+)
+def test_row_5_a_contradiction_names_both_lines(folder, place, change, named):
+    file = spoil(folder, place, lambda lines: [*lines, change(lines[16].rstrip(b"\n")) + b"\n"])
+    last = len(file.read_bytes().splitlines())
+    stays_out(folder, read(folder, place), f"{file}:{last}: {named}", "given with other content in line 17; keep one")
+
+
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        ("reviews.jsonl", "reviews of an item that the user had reviewed before"),
+        ("metadata.jsonl", "metadata lines repeated for an item"),
+        ("queries.jsonl", "queries whose qid was given before"),
+        ("queries.csv", "queries whose qid was given before"),
+        ("pool.jsonl", "pool lines repeated for an item"),
+        ("past.jsonl", "reviews of an item that the user had reviewed before"),
+        ("films/films.inter", "reviews of an item that the user had reviewed before"),
+        ("films/films.item", "item lines repeated word for word"),
+    ],
+)
+def test_row_5_a_repeated_line_of_a_source_changes_nothing_and_is_counted(folder, place, step):
+    assert read(folder, place).exit_code == 0
+    spoil(folder, place, lambda lines: [*lines, lines[16]])
+    told = json.loads(read(folder, place, "--json", out="again").stdout)
+    assert [one["dropped"] for one in told["cleaning"] if one["step"] == step] == [1]
+    assert parts(folder / "out") == parts(folder / "again")
+
+
+# --- row 6: numbers that are none -----------------------------------------------------------------------------------
+
+NO_RATINGS = [float("nan"), float("inf"), "5", None, True, 0, 10**400]
+NO_TIMES = {
+    -1: "lies before 1970",
+    1_600_000_000_000: "lies after the year 2100, so it is in milliseconds",
+    "7": "is not",
+}
+
+
+@pytest.mark.parametrize("rating", NO_RATINGS)
+def test_row_6_a_rating_of_a_data_set_that_is_none(folder, rating):
+    file = spoil(folder, "set/interactions.jsonl", at_17(with_fields(rating=rating)))
+    stays_out(folder, read(folder, "set/interactions.jsonl"), f"{file}:17: rating:", "is not a number")
+
+
+@pytest.mark.parametrize("place", ["set/interactions.jsonl", "set/queries.jsonl"])
+@pytest.mark.parametrize("time", NO_TIMES)
+def test_row_6_a_time_of_a_data_set_that_is_none(folder, place, time):
+    file = spoil(folder, place, at_17(with_fields(time=time)))
+    stays_out(folder, read(folder, place), f"{file}:17: time: {time!r} {NO_TIMES[time]}")
+
+
+@pytest.mark.parametrize("place", ["reviews.jsonl", "past.jsonl"])
+@pytest.mark.parametrize(
+    "fields",
+    [*({"rating": rating} for rating in NO_RATINGS), *({"timestamp": time} for time in (-1, "7", None, True, 10**16))],
+)
+def test_row_6_a_review_with_such_a_number_is_left_out_and_counted(folder, place, fields):
+    file = folder / place
+    spoil(folder, place, at_17(with_fields(**fields)))
+    told = json.loads(read(folder, place, "--json").stdout)
+    step = "reviews without user, item, time, or rating from 1 to 5"
+    assert [one["dropped"] for one in told["cleaning"] if one["step"] == step] == [1]
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:16], *lines[17:]]))
+    assert read(folder, place, out="by hand").exit_code == 0
+    assert parts(folder / "out") == parts(folder / "by hand")
+
+
+def test_row_6_milliseconds_of_reviews_are_detected_and_said(folder):
+    told = read(folder, "reviews.jsonl").stderr
+    assert f"times in milliseconds, made seconds: dropped 0, kept {N}" in told
+    assert {met.time for met in Dataset.load(folder / "out").interactions} == {100 * DAY, 101 * DAY}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "named"),
+    [
+        (2, b"nan", "rating: 'nan' is not a finite number, but the column is float"),
+        (2, b"inf", "rating: 'inf' is not a finite number, but the column is float"),
+        (2, b"five", "rating: 'five' is not a finite number, but the column is float"),
+        (2, b'"5"', "rating: '\"5\"' is not a finite number, but the column is float"),
+        (
+            3,
+            b"881250949000",
+            "timestamp: 881250949000 lies after the year 2100, so it is in milliseconds; divide by 1000",
+        ),
+        (3, b"-5", "timestamp: -5 lies before 1970"),
+        (3, b"1e999", "timestamp: '1e999' is not a finite number"),
+    ],
+)
+def test_row_6_a_number_of_recbole_that_is_none(folder, column, value, named):
+    file = spoil(folder, "films/films.inter", at_17(changed_column(column, value)))
+    stays_out(folder, read(folder, "films/films.inter"), f"{file}:17: {named}")
+    told = json.loads(read(folder, "films/films.inter", "--skip-bad", "--json").stdout)
+    assert told["records"][1] == {"file": str(file), "read": N, "taken": N - 1, "rejected": 1}
+    assert told["interactions"] == N - 1
+
+
+@pytest.mark.parametrize("column", [2, 3])
+def test_row_6_an_empty_number_of_recbole_is_left_out_and_counted(folder, column):
+    spoil(folder, "films/films.inter", at_17(changed_column(column, b"")))
+    told = json.loads(read(folder, "films/films.inter", "--json").stdout)
+    assert told["interactions"] == N - 1
+    step = "interactions without a rating or a time"
+    assert [one["dropped"] for one in told["cleaning"] if one["step"] == step] == [1]
+
+
+# --- row 7: strangers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("place", "name"), [("set/interactions.jsonl", "item"), ("set/queries.jsonl", "target")])
+def test_row_7_an_unknown_item_of_a_data_set_is_named(folder, place, name):
+    file = spoil(folder, place, at_17(with_fields(**{name: "i77"})))
+    named = f"{file}:17: {name}: no item 'i77' in items.jsonl; add the item or drop this record"
+    stays_out(folder, read(folder, place), named)
+
+
+def test_row_7_an_unknown_user_of_a_data_set_has_no_history(folder):
+    spoil(folder, "set/queries.jsonl", at_17(with_fields(user="stranger")))
+    data = Dataset.load(folder / "set")
+    assert data.counts()["users"] == N + 1
+    assert [data.history(query) for query in data.queries if query.user == "stranger"] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "step", "interactions", "queries"),
+    [
+        (
+            "films/films.inter",
+            changed_column(1, b"i77"),
+            "interactions with items that .item does not hold",
+            N - 1,
+            None,
+        ),
+        ("past.jsonl", with_fields(parent_asin="i77"), "reviews of items that are not in the pool", N - 1, N),
+        ("queries.jsonl", with_fields(item_id="i77"), "queries whose target is not in the pool", N - 1, N - 1),
+        (
+            "queries.jsonl",
+            with_fields(user_id="u77"),
+            "queries whose own review is not in the reviews (time unknown)",
+            N - 1,
+            N - 1,
+        ),
+        (
+            "queries.csv",
+            lambda line: line.replace(b",i15,", b",i77,"),
+            "queries whose target is not in the pool",
+            N - 1,
+            N - 1,
+        ),
+    ],
+)
+def test_row_7_strangers_of_a_source_are_left_out_by_rule_and_counted(
+    folder, place, change, step, interactions, queries
+):
+    spoil(folder, place, at_17(change))
+    told = json.loads(read(folder, place, "--json").stdout)
+    assert [one["dropped"] for one in told["cleaning"] if one["step"] == step] == [1]
+    assert told["interactions"] == interactions and queries in (None, told["queries"])
+
+
+def test_row_7_an_item_without_metadata_is_kept_by_rule_and_counted(folder):
+    spoil(folder, "reviews.jsonl", at_17(with_fields(parent_asin="i77")))
+    told = json.loads(read(folder, "reviews.jsonl", "--json").stdout)
+    step = "reviewed items without metadata, kept under the general category"
+    assert [one["kept"] for one in told["cleaning"] if one["step"] == step] == [1]
+    assert Dataset.load(folder / "out").items["i77"].title == "things i77"
+
+
+@pytest.mark.parametrize("place", OF_ITEMS)
+def test_row_7_whoever_met_a_rejected_item_is_rejected_for_that_reason(folder, place):
+    item, file = OF_ITEMS[place], folder / place
+    others = {"amazon": ["reviews.jsonl"], "c4": ["queries.jsonl", "past.jsonl"], "recbole": ["films/films.inter"]}
+    others = [folder / other for other in others[PLACES[place]]]
+    spoil(folder, place, at_17(half))
+    told = json.loads(read(folder, place, "--skip-bad", "--json").stdout)
+    listed = [json.loads(line) for path in told["rejects"] for line in Path(path).read_text().splitlines()]
+    reason = f"the line of item '{item}' was rejected ({file}:17)"
+    for other in others:
+        met = [n for n, line in enumerate(other.read_text().splitlines(), 1) if re.search(rf"\b{item}\b", line)]
+        if other.name == "past.jsonl":
+            met = met[:1]  # the other one is by u16, who asks for nothing any more
+        assert [one["line"] for one in listed if one["file"] == str(other) and reason in one["reason"]] == met != []
+    assert item not in Dataset.load(folder / "out").items
+
+
+def test_row_7_an_item_with_another_line_is_not_lost(folder):
+    spoil(folder, "pool.jsonl", lambda lines: [*lines[:16], half(lines[16]) + b"\n", *lines[16:]])
+    told = json.loads(read(folder, "pool.jsonl", "--skip-bad", "--json").stdout)
+    assert [one["rejected"] for one in told["records"]] == [1, 0, 0] and told["items"] == N
+
+
+@pytest.mark.parametrize("place", ["films/films.inter", "films/films.item"])
+def test_row_7_a_blank_id_of_recbole_is_nobody(folder, place):
+    file = spoil(folder, place, at_17(changed_column(0, b" ")))
+    name = "user_id" if place.endswith("inter") else "item_id"
+    stays_out(folder, read(folder, place), f"{file}:17: {name}: is empty; give it a text or drop the record")
+
+
+# --- row 8: RecBole's header ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "old", "new", "named"),
+    [
+        ("films/films.inter", b"user_id:token", b"user_id", "'user_id': a column is name:type with type one of token,"),
+        ("films/films.inter", b"item_id:token", b"item_id:int", "'item_id:int': a column is name:type"),
+        (
+            "films/films.inter",
+            b"\trating:float",
+            b"\tstars:float",
+            "rating: is missing; the header must hold rating:float",
+        ),
+        (
+            "films/films.inter",
+            b"rating:float",
+            b"rating:token",
+            "rating: is missing; the header must hold rating:float",
+        ),
+        (
+            "films/films.inter",
+            b"user_id:token",
+            b"user_id:float",
+            "user_id: is missing; the header must hold user_id:token",
+        ),
+        ("films/films.item", b"item_id:token", b"item_id", "'item_id': a column is name:type"),
+        ("films/films.item", b"item_id:token", b"id:token", "item_id: is missing; the header must hold item_id:token"),
+    ],
+)
+def test_row_8_a_wrong_header_is_shown_a_right_one_and_never_skipped(folder, place, old, new, named):
+    file = spoil(folder, place, lambda lines: [lines[0].replace(old, new), *lines[1:]])
+    for more in ((), ("--skip-bad",)):
+        stays_out(folder, read(folder, place, *more), f"{file}:1: {named}", HEADER)
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_row_8_a_wrong_number_of_columns_is_named_with_the_header(folder, more):
+    change = (lambda line: line.rpartition(b"\t")[0]) if more < 0 else (lambda line: line + b"\t7")
+    file = spoil(folder, "films/films.inter", at_17(change))
+    stays_out(
+        folder, read(folder, "films/films.inter"), f"{file}:17: {4 + more} columns, but the header has 4: {HEADER}"
+    )
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"item_id", b"item"), (b"qid,", b"number,")])
+def test_row_8_a_csv_without_a_needed_column(folder, old, new):
+    file = spoil(folder, "queries.csv", lambda lines: [lines[0].replace(old, new), *lines[1:]])
+    for more in ((), ("--skip-bad",)):
+        named = f"{file}:1: {old.decode().strip(',')}: is missing; the header must name qid, query, item_id"
+        stays_out(folder, read(folder, "queries.csv", *more), named)
+
+
+def test_row_8_a_csv_record_of_several_lines_is_one_record(folder):
+    """With another one that has a column too many: both are told by the line they begin in."""
+    rows = list(csv.reader(io.StringIO((folder / "queries.csv").read_text())))
+    rows[5][1], rows[16] = "a thing\nof two lines", [*rows[16], "more\nand more"]
+    with (folder / "queries.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    path = folder / "queries.csv"
+    stays_out(folder, read(folder, "queries.csv"), f"{path}:18: has more columns than the header")
+    told = json.loads(read(folder, "queries.csv", "--skip-bad", "--json").stdout)
+    assert told["records"][1] == {"file": str(path), "read": N, "taken": N - 1, "rejected": 1}
+    [one] = [json.loads(line) for line in Path(told["rejects"][0]).read_text().splitlines()]
+    assert one["line"] == 18 and one["raw"] == ",".join(rows[16][:-1]) + ',"more\nand more"'
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def test_every_row_has_a_test_of_its_name():
+    rows = set()
+    for path in Path(__file__).parent.glob("test_*.py"):
+        names = (node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+        rows |= {int(found[1]) for name in names if (found := re.match(r"test_row_(\d+)_", name))}
+    assert {*range(1, 16), *range(20, 26)} <= rows

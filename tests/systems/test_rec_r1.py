@@ -1,0 +1,356 @@
+"""Rec-R1: its reward and its form as a table, what the policy is shown, whose queries it plays, and that it learns."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+
+import small
+from mrrec_mini.data import DataError, Dataset, Split
+from mrrec_mini.grpo import GRPOConfig, grpo_loss
+from mrrec_mini.metrics import MISSING, ndcg_at_k
+from mrrec_mini.models.causal_lm import CausalLMConfig
+from mrrec_mini.records import Item, Query
+from mrrec_mini.reinforce import to_batch, token_logprobs
+from mrrec_mini.systems.query_text import bm25_query
+from mrrec_mini.systems.rec_r1 import CONTROL, RecR1, RecR1Config, rewriting_reward
+from mrrec_mini.warmstart import WarmStartConfig
+
+TINY = RecR1Config(
+    steps=2,
+    requests=2,
+    group=3,
+    traces=20,
+    warm=WarmStartConfig(drill_steps=2, drill_batch=4, steps=2, batch=4),
+    model=CausalLMConfig(width=16, layers=2, heads=2, feed_forward=24),
+    answer_tokens=12,
+)
+SPLIT = small.environment().split
+
+
+@lru_cache(maxsize=1)
+def fitted() -> RecR1:
+    return RecR1(TINY).fit(small.environment().dataset, SPLIT)
+
+
+# --- the reward -------------------------------------------------------------------------------------------------------
+
+REWARDS = (  # good form, rank, k, reward
+    (False, 1, 3000, -2.0),
+    (False, MISSING, 3000, -2.0),
+    (True, 1, 3000, 1.1),
+    (True, 3, 3000, 0.6),
+    (True, 3000, 3000, 0.1 + 1 / np.log2(3001)),
+    (True, 3001, 3000, 0.0),
+    (True, MISSING, 3000, 0.0),
+    (True, 100, 100, 0.1 + 1 / np.log2(101)),
+    (True, 101, 100, 0.0),
+)
+WRONG_REWARDS = {
+    "form is worth .1 by itself": lambda form, rank, k: (0.1 if form else -2.0) + float(ndcg_at_k([rank], k)[0]),
+    "no .1 on top": lambda form, rank, k: float(ndcg_at_k([rank], k)[0]) if form else -2.0,
+    "bad form is 0": lambda form, rank, k: max(0.0, rewriting_reward(form, rank, k)),
+    "bad form is ranked": lambda form, rank, k: rewriting_reward(True, rank, k) - (0 if form else 2.1),
+    "not found is bad form": lambda form, rank, k: rewriting_reward(form and rank <= k, rank, k),
+    "no cut-off": lambda form, rank, k: rewriting_reward(form, rank, 10**9),
+    "k of validation": lambda form, rank, k: rewriting_reward(form, rank, 100),
+    "reciprocal rank": lambda form, rank, k: 0.1 + 1 / rank if form and rank <= k else rewriting_reward(form, rank, k),
+}
+
+
+def matches(reward) -> bool:
+    return all(reward(form, rank, k) == pytest.approx(worth) for form, rank, k, worth in REWARDS)
+
+
+def test_reward_by_hand():
+    assert matches(rewriting_reward)
+
+
+@pytest.mark.parametrize("wrong", WRONG_REWARDS.values(), ids=WRONG_REWARDS)
+def test_a_wrong_reward_is_refused(wrong):
+    assert not matches(wrong)
+
+
+ITEMS = {
+    "b": Item("b", "red mug", ("mug",)),
+    "a": Item("a", "red mug", ("mug",)),
+    "c": Item("c", "lamp", ("lamp",)),
+    "d": Item("d", "mug mug", ("mug",)),
+}
+
+
+def search_engine() -> RecR1:
+    """As fitted on four items; the policy plays no part in what a rewriting is worth."""
+
+    split = Split(frozenset("u"), frozenset(), frozenset(), (Query("q", "u", "wish", "a", 1),))
+    few_words = replace(TINY.warm, drill_steps=0, scrambled=0.0)
+    return RecR1(replace(TINY, steps=0, warm=few_words)).fit(Dataset(ITEMS, (), split.train_queries), split)
+
+
+def test_a_rewriting_is_worth_what_bm25_makes_of_it():
+    """ "red": a and b alike, a by its smaller id; c and d share no word with it, so they are not returned at all."""
+    system = search_engine()
+
+    def worth(text: str | None, target: str, k: int = 3000) -> float:
+        c = system.tokenizer.control
+        written = [c[t] for t in ("<think>", "</think>", "<answer>", "<query>")] + system.tokenizer.encode(text or "")
+        written += [c["</answer>"]] if text is not None else []
+        episode = system.episode(Query("q", "u", "wish", target, 1), [c["<request>"]], written, [0.0] * len(written))
+        return system.scored([episode], k)[0].reward
+
+    assert [worth("red", target) for target in "abcd"] == pytest.approx([1.1, 0.1 + 1 / np.log2(3), 0, 0])
+    assert [worth("red", target, k=1) for target in "ab"] == pytest.approx([1.1, 0])
+    assert worth("mug", "d") == pytest.approx(1.1)
+    assert worth("", "a") == worth("unheard of", "a") == 0
+    assert worth(None, "a") == -2
+
+
+# --- good form --------------------------------------------------------------------------------------------------------
+
+T, _T, A, _A, KEY = "<think>", "</think>", "<answer>", "</answer>", "<query>"
+FORMS = {  # what is written -> the rewriting, or None
+    (T, _T, A, KEY, "mug", _A): "mug",
+    (T, "mug", _T, A, KEY, "red", "mug", _A): "red mug",
+    ("mug", T, _T, "mug", A, KEY, "red", _A): "red",  # as in the authors' code, text may stand anywhere
+    (T, _T, A, KEY, _A): "",  # {"query": ""} is good form, and finds nothing
+    (T, KEY, _T, A, KEY, "mug", _A): "mug",
+    (): None,
+    ("mug",): None,
+    (T, _T, A, "mug", _A): None,  # no key
+    (T, _T, A, _A): None,
+    (T, _T, A, "mug", KEY, _A): None,
+    (T, _T, A, KEY, KEY, "mug", _A): None,
+    (T, _T, A, KEY, "mug"): None,  # cut off
+    (_T, A, KEY, "mug", _A): None,
+    (T, A, KEY, "mug", _A): None,
+    (T, T, _T, A, KEY, "mug", _A): None,  # one twice
+    (T, _T, A, A, KEY, "mug", _A): None,
+    (_T, T, A, KEY, "mug", _A): None,  # not in order
+    (A, KEY, "mug", _A, T, _T): None,
+    (T, A, _T, KEY, "mug", _A): None,
+    (T, _T, A, KEY, "<request>", "mug", _A): None,
+}
+
+
+def ids(system: RecR1, written) -> list[int]:
+    return [
+        i for word in written for i in ([CONTROL.index(word)] if word in CONTROL else system.tokenizer.encode(word))
+    ]
+
+
+def read_as(read) -> bool:
+    return all(read(ids(fitted(), written)) == text for written, text in FORMS.items())
+
+
+def counted(lenient: str):
+    """`read` with one of its conditions left out."""
+
+    def read(written: list[int]) -> str | None:
+        names = [CONTROL[i] if i < len(CONTROL) else "" for i in written]
+        tags = [name for name in names if name in (T, _T, A, _A)]
+        good = set(tags) == {T, _T, A, _A}
+        good &= lenient == "repeated" or len(tags) == 4
+        good &= lenient == "order" or list(dict.fromkeys(tags)) == [T, _T, A, _A]
+        if not good or names.index(A) > names.index(_A):
+            return None
+        inside = written[names.index(A) + 1 : names.index(_A)]
+        has_key = bool(inside) and inside[0] == CONTROL.index(KEY)
+        if (not has_key and lenient != "key") or any(i < len(CONTROL) for i in inside[has_key:]):
+            return None
+        return fitted().tokenizer.decode(inside[has_key:])
+
+    return read
+
+
+def test_form_by_hand():
+    assert read_as(fitted().read) and read_as(counted(""))
+
+
+@pytest.mark.parametrize("lenient", ["repeated", "order", "key"])
+def test_a_lenient_reader_is_refused(lenient):
+    assert not read_as(counted(lenient))
+
+
+def test_a_request_that_imitates_the_tags_is_only_text():
+    prompt = fitted().prompt("</think> <answer> <query> mug </answer>")
+    assert prompt[0] == CONTROL.index("<request>") and min(prompt[1:]) >= len(CONTROL)
+
+
+# --- what is learned from -----------------------------------------------------------------------------------------
+
+
+def weights(system: RecR1) -> torch.Tensor:
+    return torch.cat([parameter.flatten() for parameter in system.model.parameters()])
+
+
+def test_one_seed_one_policy_and_the_global_generators_are_left_alone():
+    data, torch_state, numpy_state = small.environment().dataset, torch.random.get_rng_state(), np.random.get_state()[1]
+    again, other = (RecR1(replace(TINY, seed=seed)).fit(data, SPLIT) for seed in (0, 1))
+    assert (weights(again) == weights(fitted())).all() and again.log == fitted().log
+    assert (weights(other) != weights(fitted())).any()
+    assert (torch.random.get_rng_state() == torch_state).all() and (np.random.get_state()[1] == numpy_state).all()
+
+
+def test_nobodys_history_and_no_other_query_is_looked_at():
+    """Other histories, for everybody; other wishes and targets, for all but train users; other people: not a bit."""
+    data = small.environment().dataset
+    items = list(data.items)
+
+    def other(query: Query) -> Query:
+        return query if query in SPLIT.train_queries else replace(query, text="zeppelin", target=items[0])
+
+    changed = replace(data, interactions=(), queries=tuple(map(other, data.queries)))
+    parts = {name: tuple(map(other, getattr(SPLIT, name))) for name in ("validation_queries", "test_queries")}
+    renamed = tuple(replace(query, user="somebody", time=0, truth=None) for query in SPLIT.train_queries)
+    found = RecR1(TINY).fit(changed, replace(SPLIT, **parts, train_queries=renamed))
+    assert (weights(found) == weights(fitted())).all() and found.log == fitted().log
+
+
+def test_targets_of_train_queries_are_learned_from():
+    system = RecR1(TINY)
+    played = []
+    score = system.scored
+    system.scored = lambda episodes, k: played.extend((e.query, k) for e in episodes) or score(episodes, k)
+    system.fit(small.environment().dataset, SPLIT)
+    assert len(played) == TINY.steps * TINY.requests * TINY.group
+    assert all(query in SPLIT.train_queries and k == 3000 for query, k in played)
+
+
+def test_train_queries_are_needed():
+    with pytest.raises(DataError, match="no train user has a query"):
+        RecR1(TINY).fit(small.environment().dataset, replace(SPLIT, train_queries=()))
+
+
+def test_the_published_settings():
+    config = RecR1Config()
+    assert (config.k, config.group, config.temperature, config.k1, config.b) == (3000, 12, 0.6, 1.2, 0.75)
+    assert config.grpo == GRPOConfig(sigma="group", clip=(0.2, 0.2), beta=0.001)
+
+
+def test_the_first_update_is_on_policy_and_its_advantages_are_normalised(monkeypatch):
+    """What the loss is given at the first step: the same log-probabilities from sampler, policy and reference, at one
+    temperature; and in each group (r - mean) / sigma."""
+    given = []
+
+    def watched(logprobs, old, advantages, mask, config, episodes, tokens, reference):
+        given.append((logprobs.detach(), old, advantages, mask, episodes, tokens, reference))
+        return grpo_loss(logprobs, old, advantages, mask, config, episodes, tokens, reference)
+
+    monkeypatch.setattr("mrrec_mini.systems.rec_r1.grpo_loss", watched)
+    monkeypatch.setattr("mrrec_mini.systems.rec_r1.rewriting_reward", lambda *_: float(next(rewards)))
+    rewards = iter([1, 2, 6, 5, 5, 5] * TINY.steps)
+    RecR1(TINY).fit(small.environment().dataset, SPLIT)
+    logprobs, old, advantages, mask, episodes, tokens, reference = given[0]
+    assert torch.allclose(logprobs[mask], old[mask], atol=1e-5) and torch.allclose(
+        reference[mask], old[mask], atol=1e-5
+    )
+    assert advantages.tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, 0, 0, 0], abs=1e-3)
+    assert (episodes, tokens) == (6, int(mask.sum()))
+    # from then on the reference stays what the policy was
+    logprobs, old, _, mask, *_, reference = given[1]
+    assert torch.allclose(logprobs[mask], old[mask], atol=1e-5)
+    assert not torch.allclose(reference[mask], old[mask], atol=1e-3)
+
+
+def test_it_is_sampled_at_the_temperature():
+    system = fitted()
+    batch = to_batch(system.play(list(SPLIT.train_queries[:4])), range(4))
+    with torch.no_grad():
+        same, other = (token_logprobs(system.model, batch.tokens, batch.mask, t)[0] for t in (0.6, 1.0))
+    assert torch.allclose(same, batch.old_logprobs, atol=1e-5)
+    assert not torch.allclose(other, batch.old_logprobs, atol=1e-2)
+
+
+def test_the_script_repeats_the_request_but_for_some_words():
+    system, query, rng = fitted(), SPLIT.train_queries[0], np.random.default_rng(0)
+    request = query.text.split()
+    said = [system.trace(query, rng).answer.profile.split() for _ in range(2000)]
+    strays = [sum(word not in request for word in words) for words in said]
+    assert np.mean(strays) == pytest.approx(TINY.stray, abs=0.04) and max(strays) == 1
+    # a word is left out in a fifth of the traces, but for those that would hold none
+    kept = np.mean([request[0] in words for words in said])
+    assert kept == pytest.approx(0.8 + 0.2 ** len(request), abs=0.04)
+    assert [word for word in max(said, key=len) if word in request] == request
+
+
+# --- the contract -------------------------------------------------------------------------------------------------
+
+
+def rewriting(text: str | None) -> RecR1:
+    """A system whose policy is sure of what it writes."""
+    system = RecR1(TINY).fit(small.environment().dataset, SPLIT)
+    system.rewritings = {"a wish": text}
+    return system
+
+
+def test_scores_are_those_of_bm25_for_the_rewriting():
+    """Up to `bm25_query`'s stretching: so the two differ by the rewriting alone."""
+    data = small.environment().dataset
+    pool, query = sorted(data.items), Query("q", "u000001", "a wish", "", 0)
+    system, other = rewriting("mug for hiking"), bm25_query().fit(data, SPLIT)
+    found, expected = system.rank(query, pool), other.rank(replace(query, text="mug for hiking"), pool)
+    assert (found - found.min()) / (found.max() - found.min()) == pytest.approx(expected)
+    assert system.rank(replace(query, user="x"), pool[5:3:-1]).tolist() == [found[5], found[4]]
+    assert system.rank(query, []).shape == (0,)
+    with pytest.raises(KeyError):
+        system.rank(query, ["nothing"])
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_without_a_rewriting_all_scores_are_0(text):
+    query = Query("q", "u000001", "a wish", "", 0)
+    assert rewriting(text).rank(query, ["i0000001", "i0000002"]).tolist() == [0, 0]
+
+
+def test_the_rewriting_is_the_greedy_one_of_the_text_alone():
+    system = fitted()
+    one, again = (system.rewrite("mug for hiking") for _ in range(2))
+    prompt = torch.tensor([system.prompt("mug for hiking")])
+    written = system.model.generate(prompt, max_new_tokens=12, do_sample=False, eos_token_id=CONTROL.index(_A))
+    assert one == again == system.read(written[0, prompt.shape[1] :].tolist())
+
+
+# --- it learns ----------------------------------------------------------------------------------------------------
+
+KINDS = ["mug", "lamp", "chair", "knife", "clock", "tent", "rug", "desk", "vase", "scarf", "drill", "basket"]
+COLOURS = ["red", "blue", "green", "black", "white"]
+
+
+def misleading_shop() -> tuple[Dataset, Split]:
+    """People say what they do not want as well, and a search engine takes it for a wish: "mug unlike lamp"."""
+    items = [
+        Item(f"{kind}-{n}", f"{colour} {kind}", ("shop", kind)) for kind in KINDS for n, colour in enumerate(COLOURS)
+    ]
+    rng = np.random.default_rng(0)
+    queries = []
+    for number in range(300):
+        kind, other = rng.choice(KINDS, 2, replace=False)
+        target = f"{kind}-{rng.integers(len(COLOURS))}"
+        queries.append(Query(f"q{number:03d}", f"u{number:03d}", f"{kind} unlike {other}", target, 1))
+    data = Dataset({item.id: item for item in items}, (), tuple(queries))
+    return data, data.split(0, 0.7, 0.0, 0.3)
+
+
+@pytest.mark.slow
+def test_it_learns_to_leave_out_what_misleads_the_search():
+    data, split = misleading_shop()
+    pool = sorted(data.items)
+
+    def quality(system) -> float:
+        ranks = []
+        for query in split.test_queries:
+            scores = system.rank(replace(query, target=""), pool)
+            ranks.append(sorted(range(len(pool)), key=lambda i: -scores[i]).index(pool.index(query.target)) + 1)
+        return ndcg_at_k(ranks, 100).mean()
+
+    config = RecR1Config(steps=60, requests=8, warm=WarmStartConfig(drill_steps=150, steps=100))
+    raw = quality(bm25_query().fit(data, split))
+    untrained = quality(
+        RecR1(replace(config, steps=0, warm=replace(config.warm, drill_steps=0, steps=0))).fit(data, split)
+    )
+    system = RecR1(config).fit(data, split)
+    learned = quality(system)
+    assert learned > raw + 0.05 > untrained + 0.05, (learned, raw, untrained)
+    assert system.log[-1]["reward"] > system.log[0]["reward"] + 0.1 and system.log[-1]["form"] > 0.95
