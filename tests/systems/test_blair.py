@@ -169,6 +169,30 @@ def test_a_step_follows_the_gradient_of_the_sum():
     assert moved(contrast=0.0) and moved(mlm=0.0)
 
 
+def test_each_review_stands_beside_the_item_that_it_is_about(monkeypatch):
+    """What is encoded in three steps, read back from its tokens: long texts are cut alike."""
+    data, seen = small.environment().dataset, []
+
+    def watched(model, ids):
+        seen.append(ids)
+        return first_vectors(model, ids)
+
+    monkeypatch.setattr("mrrec_mini.systems.blair.first_vectors", watched)
+    system = Blair(TINY).fit(data, SPLIT)
+
+    def texts(ids: torch.Tensor) -> list[str]:
+        return [system.tokenizer.decode([i for i in row[1:] if i]) for row in ids.tolist()]
+
+    pairs = review_pairs(data, SPLIT, 31)
+    reviews, metadata = (
+        system.rows(side) for side in zip(*((r, item_text(data.items[i])) for r, i in pairs), strict=True)
+    )
+    true = set(zip(texts(reviews), texts(metadata), strict=True))
+    for step in range(TINY.steps):
+        beside = list(zip(texts(seen[2 * step]), texts(seen[2 * step + 1]), strict=True))
+        assert len(set(beside)) > TINY.batch / 2 and set(beside) <= true
+
+
 # --- whose reviews ------------------------------------------------------------------------------------------------
 
 LONG = "a review of more than thirty characters"
