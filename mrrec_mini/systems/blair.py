@@ -14,7 +14,7 @@ Departures:
 
 - A RoBERTa of .1M parameters with random weights instead of roberta-base: it knows no language but what it meets here.
   One token is one word.
-- 600 steps of 64 pairs at a rate of 3e-3, EPOCHS epochs of the default shop in a minute, instead of one epoch of a
+- 600 steps of 64 pairs at a rate of 3e-3, about 16 epochs of the default shop, instead of one epoch of a
   tenth of 570M reviews, 768 pairs a step, at 5e-5: from random weights so little teaches nothing here.
 - Two reviews of one item in a batch: in the original, as far as its code is public, the second copy of the metadata is
   a negative like any other, which among 48M items hardly ever happens. Here it is left out of the sum.
@@ -27,7 +27,8 @@ metadata of at most 30 characters are dropped, and a rating plays no part.
 
 Guessed: no layer on top of `<cls>` while training; SimCSE, whose code the authors' grew out of, has one there.
 
-MEASURED
+Measured (`mrrec reproduce table1`, default shop, seeds 0 to 2, unseen users): nDCG@10 .007, recall@100 .155; BM25 of the
+same queries .027 and .586. A vocabulary of invented words leaves an encoder from scratch little to generalise from.
 """
 
 from __future__ import annotations
