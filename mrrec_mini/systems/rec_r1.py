@@ -29,7 +29,7 @@ As published: the reward, groups of 12 at temperature .6, BM25 with k1 1.2 and b
 
 Guessed: a row that shares no word with the rewriting is not returned, as with Lucene, so it is worth 0 for any k.
 
-Measured (`mrrec reproduce table1`, default shop, seeds 0 to 2, unseen users): nDCG@10 .029, BM25 of the request as it is
+Measured (`mrrec reproduce table1`, default shop, seeds 0-2, unseen users): nDCG@10 .029, BM25 of the request as it is
 .027, within the interval: reinforcement brings the warm start's sloppy copies back to the request and no further, since
 here the request leaves open what this user prefers, and nothing else is looked at.
 """
