@@ -131,16 +131,13 @@ def test_turn_credit_gives_each_decision_its_own():
 
 
 def test_the_one_that_is_shown_is_the_first_of_its_group_and_a_greedy_one_has_no_advantage():
-    it = Player(environment(), taught_model(), grammar_of(tokenizer()), replace(Recipe(), train=CONFIG), 0)
-    query = environment().split.test_queries[0]
+    it = Player(environment(), taught_model(), grammar_of(tokenizer()), replace(Recipe(), train=CONFIG), seed=3)
+    query, rewards = group()[0].query, [episode.reward for episode in group()]
     told = it.play(query)
-    actor = LMActor(taught_model(), it.grammar, torch.Generator().manual_seed(0))
-    again = environment().play(actor, [query] * CONFIG.group, it.grammar, CONFIG.rules, CONFIG.reward)
-    assert told["sampled"]["group"] == [episode.reward for episode in again]
-    assert told["sampled"]["reward"] == again[0].reward
-    advantage = (torch.tensor(told["sampled"]["group"]) - sum(told["sampled"]["group"]) / CONFIG.group)[0].item()
-    own = {advantage for who, *_, advantage in columns(told["sampled"]) if who == "policy"}
-    assert len(own) == 1 and (own.pop() > 0) == (advantage > 0)
+    assert told["sampled"]["group"] == rewards and rewards[0] != max(rewards)
+    assert told["sampled"]["reward"] == rewards[0]
+    praise = group_praise(group(), it.grammar, environment(), CONFIG)
+    assert {**told["sampled"], "group": None} == {**it.told(group()[0], praise[0]), "group": None}
     assert "group" not in told["greedy"] and {advantage for *_, advantage in columns(told["greedy"])} == {None}
     assert it.told(environment().play(it.greedy, [query], it.grammar, CONFIG.rules, CONFIG.reward)[0]) == told["greedy"]
 
