@@ -800,7 +800,9 @@ def chat(user: Annotated[str, typer.Option(help="Who speaks.")], run: RunDir, st
             for one in answer:
                 out.print(Text(printable(one)), soft_wrap=True)
             if session.over:
-                break
+                return
+    if sys.stdin.isatty():
+        err.print()  # the end of the input leaves the prompt's line open
 
 
 def _prompt() -> None:
