@@ -1,0 +1,79 @@
+"""The student's version: exercises without their answers.
+
+    python tutorials/handout.py             writes tutorials/exercises/ from tutorials/solutions/
+    python tutorials/handout.py FOLDER      writes a whole copy of the repository without any solution
+
+What stands between the lines `# BEGIN SOLUTION` and `# END SOLUTION` is left out: nbgrader and otter look for the same
+marks. Within a function a line that raises NotImplementedError stands there instead.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOLUTIONS, STUBS = ROOT / "tutorials/solutions", ROOT / "tutorials/exercises"
+BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
+
+
+def without_solution(text: str) -> str:
+    """A source without its marked answers. ValueError where marks do not match, or there is none."""
+    kept: list[str] = []
+    inside = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        mark = line.strip()
+        if mark in (BEGIN, END):
+            if inside == (mark == BEGIN):
+                raise ValueError(f"line {number}: {mark} where the other one is due")
+            inside = mark == BEGIN
+            if inside and (indent := re.match(r" *", line)[0]):
+                kept.append(f'{indent}raise NotImplementedError("write this, then run the check again")')
+        elif not inside:
+            kept.append(line)
+    if inside or len(kept) == len(text.splitlines()):
+        raise ValueError(f"no {END}" if inside else "nothing is marked as the solution")
+    return "\n".join(kept).rstrip() + "\n"
+
+
+def stubs() -> dict[str, str]:
+    """Every exercise's file as the student gets it, by name."""
+    return {path.stem: without_solution(path.read_text(encoding="utf-8")) for path in sorted(SOLUTIONS.glob("*.py"))}
+
+
+def write_stubs(folder: Path = STUBS) -> None:
+    """All of them; a file whose solution is gone goes too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = stubs()
+    for path in folder.glob("*.py"):
+        if path.stem not in written:
+            path.unlink()
+    for name, text in written.items():
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+def write_handout(folder: Path) -> int:
+    """A copy of all that git tracks but the solutions; returns the number of files. FileExistsError: not an empty place."""
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; name a new folder, or remove it")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    names = [name for name in listed.split("\0") if name and not name.startswith("tutorials/solutions/")]
+    for name in names:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return len(names)
+
+
+if __name__ == "__main__":
+    write_stubs()
+    if len(sys.argv) > 1:
+        place = Path(sys.argv[1])
+        try:
+            count = write_handout(place)
+        except FileExistsError as error:
+            sys.exit(str(error))
+        print(f"wrote {count} files to {place}, none of them a solution", file=sys.stderr)
