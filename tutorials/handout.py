@@ -56,7 +56,7 @@ def write_stubs(folder: Path = STUBS) -> None:
 
 
 def write_handout(folder: Path) -> int:
-    """A copy of all that git tracks but the solutions; returns the number of files. FileExistsError: not an empty place."""
+    """A copy of all that git tracks but the solutions; returns how many files. FileExistsError: not an empty place."""
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; name a new folder, or remove it")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout

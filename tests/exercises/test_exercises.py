@@ -1,6 +1,5 @@
 """Each exercise can be solved, no listed mistake passes, and a stub is the solution without its answer."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tutorials"))
 
-import grade
 import handout
 from adapters import SOLUTIONS, STUBS, check_of, exercises, load, reference, replaced
 
