@@ -7,11 +7,12 @@ interrupted reproduction goes on where it stopped, and exhibits share what they 
 Equations: none of its own; MPC and MRC of `counterfactual`.
 
 Departures from the paper. Small policies made from scratch stand for its language models; nobody's published weights
-are run. A language model with naive or static memory is here the policy whose memory tool answers, whatever it is
-asked, with the latest records or with the profile, a few lines a call: the only form of given memory that it has
-learned to read. Without memory it may not call; global memory stays in the prompt, which it was taught with. Levels of
-memory set out from one warm start a seed and learn with each level alone; retrievers and numbers of memories are
-changed under the learned policy without training it again.
+are run. BLaIR with memory is asked the query followed by it, Rec-R1 learns with it in its prompt. A language model with
+naive or static memory is here the policy whose memory tool answers, whatever it is asked, with the latest records or
+with the profile, a few lines a call: the only form of given memory that it has learned to read. Without memory it may
+not call; global memory stays in the prompt, which it was taught with. Levels of memory set out from one warm start a
+seed and learn with each level alone; retrievers and numbers of memories are changed under the learned policy without
+training it again.
 
 Guessed: the plain start (Fig. 4) reads items, train users' queries and their memories, for as many batches as the warm
 start has.
@@ -34,11 +35,13 @@ import torch
 
 from mrrec_mini.chat import grammar_of
 from mrrec_mini.counterfactual import Withheld, effect, item_contribution, profile_contribution
+from mrrec_mini.data import Dataset, Split
 from mrrec_mini.demo import open_data
 from mrrec_mini.environment import Environment, item_text
 from mrrec_mini.evaluate import (
     GREEDY,
     Bench,
+    Row,
     appended_rows,
     benches,
     episode_rows,
@@ -53,9 +56,10 @@ from mrrec_mini.prompts import CONTROL
 from mrrec_mini.recipe import Recipe, Say, chosen_recipe, make_tokenizer, prepare, quiet, start_policy
 from mrrec_mini.records import Episode, MemoryEntry, Query
 from mrrec_mini.rollout import LMActor, rollout
+from mrrec_mini.systems import System
 from mrrec_mini.systems.blair import Blair, BlairConfig
 from mrrec_mini.systems.query_text import bm25_query, dense_query
-from mrrec_mini.systems.rec_r1 import RecR1, RecR1Config
+from mrrec_mini.systems.rec_r1 import Lines, RecR1, RecR1Config
 from mrrec_mini.train import Trainer, train
 from mrrec_mini.warmstart import warm_start
 
@@ -241,20 +245,58 @@ def references(stage: Stage) -> dict:
 
 
 def blair(stage: Stage) -> dict:
-    """A text encoder taught by reviews."""
+    """A text encoder taught by reviews, asked by the query, and by the query followed by memory."""
     _, tokenizer = stage.load("start")
+    bench = stage.bench(tokenizer)
     system = Blair(BlairConfig(seed=stage.seed, steps=3 if stage.plan.fast else BlairConfig.steps))
-    return {"rows": [asdict(row) for row in system_rows(stage.bench(tokenizer), "BLaIR", system)]}
+    rows = system_rows(bench, "BLaIR, no memory", system)
+    for kind, lines in given_lines(stage.shop.memory).items():
+        rows += with_tokens(bench, system_rows(bench, f"BLaIR, {kind} memory", Appended(system, lines)), lines)
+    return {"rows": [asdict(row) for row in rows]}
 
 
-def rec_r1(stage: Stage) -> dict:
-    """A query rewritten by reinforcement, without memory."""
-    _, tokenizer = stage.load("start")
-    config = RecR1Config(seed=stage.seed)
-    if stage.plan.fast:
-        config = replace(config, steps=1, requests=2, group=2, traces=20, warm=stage.recipe.warm)
-    system = RecR1(config)
-    return {"rows": [asdict(row) for row in system_rows(stage.bench(tokenizer), "Rec-R1", system)]}
+def rec_r1(kind: str) -> Callable[[Stage], dict]:
+    """A query rewritten by reinforcement, with no memory or a kind of given memory in the prompt."""
+
+    def job(stage: Stage) -> dict:
+        _, tokenizer = stage.load("start")
+        bench, config = stage.bench(tokenizer), RecR1Config(seed=stage.seed)
+        if stage.plan.fast:
+            config = replace(config, steps=1, requests=2, group=2, traces=20, warm=stage.recipe.warm)
+        lines = given_lines(stage.shop.memory).get(kind, lambda query: ())
+        rows = system_rows(bench, f"Rec-R1, {kind} memory", RecR1(config, lines))
+        return {"rows": [asdict(row) for row in with_tokens(bench, rows, lines)]}
+
+    return job
+
+
+def given_lines(memory: Memory) -> dict[str, Lines]:
+    """The memory that a system is given without asking for it: the latest records, the profile."""
+    return {
+        "naive": lambda query: [entry.text for entry in latest_records(memory, query)],
+        "static": lambda query: [entry.text for entry in profile_lines(memory, query)],
+    }
+
+
+def with_tokens(bench: Bench, rows: Sequence[Row], lines: Lines) -> list[Row]:
+    """The same rows with the memory tokens that each query was given."""
+    encode = bench.grammar.tokenizer.encode
+    given = {query.id: len(encode(" ".join(lines(query)))) for query in bench.queries}
+    return [replace(row, memory_tokens=given[row.query]) for row in rows]
+
+
+@dataclass(frozen=True)
+class Appended:
+    """A fitted system that is asked the query followed by lines of memory."""
+
+    system: System
+    lines: Lines
+
+    def fit(self, dataset: Dataset, split: Split) -> Appended:
+        return self
+
+    def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
+        return self.system.rank(replace(query, text=" ".join([query.text, *self.lines(query)])), candidates)
 
 
 def plain_start(stage: Stage) -> dict:
@@ -421,7 +463,9 @@ JOBS = {
     "no_local": Job(ablated(max_calls=0), (), 7),
     "plain_start": Job(plain_start, (), 6),
     **{name: Job(level(name), ("start",), 5) for name in LEVELS},
-    "rec_r1": Job(rec_r1, ("start",), 5),
+    "rec_r1": Job(rec_r1("no"), ("start",), 5),
+    "rec_r1_naive": Job(rec_r1("naive"), ("start",), 6),
+    "rec_r1_static": Job(rec_r1("static"), ("start",), 6),
     "blair": Job(blair, ("start",), 4),
     "references": Job(references, ("start",)),
     "given_memory": Job(given_memory, ("grpo",)),

@@ -40,8 +40,17 @@ from mrrec_mini.recipe import Say, quiet
 
 EXHIBITS = ("table1", "fig3", "table2", "table3", "table4", "fig4", "fig5", "fig6", "fig7")
 HOLDS, FAILS, NOT_COMPARABLE = "holds", "does not hold", "not comparable"
+KINDS = ("no memory", "naive memory", "static memory")
+REC_R1 = dict(zip(KINDS, ("rec_r1", "rec_r1_naive", "rec_r1_static"), strict=True))
+PUBLISHED = {  # nDCG@10, Table 1; "a model as it is": Qwen2.5-3B, and GPT-4o where it has memory
+    **{"Rec-R1, no memory": ".071", "Rec-R1, naive memory": ".075", "Rec-R1, static memory": ".069"},
+    "BLaIR, no memory": ".040",
+    "policy without learning, no memory": ".065",
+    "policy without learning, naive memory": ".072",
+    "policy without learning, static memory": ".065",
+}
 NEEDED = {
-    "table1": ("references", "blair", "rec_r1", "given_memory", "start", "grpo"),
+    "table1": ("references", "blair", *REC_R1.values(), "given_memory", "start", "grpo"),
     "fig3": ("grpo", "no_global", "no_local", "start"),
     "table2": ("grpo", "no_local", *LEVELS),
     "table3": ("contributions",),
@@ -150,13 +159,13 @@ def table1(found: Findings) -> Exhibit:
         "neighbours": found.rows("references", "neighbours"),
         "BM25 of the query": found.rows("references", "BM25 of the query"),
         "dense, of the query": found.rows("references", "dense, of the query"),
-        "BLaIR": found.rows("blair"),
-        "Rec-R1": found.rows("rec_r1"),
+        **{f"BLaIR, {kind}": found.rows("blair", f"BLaIR, {kind}") for kind in KINDS},
+        **{f"Rec-R1, {kind}": found.rows(job) for kind, job in REC_R1.items()},
         "query + latest records": found.rows("references", "naive_memory"),
         "query + profile": found.rows("references", "static_memory"),
     }
     for who in ("policy without learning", "MR.Rec's policy"):
-        for kind in ("no memory", "naive memory", "static memory"):
+        for kind in KINDS:
             arms[f"{who}, {kind}"] = found.rows("given_memory", f"{who}, {kind}")
     arms["policy without learning, own look-ups"] = found.rows("start")
     arms["MR.Rec"] = ours = found.rows("grpo")
@@ -167,14 +176,11 @@ def table1(found: Findings) -> Exhibit:
     best = max(others, key=lambda name: means(others[name])["ndcg@10"])
     claims = [
         found.above(f"MR.Rec above the best other arm ({best}), nDCG@10", ".084 against .075", ours, others[best]),
-        found.above("MR.Rec above Rec-R1", ".084 against .071", ours, arms["Rec-R1"]),
-        found.above("MR.Rec above BLaIR", ".084 against .040", ours, arms["BLaIR"]),
+        *(
+            found.above(f"MR.Rec above {name}", f".084 against {published}", ours, arms[name])
+            for name, published in PUBLISHED.items()
+        ),
     ]
-    for kind, published in (("no memory", ".065"), ("naive memory", ".072"), ("static memory", ".065")):
-        name = f"policy without learning, {kind}"
-        claims.append(
-            found.above(f"MR.Rec above a model as it is, {kind}", f".084 against {published}", ours, arms[name])
-        )
     claims.append(
         found.incomparable(
             "absolute numbers",

@@ -2,10 +2,10 @@
 
 Flow: a baseline that reads the query and knows nobody; the contract is that of `systems`. `fit` makes a tiny policy,
 teaches it to copy the request, then reinforces it by where BM25 puts the target of a train user's query. `rank` lets
-it rewrite the query, greedily, and returns BM25's scores of that. It is shown the text of the query alone: neither user
-nor memory.
+it rewrite the query, greedily, and returns BM25's scores of that. It is shown the text of the query alone; or, as
+MR.Rec's authors also ran it, with lines of memory behind it, which whoever makes it hands in (`memory`).
 
-    <request> mug for hiking                                                      given
+    <request> mug for hiking [<line> mug weight light ...]                        given
     <think> </think> <answer> <query> mug hiking </answer>                        sampled
 
     reward = -2                     bad form                                                       Rec-R1's reward
@@ -13,16 +13,16 @@ nor memory.
            = 0                      good form, and it is not                   k = 3000 (100 in the authors' validation)
     A_i = (r_i - mean of the group) / sigma of the group, then the loss of `grpo` with a KL of weight .001
 
-Good form: each of the four tags once, in order, and within <answer> the key and its text. What else is written where is
-           = 0                      good form, and it is not                  k = 3000 (100 in the authors' validation)
+Good form: each of the four tags once, in order, and within <answer> the key and its text. What else is written,
+and where, is the policy's own affair.
 
 As published: the reward, groups of 12 at temperature .6, BM25 with k1 1.2 and b .75, one text an item. Departures:
 
 - The four tags and the key are single control tokens; `<query>` and what follows it stand for {"query": "..."}. A
   policy of .15M parameters would spend itself on quotes and braces.
 - The published policy is Qwen2.5-3B-Instruct and starts at once. Ours is first drilled in copying (`warmstart`), then
-  imitates a script that repeats the request, leaves words out and adds stray ones: so that RL has something to choose.
-  It does not think; it may.
+  imitates a script that repeats the request, leaves words out, adds stray ones, and copies some lines of memory where
+  there are any, whichever: so that RL has something to choose. It does not think; it may.
 - No top-p of .95 (the update would have to undo it). AdamW at 1e-3, not 1e-6; 16 requests a step, not 32. The KL is
   weighed by the ratio (`grpo.kl_term`), in the authors' code it is not. No Boolean operators: our BM25 has none.
 - A rewriting in bad form is no answer: all scores are 0, and ids decide.
@@ -36,7 +36,7 @@ here the request leaves open what this user prefers, and nothing else is looked 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
@@ -55,7 +55,14 @@ from mrrec_mini.sampler import Sampler
 from mrrec_mini.warmstart import WarmStartConfig, copy_drill, set_rate, warm_start
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-CONTROL = ("<pad>", "<request>", "<query>", *TAGS, "<line>")  # the last one is the copy drill's
+CONTROL = (
+    "<pad>",
+    "<request>",
+    "<query>",
+    *TAGS,
+    "<line>",
+)  # the last one begins a line of memory, and of the copy drill
+Lines = Callable[[Query], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -74,20 +81,25 @@ class RecR1Config:
     learning_rate: float = 1e-3
     keep: float = 0.8  # chance that the script repeats a word of the request
     stray: float = 0.3  # chance that it adds a word
+    borrow: float = 0.3  # chance that it copies a line of memory
     traces: int = 2000  # of the script
     warm: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=200))
     model: CausalLMConfig = field(default_factory=CausalLMConfig)
     max_words: int = 4000  # of the tokenizer
     request_tokens: int = 32  # a longer request is cut for the policy's eyes
+    memory_tokens: int = 160  # and a longer memory
     answer_tokens: int = 48  # an answer that has not ended by then is in bad form
     seed: int = 0
 
 
 class RecR1:
-    """`log` holds the mean reward and the share of good form of each step once it is fitted."""
+    """`log` holds the mean reward and the share of good form of each step once it is fitted.
 
-    def __init__(self, config: RecR1Config | None = None):
-        self.config = config or RecR1Config()
+    `memory`: the lines that are shown with a query, of what its user did before it; None: there are none.
+    """
+
+    def __init__(self, config: RecR1Config | None = None, memory: Lines | None = None):
+        self.config, self.memory = config or RecR1Config(), memory or (lambda query: ())
 
     def fit(self, dataset: Dataset, split: Split) -> RecR1:
         """Warm start, then reinforcement, on the queries of train users. DataError where there are none."""
@@ -97,9 +109,10 @@ class RecR1:
         self.column = {item: column for column, item in enumerate(sorted(dataset.items))}
         texts = [item_text(dataset.items[item]) for item in self.column]
         self.engine = BM25(texts, BM25Stats.fit(texts), config.k1, config.b)
-        said = [" ".join(words(text)) for text in (*(query.text for query in queries), *texts)]
+        shown = [text for query in queries for text in (query.text, *self.memory(query))]
+        said = [" ".join(words(text)) for text in (*shown, *texts)]
         self.tokenizer = WordTokenizer.train(said, CONTROL, config.max_words)
-        self.rewritings: dict[str, str | None] = {}
+        self.rewritings: dict[tuple[int, ...], str | None] = {}
         rng = np.random.default_rng([config.seed, 4])
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = make_causal_lm(len(self.tokenizer), config.model, self.generator)
@@ -112,33 +125,37 @@ class RecR1:
     def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
         """(n,) BM25 scores of the rewriting for n item ids; 0 where there is none. KeyError: an unknown item."""
         columns = [self.column[item] for item in candidates]
-        rewriting = self.rewrite(query.text)
+        rewriting = self.rewrite(query)
         return self.engine.scores(rewriting)[columns] if rewriting else np.zeros(len(columns))
 
-    def rewrite(self, text: str) -> str | None:
-        """What the policy, greedy, searches for instead of `text`; None: its answer is in bad form."""
-        if text not in self.rewritings:
-            ids, _ = Sampler(self.model, [self.prompt(text)], None, 0.0).sample(*self.limits)
-            self.rewritings[text] = self.read(ids[0])
-        return self.rewritings[text]
+    def rewrite(self, query: Query) -> str | None:
+        """What the policy, greedy, searches for instead of the query; None: its answer is in bad form."""
+        prompt = tuple(self.prompt(query))
+        if prompt not in self.rewritings:
+            ids, _ = Sampler(self.model, [list(prompt)], None, 0.0).sample(*self.limits)
+            self.rewritings[prompt] = self.read(ids[0])
+        return self.rewritings[prompt]
 
     # --- what is given and what is written --------------------------------------------------------------------------
 
-    def prompt(self, text: str) -> list[int]:
-        """`<request> words`"""
-        request = self.tokenizer.encode(" ".join(words(text)))
-        return [self.tokenizer.control["<request>"], *request[: self.config.request_tokens]]
+    def prompt(self, query: Query) -> list[int]:
+        """`<request> words`, and behind it the query's lines of memory: `<line> words`."""
+        c, config = self.tokenizer.control, self.config
+        request = self.tokenizer.encode(" ".join(words(query.text)))[: config.request_tokens]
+        lines = [i for line in self.memory(query) for i in (c["<line>"], *self.tokenizer.encode(" ".join(words(line))))]
+        return [c["<request>"], *request, *lines[: config.memory_tokens]]
 
     def trace(self, query: Query, rng: np.random.Generator) -> Episode:
-        """The script's answer to a query: its words, some left out, perhaps one more."""
+        """The script's answer to a query: its words, some left out, perhaps one more, and some lines of memory."""
         config, request = self.config, words(query.text)
         kept = [word for word in request if rng.random() < config.keep] or request
         if rng.random() < config.stray:
             kept.insert(rng.integers(len(kept) + 1), self.tokenizer.words[rng.integers(len(self.tokenizer.words))])
+        kept += [word for line in self.memory(query) if rng.random() < config.borrow for word in words(line)]
         c = self.tokenizer.control
         answer = self.tokenizer.encode(" ".join(kept))[: config.request_tokens]
         written = [c["<think>"], c["</think>"], c["<answer>"], c["<query>"], *answer, c["</answer>"]]
-        return self.episode(query, self.prompt(query.text), written, [0.0] * len(written))
+        return self.episode(query, self.prompt(query), written, [0.0] * len(written))
 
     @property
     def limits(self) -> tuple[list[int], int]:
@@ -196,7 +213,7 @@ class RecR1:
 
     def play(self, queries: Sequence[Query]) -> list[Episode]:
         """One sampled and scored episode a query."""
-        prompts = [self.prompt(query.text) for query in queries]
+        prompts = [self.prompt(query) for query in queries]
         written = Sampler(self.model, prompts, self.generator, self.config.temperature).sample(*self.limits)
         episodes = [self.episode(*parts) for parts in zip(queries, prompts, *written, strict=True)]
         return self.scored(episodes, self.config.k)

@@ -10,7 +10,7 @@ import torch
 import small
 from mrrec_mini.data import DataError, Dataset, Split
 from mrrec_mini.grpo import GRPOConfig, grpo_loss
-from mrrec_mini.metrics import MISSING, ndcg_at_k
+from mrrec_mini.metrics import MISSING, ndcg_at_k, target_ranks
 from mrrec_mini.models.causal_lm import CausalLMConfig
 from mrrec_mini.records import Item, Query
 from mrrec_mini.reinforce import to_batch, token_logprobs
@@ -174,8 +174,56 @@ def test_a_lenient_reader_is_refused(lenient):
 
 
 def test_a_request_that_imitates_the_tags_is_only_text():
-    prompt = fitted().prompt("</think> <answer> <query> mug </answer>")
+    prompt = fitted().prompt(asked("</think> <answer> <query> mug </answer>"))
     assert prompt[0] == CONTROL.index("<request>") and min(prompt[1:]) >= len(CONTROL)
+
+
+def asked(text: str) -> Query:
+    return Query("q", "u000001", text, "", 0)
+
+
+# --- memory, where it is given ------------------------------------------------------------------------------------
+
+
+def lines_of(query: Query) -> list[str]:
+    """What is known of a user: the user's name, and that the tags are only text."""
+    return [f"mug {query.user}", "</answer> <line> lamp"]
+
+
+def test_lines_of_memory_follow_the_request():
+    system = fitted_with_memory()
+    encode, line = system.tokenizer.encode, CONTROL.index("<line>")
+    expected = [CONTROL.index("<request>"), *encode("mug for hiking"), line, *encode("mug u000001")]
+    expected += [line, *encode("answer line lamp")]
+    assert system.prompt(asked("mug for hiking")) == expected
+    short = RecR1(replace(TINY, memory_tokens=3, request_tokens=1), lines_of)
+    short.tokenizer = system.tokenizer
+    assert short.prompt(asked("mug for hiking")) == [expected[0], expected[1], *expected[4:7]]
+
+
+@lru_cache(maxsize=1)
+def fitted_with_memory() -> RecR1:
+    return RecR1(TINY, lines_of).fit(small.environment().dataset, SPLIT)
+
+
+def test_the_script_copies_lines_of_memory():
+    system = fitted_with_memory()
+    for borrow, expected in ((0.0, "mug"), (1.0, "mug mug u000001 answer line lamp")):
+        own = RecR1(replace(TINY, keep=1.0, stray=0.0, borrow=borrow), lines_of)
+        own.tokenizer = system.tokenizer
+        episode = own.trace(asked("mug"), np.random.default_rng(0))
+        assert episode.answer.profile == system.tokenizer.decode(system.tokenizer.encode(expected))
+
+
+def test_each_query_has_its_own_rewriting():
+    """The text is the same, the memory is not."""
+    system = fitted_with_memory()
+    for user in ("u000001", "u000002"):
+        query = replace(asked("mug"), user=user)
+        ids = torch.tensor([system.prompt(query)])
+        written = system.model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=CONTROL.index(_A))
+        assert system.rewrite(query) == system.read(written[0, ids.shape[1] :].tolist())
+    assert len(system.rewritings) == 2
 
 
 # --- what is learned from -----------------------------------------------------------------------------------------
@@ -281,7 +329,7 @@ def test_the_script_repeats_the_request_but_for_some_words():
 def rewriting(text: str | None) -> RecR1:
     """A system whose policy is sure of what it writes."""
     system = RecR1(TINY).fit(small.environment().dataset, SPLIT)
-    system.rewritings = {"a wish": text}
+    system.rewritings = {tuple(system.prompt(asked("a wish"))): text}
     return system
 
 
@@ -306,8 +354,8 @@ def test_without_a_rewriting_all_scores_are_0(text):
 
 def test_the_rewriting_is_the_greedy_one_of_the_text_alone():
     system = fitted()
-    one, again = (system.rewrite("mug for hiking") for _ in range(2))
-    prompt = torch.tensor([system.prompt("mug for hiking")])
+    one, again = (system.rewrite(asked("mug for hiking")) for _ in range(2))
+    prompt = torch.tensor([system.prompt(asked("mug for hiking"))])
     written = system.model.generate(prompt, max_new_tokens=12, do_sample=False, eos_token_id=CONTROL.index(_A))
     assert one == again == system.read(written[0, prompt.shape[1] :].tolist())
 
@@ -354,3 +402,28 @@ def test_it_learns_to_leave_out_what_misleads_the_search():
     learned = quality(system)
     assert learned > raw + 0.05 > untrained + 0.05, (learned, raw, untrained)
     assert system.log[-1]["reward"] > system.log[0]["reward"] + 0.1 and system.log[-1]["form"] > 0.95
+
+
+@pytest.mark.slow
+def test_it_learns_to_copy_the_line_of_memory_that_helps():
+    """The colour that a person wants of a kind stands in memory, beside another kind's."""
+    items = [Item(f"{kind}-{colour}", f"{colour} {kind}", ("shop", kind)) for kind in KINDS for colour in COLOURS]
+    rng = np.random.default_rng(0)
+    queries, known = [], {}
+    for number in range(300):
+        kind, other = rng.choice(KINDS, 2, replace=False)
+        colour, wrong = rng.choice(COLOURS, 2, replace=False)
+        queries.append(Query(f"q{number:03d}", f"u{number:03d}", f"a {kind}", f"{kind}-{colour}", 1))
+        known[queries[-1].id] = [str(line) for line in rng.permutation([f"{kind} {colour}", f"{other} {wrong}"])]
+    data = Dataset({item.id: item for item in items}, (), tuple(queries))
+    split, pool = data.split(0, 0.7, 0.0, 0.3), sorted(data.items)
+
+    def quality(system) -> float:
+        scores = [system.rank(replace(query, target=""), pool) for query in split.test_queries]
+        return ndcg_at_k(target_ranks(scores, [pool.index(q.target) for q in split.test_queries]), 10).mean()
+
+    config = RecR1Config(steps=60, requests=8, warm=WarmStartConfig(drill_steps=150, steps=150))
+    without = quality(RecR1(config).fit(data, split))
+    start = quality(RecR1(replace(config, steps=0), lambda query: known[query.id]).fit(data, split))
+    learned = quality(RecR1(config, lambda query: known[query.id]).fit(data, split))
+    assert learned > start + 0.1 and learned > without + 0.05, (learned, start, without)
