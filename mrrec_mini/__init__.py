@@ -21,7 +21,7 @@ rollout
     prompts, constrain, sampler, chat, rollout
 
 reward, update
-    reward, environment, reinforce, warmstart, grpo, credit, checkpoint, train
+    reward, environment, reinforce, warmstart, grpo, formulas, credit, checkpoint, train
 
 systems
     systems/popularity, systems/neighbours, systems/query_text, systems/blair, systems/rec_r1

@@ -679,23 +679,31 @@ def train(
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Compute in bfloat16, where the processor is quick at it.")
     ] = False,
+    formulas: Annotated[
+        Path | None,
+        typer.Option("--with", metavar="FILE", help="Your own formulas in the real loop, beside the package's."),
+    ] = None,
 ) -> None:
     """Warm-start a policy on a data set, or take a chat model; then train it by reinforcement."""
-    from mrrec_mini.demo import Mismatch, one_bar, train_run
+    from mrrec_mini.demo import Mismatch, one_bar, print_beside, train_run
 
     try:
         with one_bar(err) as say:
-            last = train_run(data, run, steps, seed, algo and algo.value, resume, fast, say, _tell, model, lora, bf16)
+            chosen = (steps, seed, algo and algo.value, resume, fast, say, _tell, model, lora, bf16, formulas)
+            last = train_run(data, run, *chosen)
     except Mismatch as error:
         _stop(str(error), WRONG_USAGE)
     except KeyboardInterrupt:
         going_on = f"mrrec train --data {shlex.quote(str(data))} --run {shlex.quote(str(run))}"
+        going_on += f" --with {shlex.quote(str(formulas))}" if formulas else ""
         going_on += f" --steps {steps} --resume" if steps else " --resume"
         saved = folders(run)
         _tell(
             f"interrupted; go on with: {going_on}" if saved else "interrupted before the first step; nothing was kept"
         )
         raise typer.Exit(INTERRUPTED) from None
+    if formulas:
+        print_beside(run, out)
     _tell(f"{run}: {last}")
 
 

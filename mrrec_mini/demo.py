@@ -31,10 +31,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from mrrec_mini import checkpoint
 from mrrec_mini.chat import grammar_of
 from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import Bench, Row, arms_table, benches, play, policy_rows, reference_rows, report_dict
+from mrrec_mini.formulas import Formulas, learners_file
 from mrrec_mini.recipe import (
     FAST_WORLD,
     Recipe,
@@ -47,7 +49,7 @@ from mrrec_mini.recipe import (
     write_config,
 )
 from mrrec_mini.rollout import LMActor
-from mrrec_mini.train import Trainer, load_policy, resume, save_checkpoint, save_start, start_over, train
+from mrrec_mini.train import Trainer, load_policy, load_start, resume, save_checkpoint, save_start, start_over, train
 from mrrec_mini.world import WorldConfig, make_world
 
 
@@ -279,17 +281,30 @@ def train_run(
     chat_model: str | None = None,
     lora: int | None = None,
     bf16: bool = False,
+    learners: Path | None = None,
 ) -> str:
     """Make or go on with a run folder; returns a sentence on how it stands. `steps`, `seed`, `algo` None: the recipe's,
     0 and "grpo", or those of the run that is gone on with. `warn` is told of damaged checkpoints.
 
-    Mismatch: the run that is to go on was made with other data, another seed, algo, model or rank of adapters.
+    `learners`: a file of formulas that are used in place of the package's (see `formulas`). The package's own are then
+    trained beside them, from the same warm start with the same draws, in RUN/reference; `beside` compares the two.
+
+    Mismatch: the run that is to go on was made with other data, another seed, algo, model, adapters or formulas.
     ValueError: there is a run already.
     """
     torch.set_num_threads(1)
+    mine = None
     if going_on:
         recipe, own_seed, dataset = read_config(run)
-        folder = json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]
+        content = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        folder, made_of = content["data"], content.get("formulas")
+        mine = learners_file(learners, recipe.train.algo, recipe.train.grpo.beta) if learners else None
+        if (mine and mine.sha256) != made_of:
+            was = "a file of formulas" if made_of else "the package's own formulas"
+            now = (
+                f"{learners}, which is not that file as it was then" if made_of and mine else learners or "without one"
+            )
+            raise Mismatch(f"{run} was made with {was}, not {now}; give --with as then, or train anew")
         made = {"--data": folder or "a shop of its own", "--seed": own_seed, "--algo": recipe.train.algo}
         made |= {"--model": recipe.chat_model, "--lora": recipe.lora, "--bf16": recipe.train.precision == "bfloat16"}
         wanted = chosen_recipe(fast, chat_model, lora or 0) if chat_model else None
@@ -299,25 +314,63 @@ def train_run(
         seed = own_seed
         recipe = replace(recipe, train=replace(recipe.train, steps=steps or recipe.train.steps))
         environments = prepare(dataset, recipe, seed, say)
-        trainer = resume(run, environments, recipe.train, warn)
+        trainer = resume(run, environments, recipe.train, warn, mine.formulas if mine else Formulas())
     else:
         if (run / "config.json").exists():
             raise ValueError(f"{run} holds a run already; go on with --resume, or choose another folder")
         seed = seed or 0
         recipe = _with_seed(chosen_recipe(fast, chat_model, lora or 0, bf16), seed)
         recipe = replace(recipe, train=replace(recipe.train, algo=algo or "grpo", steps=steps or recipe.train.steps))
+        mine = learners_file(learners, recipe.train.algo, recipe.train.grpo.beta) if learners else None
         dataset = Dataset.load(data)
         environments = prepare(dataset, recipe, seed, say)
         model, tokenizer = start_policy(environments, recipe, seed, say)
-        trainer = Trainer(model, tokenizer, environments, recipe.train)
+        trainer = Trainer(model, tokenizer, environments, recipe.train, mine.formulas if mine else Formulas())
         save_start(run, model, tokenizer)
         save_checkpoint(run, trainer)
-        write_config(run, recipe, seed, data, None)  # last: what has a config.json can be gone on with
+        # last: what has a config.json can be gone on with
+        write_config(run, recipe, seed, data, None, mine and mine.sha256)
     validation, total = environments[0].split.validation_queries[: recipe.watched], recipe.train.steps
-    lines = train(trainer, run, validation, lambda line: say("learn", line["step"], total, _note(line)))
-    scores = [line["validation/ndcg@10"] for line in lines if "validation/ndcg@10" in line]
-    said = f", greedy nDCG@10 on validation users {scores[-1]:.3f}" if scores else ""
-    return f"{trainer.done} steps{said}"
+
+    def learn(trainer: Trainer, run: Path, phase: str) -> str:
+        lines = train(trainer, run, validation, lambda line: say(phase, line["step"], total, _note(line)))
+        scores = [line["validation/ndcg@10"] for line in lines if "validation/ndcg@10" in line]
+        said = f", greedy nDCG@10 on validation users {scores[-1]:.3f}" if scores else ""
+        return f"{trainer.done} steps{said}"
+
+    done = learn(trainer, run, "learn" if mine is None else f"learn with {', '.join(mine.names)}")
+    if mine is None:
+        return done
+    reference = run / REFERENCE
+    if checkpoint.folders(reference):
+        own = resume(reference, environments, recipe.train, warn)
+    else:
+        start_over(reference)
+        own = Trainer(*load_start(run, warn), environments, recipe.train)
+    return f"{done}; with the package's own: {learn(own, reference, 'learn with the package alone')}"
+
+
+REFERENCE = "reference"  # in the run of a learner's formulas: the same run with the package's own
+
+
+def beside(run: Path) -> tuple[list[dict], list[dict]]:
+    """The logs of a learner's run and of the package's own beside it. FileNotFoundError where either is missing."""
+    logs = [(folder / "metrics.jsonl").read_text(encoding="utf-8") for folder in (run, run / REFERENCE)]
+    mine, own = ([json.loads(line) for line in log.splitlines()] for log in logs)
+    return mine, own
+
+
+def print_beside(run: Path, console: Console) -> None:
+    """Both curves in one picture of characters, and the last numbers."""
+    mine, own = beside(run)
+    rewards = [[line["reward"] for line in log] for log in (mine, own)]
+    console.print("\nReward by step: * yours, o the package's own, @ both:", style="bold")
+    console.print(Text(curves(rewards, "*o")))
+    names = ("reward", "rewards/format/mean", "calls/mean", "entropy", "grad_norm", "validation/ndcg@10")
+    for name in names:
+        ends = [np.mean([line[name] for line in log[-5:] if name in line] or [np.nan]) for log in (mine, own)]
+        console.print(Text(f"{name:22} yours {ends[0]:.3f}   the package's own {ends[1]:.3f}"))
+    console.print(Text("means of the last five steps; the same warm start, queries and seeds", style="dim"))
 
 
 class Mismatch(ValueError):
@@ -418,12 +471,22 @@ def lines_of(said: str) -> list[str]:
 
 def curve(values: Sequence[float], width: int = 70, height: int = 8) -> str:
     """A line plot in characters: the values averaged into at most `width` columns, the axis in 9 more at the left."""
-    parts = [float(np.mean(part)) for part in np.array_split(np.asarray(values), min(width, len(values)))]
-    low, high = min(parts), max(parts)
-    levels = [round((value - low) / (high - low or 1.0) * (height - 1)) for value in parts]
+    return curves([values], "*", width, height)
+
+
+def curves(series: Sequence[Sequence[float]], marks: str, width: int = 70, height: int = 8) -> str:
+    """Several of one length, each with its mark; `@` where they meet."""
+    length = len(series[0])
+    parts = [[float(np.mean(p)) for p in np.array_split(np.asarray(one), min(width, length))] for one in series]
+    low, high = min(map(min, parts)), max(map(max, parts))
+    levels = [[round((value - low) / (high - low or 1.0) * (height - 1)) for value in one] for one in parts]
     rows = []
     for level in range(height - 1, -1, -1):
         label = low + (high - low) * level / (height - 1)
-        rows.append(f"{label:7.2f} |" + "".join("*" if at == level else " " for at in levels).rstrip())
-    last = f" {len(values):>{len(parts) - 2}}" if len(parts) > 1 else ""
-    return "\n".join([*rows, " " * 8 + "+" + "-" * len(parts), " " * 9 + "1" + last])
+        here = [
+            [mark for mark, at in zip(marks, column, strict=True) if at == level]
+            for column in zip(*levels, strict=True)
+        ]
+        rows.append(f"{label:7.2f} |" + "".join("@" if len(m) > 1 else (m or " ")[0] for m in here).rstrip())
+    last = f" {length:>{len(parts[0]) - 2}}" if len(parts[0]) > 1 else ""
+    return "\n".join([*rows, " " * 8 + "+" + "-" * len(parts[0]), " " * 9 + "1" + last])

@@ -217,8 +217,10 @@ def load_chat_model(name: str):
 # ------------------------------------------------------------------------------------------------------ a run folder
 
 
-def write_config(run: Path, recipe: Recipe, seed: int, data: Path | None, world: WorldConfig | None) -> None:
-    """config.json: all that is needed to make the run's environments again."""
+def write_config(
+    run: Path, recipe: Recipe, seed: int, data: Path | None, world: WorldConfig | None, formulas: str | None = None
+) -> None:
+    """config.json: all that is needed to make the run's environments again. `formulas`: sha256 of a learner's own."""
     run.mkdir(parents=True, exist_ok=True)
     content = {
         "seed": seed,
@@ -226,6 +228,7 @@ def write_config(run: Path, recipe: Recipe, seed: int, data: Path | None, world:
         "world": asdict(world) if world else None,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "formulas": formulas,
         "recipe": asdict(recipe),
     }
     (run / "config.json").write_text(json.dumps(content, indent=1), encoding="utf-8")

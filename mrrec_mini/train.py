@@ -50,22 +50,14 @@ from mrrec_mini.constrain import Constraint
 from mrrec_mini.credit import turn_advantages
 from mrrec_mini.data import DataError, shown
 from mrrec_mini.environment import Environment
-from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
+from mrrec_mini.formulas import Formulas
+from mrrec_mini.grpo import GRPOConfig
 from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.models.causal_lm import ADAPTER_CONFIG, WordTokenizer, load_causal_lm, save_causal_lm
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import Episode, Query
-from mrrec_mini.reinforce import (
-    BASELINES,
-    Batch,
-    baseline,
-    per_token,
-    reinforce_loss,
-    rows_by_length,
-    to_batch,
-    token_logprobs,
-)
+from mrrec_mini.reinforce import BASELINES, Batch, per_token, rows_by_length, to_batch
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig
 
@@ -116,17 +108,28 @@ class TrainConfig:
 
 
 class Trainer:
-    """The state of a run: policy, optimiser, generators, step. `save_checkpoint` and `resume` make it durable."""
+    """The state of a run: policy, optimiser, generators, step. `save_checkpoint` and `resume` make it durable.
 
-    def __init__(self, model, tokenizer, environments: Sequence[Environment], config: TrainConfig):
+    `formulas`: the package's own, or with a learner's in their place.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        environments: Sequence[Environment],
+        config: TrainConfig,
+        formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
+    ):
         if not environments or not all(env.split.train_queries for env in environments):
             raise ValueError("training needs at least one training query in every environment")
-        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.model, self.tokenizer, self.config, self.formulas = model, tokenizer, config, formulas
         self.environments = list(environments)
         self.grammar = grammar_of(tokenizer)
         rules = config.rules
         self.constraint = Constraint(self.grammar, rules.max_calls) if rules.constrained else None
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        self.optimizer.zero_grad(set_to_none=True)  # a warm start leaves its last gradient behind: it is none of ours
         self.reference = _frozen_copy(model) if config.grpo.beta else None
         self.rng = np.random.default_rng([config.seed, 77])  # which queries
         self.generator = torch.Generator(device=model.device).manual_seed(config.seed)  # which tokens
@@ -146,7 +149,7 @@ class Trainer:
         rate = config.learning_rate * rate_factor(self.done, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        advantages = advantages_of(episodes, batch, self.grammar, self.environment.items, config)
+        advantages = advantages_of(episodes, batch, self.grammar, self.environment.items, config, self.formulas)
         epochs = config.grpo.epochs if config.algo == "grpo" else 1
         for _ in range(epochs):
             update = self.update(batch, advantages)
@@ -185,7 +188,7 @@ class Trainer:
 
     def update(self, batch: Batch, advantages: torch.Tensor) -> dict[str, float]:
         """One optimiser step on a batch of episodes. A loss or gradient that is not finite changes nothing: counted."""
-        config = self.config
+        config, formulas = self.config, self.formulas
         self.model.eval()  # dropout would score other tokens than the sampler drew
         episodes, tokens = len(batch.rewards), int(batch.mask.sum())
         log = dict.fromkeys(("entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
@@ -194,17 +197,19 @@ class Trainer:
             part = batch.rows(rows)
             praise = per_token(advantages)[rows, : part.tokens.shape[1]]
             with self.precision():  # the sampler's: it is the same policy only if it rounds alike
-                logprobs, entropy = token_logprobs(self.model, part.tokens, part.mask, allowed=part.allowed)
+                logprobs, entropy = formulas.token_logprobs(self.model, part.tokens, part.mask, allowed=part.allowed)
             if config.algo == "reinforce":
-                loss = reinforce_loss(logprobs, praise, part.mask, episodes)
+                loss = formulas.reinforce_loss(logprobs, praise, part.mask, episodes)
             else:
                 reference = None
                 if self.reference is not None:
                     with torch.no_grad(), self.precision():
-                        reference, _ = token_logprobs(self.reference, part.tokens, part.mask, allowed=part.allowed)
+                        reference, _ = formulas.token_logprobs(
+                            self.reference, part.tokens, part.mask, allowed=part.allowed
+                        )
                     d = (reference - logprobs.detach())[part.mask]
                     log["kl"] += float((torch.exp(d) - d - 1).sum()) / tokens
-                loss = grpo_loss(
+                loss = formulas.grpo_loss(
                     logprobs, part.old_logprobs, praise, part.mask, config.grpo, episodes, tokens, reference
                 )
                 ratio = torch.exp(logprobs.detach() - part.old_logprobs)[part.mask]
@@ -264,15 +269,20 @@ class Trainer:
 
 
 def advantages_of(
-    episodes: Sequence[Episode], batch: Batch, grammar: Grammar, items: HybridIndex, config: TrainConfig
+    episodes: Sequence[Episode],
+    batch: Batch,
+    grammar: Grammar,
+    items: HybridIndex,
+    config: TrainConfig,
+    formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
 ) -> torch.Tensor:
     """What the run's own rule praises each episode (B,) or each token (B, T) with. `batch`: the same episodes."""
     if config.credit == "turn":
         groups = batch.groups.tolist()
         return turn_advantages(episodes, groups, grammar, items, config.reward).to(batch.rewards.device)
     if config.algo == "grpo":
-        return group_advantages(batch.rewards, batch.groups, config.grpo.sigma)
-    return batch.rewards - baseline(batch.rewards, batch.groups, config.baseline)
+        return formulas.group_advantages(batch.rewards, batch.groups, config.grpo.sigma)
+    return batch.rewards - formulas.baseline(batch.rewards, batch.groups, config.baseline)
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
@@ -373,13 +383,14 @@ def resume(
     environments: Sequence[Environment],
     config: TrainConfig,
     warn: Callable[[str], None] = warnings.warn,
+    formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
 ) -> Trainer:
     """The trainer as it was at the newest whole checkpoint; log lines written after it are dropped, they will be made
     again. `warn` and errors as in `load_policy`.
     """
     folder = checkpoint.newest(run, warn)
     model, tokenizer = _policy(folder)
-    trainer = Trainer(model, tokenizer, environments, config)
+    trainer = Trainer(model, tokenizer, environments, config, formulas)
     with _naming_what_is_spoiled(folder):
         # never a pickle that can run code
         trainer.restore(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))

@@ -266,7 +266,9 @@ def test_endless_bad_gradients_stop_a_run_and_name_its_last_checkpoint(two, tmp_
     run = Path(shutil.copytree(two, tmp_path / "run"))
     go_on = ("train", "--data", shop(), "--run", run, "--steps", 20, "--resume")
     with monkeypatch.context() as patch:
-        patch.setattr("mrrec_mini.train.group_advantages", lambda rewards, *_: torch.full_like(rewards, float("nan")))
+        patch.setattr(
+            "mrrec_mini.train.advantages_of", lambda _, batch, *rest: torch.full_like(batch.rewards, float("nan"))
+        )
         refused(mrrec(*go_on), 1, "step 8: loss or gradient was not finite in 5 updates in a row", "step-000006")
     assert same_weights(load_policy(run)[0], load_policy(two)[0])
     assert mrrec(*go_on[:-3], "--steps", 8, "--resume").exit_code == 0  # once the gradients are good again
