@@ -75,6 +75,17 @@ def trainer(config=CONFIG, env=None, model=None):
     return Trainer(model or taught_model(), TOK, [env or environment()], config)
 
 
+def test_a_gradient_that_was_left_behind_is_not_learned_from():
+    """A warm start ends with one in `.grad`; the same policy from a file has none."""
+    model = taught_model()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    left, clean = trainer(model=model), trainer()
+    lines = [it.step() | {"step_time": 0} for it in (left, clean)]
+    assert lines[0] == lines[1]
+    assert all(torch.equal(a, b) for a, b in zip(weights(left), weights(clean), strict=True))
+
+
 def weights(it):
     return [p.detach().clone() for p in it.model.parameters()]
 
