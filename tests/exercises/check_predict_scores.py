@@ -1,0 +1,54 @@
+"""What is asked of `predict_scores`: computed here, not stored."""
+
+from adapters import expect
+
+from mrrec_mini.bm25 import BM25, BM25Stats
+
+TEXTS = {
+    "a": "mug price luxury",
+    "b": "mug mug mug mug color red and a lot of words beside it that nobody has asked for",
+    "c": "lamp price budget",
+    "d": "mug color blue",
+}
+
+
+def scores(question, k1=1.5, b=0.75):
+    found = BM25(list(TEXTS.values()), BM25Stats.fit(TEXTS.values()), k1, b).scores(question)
+    return dict(zip(TEXTS, found.tolist(), strict=True))
+
+
+def check(answer) -> None:
+    first = scores("luxury mug")
+    flat, full, there = scores("mug", b=0.0), scores("mug", b=1.0), scores("mug", k1=0.0)
+    right = {
+        "FIRST": max(first, key=first.get),
+        "SECOND_B_0": max(flat, key=flat.get),
+        "SECOND_B_1": full["b"] > full["a"],
+        "K1_0": sum(value == max(there.values()) for value in there.values()),
+        "NOBODY": max(scores("something cheap").values()),
+    }
+    hints = {
+        "FIRST": "Which of the two words is rare?",
+        "SECOND_B_0": "Four times the word, and nothing is discounted.",
+        "SECOND_B_1": "Compute 4 x 2.5 / (4 + 1.5 x |d| / avgdl) for b, and 2.5 / (1 + 1.5 x 3 / avgdl) for a.",
+        "K1_0": "With k1 = 0 the term part is 1 wherever the word stands.",
+        "NOBODY": "Which words do the question and the memories share?",
+    }
+    for name, wanted in right.items():
+        yours = getattr(answer, name)
+        if yours is None:
+            raise AssertionError(f"{name} is still None: write your prediction down first")
+        if isinstance(wanted, float):
+            expect(yours, wanted, name, "", hints[name])
+        elif yours != wanted or isinstance(yours, bool) != isinstance(wanted, bool):
+            raise AssertionError(f"{name}: you predicted {yours!r}, and it comes out otherwise. {hints[name]}")
+
+
+WRONG = {
+    "counts words": {"FIRST": "b"},
+    "length counts always": {"SECOND_B_0": "a"},
+    "guesses the other way": {"SECOND_B_1": True},
+    "answers with a letter": {"SECOND_B_1": "a"},
+    "thinks repeats count": {"K1_0": 1},
+    "thinks in meanings": {"NOBODY": 1.0},
+}

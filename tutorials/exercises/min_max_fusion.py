@@ -1,0 +1,19 @@
+"""Exercise min_max_fusion: how are two lists brought to one scale? Fill in, 15 minutes.
+
+Notebook 04. Check yours with `make exercise EX=min_max_fusion`.
+"""
+
+import numpy as np
+
+
+def min_max_fusion(bm25: np.ndarray, dense: np.ndarray, weight: float) -> np.ndarray:
+    """weight f(bm25) + (1 - weight) f(dense), f(s) = (s - min s) / (max s - min s); a constant list gives zeros.
+
+    bm25, dense (n,) scores of the same n rows; weight in 0..1 -> (n,) in 0..1. The inputs are not changed.
+
+    By hand, weight .5: (4, 2, 0) -> (1, .5, 0), (.1, .9, .5) -> (0, 1, .5); fused (.5, .75, .25). Were the first list
+    (7, 7, 7), f of it would be (0, 0, 0), and the fused list (0, .5, .25).
+
+    Hint: max - min of a constant list is 0: decide what to divide by before you divide.
+    """
+    raise NotImplementedError("write this, then run the check again")

@@ -1,0 +1,30 @@
+"""Exercise reciprocal_rank_fusion: what if only the order counts? Fill in, 15 minutes.
+
+Notebook 04. Check yours with `make exercise EX=reciprocal_rank_fusion`.
+"""
+
+import numpy as np
+
+
+def reciprocal_rank_fusion(bm25: np.ndarray, dense: np.ndarray, weight: float, k: int = 60) -> np.ndarray:
+    """weight / (k + rank in bm25) + (1 - weight) / (k + rank in dense), ranks from 1, the highest score first.
+
+    bm25, dense (n,) -> (n,). Of equal scores the earlier row has the smaller rank. A row with a BM25 score of 0 shares
+    no word with the question: it is not in that list, and gets nothing from it.
+
+    By hand, weight .5: bm25 (4, 2, 0) -> 1/61, 1/62, nothing; dense (.1, .9, .5) -> 1/63, 1/61, 1/62. Row 0:
+    .5 (1/61 + 1/63) = .016133; row 1: .5 (1/62 + 1/61) = .016261; row 2: .5 / 62 = .008065.
+
+    Hint: `np.argsort(-scores, kind="stable")` gives the rows in order; you need, for each row, its place in that order.
+    """
+    # BEGIN SOLUTION
+    fused = np.zeros(len(bm25))
+    for scores, share, present in (
+        (np.asarray(bm25, float), weight, np.asarray(bm25) != 0),
+        (np.asarray(dense, float), 1 - weight, np.ones(len(dense), bool)),
+    ):
+        rank = np.empty(len(scores))
+        rank[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+        fused += share * present / (k + rank)
+    return fused
+    # END SOLUTION
