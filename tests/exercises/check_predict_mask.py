@@ -1,0 +1,41 @@
+"""What is asked of `predict_mask`: computed from the grammar of the package."""
+
+from mrrec_mini.models.causal_lm import WordTokenizer
+from mrrec_mini.prompts import CONTROL, Grammar
+from mrrec_mini.records import MemoryEntry
+
+
+def mask() -> list[int]:
+    grammar = Grammar(WordTokenizer(CONTROL, ("mug", "for", "hiking", "price", "luxury")))
+    line = MemoryEntry("g", None, "global", "mug price")
+    given = grammar.prompt("mug for hiking", [line])
+    search = grammar.write_search("price", "mug price")
+    reply = grammar.reply([MemoryEntry("m", "u", "pattern", "mug price luxury")], 0)
+    final = grammar.write_final("luxury", "mug luxury", [0])
+    return [0] * len(given) + [1] * len(search) + [0] * len(reply) + [1] * len(final)
+
+
+def check(answer) -> None:
+    written = [n for n, one in enumerate(mask()) if one]
+    right = {
+        "FIRST_WRITTEN": (written[0], "The prompt is given, up to the last line of global memory."),
+        "WRITTEN": (len(written), "Two runs: from a <think> to </search>, and from a <think> to <end>."),
+        "LUXURY": ([n for n in (18, 21, 24) if n in written], "Once the tool said it, and it was only read."),
+        "SCORED_BY": (19, "What is in the context is attended to, even where it carries no loss: the column before."),
+        "DIVISOR": (len(written), "The rule counts sampled tokens; nothing else is in the sum."),
+    }
+    for name, (wanted, hint) in right.items():
+        yours = getattr(answer, name)
+        if yours is None:
+            raise AssertionError(f"{name} is still None: write your prediction down first")
+        if (sorted(yours) if isinstance(yours, (list, tuple, set)) else yours) != wanted:
+            raise AssertionError(f"{name}: you predicted {yours!r}, and it is otherwise. {hint}")
+
+
+WRONG = {
+    "the prompt is written": {"FIRST_WRITTEN": 0},
+    "memory is written": {"WRITTEN": 20},
+    "the same word everywhere": {"LUXURY": [18, 21, 24]},
+    "its own column": {"SCORED_BY": 20},
+    "all tokens": {"DIVISOR": 28},
+}

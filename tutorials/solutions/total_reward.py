@@ -1,0 +1,23 @@
+"""Exercise total_reward: what was an episode worth? Fill in a formula, 10 minutes.
+
+Notebook 06. Check yours with `make exercise EX=total_reward`.
+"""
+
+from mrrec_mini.reward import RewardConfig
+
+
+def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, retrieved: int = 0) -> float:
+    """Eq. (10): w1 format + w2 recommendation + w3 memory; ours: minus call_cost x calls, minus token_cost x retrieved.
+
+    terms: {"format": 0 or 1, "recommendation": 0..2, "memory": 0 or 1}. The weights are config.format,
+    config.recommendation and config.memory. calls: memory calls made; retrieved: tokens that the tool returned.
+
+    By hand, the paper's weights (.1, 5, .1): form and memory 1, recommendation 1.0 (rank 3): .1 + 5 + .1 = 5.2. With a
+    call_cost of .5 and two calls: 4.2.
+
+    Hint: five products.
+    """
+    # BEGIN SOLUTION
+    weighed = sum(getattr(config, name) * terms[name] for name in ("format", "recommendation", "memory"))
+    return weighed - config.call_cost * calls - config.token_cost * retrieved
+    # END SOLUTION
