@@ -7,7 +7,7 @@ from mrrec_mini.reward import RewardConfig
 
 
 def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, retrieved: int = 0) -> float:
-    """Eq. (10): w1 format + w2 recommendation + w3 memory, and ours: minus call_cost x calls, minus token_cost x retrieved.
+    """Eq. (10): w1 format + w2 recommendation + w3 memory; ours: minus call_cost x calls, minus token_cost x retrieved.
 
     terms: {"format": 0 or 1, "recommendation": 0..2, "memory": 0 or 1}. The weights are config.format,
     config.recommendation and config.memory. calls: memory calls made; retrieved: tokens that the tool returned.
