@@ -27,7 +27,7 @@ systems
     systems/popularity, systems/neighbours, systems/query_text, systems/blair, systems/rec_r1
 
 evaluation and use
-    evaluate, counterfactual, recipe, assistant, session, demo, experiments, reproduce, report, cli
+    evaluate, counterfactual, recipe, assistant, session, demo, experiments, reproduce, report, walkthrough, cli
 
 what papers stand on
     models/causal_lm, models/text_encoder

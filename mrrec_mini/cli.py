@@ -835,6 +835,51 @@ def report(
     _answer_done(done, f"wrote {file}, {done['bytes'] / 1e6:.1f} MB: {done['queries']} queries", as_json)
 
 
+@app.command()
+@answering
+def walkthrough(
+    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="Only this stage. Default: all.")] = None,
+    no_input: Annotated[bool, typer.Option("--no-input", help="Do not stop after each step.")] = False,
+    seed: Seed = 0,
+    fast: Annotated[bool, typer.Option(help="Toy sizes: the code runs, the numbers say nothing.")] = False,
+) -> None:
+    """A tour: one person, one query, through every stage, step by step."""
+    from mrrec_mini import walkthrough as tour
+
+    sizes = (tour.TINY_SHOP, tour.TINY_LESSON) if fast else (tour.SHOP, tour.LESSON)
+    if stage is not None and stage not in tour.STAGES:
+        _stop(f"no stage is called {stage!r}; there are {', '.join(tour.STAGES)}", WRONG_USAGE)
+    stops = not no_input and sys.stdin.isatty()
+    try:
+        for name, step in tour.steps(tour.Tour(seed, *sizes, say=_each_phase()), stage):
+            tour.print_step(name, step, out)
+            if stops and not _goes_on():
+                return
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _each_phase() -> Callable[[str, int, int, str], None]:
+    """Tells the name of a phase when it begins: what takes long, and that it has not stopped."""
+    told: set[str] = set()
+
+    def say(phase: str, done: int, total: int, note: str) -> None:
+        if phase not in told:
+            told.add(phase)
+            _tell(f"... {phase}", "dim")
+
+    return say
+
+
+def _goes_on() -> bool:
+    """Enter goes on; q, or the end of the input, does not."""
+    try:
+        return err.input("[dim]Enter goes on, q leaves [/dim]").strip().lower() not in ("q", "quit")
+    except EOFError:
+        err.print()
+        return False
+
+
 def main() -> None:
     """The entry point `mrrec`."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # before transformers is imported

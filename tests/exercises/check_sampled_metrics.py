@@ -1,0 +1,50 @@
+"""What is asked of `sampled_metrics`: computed, by the exact chances of the draw."""
+
+import math
+
+import numpy as np
+
+from mrrec_mini.metrics import ndcg_at_k
+
+FULL = {"A": (1, 500, 500, 500), "B": (20, 20, 20, 20)}
+OTHERS, DRAWN = 1000, 50
+
+
+def first_in_sample(rank: int) -> float:
+    """The chance that none of the `rank - 1` better items is drawn."""
+    return math.comb(OTHERS - (rank - 1), DRAWN) / math.comb(OTHERS, DRAWN)
+
+
+def check(answer) -> None:
+    whole = {arm: ndcg_at_k(ranks, 10).mean() for arm, ranks in FULL.items()}
+    first = {arm: np.mean([first_in_sample(rank) for rank in ranks]) for arm, ranks in FULL.items()}
+    right = {
+        "WINNER_FULL": max(whole, key=whole.get),
+        "WINNER_SAMPLED": max(first, key=first.get),
+        "EXPECTED_RANK_B": 1 + 19 * DRAWN / OTHERS,
+        "EXPECTED_RANK_500": 1 + 499 * DRAWN / OTHERS,
+        "SAME_WITH_ALL": OTHERS,
+    }
+    hints = {
+        "WINNER_FULL": "What is rank 20 worth at k = 10?",
+        "WINNER_SAMPLED": "None of 19 items is drawn with a chance of about .95^19; and of 499?",
+        "EXPECTED_RANK_B": "1 + the expected number of items before it.",
+        "EXPECTED_RANK_500": "1 + the expected number of items before it.",
+        "SAME_WITH_ALL": "How many others are there?",
+    }
+    for name, wanted in right.items():
+        yours = getattr(answer, name)
+        if yours is None:
+            raise AssertionError(f"{name} is still None: write your prediction down first")
+        close = isinstance(wanted, (int, float)) and isinstance(yours, (int, float)) and abs(yours - wanted) < 0.02
+        if not (yours == wanted or close):
+            raise AssertionError(f"{name}: you predicted {yours!r}, and it comes out otherwise. {hints[name]}")
+
+
+WRONG = {
+    "the steady arm wins everywhere": {"WINNER_FULL": "B"},
+    "no flip": {"WINNER_SAMPLED": "A"},
+    "ranks from 0": {"EXPECTED_RANK_B": 0.95},
+    "a twentieth of the rank": {"EXPECTED_RANK_500": 25.0},
+    "a thousand and one": {"SAME_WITH_ALL": 1001},
+}
