@@ -2,7 +2,7 @@
 
 Flow: after everything else; it calls the stages in order and shows what came out. `mrrec walkthrough` prints it step by
 step, notebook 00 does the same with room to try things. The shop is small (`SHOP`) and so is what is learned in it
-(`LESSON`, about half a minute of one core); notebook 10 looks at what that is worth.
+(`LESSON`, about 50 seconds of one core); notebook 10 looks at what that is worth.
 
 Equations: none of its own. Departures: the lesson's teacher is weaker than the default recipe's, so that something is
 left to be learned in so few steps. Nothing here is chosen by how well it goes: the query is the first test query.
@@ -42,9 +42,15 @@ LESSON = Recipe(
     sibling_users=60,
     traces=1200,
     teacher=TeacherConfig(stop=(0.3, 0.3, 0.2, 0.2), on_topic=0.5, believe=0.4),
-    warm=WarmStartConfig(drill_steps=200, drill_batch=32, steps=200, batch=16),
+    warm=WarmStartConfig(drill_steps=250, drill_batch=32, steps=350, batch=16),
     train=TrainConfig(
-        steps=50, prompts_per_step=8, group=8, micro_batches=2, rules=RolloutConfig(constrained=True), evaluate_every=50
+        steps=40,
+        prompts_per_step=12,
+        group=8,
+        micro_batches=2,
+        learning_rate=6e-4,
+        evaluate_every=40,
+        rules=RolloutConfig(constrained=True),
     ),
 )
 TINY_SHOP = replace(SHOP, users=24, items=120, categories=5, held=1, history=8, queries=3)  # the code runs, no more
