@@ -12,11 +12,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WITH_TRL := $(VENV)/.ready-trl
 WITH_PEERS := $(VENV)/.ready-bench
+WITH_NOTEBOOKS := $(VENV)/.ready-notebooks
+ANSWERS :=
 BENCHMARKS := bm25 dense hybrid index store quality grpo_vs_trl sampler
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all bench lint map clean
+.PHONY: help setup demo test test-all tutorials exercise handout bench lint map clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -33,8 +35,26 @@ $(READY): pyproject.toml
 demo: $(READY) ## from raw histories to a trained policy: the table of arms, an episode, a learning curve
 	$(BIN)/mrrec demo
 
-test: $(READY) ## the tests, without the slow ones
+# ANSWERS=mine grades what lies in answers/, ANSWERS=FOLDER what lies there; without it the reference answers are tested
+test: $(READY) ## the tests, without the slow ones; `make test ANSWERS=mine` grades your exercises instead
+ifeq ($(ANSWERS),)
 	$(BIN)/python -m pytest -m 'not slow'
+else
+	@$(BIN)/python tests/exercises/grade.py --answers $(if $(filter mine,$(ANSWERS)),answers,$(ANSWERS))
+endif
+
+exercise: $(READY) ## begin or check one exercise: make exercise EX=bm25_idf
+	@$(BIN)/python tests/exercises/grade.py --must-name $(EX) || test $$? -eq 1
+
+tutorials: $(WITH_NOTEBOOKS) ## run all notebooks in fresh kernels and compare them with what is committed
+	$(BIN)/python tutorials/run.py --jobs 2
+
+handout: $(READY) ## the course without its answers, as build/handout
+	$(BIN)/python tutorials/handout.py build/handout
+
+$(WITH_NOTEBOOKS): $(READY)
+	$(BIN)/python -m pip install --quiet -e '.[notebooks]'
+	touch $@
 
 test-all: $(WITH_TRL) ## all tests; the first time it fetches TRL, whose numbers ours are compared with
 	$(BIN)/python -m pytest

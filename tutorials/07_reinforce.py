@@ -165,7 +165,7 @@ if not SMALL:
 # average the noise away. In the shop of notebook 10, where a reward can be 10, REINFORCE without a baseline ended at .407
 # against .453 to .458 with any of them (`benchmarks/README.md`, three seeds). A small experiment answers a small question.
 #
-# ## Tokens that nobody chose
+# ## What breaks it: tokens that nobody chose
 #
 # The mask keeps prompt and memory out of the sum. They are attended to, and never praised. What happens without it:
 

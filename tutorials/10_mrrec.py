@@ -150,6 +150,8 @@ print("truth:", dict(episodes_after[best].query.truth))
 # %% [markdown]
 # ## What breaks it
 #
+# **Predict.** Which hurts this policy more, no global memory in its prompt, or no search at all?
+#
 # Take away what it looks up. The same policy, when the memory tool returns nothing of use (global memory off, or no
 # search allowed):
 

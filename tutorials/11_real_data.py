@@ -91,6 +91,7 @@ def item_line(item):
     return json.dumps({"asin": item.id, "title": item.title, "category": list(item.category), "description": told})
 
 
+# %%
 lines = [review_line(met) for those in days.values() for met in those]
 print(lines[0][:150])
 
@@ -108,11 +109,15 @@ same_day = json.loads(review_line(last[ann])) | {"asin": new, "reviewText": "the
 copied = json.loads(review_line(last[bob])) | {"unixReviewTime": last[bob].time - 9 * 86400, "asin": last[eve].item}
 shouted = json.loads(review_line(last[eve])) | {"unixReviewTime": last[eve].time - 9 * 86400, "asin": last[bob].item}
 shouted["reviewText"] = "  " + last[eve].review.upper()
+
+# %%
 dirty = [*lines, json.dumps(same_day), json.dumps(copied), json.dumps(shouted), lines[0]]
 dirty.append(json.dumps(json.loads(lines[0]) | {"overall": 7}))
 with gzip.open(here / "reviews.json.gz", "wt") as file:
     file.write("\n".join(dirty) + "\n")
 (here / "meta.json").write_text("\n".join(map(item_line, shop.items.values())) + "\n")
+
+# %%
 imported = import_amazon(here / "reviews.json.gz", here / "meta.json")
 for step in imported.meta["cleaning"]:
     if step["dropped"]:
@@ -143,6 +148,8 @@ try:
     import_amazon(here / "cut.json", here / "meta.json")
 except DataError as error:
     print(str(error).replace(str(here), "..."))
+
+# %%
 rejects = Rejects()
 kept = import_amazon(here / "cut.json", here / "meta.json", rejects=rejects)
 [row] = next(iter(rejects.files().values()))
@@ -181,6 +188,7 @@ def measured(command):
     return {name: tuple(map(float, numbers)) for name, *numbers in re.findall(row, table)}
 
 
+# %%
 magazine = measured("mrrec demo --data data/magazine --seeds 3")
 films = measured("mrrec demo --data data/ml-100k --seeds 3")
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.2))
@@ -219,6 +227,8 @@ assert found.high - found.low > 0.03
 split = imported.split(0, 0.6, 0.1, 0.3)
 env = Environment.build(imported, split, ExtractiveSummarizer(), np.random.default_rng(0))
 query = split.test_queries[0]
+
+# %%
 print(query.text, "->", imported.items[query.target].title, "| truth:", query.truth)
 print([entry.text for entry in env.memory.entries(query)][:3])
 assert all(met.time < query.time for met in imported.history(query))

@@ -215,6 +215,8 @@ assert steps[0] == steps[1]
 #
 # ## Does it learn all the same?
 #
+# **Predict.** Of four versions, one right and three wrong, how many will have learned something after forty steps?
+#
 # The sad part: many of these learn something. Here is the game of notebook 07 with the wrong sign excluded and one bug
 # at a time.
 

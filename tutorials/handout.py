@@ -1,6 +1,7 @@
 """The student's version: exercises without their answers.
 
-    python tutorials/handout.py             writes tutorials/exercises/ from tutorials/solutions/
+    python tutorials/handout.py             writes tutorials/exercises/ from tutorials/solutions/, and the table of the
+                                            course's README
     python tutorials/handout.py FOLDER      writes a whole copy of the repository without any solution
 
 What stands between the lines `# BEGIN SOLUTION` and `# END SOLUTION` is left out: nbgrader and otter look for the same
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOLUTIONS, STUBS = ROOT / "tutorials/solutions", ROOT / "tutorials/exercises"
+README = ROOT / "tutorials/README.md"
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 
 
@@ -55,6 +57,35 @@ def write_stubs(folder: Path = STUBS) -> None:
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
 
 
+TABLE = re.compile(r"(<!-- exercises: [^\n]*-->\n).*?(<!-- end of exercises -->)", re.S)
+FIRST = re.compile(r'"""Exercise (?P<name>\w+): (?P<question>.+?\?) (?P<kind>.+), (?P<minutes>\d+) minutes?\.')
+
+
+def listed() -> str:
+    """A row of the course's table for each exercise, in the order of the notebooks. ValueError: a first line is odd."""
+    rows = []
+    for name, text in stubs().items():
+        first, notebooks = FIRST.match(text), re.search(r"^Notebooks? ([^.]+)\.", text, re.M)
+        if not first or first["name"] != name or not notebooks:
+            raise ValueError(
+                f"{name}: the docstring opens with 'Exercise {name}: question? Kind, N minutes.', then 'Notebook NN.'"
+            )
+        numbers = ", ".join(re.findall(r"\d\d", notebooks[1]))
+        link = f"[{name}](exercises/{name}.py)"
+        rows.append(
+            (numbers, f"| {link}: {first['question']} | {numbers} | {first['kind'].lower()} | {first['minutes']} |\n")
+        )
+    head = "| exercise | notebook | kind | minutes |\n| --- | --- | --- | --- |\n"
+    return head + "".join(row for _, row in sorted(rows))
+
+
+def with_table(readme: str) -> str:
+    """The course's README with the table of exercises as they are. ValueError: it has no place for it."""
+    if not TABLE.search(readme):
+        raise ValueError("tutorials/README.md has no place for the exercises")
+    return TABLE.sub(lambda found: found[1] + listed() + found[2], readme)
+
+
 def write_handout(folder: Path) -> int:
     """A copy of all that git tracks but the solutions; returns how many files. FileExistsError: not an empty place."""
     if folder.exists() and any(folder.iterdir()):
@@ -70,6 +101,7 @@ def write_handout(folder: Path) -> int:
 
 if __name__ == "__main__":
     write_stubs()
+    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
     if len(sys.argv) > 1:
         place = Path(sys.argv[1])
         try:

@@ -49,8 +49,11 @@ def execute(source: Path) -> tuple[nbformat.NotebookNode, float]:
     """The executed notebook, and the seconds that it took."""
     notebook = read(source)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # of a progress bar that nobody asked for
     started = time.perf_counter()
-    NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}).execute()
+    client = NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(HERE)}})
+    client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns that it listens on this machine
+    client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
         if "outputs" in cell:

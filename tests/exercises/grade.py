@@ -81,17 +81,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="grade.py", description="Grade answers, one line an exercise.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="exercises; none: all")
     parser.add_argument("--answers", type=Path, default=ROOT / "answers", help="the folder of the answers")
+    parser.add_argument("--must-name", action="store_true", help="refuse to grade all; for `make exercise`")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     options = parser.parse_args(arguments)
     known = exercises()
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"no exercise is called {', '.join(unknown)}; there are: {', '.join(known)}")
+    if options.must_name and not options.names:
+        parser.error(f"name one: make exercise EX={known[0]}; there are {', '.join(known)}")
     answers = options.answers.resolve()
     if not options.names and not answers.is_dir():
         parser.error(f"there is no folder {options.answers}; `make exercise EX={known[0]}` begins one")
     for name in options.names:
         if begin(name, answers):
-            print(f"begun: write your answer into {options.answers / name}.py, then run this again", file=sys.stderr)
+            place = os.path.relpath(answers / f"{name}.py")
+            print(f"begun: write your answer into {place}, then run this again", file=sys.stderr)
     found = {name: verdict(name, answers / f"{name}.py") for name in options.names or known}
     if options.json:
         print(json.dumps({name: {"verdict": said, "look_at": why} for name, (said, why) in found.items()}, indent=1))

@@ -1,5 +1,7 @@
 """Each exercise can be solved, no listed mistake passes, and a stub is the solution without its answer."""
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tutorials"))
 
+import grade
 import handout
 from adapters import SOLUTIONS, STUBS, check_of, exercises, load, reference, replaced
 
@@ -48,3 +51,116 @@ def test_stubs_are_the_solutions_without_their_answers():
     """`make handout` writes them."""
     assert handout.stubs() == {path.stem: path.read_text(encoding="utf-8") for path in STUBS.glob("*.py")}
     assert sorted(handout.stubs()) == NAMES
+
+
+@with_solutions
+def test_the_course_lists_its_exercises():
+    readme = handout.README.read_text(encoding="utf-8")
+    assert handout.with_table(readme) == readme, "run `make handout`"
+
+
+# --- marks ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = 1\n",
+        "# BEGIN SOLUTION\nx = 1\n",
+        "x = 1\n# END SOLUTION\n",
+        "# BEGIN SOLUTION\n# BEGIN SOLUTION\n# END SOLUTION\n",
+    ],
+)
+def test_marks_that_do_not_match_are_refused(text):
+    with pytest.raises(ValueError, match=r"SOLUTION|solution"):
+        handout.without_solution(text)
+
+
+def test_a_solution_is_cut_out():
+    text = "X = None\n# BEGIN SOLUTION\nX = 1\n# END SOLUTION\n\n\n"
+    text += "def f():\n    # BEGIN SOLUTION\n    return 2\n    # END SOLUTION\n"
+    told = 'X = None\n\n\ndef f():\n    raise NotImplementedError("write this, then run the check again")\n'
+    assert handout.without_solution(text) == told
+
+
+def test_a_handout_holds_no_solution(tmp_path):
+    """In git's own list of files; what the course needs is there, and what is there passes."""
+    count = handout.write_handout(tmp_path / "out")
+    names = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(names) == count and "Makefile" in names and "tests/exercises/grade.py" in names
+    assert not [name for name in names if "solutions" in name]
+    texts = [(tmp_path / "out" / name).read_bytes() for name in names if name.startswith("tutorials/exercises/")]
+    assert texts and not any(b"BEGIN SOLUTION" in text for text in texts)
+    with pytest.raises(FileExistsError, match="not empty"):
+        handout.write_handout(tmp_path / "out")
+
+
+# --- grading ---
+
+NAME = "bm25_idf"
+
+
+def graded(tmp_path, text, capsys, *words):
+    """(exit code, what was printed) with this answer; None: there is no file."""
+    if text is not None:
+        (tmp_path / f"{NAME}.py").write_text(text, encoding="utf-8")
+    code = grade.main(["--answers", str(tmp_path), *words])
+    return code, capsys.readouterr().out
+
+
+STUB = (STUBS / f"{NAME}.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        (STUB, "not started"),
+        (STUB + "\n# thinking\n", r"failed: a part is not written yet \(bm25_idf.py, line \d+\)"),
+        (
+            "def idf_lucene(n, df):\n    return 1.0\n",
+            r"failed: idf_lucene\(n=4, df=1\): expected 1.204 = log\(1 \+ 3.5 / 1.5\)",
+        ),
+        ("def idf_lucene(n, df):\n    pass\n", r"failed: .*returned None: is there a `return`\?"),
+        ("def idf_lucene(n, df):\n    return n.x\n", r"failed: AttributeError: .* \(bm25_idf.py, line 2\)"),
+        ("def idf_lucene(n, df:\n", r"failed: SyntaxError: .*\(bm25_idf.py, line 1\)"),
+        ("import sys\nsys.exit(0)\n", r"failed: SystemExit: 0 \(bm25_idf.py, line 2\)"),
+        ("x = 1\n", "failed: AttributeError: .*idf_lucene"),
+    ],
+    ids=["stub", "touched", "wrong", "no return", "error", "no Python", "leaves", "no function"],
+)
+def test_each_answer_gets_one_line_that_helps(tmp_path, capsys, text, verdict):
+    code, printed = graded(tmp_path, text, capsys, NAME)
+    assert code == 1 and re.fullmatch(rf"{NAME} +{verdict}.*\n", printed), printed
+
+
+@with_solutions
+def test_a_right_answer_passes(tmp_path, capsys):
+    text = (SOLUTIONS / f"{NAME}.py").read_text(encoding="utf-8")
+    assert graded(tmp_path, text, capsys, NAME) == (0, f"{NAME}  passed\n")
+
+
+def test_an_endless_answer_is_stopped(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(grade, "SECONDS", 1)
+    code, printed = graded(tmp_path, "def idf_lucene(n, df):\n    while True:\n        pass\n", capsys, NAME)
+    assert code == 1 and "a loop that does not end?" in printed
+
+
+def test_all_of_them_a_line_each(tmp_path, capsys):
+    code, printed = graded(tmp_path, STUB, capsys)
+    assert code == 1 and printed.count("not started") == len(NAMES) and f"0 of {len(NAMES)} passed" in printed
+    code, printed = graded(tmp_path, None, capsys, "--json")
+    assert {entry["verdict"] for entry in json.loads(printed).values()} == {"not started"}
+
+
+def test_a_stub_is_laid_once_and_never_over_an_answer(tmp_path, capsys):
+    assert graded(tmp_path, None, capsys, NAME)[1] == f"{NAME}  not started\n"
+    assert (tmp_path / f"{NAME}.py").read_text(encoding="utf-8") == STUB
+    graded(tmp_path, "x = 1\n", capsys, NAME)
+    assert (tmp_path / f"{NAME}.py").read_text(encoding="utf-8") == "x = 1\n"
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["--answers", "nowhere"], ["--must-name"]])
+def test_wrong_usage_is_one_line_and_2(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        grade.main(words)
+    assert caught.value.code == 2

@@ -1,4 +1,4 @@
-"""Exercise kl_term: a value is not a gradient. Fill in a formula, 15 minutes.
+"""Exercise kl_term: which estimate of the KL has the right gradient? Fill in a formula, 15 minutes.
 
 Notebook 08. Check yours with `make exercise EX=kl_term`.
 """

@@ -1,4 +1,4 @@
-"""Exercise my_system: write a fifteenth system. Against the contract, 45 minutes.
+"""Exercise my_system: by what would you recommend? Write a fifteenth system, 45 minutes.
 
 Notebooks 09 and 10. Any idea will do that ranks items for a query and is better than popularity: words, histories,
 neighbours, all of them. Check yours with `make exercise EX=my_system`; `mrrec_mini/systems/__init__.py` has the

@@ -1,4 +1,4 @@
-"""Exercise sampler_drift: two policies where there should be one. Silent bug, 20 minutes.
+"""Exercise sampler_drift: why are there two policies where there should be one? Silent bug, 20 minutes.
 
 Notebooks 05 and 12. `drawn` samples a token, `rescored` says how likely the policy holds it when it is updated. Both
 look right, and they do not agree. Correct what has to be corrected, in place, then `make exercise EX=sampler_drift`.

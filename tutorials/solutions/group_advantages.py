@@ -1,7 +1,7 @@
-"""Exercise group_advantages: how much better than its group was each episode? (fill in a formula, 15 minutes)
+"""Exercise group_advantages: how much better than its group was each episode? Fill in a formula, 15 minutes.
 
 Notebook 08. Check yours with `make exercise EX=group_advantages`; run it in the real loop with
-`mrrec train --with answers/group_advantages.py` (the README of the tutorials says how).
+`mrrec train --data DIR --run RUN --with answers/group_advantages.py`.
 """
 
 import torch

@@ -1,0 +1,147 @@
+"""The notebooks are those of their sources, were executed, have the course's shape, and run today at the small size."""
+
+import re
+import runpy
+import statistics
+import sys
+import warnings
+from pathlib import Path
+
+import jupytext
+import matplotlib
+import nbformat
+import pytest
+
+from house import ROOT, machine_paths
+
+TUTORIALS = ROOT / "tutorials"
+sys.path.insert(0, str(TUTORIALS))
+sys.path.insert(0, str(ROOT / "tests/exercises"))
+
+from adapters import exercises  # noqa: E402
+
+SOURCES = sorted(TUTORIALS.glob("[0-9][0-9]_*.py"))
+by_name = pytest.mark.parametrize("source", SOURCES, ids=[path.stem for path in SOURCES])
+WAY = "`data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`"
+EXERCISE = re.compile(r"`make exercise EX=(\w+)`")
+
+
+def notebook(source: Path) -> nbformat.NotebookNode:
+    return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+
+
+def prose(source: Path) -> str:
+    return "\n".join(cell.source for cell in jupytext.read(source).cells if cell.cell_type == "markdown")
+
+
+def test_there_are_thirteen():
+    assert [int(path.stem[:2]) for path in SOURCES] == list(range(13))
+
+
+@by_name
+def test_a_notebook_is_its_source(source):
+    told = [
+        [(cell.cell_type, cell.source) for cell in cells]
+        for cells in (jupytext.read(source).cells, notebook(source).cells)
+    ]
+    assert told[0] == told[1], "run `python tutorials/run.py --write`"
+
+
+@by_name
+def test_a_notebook_was_executed_from_top_to_bottom(source):
+    cells = [cell for cell in notebook(source).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert machine_paths([source.with_suffix(".ipynb"), source]) == []
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1, "somebody would rather look than read"
+
+
+@by_name
+def test_a_notebook_has_the_shape_of_the_course(source):
+    text, code = prose(source), [cell.source for cell in jupytext.read(source).cells if cell.cell_type == "code"]
+    assert text.startswith(f"# {source.stem[:2]} · ") and "**Question.**" in text and WAY in text
+    assert text.count("**Predict.**") >= 2
+    for part in ("## What breaks it", "## Summary", "## Exercises"):
+        assert part in text, part
+    assert re.search(r"^\| .* \| file \|$|^\| .* \| where \|$|^\| there \|", text, re.M), "a table of symbols"
+    assert "**By hand" in text or "By hand" in text
+    assert statistics.median(len(cell.splitlines()) for cell in code[1:]) <= 10, "cells that are read at a glance"
+    assert sum(cell.count("assert ") for cell in code) >= 3, "numbers of the text are asserted"
+    assert EXERCISE.findall(text), "exercises with their commands"
+
+
+def test_every_exercise_has_a_notebook_and_every_named_one_exists():
+    named = {name for source in SOURCES for name in EXERCISE.findall(prose(source))} - {"name"}
+    assert named == set(exercises())
+
+
+@by_name
+def test_a_notebook_runs_at_the_small_size(source, monkeypatch):
+    """With today's package, in this process: what `make tutorials` does in a kernel, at full size."""
+    matplotlib.use("agg")
+    monkeypatch.chdir(TUTORIALS)
+    monkeypatch.setenv("MRREC_SMALL", "1")
+    monkeypatch.setattr(sys, "path", [str(TUTORIALS), *sys.path])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*non-interactive.*")
+        runpy.run_path(str(source))
+    sys.modules["matplotlib.pyplot"].close("all")
+
+
+# --- the check that source, outputs and package agree ---
+
+
+@pytest.fixture(scope="module")
+def run():
+    pytest.importorskip("nbclient", reason="needs the extra `notebooks`: pip install -e '.[notebooks]'")
+    import run
+
+    return run
+
+
+def of(*texts: str, source: str = "print(1)", picture: bool = False) -> nbformat.NotebookNode:
+    """A notebook of one executed cell that printed these texts."""
+    outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in texts]
+    if picture:
+        outputs.append(nbformat.v4.new_output("display_data", {"image/png": "x"}))
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, outputs=outputs)])
+
+
+@pytest.mark.parametrize(
+    "fresh",
+    [of("nDCG .43\n"), of("nDCG .44\n"), of("nDCG  0.43 \n"), of("nDCG ", ".43\n")],
+    ids=["same", "within 5 %", "other spaces", "in pieces"],
+)
+def test_outputs_that_agree(run, fresh):
+    fresh.cells[0].outputs = run.joined(fresh.cells[0].outputs)
+    assert run.differences(of("nDCG .43\n"), fresh) == []
+
+
+@pytest.mark.parametrize(
+    ("fresh", "said"),
+    [
+        (of("nDCG .53\n"), "printed 'nDCG .43' in the notebook and 'nDCG .53' now"),
+        (of("recall .43\n"), "'recall .43' now"),
+        (of("nDCG .43\n", "more\n"), "1 lines in the notebook and 2 now"),
+        (of("nDCG .43\n", source="print(2)"), "its cells are not those of the source"),
+        (of("nDCG .43\n", picture=True), "0 pictures in the notebook and 1 now"),
+    ],
+    ids=["another number", "another word", "another line", "another source", "another picture"],
+)
+def test_outputs_that_do_not_agree_are_named(run, fresh, said):
+    fresh.cells[0].outputs = run.joined(fresh.cells[0].outputs)
+    [wrong] = run.differences(of("nDCG .43\n"), fresh)
+    assert said in wrong
+
+
+def test_a_tutorial_that_nobody_wrote_is_refused(run):
+    with pytest.raises(FileNotFoundError, match="no tutorial is called 99"):
+        run.sources(["99"])
+    assert [path.stem for path in run.sources(["03", "01_world"])] == ["01_world", "03_bm25"]
+
+
+@pytest.mark.slow
+def test_one_in_a_fresh_kernel(run):
+    [source] = run.sources(["03"])
+    assert run.run(source, write=False)[0] == []
