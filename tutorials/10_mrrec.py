@@ -91,6 +91,10 @@ before, episodes_before = answers("warm_start")
 # **Predict.** Which will rise first while it learns: the share of well-formed answers, the number of searches, or the
 # place of the target?
 #
+# **By hand.** In form, with a search, the target at rank 7: $.1 + 5\,(\tfrac13 + \tfrac13) + .1 = 3.53$ (eq. 10), for
+# $\log_2 8 = 3$. At rank 31 it is $.1 + 5 \cdot \tfrac25 + .1 = 2.2$. So a mean reward that rises from 2.2 to 3.5 is a target that
+# moves from about rank 31 to about rank 7.
+#
 # ## 3. Learning
 
 # %%

@@ -213,7 +213,7 @@ assert steps[0] == steps[1]
 # It was found by running a second implementation that should have been the same. That is the most general check there
 # is.
 #
-# ## Does it learn all the same?
+# ## What breaks it, and learns all the same
 #
 # **Predict.** Of four versions, one right and three wrong, how many will have learned something after forty steps?
 #
