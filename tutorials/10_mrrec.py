@@ -63,6 +63,7 @@ print(
     [len(users) for users in (shop.split.train, shop.split.validation, shop.split.test)],
     "users: train, validation, test",
 )
+assert not shop.split.train & shop.split.test
 
 # %% [markdown]
 # ## 2. A policy that knows the grammar

@@ -53,6 +53,17 @@ batch = to_batch(task.play(actor, task.train_queries[:12], GRAMMAR, RULES, REWAR
 print("kept wrong versions:", sum(len(v) for k, v in vars(wrong).items() if k.isupper() and isinstance(v, tuple)))
 
 # %% [markdown]
+# | symbol | here | what can go wrong in silence | file |
+# | --- | --- | --- | --- |
+# | $\log \pi(o_t)$ | `token_logprobs` | shift, mask, temperature, dropout, padding | `reinforce.py` |
+# | $A_i$ | `group_advantages` | groups mixed, sigma of the wrong things | `grpo.py` |
+# | $\min(\rho A, \text{clip}(\rho) A)$ | `clipped_surrogate` | the minimum, the bounds | `grpo.py` |
+# | $o$ | `Episode.tokens` | decoded and encoded again | `rollout.py` |
+# | $r$ | `score` | what is counted as form | `reward.py` |
+#
+# **By hand.** On the first update $\pi = \pi_{old}$: $\rho = e^{0} = 1$, for every token, to the last digit. That is the number to
+# remember.
+#
 # ## The check that finds most: sampler = update
 #
 # The sampler noted a log-probability for each token that it drew. The update computes it again. On the first update
