@@ -849,7 +849,7 @@ def walkthrough(
     sizes = (tour.TINY_SHOP, tour.TINY_LESSON) if fast else (tour.SHOP, tour.LESSON)
     if stage is not None and stage not in tour.STAGES:
         _stop(f"no stage is called {stage!r}; there are {', '.join(tour.STAGES)}", WRONG_USAGE)
-    stops = not no_input and sys.stdin.isatty()
+    stops = not no_input and _is_terminal()
     try:
         for name, step in tour.steps(tour.Tour(seed, *sizes, say=_each_phase()), stage):
             tour.print_step(name, step, out)
@@ -857,6 +857,10 @@ def walkthrough(
                 return
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _each_phase() -> Callable[[str, int, int, str], None]:

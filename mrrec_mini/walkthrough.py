@@ -141,7 +141,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Callable[[Co
     def show(console: Console) -> None:
         made = Table(box=None, pad_edge=False)
         for name in head:
-            made.add_column(name, overflow="fold")
+            made.add_column(Text(printable(name)), overflow="fold")
         for row in rows:
             made.add_row(*(Text(printable(str(cell))) for cell in row))
         console.print(made)
