@@ -11,9 +11,7 @@ answer are right, a short and a long one are wrong. Four rules:
 Predict with pencil and paper, then `make exercise EX=which_grpo`.
 """
 
-CHEAP_LONG = (
-    None  # under which rules does a token of the long wrong answer get less blame than one of the short? letters
-)
+CHEAP_LONG = None  # under which rules is a token of the long wrong answer blamed less than one of the short? letters
 RIGHT_TOO = None  # and under which does a token of the long *right* answer get less praise? letters, e.g. "AB"
 B_OVER_A = None  # how many times as large is every token's weight under B as under A?
 C_SHORT_OVER_LONG = None  # under C: the weight of a token of the short answer over that of a token of the long one
