@@ -320,7 +320,21 @@ def test_bare_make_prints_its_targets():
     # these tests may themselves run under make, whose flags would be handed on
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     printed = subprocess.run(["make"], cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
-    targets = ["setup", "demo", "test", "test-all", "bench", "lint", "map", "data/ml-100k", "data/smollm2", "clean"]
+    targets = [
+        "setup",
+        "demo",
+        "test",
+        "exercise",
+        "tutorials",
+        "handout",
+        "test-all",
+        "bench",
+        "lint",
+        "map",
+        "data/ml-100k",
+        "data/smollm2",
+        "clean",
+    ]
     assert [line.split()[1] for line in printed.splitlines()] == targets
 
 

@@ -208,7 +208,7 @@ def test_a_run_folder_is_laid_out_as_promised():
     assert {path.name for path in run.iterdir()} - made_later == promised
     assert (run / "checkpoints" / "step-000002" / "model.safetensors").is_file()
     config = json.loads((run / "config.json").read_text())
-    assert sorted(config) == ["data", "recipe", "seed", "threads", "torch", "world"]
+    assert sorted(config) == ["data", "formulas", "recipe", "seed", "threads", "torch", "world"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert {"reward", "reward_std", "frac_reward_zero_std", "entropy", "kl", "grad_norm", "step_time"} <= set(lines[0])

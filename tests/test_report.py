@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from browser import chromium, opened
 from mrrec_mini.chat import grammar_of
 from mrrec_mini.credit import turn_advantages
 from mrrec_mini.data import DataError, Dataset, printable
+from mrrec_mini.formulas import Formulas
 from mrrec_mini.grpo import GRPOConfig, group_advantages
 from mrrec_mini.recipe import Recipe, prepare, start_policy
 from mrrec_mini.report import (
@@ -36,7 +38,7 @@ from mrrec_mini.report import (
 )
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor
-from mrrec_mini.train import TrainConfig, load_policy, load_start, start_over
+from mrrec_mini.train import TrainConfig, Trainer, load_policy, load_start, save_start, start_over, train
 from runs import (
     HOSTILE,
     QUICK,
@@ -201,8 +203,15 @@ def test_queries_are_chosen_evenly_and_not_by_their_outcome():
 
 
 def test_a_run_keeps_its_policy_from_before_learning(tmp_path):
+    """Every episode is praised, so that the policy moves: in a run so small nothing is earned."""
     run = copied_run(tmp_path)
-    start, _ = start_policy(prepare(Dataset.load(shop()), QUICK, 0), QUICK, 0)
+    environments = prepare(Dataset.load(shop()), QUICK, 0)
+    start, tokenizer = start_policy(environments, QUICK, 0)
+    assert same_weights(load_start(run)[0], start)
+    start_over(run)
+    save_start(run, start, tokenizer)
+    praise = Formulas(group_advantages=lambda rewards, *_: torch.ones_like(rewards))
+    train(Trainer(deepcopy(start), tokenizer, environments, QUICK.train, praise), run)
     before, after = load_start(run)[0], load_policy(run)[0]
     assert same_weights(before, start) and not same_weights(before, after)
     start_over(run)

@@ -24,9 +24,10 @@ from house import ROOT
 from mrrec_mini import checkpoint
 from mrrec_mini.data import DataError
 from mrrec_mini.environment import Environment
+from mrrec_mini.formulas import Formulas
 from mrrec_mini.grpo import LENGTHS, GRPOConfig, group_advantages, grpo_loss
 from mrrec_mini.prompts import CONTROL, Grammar
-from mrrec_mini.reinforce import to_batch
+from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.train import (
     TrainConfig,
@@ -180,18 +181,16 @@ def test_the_ratio_of_the_first_update_is_one():
         with_dropout = transformers.GPT2LMHeadModel(shape)
     for model in (taught_model(), with_dropout):
         it, scored = trainer(replace(CONFIG, learning_rate=0.0), model=model), []
-        original = loop.token_logprobs
 
-        def spy(*args, original=original, scored=scored, **kwargs):
-            out = original(*args, **kwargs)
+        def spy(*args, scored=scored, **kwargs):
+            out = token_logprobs(*args, **kwargs)
             scored.append((out[0].detach(), args[2]))
             return out
 
         episodes, groups = it.collect()
         batch = to_batch(episodes, groups)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "token_logprobs", spy)
-            it.update(batch, torch.zeros(len(episodes)))
+        it.formulas = Formulas(token_logprobs=spy)
+        it.update(batch, torch.zeros(len(episodes)))
         rows = torch.cat(loop.rows_by_length(batch, it.config.micro_batches))
         again = torch.cat([logprobs[mask] for logprobs, mask in scored])
         drawn = torch.cat([batch.old_logprobs[row][batch.mask[row]] for row in rows])
@@ -657,10 +656,10 @@ def far_apart(episodes):
     return [replace(e, reward=3e38 if i % 2 else -3e38) for i, e in enumerate(episodes)]
 
 
-def test_a_loss_that_is_not_finite_is_left_out_too(monkeypatch):
+def test_a_loss_that_is_not_finite_is_left_out_too():
     """Even where its gradient is finite."""
-    monkeypatch.setattr(loop, "grpo_loss", lambda *args: grpo_loss(*args) + float("inf"))
     it = trainer(replace(CONFIG, steps=1))
+    it.formulas = Formulas(grpo_loss=lambda *args: grpo_loss(*args) + float("inf"))
     before = weights(it)
     [line] = train(it)
     assert line["skipped_updates"] == 1 and same(before, weights(it)) and not it.optimizer.state

@@ -47,7 +47,9 @@ def stubs() -> dict[str, str]:
 
 
 def write_stubs(folder: Path = STUBS) -> None:
-    """All of them; a file whose solution is gone goes too."""
+    """All of them; a file whose solution is gone goes too. FileNotFoundError: there are no solutions at all."""
+    if not SOLUTIONS.is_dir():
+        raise FileNotFoundError(f"{SOLUTIONS.name}/ is not here: this is a handout already")
     folder.mkdir(parents=True, exist_ok=True)
     written = stubs()
     for path in folder.glob("*.py"):
@@ -99,13 +101,17 @@ def write_handout(folder: Path) -> int:
     return len(names)
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> str:
+    """Stubs, table and, where a folder is named, the handout; returns what was done."""
     write_stubs()
     README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
-    if len(sys.argv) > 1:
-        place = Path(sys.argv[1])
-        try:
-            count = write_handout(place)
-        except FileExistsError as error:
-            sys.exit(str(error))
-        print(f"wrote {count} files to {place}, none of them a solution", file=sys.stderr)
+    if not arguments:
+        return f"wrote {len(stubs())} stubs"
+    return f"wrote {write_handout(Path(arguments[0]))} files to {arguments[0]}, none of them a solution"
+
+
+if __name__ == "__main__":
+    try:
+        print(main(sys.argv[1:]), file=sys.stderr)
+    except (FileExistsError, FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))

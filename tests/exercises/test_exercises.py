@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def test_a_solution_is_cut_out():
     assert handout.without_solution(text) == told
 
 
+@pytest.mark.skipif(not (handout.ROOT / ".git").exists(), reason="needs a git checkout")
 def test_a_handout_holds_no_solution(tmp_path):
     """In git's own list of files; what the course needs is there, and what is there passes."""
     count = handout.write_handout(tmp_path / "out")
@@ -93,6 +95,15 @@ def test_a_handout_holds_no_solution(tmp_path):
     assert texts and not any(b"BEGIN SOLUTION" in text for text in texts)
     with pytest.raises(FileExistsError, match="not empty"):
         handout.write_handout(tmp_path / "out")
+
+
+def test_a_handout_is_made_from_solutions_only(tmp_path, monkeypatch):
+    """In a student's copy there are none: nothing may be removed there."""
+    monkeypatch.setattr(handout, "SOLUTIONS", tmp_path / "none")
+    shutil.copytree(STUBS, tmp_path / "stubs")
+    with pytest.raises(FileNotFoundError, match="a handout already"):
+        handout.write_stubs(tmp_path / "stubs")
+    assert len(list((tmp_path / "stubs").glob("*.py"))) == len(NAMES)
 
 
 # --- grading ---
