@@ -38,7 +38,7 @@ demo: $(READY) ## from raw histories to a trained policy: the table of arms, an 
 # ANSWERS=mine grades what lies in answers/, ANSWERS=FOLDER what lies there; without it the reference answers are tested
 test: $(READY) ## the tests, without the slow ones; `make test ANSWERS=mine` grades your exercises instead
 ifeq ($(ANSWERS),)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 else
 	@$(BIN)/python tests/exercises/grade.py --answers $(if $(filter mine,$(ANSWERS)),answers,$(ANSWERS))
 endif

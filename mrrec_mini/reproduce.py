@@ -401,7 +401,7 @@ def fig6(found: Findings) -> Exhibit:
             "k = 3",
             f"k = {best} ({mean[best]:.3f}; k = 3: {mean[3]:.3f})",
             best == 3,
-            "the policy learned with 3, which speaks for it",
+            "the policy learned with 3, which speaks for it" if best == 3 else f"k = {best} is higher here",
         ),
         found.above("k = 3 above k = 1", "yes", arms[3], arms[1]),
         found.above("k = 3 above k = 5", "yes", arms[3], arms[5]),
