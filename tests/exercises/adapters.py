@@ -67,6 +67,31 @@ def expect(got: object, wanted: object, asked: str, because: str, hint: str = ""
         raise AssertionError(f"{asked}: expected {_short(wanted)}{why}, yours is {_short(got)}{tail}")
 
 
+def expect_predictions(answer: object, right: Mapping[str, tuple[object, str]]) -> None:
+    """Each prediction of a *predict, then run* exercise: {its name: (how it comes out, a hint)}.
+
+    Numbers to .02, letters and lists in any order; what is still None has not been predicted.
+    """
+    for name, (wanted, hint) in right.items():
+        yours = getattr(answer, name)
+        if yours is None:
+            raise AssertionError(f"{name} is still None: write your prediction down first")
+        if not _predicted(yours, wanted):
+            raise AssertionError(f"{name}: you predicted {yours!r}, and it comes out otherwise. {hint}")
+
+
+def _predicted(yours: object, wanted: object) -> bool:
+    if isinstance(wanted, bool) or isinstance(yours, bool):
+        return yours is wanted
+    if isinstance(wanted, str):
+        return isinstance(yours, str) and sorted(yours.upper().replace(" ", "").replace(",", "")) == sorted(
+            wanted.upper()
+        )
+    if isinstance(wanted, list):
+        return isinstance(yours, (list, tuple, set)) and sorted(yours) == wanted
+    return isinstance(yours, (int, float)) and abs(yours - wanted) < 0.02
+
+
 def _same(got: object, wanted: object, within: float) -> bool:
     if isinstance(wanted, str) or (isinstance(wanted, (list, tuple)) and any(isinstance(w, str) for w in wanted)):
         return got == wanted if isinstance(wanted, str) else list(got) == list(wanted)

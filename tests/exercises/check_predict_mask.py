@@ -1,5 +1,7 @@
 """What is asked of `predict_mask`: computed from the grammar of the package."""
 
+from adapters import expect_predictions
+
 from mrrec_mini.models.causal_lm import WordTokenizer
 from mrrec_mini.prompts import CONTROL, Grammar
 from mrrec_mini.records import MemoryEntry
@@ -24,12 +26,7 @@ def check(answer) -> None:
         "SCORED_BY": (19, "What is in the context is attended to, even where it carries no loss: the column before."),
         "DIVISOR": (len(written), "The rule counts sampled tokens; nothing else is in the sum."),
     }
-    for name, (wanted, hint) in right.items():
-        yours = getattr(answer, name)
-        if yours is None:
-            raise AssertionError(f"{name} is still None: write your prediction down first")
-        if (sorted(yours) if isinstance(yours, (list, tuple, set)) else yours) != wanted:
-            raise AssertionError(f"{name}: you predicted {yours!r}, and it is otherwise. {hint}")
+    expect_predictions(answer, right)
 
 
 WRONG = {

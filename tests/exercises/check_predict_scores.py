@@ -1,6 +1,6 @@
 """What is asked of `predict_scores`: computed here, not stored."""
 
-from adapters import expect
+from adapters import expect_predictions
 
 from mrrec_mini.bm25 import BM25, BM25Stats
 
@@ -21,27 +21,22 @@ def check(answer) -> None:
     first = scores("luxury mug")
     flat, full, there = scores("mug", b=0.0), scores("mug", b=1.0), scores("mug", k1=0.0)
     right = {
-        "FIRST": max(first, key=first.get),
-        "SECOND_B_0": max(flat, key=flat.get),
-        "SECOND_B_1": full["b"] > full["a"],
-        "K1_0": sum(value == max(there.values()) for value in there.values()),
-        "NOBODY": max(scores("something cheap").values()),
+        "FIRST": (max(first, key=first.get), "Which of the two words is rare?"),
+        "SECOND_B_0": (max(flat, key=flat.get), "Four times the word, and nothing is discounted."),
+        "SECOND_B_1": (
+            full["b"] > full["a"],
+            "Compute 4 x 2.5 / (4 + 1.5 x |d| / avgdl) for b, and 2.5 / (1 + 1.5 x 3 / avgdl) for a.",
+        ),
+        "K1_0": (
+            sum(value == max(there.values()) for value in there.values()),
+            "With k1 = 0 the term part is 1 wherever the word stands.",
+        ),
+        "NOBODY": (
+            max(scores("something cheap").values()),
+            "Which words do the question and the memories share?",
+        ),
     }
-    hints = {
-        "FIRST": "Which of the two words is rare?",
-        "SECOND_B_0": "Four times the word, and nothing is discounted.",
-        "SECOND_B_1": "Compute 4 x 2.5 / (4 + 1.5 x |d| / avgdl) for b, and 2.5 / (1 + 1.5 x 3 / avgdl) for a.",
-        "K1_0": "With k1 = 0 the term part is 1 wherever the word stands.",
-        "NOBODY": "Which words do the question and the memories share?",
-    }
-    for name, wanted in right.items():
-        yours = getattr(answer, name)
-        if yours is None:
-            raise AssertionError(f"{name} is still None: write your prediction down first")
-        if isinstance(wanted, float):
-            expect(yours, wanted, name, "", hints[name])
-        elif yours != wanted or isinstance(yours, bool) != isinstance(wanted, bool):
-            raise AssertionError(f"{name}: you predicted {yours!r}, and it comes out otherwise. {hints[name]}")
+    expect_predictions(answer, right)
 
 
 WRONG = {

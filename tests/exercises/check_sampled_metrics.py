@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from adapters import expect_predictions
 
 from mrrec_mini.metrics import ndcg_at_k
 
@@ -18,27 +19,18 @@ def first_in_sample(rank: int) -> float:
 def check(answer) -> None:
     whole = {arm: ndcg_at_k(ranks, 10).mean() for arm, ranks in FULL.items()}
     first = {arm: np.mean([first_in_sample(rank) for rank in ranks]) for arm, ranks in FULL.items()}
+    before = "1 + the expected number of items before it."
     right = {
-        "WINNER_FULL": max(whole, key=whole.get),
-        "WINNER_SAMPLED": max(first, key=first.get),
-        "EXPECTED_RANK_B": 1 + 19 * DRAWN / OTHERS,
-        "EXPECTED_RANK_500": 1 + 499 * DRAWN / OTHERS,
-        "SAME_WITH_ALL": OTHERS,
+        "WINNER_FULL": (max(whole, key=whole.get), "What is rank 20 worth at k = 10?"),
+        "WINNER_SAMPLED": (
+            max(first, key=first.get),
+            "None of 19 items is drawn with a chance of about .95^19; and of 499?",
+        ),
+        "EXPECTED_RANK_B": (1 + 19 * DRAWN / OTHERS, before),
+        "EXPECTED_RANK_500": (1 + 499 * DRAWN / OTHERS, before),
+        "SAME_WITH_ALL": (OTHERS, "How many others are there?"),
     }
-    hints = {
-        "WINNER_FULL": "What is rank 20 worth at k = 10?",
-        "WINNER_SAMPLED": "None of 19 items is drawn with a chance of about .95^19; and of 499?",
-        "EXPECTED_RANK_B": "1 + the expected number of items before it.",
-        "EXPECTED_RANK_500": "1 + the expected number of items before it.",
-        "SAME_WITH_ALL": "How many others are there?",
-    }
-    for name, wanted in right.items():
-        yours = getattr(answer, name)
-        if yours is None:
-            raise AssertionError(f"{name} is still None: write your prediction down first")
-        close = isinstance(wanted, (int, float)) and isinstance(yours, (int, float)) and abs(yours - wanted) < 0.02
-        if not (yours == wanted or close):
-            raise AssertionError(f"{name}: you predicted {yours!r}, and it comes out otherwise. {hints[name]}")
+    expect_predictions(answer, right)
 
 
 WRONG = {

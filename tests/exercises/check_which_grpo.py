@@ -1,6 +1,7 @@
 """What is asked of `which_grpo`: computed from the package."""
 
 import torch
+from adapters import expect_predictions
 
 from mrrec_mini.grpo import group_advantages, length_weights
 
@@ -21,29 +22,19 @@ def check(answer) -> None:
     w = token_weights()
     blame = -w["A"][2:] * LENGTHS[2:]
     right = {
-        "CHEAP_LONG": "".join(name for name, one in w.items() if one[3] > one[2] + 1e-6),
-        "RIGHT_TOO": "".join(name for name, one in w.items() if one[1] < one[0] - 1e-6),
-        "B_OVER_A": float(w["B"][0] / w["A"][0]),
-        "C_SHORT_OVER_LONG": float(w["C"][2] / w["C"][3]),
-        "LONG_TOTAL_A": float(blame[1] / blame.sum()),
+        "CHEAP_LONG": (
+            "".join(name for name, one in w.items() if one[3] > one[2] + 1e-6),
+            "Under which rules does a token's weight depend on the length of its own answer?",
+        ),
+        "RIGHT_TOO": (
+            "".join(name for name, one in w.items() if one[1] < one[0] - 1e-6),
+            "Does the length rule know who was right?",
+        ),
+        "B_OVER_A": (float(w["B"][0] / w["A"][0]), "The population's standard deviation of (1, 1, 0, 0)."),
+        "C_SHORT_OVER_LONG": (float(w["C"][2] / w["C"][3]), "1 / 2 against 1 / 10."),
+        "LONG_TOTAL_A": (float(blame[1] / blame.sum()), "Equal weight a token; count the tokens."),
     }
-    hints = {
-        "CHEAP_LONG": "Under which rules does a token's weight depend on the length of its own answer?",
-        "RIGHT_TOO": "Does the length rule know who was right?",
-        "B_OVER_A": "The population's standard deviation of (1, 1, 0, 0).",
-        "C_SHORT_OVER_LONG": "1 / 2 against 1 / 10.",
-        "LONG_TOTAL_A": "Equal weight a token; count the tokens.",
-    }
-    for name, wanted in right.items():
-        yours = getattr(answer, name)
-        if yours is None:
-            raise AssertionError(f"{name} is still None: write your prediction down first")
-        if isinstance(wanted, str):
-            fine = isinstance(yours, str) and sorted(yours.upper().replace(" ", "").replace(",", "")) == sorted(wanted)
-        else:
-            fine = isinstance(yours, (int, float)) and abs(yours - wanted) < 0.01
-        if not fine:
-            raise AssertionError(f"{name}: you predicted {yours!r}, and it comes out otherwise. {hints[name]}")
+    expect_predictions(answer, right)
 
 
 WRONG = {
