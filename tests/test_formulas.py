@@ -130,6 +130,12 @@ def test_what_goes_wrong_in_it_names_the_line(tmp_path, body, said):
         steps_of(learners_file(path, "grpo").formulas)
 
 
+def test_the_line_is_the_last_one_of_the_file_that_was_reached(tmp_path):
+    text = "def helper(r):\n    return r.deep\n\ndef group_advantages(rewards, groups, sigma):\n    return helper(rewards)\n"
+    with pytest.raises(ValueError, match=r"mine.py, line 2: group_advantages raised AttributeError"):
+        steps_of(learners_file(written(tmp_path, text), "grpo").formulas)
+
+
 def test_a_loss_without_gradient_is_refused(tmp_path):
     path = written(tmp_path, "def grpo_loss(logprobs, *rest):\n    return logprobs.detach().sum()\n")
     with pytest.raises(ValueError, match="a loss without a gradient; was it detached"):
