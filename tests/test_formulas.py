@@ -131,7 +131,8 @@ def test_what_goes_wrong_in_it_names_the_line(tmp_path, body, said):
 
 
 def test_the_line_is_the_last_one_of_the_file_that_was_reached(tmp_path):
-    text = "def helper(r):\n    return r.deep\n\ndef group_advantages(rewards, groups, sigma):\n    return helper(rewards)\n"
+    text = "def helper(r):\n    return r.deep\n\n"
+    text += "def group_advantages(rewards, groups, sigma):\n    return helper(rewards)\n"
     with pytest.raises(ValueError, match=r"mine.py, line 2: group_advantages raised AttributeError"):
         steps_of(learners_file(written(tmp_path, text), "grpo").formulas)
 
@@ -171,7 +172,10 @@ def test_both_are_gone_on_with(tmp_path, quick, monkeypatch):
     monkeypatch.setattr("mrrec_mini.recipe.FAST", steady)
     path = written(tmp_path, MINE)
     train_run(shop(), tmp_path / "a", 2, 0, "grpo", False, True, learners=path)
-    train_run(shop(), tmp_path / "a", 4, 0, "grpo", True, True, learners=path)
+    told = []
+    say = lambda phase, done, total, note: told.append((phase, done))  # noqa: E731
+    train_run(shop(), tmp_path / "a", 4, 0, "grpo", True, True, say, learners=path)
+    assert [done for phase, done in told if phase == "learn with the package alone"] == [3, 4]
     train_run(shop(), tmp_path / "b", 4, 0, "grpo", False, True, learners=path)
     a, b = ([log_of(run), log_of(run / "reference")] for run in (tmp_path / "a", tmp_path / "b"))
     assert a == b and [len(log) for log in a] == [4, 4]
