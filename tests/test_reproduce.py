@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import mrrec_mini.experiments as experiments
@@ -10,9 +11,11 @@ import mrrec_mini.reproduce as reproduction
 from mrrec_mini.evaluate import GREEDY, Row
 from mrrec_mini.experiments import (
     JOBS,
+    Appended,
     GivenMemory,
     Plan,
     as_page,
+    given_lines,
     latest_records,
     profile_lines,
     run_jobs,
@@ -158,6 +161,41 @@ def test_given_memory_is_the_askers_own_and_from_before_the_query(made):
             assert {(entry.user, entry.level) for entry in one} == {(query.user, level)}
             assert set(one) <= set(shop.memory.entries(query))
             assert query.target not in {met.item for met in shop.dataset.history(query)}
+
+
+class Echo:
+    """A system that only notes what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def rank(self, query, candidates):
+        self.asked.append(query.text)
+        return np.zeros(len(candidates))
+
+
+def test_a_system_is_asked_the_query_followed_by_the_askers_memory(made):
+    plan, _ = made
+    shop = stage_of(plan, 0).shop
+    for kind, lines in given_lines(shop.memory).items():
+        entries_of = {"naive": latest_records, "static": profile_lines}[kind]
+        for query in shop.split.test_queries[:3]:
+            echo = Echo()
+            assert Appended(echo, lines).rank(query, ["a", "b"]).shape == (2,)
+            expected = " ".join([query.text, *(entry.text for entry in entries_of(shop.memory, query))])
+            assert echo.asked == [expected] and expected != query.text
+
+
+def test_given_memory_is_counted(made):
+    """BLaIR and Rec-R1 with memory: the tokens of what each query was given; without: none."""
+    plan, _ = made
+    found, shop = Findings(plan), stage_of(plan, 0).shop
+    for job, arm in (("blair", "BLaIR"), ("rec_r1", "Rec-R1"), ("rec_r1_static", "Rec-R1")):
+        for kind in ("no", "static"):
+            for row in found.rows(job, f"{arm}, {kind} memory"):
+                query = next(q for q in shop.split.test_queries if q.id == row.query)
+                given = profile_lines(shop.memory, query) if kind == "static" else []
+                assert bool(row.memory_tokens) == bool(given), (arm, kind)
 
 
 def test_a_level_alone_is_all_that_is_remembered(made):
