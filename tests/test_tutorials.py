@@ -94,7 +94,6 @@ def test_a_notebook_runs_at_the_small_size(source, monkeypatch):
 
 @pytest.fixture(scope="module")
 def run():
-    pytest.importorskip("nbclient", reason="needs the extra `notebooks`: pip install -e '.[notebooks]'")
     import run
 
     return run
@@ -143,5 +142,6 @@ def test_a_tutorial_that_nobody_wrote_is_refused(run):
 
 @pytest.mark.slow
 def test_one_in_a_fresh_kernel(run):
+    pytest.importorskip("nbclient", reason="needs the extra `notebooks`: pip install -e '.[notebooks]'")
     [source] = run.sources(["03"])
     assert run.run(source, write=False)[0] == []

@@ -18,8 +18,6 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 HERE = Path(__file__).resolve().parent
 NUMBER = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:e[-+]?\d+)?")
@@ -46,14 +44,20 @@ def read(source: Path) -> nbformat.NotebookNode:
 
 
 def execute(source: Path) -> tuple[nbformat.NotebookNode, float]:
-    """The executed notebook, and the seconds that it took."""
+    """The executed notebook, and the seconds that it took. RuntimeError: a cell failed, or the kernel died."""
+    from nbclient import NotebookClient  # of the extra `notebooks`; comparing does without
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
     notebook = read(source)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # of a progress bar that nobody asked for
     started = time.perf_counter()
     client = NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(HERE)}})
     client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns that it listens on this machine
-    client.execute()
+    try:
+        client.execute()
+    except (CellExecutionError, DeadKernelError) as error:
+        raise RuntimeError(str(error).strip()) from None
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
         if "outputs" in cell:
@@ -130,8 +134,8 @@ def run(source: Path, write: bool) -> tuple[list[str], float]:
     """What is wrong with a tutorial, and the seconds that it took."""
     try:
         notebook, seconds = execute(source)
-    except (CellExecutionError, DeadKernelError) as error:
-        return [str(error).strip()], 0.0
+    except RuntimeError as error:
+        return [str(error)], 0.0
     place = source.with_suffix(".ipynb")
     if write:
         nbformat.write(notebook, place)
