@@ -88,8 +88,9 @@ for version in wrong.LOGPROBS:
 assert gap(token_logprobs) < 1e-4
 
 # %% [markdown]
-# One line, `assert ratio == 1`, refuses most of them. Those that pass (at temperature 1, dividing by it changes
-# nothing; a mask that lets *more* in leaves the sampled tokens right) need a check of their own.
+# One line, `assert ratio == 1`, refuses what disturbs the probabilities themselves: logits that are not shifted, memory
+# that is not attended to, padding on the wrong side. The others pass: at temperature 1 dividing by it changes nothing, and
+# a mask that lets *more* in leaves the sampled tokens right. They need a check of their own.
 
 # %%
 with torch.no_grad():
@@ -148,7 +149,8 @@ for version in (group_advantages, *wrong.ADVANTAGES):
     print(f"{version.__name__:22} {own.numpy().round(2)}  independent of the other group: {fine}")
 
 # %% [markdown]
-# `sigmas_exchanged` (n for n - 1) and `tiny_epsilon` pass this one: they need numbers, not a property. Held by check 12.
+# `sigmas_exchanged` (n for n - 1), `tiny_epsilon` and `variance_for_sigma` pass this one: they need numbers, not a
+# property. Held by check 12.
 #
 # ## The minimum forgotten
 #
