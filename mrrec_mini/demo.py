@@ -36,7 +36,7 @@ from mrrec_mini.chat import grammar_of
 from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import Bench, Row, arms_table, benches, play, policy_rows, reference_rows, report_dict
-from mrrec_mini.formulas import Formulas, learners_file
+from mrrec_mini.formulas import Formulas, LearnersFile, learners_file
 from mrrec_mini.recipe import (
     FAST_WORLD,
     Recipe,
@@ -298,7 +298,7 @@ def train_run(
         recipe, own_seed, dataset = read_config(run)
         content = json.loads((run / "config.json").read_text(encoding="utf-8"))
         folder, made_of = content["data"], content.get("formulas")
-        mine = learners_file(learners, recipe.train.algo, recipe.train.grpo.beta) if learners else None
+        mine = _learners(learners, recipe)
         if (mine and mine.sha256) != made_of:
             was = "a file of formulas" if made_of else "the package's own formulas"
             now = (
@@ -321,7 +321,7 @@ def train_run(
         seed = seed or 0
         recipe = _with_seed(chosen_recipe(fast, chat_model, lora or 0, bf16), seed)
         recipe = replace(recipe, train=replace(recipe.train, algo=algo or "grpo", steps=steps or recipe.train.steps))
-        mine = learners_file(learners, recipe.train.algo, recipe.train.grpo.beta) if learners else None
+        mine = _learners(learners, recipe)
         dataset = Dataset.load(data)
         environments = prepare(dataset, recipe, seed, say)
         model, tokenizer = start_policy(environments, recipe, seed, say)
@@ -348,6 +348,11 @@ def train_run(
         start_over(reference)
         own = Trainer(*load_start(run, warn), environments, recipe.train)
     return f"{done}; with the package's own: {learn(own, reference, 'learn with the package alone')}"
+
+
+def _learners(path: Path | None, recipe: Recipe) -> LearnersFile | None:
+    config = recipe.train
+    return learners_file(path, config.algo, config.grpo, config.baseline) if path else None
 
 
 REFERENCE = "reference"  # in the run of a learner's formulas: the same run with the package's own

@@ -8,7 +8,8 @@ warm start and the same draws as the package's own: where two curves part, the f
     grpo.py        group_advantages, importance_ratio, clipped_surrogate, kl_term, length_weights, grpo_loss
 
 What is not in the file stays the package's: a file with `clipped_surrogate` alone is the package's `grpo_loss` around
-that one. The file is the learner's own code and is run as such.
+that one. The file is the learner's own code and is run as such. It is tried on four made-up episodes first, so that
+what is not written yet, or of the wrong shape, is told at once and not after the warm start.
 
 Equations: none of its own. Not from the paper.
 """
@@ -58,14 +59,19 @@ class LearnersFile:
     sha256: str  # of the file
 
 
-def learners_file(path: Path, algo: str, beta: float = 0.0) -> LearnersFile:
-    """Read a learner's file. FileNotFoundError; DataError where Python cannot run it, naming the line; ValueError where
-    it defines nothing that an update by `algo` would call.
+def learners_file(
+    path: Path,
+    algo: str,
+    config: grpo.GRPOConfig = grpo.GRPOConfig(),  # noqa: B008 (frozen)
+    kind: str = "group",
+) -> LearnersFile:
+    """Read a learner's file and try it; `kind` of baseline. FileNotFoundError; DataError where Python cannot run it,
+    naming the line; ValueError where it defines nothing that an update by `algo` would call, or what it defines fails.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it should define one or more of {', '.join(NAMES)}")
     mine = _defined(path)
-    used = [name for name in USED[algo] if beta or name != "kl_term"]
+    used = [name for name in USED[algo] if config.beta or name != "kl_term"]
     if not mine:
         raise ValueError(f"{path} defines none of {', '.join(NAMES)}; nothing of it would be run")
     if not set(mine) & set(used):
@@ -79,8 +85,29 @@ def learners_file(path: Path, algo: str, beta: float = 0.0) -> LearnersFile:
     parts = {name: function for name, function in guarded.items() if name in PARTS}
     if parts and "grpo_loss" not in whole:
         whole["grpo_loss"] = with_names(grpo.grpo_loss, parts)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return LearnersFile(path, tuple(mine), Formulas(**whole), sha256)
+    formulas = Formulas(**whole)
+    _try(path, formulas, algo, config, kind)
+    return LearnersFile(path, tuple(mine), formulas, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _try(path: Path, formulas: Formulas, algo: str, config: grpo.GRPOConfig, kind: str) -> None:
+    """An update of four episodes in two groups, but for the model: ValueError where a shape is wrong."""
+    rewards, groups = torch.tensor([1.0, 0.0, 2.0, 5.0]), torch.tensor([0, 0, 1, 1])
+    mask = torch.tensor([[False, True, True], [False, True, False], [False, False, True], [False, True, True]])
+    logprobs = torch.linspace(-2.0, -0.5, 12).reshape(4, 3).requires_grad_()
+    if algo == "grpo":
+        name, praise = "group_advantages", formulas.group_advantages(rewards, groups, config.sigma)
+    else:
+        name, praise = "baseline", formulas.baseline(rewards, groups, kind)
+    if praise.shape != rewards.shape:
+        raise ValueError(f"{path}: {name} of 4 rewards returned shape {tuple(praise.shape)}, expected (4,)")
+    if algo == "grpo":
+        counts = len(rewards), int(mask.sum())
+        loss = formulas.grpo_loss(logprobs, logprobs.detach(), praise, mask, config, *counts, logprobs.detach())
+    else:
+        loss = formulas.reinforce_loss(logprobs, rewards - praise, mask, len(rewards))
+    if loss.dim():
+        raise ValueError(f"{path}: the loss has shape {tuple(loss.shape)}, expected one number; is a sum missing?")
 
 
 def with_names(function: FunctionType, names: Mapping[str, object]) -> FunctionType:
@@ -91,7 +118,7 @@ def with_names(function: FunctionType, names: Mapping[str, object]) -> FunctionT
 
 def _defined(path: Path) -> dict[str, Callable]:
     """Those of `NAMES` that a file defines."""
-    spec = spec_from_file_location(f"formulas_of_{path.stem}", path)
+    spec = spec_from_file_location(f"formulas_of_{path.stem}", path.resolve())
     module = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -128,5 +155,5 @@ def _guarded(path: Path, name: str, function: Callable) -> Callable:
 def _line(error: BaseException, path: Path) -> int | None:
     """The last line of the file that was reached."""
     frames = traceback.extract_tb(error.__traceback__)
-    reached = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    reached = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
     return reached[-1] if reached else None

@@ -50,7 +50,7 @@ def test_the_packages_own_in_a_file_change_nothing(tmp_path, algo):
     names = ", ".join(name for name in USED[algo] if hasattr(grpo, name))
     lines = [f"from mrrec_mini.grpo import {names}"] if names else []
     lines += ["from mrrec_mini.reinforce import baseline, reinforce_loss, token_logprobs"]
-    found = learners_file(written(tmp_path, "\n".join(lines)), algo, 0.1)
+    found = learners_file(written(tmp_path, "\n".join(lines)), algo, GRPOConfig(beta=0.1))
     assert set(found.names) >= set(USED[algo])
     config = replace(CONFIG, algo=algo, grpo=GRPOConfig(beta=0.1))
     assert steps_of(found.formulas, config, 2) == steps_of(Formulas(), config, 2)
@@ -60,18 +60,30 @@ def test_the_packages_own_in_a_file_change_nothing(tmp_path, algo):
 def test_each_formula_of_the_file_is_what_the_update_calls(tmp_path, name):
     """One that raises: nothing else can be heard from it."""
     path = written(tmp_path, f"def {name}(*args):\n    raise ArithmeticError('heard')\n")
-    found = learners_file(path, "grpo", beta=0.1)
     with pytest.raises(ValueError, match=rf"mine.py, line 2: {name} raised ArithmeticError: 'heard'"):
-        steps_of(found.formulas, replace(CONFIG, grpo=GRPOConfig(beta=0.1)))
+        learners_file(path, "grpo", GRPOConfig(beta=0.1))
+
+
+def test_the_learners_are_what_the_trainer_calls(tmp_path):
+    """Each is counted in a real step, after the trial."""
+    lines = ["from mrrec_mini import grpo, reinforce", "calls = []"]
+    for name in USED["grpo"]:
+        home = "reinforce" if name == "token_logprobs" else "grpo"
+        lines += [f"def {name}(*a, **k):", f"    calls.append({name!r})", f"    return {home}.{name}(*a, **k)"]
+    found = learners_file(written(tmp_path, "\n".join(lines)), "grpo", GRPOConfig(beta=0.1))
+    whole = ("token_logprobs", "group_advantages", "grpo_loss")
+    calls = found.formulas.grpo_loss.__wrapped__.__globals__["calls"]
+    assert set(calls) == {"group_advantages", "grpo_loss"}, "the trial needs no model"
+    calls.clear()
+    steps_of(found.formulas, replace(CONFIG, grpo=GRPOConfig(beta=0.1)))
+    assert set(calls) == set(whole)
 
 
 @pytest.mark.parametrize("name", USED["reinforce"])
 def test_each_formula_of_reinforce_is_called(tmp_path, name):
-    found = learners_file(
-        written(tmp_path, f"def {name}(*args, **kwargs):\n    raise ArithmeticError('heard')\n"), "reinforce"
-    )
+    path = written(tmp_path, f"def {name}(*args, **kwargs):\n    raise ArithmeticError('heard')\n")
     with pytest.raises(ValueError, match=f"{name} raised ArithmeticError: 'heard'"):
-        steps_of(found.formulas, replace(CONFIG, algo="reinforce"))
+        steps_of(learners_file(path, "reinforce").formulas, replace(CONFIG, algo="reinforce"))
 
 
 def test_another_formula_is_another_run(tmp_path):
@@ -122,6 +134,7 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path, text, error, said):
         ("return [0.0]", "returned .*, no tensor"),
         ("pass", "returned None, no tensor; is there a `return`"),
         ("return rewards.no_such_thing", r"line 2: group_advantages raised AttributeError"),
+        ("return rewards[:, None]", r"group_advantages of 4 rewards returned shape \(4, 1\), expected \(4,\)"),
     ],
 )
 def test_what_goes_wrong_in_it_names_the_line(tmp_path, body, said):
@@ -137,10 +150,24 @@ def test_the_line_is_the_last_one_of_the_file_that_was_reached(tmp_path):
         steps_of(learners_file(written(tmp_path, text), "grpo").formulas)
 
 
+def test_a_file_that_is_named_from_here(tmp_path, monkeypatch):
+    """As people type it."""
+    written(tmp_path, "def group_advantages(rewards, groups, sigma):\n    raise NotImplementedError\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^mine.py, line 2: group_advantages is not written yet$"):
+        learners_file(Path("mine.py"), "grpo")
+
+
 def test_a_loss_without_gradient_is_refused(tmp_path):
     path = written(tmp_path, "def grpo_loss(logprobs, *rest):\n    return logprobs.detach().sum()\n")
     with pytest.raises(ValueError, match="a loss without a gradient; was it detached"):
         steps_of(learners_file(path, "grpo").formulas)
+
+
+def test_a_loss_of_many_numbers_is_refused(tmp_path):
+    path = written(tmp_path, "def reinforce_loss(logprobs, *rest):\n    return -logprobs\n")
+    with pytest.raises(ValueError, match=r"the loss has shape \(4, 3\), expected one number; is a sum missing"):
+        learners_file(path, "reinforce")
 
 
 # --- in a run folder ---
@@ -202,7 +229,7 @@ def test_on_the_command_line(tmp_path, quick):
     refused(
         mrrec(*words, written(tmp_path, ANSWER, "stub.py")), 1, "stub.py, line", "group_advantages is not written yet"
     )
-    shutil.rmtree(tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "told before anything is made"
     done = mrrec(*words, written(tmp_path, MINE))
     assert done.exit_code == 0, done.stderr
     assert "* yours, o the package's own" in done.stdout and "with the package's own: 2 steps" in done.stderr
