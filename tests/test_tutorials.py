@@ -68,6 +68,7 @@ def test_a_notebook_has_the_shape_of_the_course(source):
     assert "**By hand" in text or "By hand" in text
     assert statistics.median(len(cell.splitlines()) for cell in code[1:]) <= 10, "cells that are read at a glance"
     assert sum(cell.count("assert ") for cell in code) >= 3, "numbers of the text are asserted"
+    assert any("inspect.getsource(" in cell for cell in code), "the package's own function, with its source"
     assert EXERCISE.findall(text), "exercises with their commands"
 
 

@@ -81,6 +81,7 @@ assert torch.allclose(torch.softmax(z / 0.5, -1), torch.tensor([36.0, 9.0, 1.0])
 # Which token for $u = .59$, $.6$, $.95$?
 
 # %%
+print(inspect.getsource(draw))
 drawn = [int(draw(torch.log_softmax(z, -1)[None], torch.tensor([u]))[0]) for u in (0.59, 0.6, 0.95)]
 print(drawn)
 assert drawn == [0, 1, 2]

@@ -21,6 +21,7 @@
 # train in, and a weak teacher, so that something is left to be learned. `make demo` is the same at full size.
 
 # %%
+import inspect
 import os
 from dataclasses import replace
 
@@ -97,6 +98,11 @@ before, episodes_before = answers("warm_start")
 # moves from about rank 31 to about rank 7.
 #
 # ## 3. Learning
+#
+# One step of the package's loop: collect episodes, pack them, compare each with its group, update.
+
+# %%
+print(inspect.getsource(Trainer.step))
 
 # %%
 log = train(Trainer(model, tokenizer, environments, recipe.train))

@@ -22,6 +22,7 @@
 
 # %%
 import gzip
+import inspect
 import json
 import os
 import re
@@ -164,6 +165,7 @@ assert row["line"] == 41
 # *identical* to a memory's. The rule drops earlier reviews that equal the target's but for case and spacing:
 
 # %%
+print(inspect.getsource(sources._folded))
 folded = [sources._folded(text) for text in ("Great  product!", "great product!", "great products!")]
 print(folded)
 assert folded[0] == folded[1] != folded[2]

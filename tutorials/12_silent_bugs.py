@@ -21,6 +21,7 @@
 # `tests/wrong.py`, where some sixty are kept so that every test is seen to fail.
 
 # %%
+import inspect
 import os
 import sys
 from copy import deepcopy
@@ -158,6 +159,7 @@ for version in (group_advantages, *wrong.ADVANTAGES):
 # -1.5 (notebook 08).
 
 # %%
+print(inspect.getsource(clipped_surrogate))
 ratio, bad = torch.tensor([[1.5]]), torch.tensor([-1.0])
 for version in (clipped_surrogate, *wrong.SURROGATES):
     print(f"{version.__name__:20} {float(version(ratio, bad, (0.2, 0.28))):.2f}")
