@@ -55,6 +55,7 @@ RunDir = Annotated[Path, typer.Option("--run", help="A run folder.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides every draw.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
+Device = Annotated[str, typer.Option(help="Where the policy computes: cpu, or cuda for a GPU.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out records that are refused; OUT/*.rejects.jsonl lists them.")
 ]
@@ -679,6 +680,7 @@ def train(
     bf16: Annotated[
         bool, typer.Option("--bf16", help="Compute in bfloat16, where the processor is quick at it.")
     ] = False,
+    device: Device = "cpu",
     formulas: Annotated[
         Path | None,
         typer.Option("--with", metavar="FILE", help="Your own formulas in the real loop, beside the package's."),
@@ -689,13 +691,14 @@ def train(
 
     try:
         with one_bar(err) as say:
-            chosen = (steps, seed, algo and algo.value, resume, fast, say, _tell, model, lora, bf16, formulas)
+            chosen = (steps, seed, algo and algo.value, resume, fast, say, _tell, model, lora, bf16, formulas, device)
             last = train_run(data, run, *chosen)
     except Mismatch as error:
         _stop(str(error), WRONG_USAGE)
     except KeyboardInterrupt:
         going_on = f"mrrec train --data {shlex.quote(str(data))} --run {shlex.quote(str(run))}"
         going_on += f" --with {shlex.quote(str(formulas))}" if formulas else ""
+        going_on += f" --device {shlex.quote(device)}" if device != "cpu" else ""
         going_on += f" --steps {steps} --resume" if steps else " --resume"
         saved = folders(run)
         _tell(
@@ -709,12 +712,12 @@ def train(
 
 @app.command()
 @answering
-def evaluate(run: RunDir, as_json: Json = False) -> None:
+def evaluate(run: RunDir, device: Device = "cpu", as_json: Json = False) -> None:
     """Score a run's policy on its test users, beside the arms that need no training."""
     from mrrec_mini.demo import evaluate_run
     from mrrec_mini.evaluate import arms_table
 
-    report = evaluate_run(run, _tell)
+    report = evaluate_run(run, _tell, device)
     if as_json:
         _print_json(report)
     else:

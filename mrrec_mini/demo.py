@@ -41,6 +41,7 @@ from mrrec_mini.recipe import (
     FAST_WORLD,
     Recipe,
     Say,
+    check_device,
     chosen_recipe,
     prepare,
     quiet,
@@ -282,17 +283,20 @@ def train_run(
     lora: int | None = None,
     bf16: bool = False,
     learners: Path | None = None,
+    device: str = "cpu",
 ) -> str:
     """Make or go on with a run folder; returns a sentence on how it stands. `steps`, `seed`, `algo` None: the recipe's,
     0 and "grpo", or those of the run that is gone on with. `warn` is told of damaged checkpoints.
 
     `learners`: a file of formulas that are used in place of the package's (see `formulas`). The package's own are then
     trained beside them, from the same warm start with the same draws, in RUN/reference; `beside` compares the two.
+    `device`: where the model is; a run may go on on another.
 
     Mismatch: the run that is to go on was made with other data, another seed, algo, model, adapters or formulas.
     ValueError: there is a run already.
     """
     torch.set_num_threads(1)
+    check_device(device)
     mine = None
     if going_on:
         recipe, own_seed, dataset = read_config(run)
@@ -314,7 +318,7 @@ def train_run(
         seed = own_seed
         recipe = replace(recipe, train=replace(recipe.train, steps=steps or recipe.train.steps))
         environments = prepare(dataset, recipe, seed, say)
-        trainer = resume(run, environments, recipe.train, warn, mine.formulas if mine else Formulas())
+        trainer = resume(run, environments, recipe.train, warn, mine.formulas if mine else Formulas(), device)
     else:
         if (run / "config.json").exists():
             raise ValueError(f"{run} holds a run already; go on with --resume, or choose another folder")
@@ -324,7 +328,7 @@ def train_run(
         mine = _learners(learners, recipe)
         dataset = Dataset.load(data)
         environments = prepare(dataset, recipe, seed, say)
-        model, tokenizer = start_policy(environments, recipe, seed, say)
+        model, tokenizer = start_policy(environments, recipe, seed, say, device)
         trainer = Trainer(model, tokenizer, environments, recipe.train, mine.formulas if mine else Formulas())
         save_start(run, model, tokenizer)
         save_checkpoint(run, trainer)
@@ -343,10 +347,10 @@ def train_run(
         return done
     reference = run / REFERENCE
     if checkpoint.folders(reference):
-        own = resume(reference, environments, recipe.train, warn)
+        own = resume(reference, environments, recipe.train, warn, device=device)
     else:
         start_over(reference)
-        own = Trainer(*load_start(run, warn), environments, recipe.train)
+        own = Trainer(*load_start(run, warn, device), environments, recipe.train)
     return f"{done}; with the package's own: {learn(own, reference, 'learn with the package alone')}"
 
 
@@ -391,13 +395,14 @@ def _check_same_run(run: Path, made: dict[str, object], given: dict[str, object]
             )
 
 
-def evaluate_run(run: Path, warn: Callable[[str], None] = warnings.warn) -> dict:
+def evaluate_run(run: Path, warn: Callable[[str], None] = warnings.warn, device: str = "cpu") -> dict:
     """A run's policy and the arms that need no training, on the run's test users; also written to evaluation.json.
     `warn` is told of damaged checkpoints.
     """
     torch.set_num_threads(1)
+    check_device(device)
     recipe, seed, dataset = read_config(run)
-    model, tokenizer = load_policy(run, warn)
+    model, tokenizer = load_policy(run, warn, device)
     environment = prepare(dataset, replace(recipe, siblings=0), seed)[0]
     rows: list[Row] = []
     for bench in benches(environment, grammar_of(tokenizer), recipe.train.rules, seed):

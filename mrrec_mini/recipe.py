@@ -166,9 +166,9 @@ def _draw(env: Environment, size: int, rng: np.random.Generator) -> list[int]:
     return np.concatenate([rng.permutation(n) for _ in range(-(-size // n))])[:size].tolist()
 
 
-def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say = quiet):
-    """A policy that knows the grammar and how to copy, and little else: (model, tokenizer). DataError where there is
-    nothing to learn from, or the chat model cannot be used.
+def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say = quiet, device: str = "cpu"):
+    """A policy that knows the grammar and how to copy, and little else: (model on `device`, tokenizer). DataError where
+    there is nothing to learn from, or the chat model cannot be used.
     """
     if not all(env.split.train_queries for env in environments):
         raise DataError("no train user has a query outside the held categories; add users or queries")
@@ -176,9 +176,10 @@ def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int,
     warm = recipe.warm
     if recipe.chat_model:
         model, tokenizer = chat_policy(recipe, seed)
+        model.to(device)
     else:
         tokenizer = make_tokenizer(environments, recipe.max_words)
-        model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(seed))
+        model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(seed)).to(device)
         note = lambda step, skill: say("copy drill", step, warm.drill_steps, f"right {skill:.2f}")  # noqa: E731
         copy_drill(model, tokenizer, warm, rng, note)
     if not warm.steps:
@@ -212,6 +213,15 @@ def load_chat_model(name: str):
     except Exception as error:  # whatever a reader says of a folder that is none of its own
         raise DataError(f"{name}: not a chat model that can be used ({shown(str(error), 200)})") from error
     return model, tokenizer
+
+
+def check_device(name: str) -> None:
+    """ValueError unless torch can compute there, in float64 too (the sampler adds up probabilities in it)."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=name).item()
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch has one for each kind of absence
+        reason = shown((str(error).splitlines() or [""])[0], 120)
+        raise ValueError(f"torch cannot compute on device {shown(name)} here ({reason}); leave --device out") from None
 
 
 # ------------------------------------------------------------------------------------------------------ a run folder

@@ -14,8 +14,9 @@ place (`Columns`).
 
 Equation: p(token | past) = softmax(logits / T), drawn by the inverse of its cumulative sum from a passed generator; T
 = 0 takes the largest. A turn takes one uniform number for each row and each of its `max_new` steps before it starts,
-so that what a row draws does not depend on when the others stop. Paper: T = 1, no top-p, no top-k; neither is
-offered, since the update would have to undo it.
+so that what a row draws does not depend on when the others stop. They are drawn on the CPU, wherever the model is: the
+same seed draws the same numbers on every device, and a run that began on one goes on on another. Paper: T = 1, no
+top-p, no top-k; neither is offered, since the update would have to undo it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Columns(DynamicLayer):
 
 
 class Sampler:
-    """One batch of growing sequences. `generator` supplies all randomness; `temperature` 0 means greedy."""
+    """One batch of growing sequences. `generator`, of the CPU, supplies all randomness; `temperature` 0: greedy."""
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class Sampler:
         ids: list[list[int]] = [[] for _ in range(rows)]
         scores: list[list[float]] = [[] for _ in range(rows)]
         if self.temperature > 0:
-            u = torch.rand(max_new, rows, generator=self.generator, dtype=torch.float64, device=self.device)
+            u = torch.rand(max_new, rows, generator=self.generator, dtype=torch.float64).to(self.device)
         still = torch.arange(rows, device=self.device)  # (b,) rows without a stop token
         for step in range(max_new):
             logits = self.logits[still].float().index_fill(1, never, float("-inf"))

@@ -132,7 +132,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)  # a warm start leaves its last gradient behind: it is none of ours
         self.reference = _frozen_copy(model) if config.grpo.beta else None
         self.rng = np.random.default_rng([config.seed, 77])  # which queries
-        self.generator = torch.Generator(device=model.device).manual_seed(config.seed)  # which tokens
+        self.generator = torch.Generator().manual_seed(config.seed)  # which tokens
         self.done = 0  # steps made
         self.skipped = 0  # updates left out in a row, up to now
 
@@ -365,17 +365,18 @@ def save_start(run: Path, model, tokenizer) -> None:
     checkpoint.save(run / BEFORE, 0, lambda folder: save_causal_lm(folder, model, tokenizer))
 
 
-def load_start(run: Path, warn: Callable[[str], None] = warnings.warn):
+def load_start(run: Path, warn: Callable[[str], None] = warnings.warn, device: str = "cpu"):
     """The model and tokenizer as they were before the first step; errors as in `load_policy`."""
-    return load_policy(run / BEFORE, warn)
+    return load_policy(run / BEFORE, warn, device)
 
 
-def load_policy(run: Path, warn: Callable[[str], None] = warnings.warn):
-    """The model and tokenizer of a run's newest whole checkpoint; `warn` is told of damaged ones that were passed over.
+def load_policy(run: Path, warn: Callable[[str], None] = warnings.warn, device: str = "cpu"):
+    """The model, on `device`, and tokenizer of a run's newest whole checkpoint; `warn` is told of damaged ones that
+    were passed over.
 
     FileNotFoundError: no checkpoint yet. DataError: none can be used.
     """
-    return _policy(checkpoint.newest(run, warn))
+    return _policy(checkpoint.newest(run, warn), device)
 
 
 def resume(
@@ -384,12 +385,13 @@ def resume(
     config: TrainConfig,
     warn: Callable[[str], None] = warnings.warn,
     formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
+    device: str = "cpu",
 ) -> Trainer:
     """The trainer as it was at the newest whole checkpoint; log lines written after it are dropped, they will be made
     again. `warn` and errors as in `load_policy`.
     """
     folder = checkpoint.newest(run, warn)
-    model, tokenizer = _policy(folder)
+    model, tokenizer = _policy(folder, device)
     trainer = Trainer(model, tokenizer, environments, config, formulas)
     with _naming_what_is_spoiled(folder):
         # never a pickle that can run code
@@ -411,7 +413,7 @@ def start_over(run: Path) -> None:
             shutil.rmtree(run / name)
 
 
-def _policy(folder: Path):
+def _policy(folder: Path, device: str):
     """Model and tokenizer of a checkpoint, once config.json, weights and words are known to be of one model."""
     with _naming_what_is_spoiled(folder):
         if not (folder / ADAPTER_CONFIG).is_file():  # adapters: peft refuses those that do not fit their base
@@ -423,7 +425,7 @@ def _policy(folder: Path):
                 raise DataError(f"words.json has {len(tokenizer)} tokens, the model {rows}")
             if other := set(CONTROL) ^ set(tokenizer.control):
                 raise DataError(f"its control tokens and those of this version differ in {', '.join(sorted(other))}")
-        return model, tokenizer
+    return model.to(device), tokenizer
 
 
 def _check_weights(folder: Path) -> None:

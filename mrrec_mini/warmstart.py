@@ -213,6 +213,7 @@ def copy_drill(model, tokenizer, config: WarmStartConfig, rng: np.random.Generat
     for step in range(config.drill_steps):
         set_rate(optimizer, config.drill_rate * min(1.0, (step + 1) / 10))
         tokens, mask = drill_batch(tokenizer.control, tokenizer.first_word, len(tokenizer), config.drill_batch, rng)
+        tokens, mask = tokens.to(model.device), mask.to(model.device)
         logprobs, _ = token_logprobs(model, tokens, mask)
         optimizer.zero_grad(set_to_none=True)
         (-logprobs.sum() / mask.sum()).backward()
@@ -266,7 +267,7 @@ def warm_start(
         for i in np.flatnonzero(rng.random(config.batch) < config.scrambled):
             tokens = scramble(chosen[i].tokens, tokenizer.first_word, len(tokenizer), rng)
             chosen[i] = replace(chosen[i], tokens=tuple(tokens))
-        batch = to_batch(chosen, range(len(chosen)))
+        batch = to_batch(chosen, range(len(chosen)), model.device)
         written = int(batch.mask.sum())
         loss = 0.0
         optimizer.zero_grad(set_to_none=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -19,6 +20,7 @@ from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.warmstart import WarmStartConfig, expert, warm_start
 from mrrec_mini.world import ASPECTS, CATEGORIES, COMPLAINT, PRAISE, USES, WorldConfig, _brand, category_map, make_world
 
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
 SHOP = WorldConfig(users=12, items=100, categories=5, held=1, history=12, queries=3)
 SAID = " ".join((*PRAISE, *COMPLAINT, "overall for bought rated it does the job 1 2 3 4 5")).replace("{}", "").split()
 MEANT = [word for values in ASPECTS.values() for words in values.values() for word in words]

@@ -40,7 +40,7 @@ from mrrec_mini.train import (
     train,
     undivided,
 )
-from small import environment, taught_model, tiny_model, tokenizer
+from small import GPU, environment, taught_model, tiny_model, tokenizer
 
 TOK = tokenizer()
 CONFIG = TrainConfig(
@@ -742,8 +742,9 @@ def test_fewer_queries_than_prompts_are_drawn_again():
 # --- learning -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("algo", ["grpo", "reinforce"])
-def test_what_is_rewarded_is_done_more_often(algo):
+def test_what_is_rewarded_is_done_more_often(algo, device):
     """Reward 1 for a turn that opens with <think>, by a policy that knows nothing: 1 in 500 becomes almost always."""
     opening = Grammar(TOK).control["<think>"]
 
@@ -763,7 +764,7 @@ def test_what_is_rewarded_is_done_more_often(algo):
         micro_batches=1,
         rules=RolloutConfig(turn_tokens=1, global_k=0, max_calls=0),
     )
-    lines = train(Trainer(tiny_model(len(TOK)), TOK, [watched(look)], config))
+    lines = train(Trainer(tiny_model(len(TOK)).to(device), TOK, [watched(look)], config))
     rewards = [line["reward"] for line in lines]
     assert sum(rewards[:3]) / 3 < 0.7 and sum(rewards[-3:]) / 3 > 0.9
     assert lines[-1]["entropy"] < lines[0]["entropy"]
