@@ -242,14 +242,14 @@ def test_stories_are_read():
         stories("```bash slwo\nmrrec demo\n```\n")
 
 
-def invoke(command: str):
-    """Run one command of the README in this process."""
+def invoke(command: str, *more: str):
+    """Run one command of the README in this process, with `more` options."""
     pytest.importorskip("mrrec_mini.cli", reason="needs mrrec_mini/cli.py")
     from typer.testing import CliRunner
 
     from mrrec_mini.cli import app
 
-    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, arguments(command))
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, [*arguments(command), *more])
 
 
 def told(story):
@@ -267,9 +267,9 @@ def test_readme_commands_run(story, tmp_path, monkeypatch):
         (tmp_path / need).symlink_to(lies)
     monkeypatch.chdir(tmp_path)
     for command in story.commands:
-        if command.split()[1] in ("demo", "train", "reproduce"):
-            command += " --fast"  # the same code at toy sizes: minutes become seconds
-        done = invoke(command)
+        sizeable = command.split()[1] in ("demo", "train", "reproduce")
+        # the same code at toy sizes: minutes become seconds. Not added to the text, whose end may be a comment
+        done = invoke(command, *["--fast"] * sizeable)
         assert done.exit_code == 0, f"{command}\n{done.output}\n{done.exception!r}"
 
 
