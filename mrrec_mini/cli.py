@@ -193,7 +193,7 @@ def reproduce(
 
     from mrrec_mini.demo import one_bar
     from mrrec_mini.experiments import Plan
-    from mrrec_mini.reproduce import EXHIBITS, as_markdown
+    from mrrec_mini.reproduce import EXHIBITS, another_plan, as_markdown
     from mrrec_mini.reproduce import reproduce as make
 
     unknown = [name for name in exhibits if name not in (*EXHIBITS, "all")]
@@ -201,6 +201,8 @@ def reproduce(
         raise typer.BadParameter(f"no exhibit {unknown[0]!r}; there are {', '.join(EXHIBITS)}, and all")
     chosen = EXHIBITS if "all" in exhibits else [name for name in EXHIBITS if name in exhibits]
     plan = Plan(out_dir, data, tuple(range(seeds)), fast)
+    if made := another_plan(plan):
+        _tell(f"{out_dir} holds the report of `{made}`, which this one replaces; --out names another place")
     with one_bar(err) as say:
         document = make(plan, chosen, 1 if fast else cpu_count() or 1, say)
     if as_json:

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -35,7 +35,7 @@ import torch
 
 from mrrec_mini.chat import grammar_of
 from mrrec_mini.counterfactual import Withheld, effect, item_contribution, profile_contribution
-from mrrec_mini.data import Dataset, Split
+from mrrec_mini.data import INTERACTIONS, ITEMS, META, QUERIES, Dataset, Split
 from mrrec_mini.demo import open_data
 from mrrec_mini.environment import Environment, item_text
 from mrrec_mini.evaluate import (
@@ -77,7 +77,7 @@ KS = (1, 2, 3, 4, 5)
 class Plan:
     """What is reproduced, and where it is kept."""
 
-    out: Path
+    out: Path = Path("reproduction")
     data: Path | None = None  # None: the synthetic shop of each seed
     seeds: tuple[int, ...] = (0, 1, 2)
     fast: bool = False  # toy sizes: the code runs, the numbers say nothing
@@ -86,9 +86,19 @@ class Plan:
     def recipe(self) -> Recipe:
         return chosen_recipe(self.fast)
 
+    @cached_property
+    def digest(self) -> str | None:
+        """sha256 of the data set's files: made anew under the same name, it is another. None: the synthetic shop."""
+        if self.data is None:
+            return None
+        digest = hashlib.sha256()
+        for path in (self.data / name for name in (ITEMS, INTERACTIONS, QUERIES, META)):
+            digest.update(path.read_bytes() if path.is_file() else b"")  # whoever loads it says what is missing
+        return digest.hexdigest()
+
     def kept(self, job: str, seed: int) -> Path:
         """Where a job's finding is, under a name made of all that it depends on but the code."""
-        made_of = [str(self.data and self.data.resolve()), self.fast, asdict(self.recipe)]
+        made_of = [self.digest, self.fast, asdict(self.recipe)]
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
         return self.out / "jobs" / name / f"{job}-{seed}.json"
 

@@ -21,13 +21,14 @@ Departures from the paper: those of `experiments`.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mrrec_mini.data import printable
+from mrrec_mini.data import DataError, printable, shown
 from mrrec_mini.evaluate import (
     Row,
     difference,
@@ -39,6 +40,7 @@ from mrrec_mini.experiments import KS, LEVELS, RETRIEVERS, Plan, run_jobs, with_
 from mrrec_mini.recipe import Say, quiet
 
 EXHIBITS = ("table1", "fig3", "table2", "table3", "table4", "fig4", "fig5", "fig6", "fig7")
+REPRODUCTION = "reproduction.json"
 HOLDS, FAILS, NOT_COMPARABLE = "holds", "does not hold", "not comparable"
 KINDS = ("no memory", "naive memory", "static memory")
 REC_R1 = dict(zip(KINDS, ("rec_r1", "rec_r1_naive", "rec_r1_static"), strict=True))
@@ -439,15 +441,14 @@ MAKERS: dict[str, Callable[[Findings], Exhibit]] = {
 def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, say: Say = quiet) -> dict:
     """Run what is missing, then write reproduction.json, REPRODUCTION.md and a PNG for each figure into `plan.out`.
 
-    What was reproduced before with the same plan stays in the document. Returns it.
+    What was reproduced before with the same plan stays in the document; that of another plan is replaced
+    (`another_plan`), and can be made again from the findings that are kept. Returns it.
     """
     run_jobs(plan, with_needs(job for name in exhibits for job in NEEDED[name]), workers, say)
     found = Findings(plan)
-    path = plan.out / "reproduction.json"
-    about = {"data": str(plan.data) if plan.data else "world", "seeds": list(plan.seeds), "fast": plan.fast}
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    same = {name: before.get(name) for name in about} == about
-    document = {**about, "exhibits": dict(before["exhibits"]) if same else {}}
+    path = plan.out / REPRODUCTION
+    before = {} if another_plan(plan) else _document(plan.out)
+    document = {**_about(plan), "exhibits": dict(before.get("exhibits", {}))}
     for name in exhibits:
         exhibit = MAKERS[name](found)
         document["exhibits"][name] = {
@@ -462,6 +463,37 @@ def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, 
     write_whole(path, json.dumps(document, indent=1) + "\n")
     write_whole(plan.out / "REPRODUCTION.md", as_markdown(document))
     return document
+
+
+def another_plan(plan: Plan) -> str | None:
+    """The command that made what is in `plan.out`, where that is of another plan and will be replaced."""
+    before, about = _document(plan.out), _about(plan)
+    same = all(before.get(name) == about[name] for name in about if name != "command")
+    return None if same else before.get("command")
+
+
+def _about(plan: Plan) -> dict:
+    """What a document is of: only exhibits of one plan stand together."""
+    words = ["mrrec", "reproduce", "all", "--seeds", str(len(plan.seeds))]
+    words += ["--data", str(plan.data)] * bool(plan.data) + ["--out", str(plan.out)] * (plan.out != Plan.out)
+    return {
+        "command": shlex.join(words + ["--fast"] * plan.fast),
+        "data": str(plan.data) if plan.data else "world",
+        "data_sha256": plan.digest,
+        "seeds": list(plan.seeds),
+        "fast": plan.fast,
+    }
+
+
+def _document(out: Path) -> dict:
+    """What was reproduced before; empty where nothing was. DataError: the file is none of ours."""
+    path = out / REPRODUCTION
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {**found, "exhibits": {**found["exhibits"]}} if found else {}
+    except (ValueError, LookupError, TypeError) as error:
+        what = f"not what `mrrec reproduce` writes ({shown(str(error))}); move it away, or give another --out"
+        raise DataError.at(path, None, None, what) from None
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -506,14 +538,13 @@ def draw(exhibit: Exhibit, path: Path) -> str | None:
 def as_markdown(document: dict) -> str:
     """REPRODUCTION.md."""
     data, seeds = document["data"], ", ".join(map(str, document["seeds"]))
-    command = f"mrrec reproduce all --seeds {len(document['seeds'])}" + (f" --data {data}" if data != "world" else "")
-    command += " --fast" if document["fast"] else ""
     claims = [claim for exhibit in document["exhibits"].values() for claim in exhibit["claims"]]
-    counts = ", ".join(f"{sum(c['verdict'] == v for c in claims)} {v}" for v in (HOLDS, FAILS, NOT_COMPARABLE))
+    hold, fail, other = (sum(c["verdict"] == v for c in claims) for v in (HOLDS, FAILS, NOT_COMPARABLE))
     lines = [
         "# The paper's tables and figures, at our scale",
         "",
-        f"`{command}`: data {data}, seeds {seeds}. Of {len(claims)} claims: {counts}.",
+        f"`{document['command']}`: data {data}, seeds {seeds}.",
+        f"Of {len(claims)} claims {hold} hold, {fail} do not hold, {other} are not comparable.",
         "Greedy decoding, whole pool, unseen users; 95 % intervals over queries drawn anew, paired where differences.",
     ]
     if document["fast"]:

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import mrrec_mini.experiments as experiments
 import mrrec_mini.reproduce as reproduction
+from mrrec_mini.cli import app
 from mrrec_mini.evaluate import GREEDY, Row
 from mrrec_mini.experiments import (
     JOBS,
@@ -23,7 +25,19 @@ from mrrec_mini.experiments import (
     with_levels,
     with_needs,
 )
-from mrrec_mini.reproduce import EXHIBITS, FAILS, HOLDS, NEEDED, NOT_COMPARABLE, Findings, reproduce, table_lines
+from mrrec_mini.recipe import FAST_WORLD
+from mrrec_mini.reproduce import (
+    EXHIBITS,
+    FAILS,
+    HOLDS,
+    NEEDED,
+    NOT_COMPARABLE,
+    Findings,
+    another_plan,
+    reproduce,
+    table_lines,
+)
+from mrrec_mini.world import make_world
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +63,7 @@ def test_every_exhibit_is_there_with_its_claims(made):
 def test_the_report_says_every_claim_and_that_toy_sizes_say_nothing(made):
     plan, document = made
     text = (plan.out / "REPRODUCTION.md").read_text()
-    assert "Its numbers say nothing" in text and "mrrec reproduce all --seeds 1 --fast" in text
+    assert "Its numbers say nothing" in text and f"mrrec reproduce all --seeds 1 --out {plan.out} --fast" in text
     for exhibit in document["exhibits"].values():
         assert f"## {exhibit['title']}\n" in text
         for claim in exhibit["claims"]:
@@ -246,11 +260,34 @@ def test_jobs_run_in_processes_too(tmp_path):
     assert plan.kept("costs", 0).is_file() and said[-1][1:3] == (2, 2)
 
 
+def test_a_data_set_made_anew_under_the_same_name_is_another(tmp_path):
+    folder = make_world(FAST_WORLD).save(tmp_path / "shop")
+    kept = Plan(tmp_path / "out", folder, (0,), fast=True).kept("start", 0)
+    make_world(replace(FAST_WORLD, seed=1)).save(folder)
+    anew = Plan(tmp_path / "out", folder, (0,), fast=True)
+    assert kept != anew.kept("start", 0)
+    moved = folder.rename(tmp_path / "moved")
+    assert replace(anew, data=moved).kept("start", 0) == anew.kept("start", 0)
+
+
+def test_the_report_of_another_plan_is_named_before_it_is_replaced(made, tmp_path):
+    plan, document = made
+    assert another_plan(plan) is None and another_plan(replace(plan, out=tmp_path)) is None
+    assert another_plan(replace(plan, seeds=(0, 1))) == document["command"]
+    (tmp_path / "reproduction.json").write_text(json.dumps(document), encoding="utf-8")
+    assert another_plan(replace(plan, out=tmp_path)) is None  # wherever it lies
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"exhibits": 3}', '{"rows": []}'])
+def test_a_reproduction_that_is_none_is_refused_before_anything_is_run(text, tmp_path):
+    (tmp_path / "reproduction.json").write_text(text, encoding="utf-8")
+    done = CliRunner().invoke(app, ["reproduce", "all", "--fast", "--out", str(tmp_path)])
+    assert done.exit_code == 4 and done.stderr.count("\n") == 1, done.output
+    assert "reproduction.json" in done.stderr and "give another --out" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["reproduction.json"]
+
+
 def test_the_command_line(made, tmp_path):
-    from typer.testing import CliRunner
-
-    from mrrec_mini.cli import app
-
     plan, document = made
     run = CliRunner().invoke
     refused = run(app, ["reproduce", "table9", "--out", str(tmp_path)])
@@ -258,3 +295,4 @@ def test_the_command_line(made, tmp_path):
     done = run(app, ["reproduce", "all", "--fast", "--seeds", "1", "--out", str(plan.out), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["exhibits"].keys() == document["exhibits"].keys()
+    assert "replaces" not in done.stderr  # the same plan goes on
