@@ -18,12 +18,14 @@ TUTORIALS = ROOT / "tutorials"
 sys.path.insert(0, str(TUTORIALS))
 sys.path.insert(0, str(ROOT / "tests/exercises"))
 
+import run  # noqa: E402
 from adapters import exercises  # noqa: E402
 
 SOURCES = sorted(TUTORIALS.glob("[0-9][0-9]_*.py"))
 by_name = pytest.mark.parametrize("source", SOURCES, ids=[path.stem for path in SOURCES])
 WAY = "`data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`"
 EXERCISE = re.compile(r"`make exercise EX=(\w+)`")
+TRAINS = re.compile(r"(?<![.\w])(?:warm_start|warm_policy|start_policy|train)\(|tour\.start")
 
 
 def notebook(source: Path) -> nbformat.NotebookNode:
@@ -40,11 +42,19 @@ def test_there_are_thirteen():
 
 @by_name
 def test_a_notebook_is_its_source(source):
-    told = [
-        [(cell.cell_type, cell.source) for cell in cells]
-        for cells in (jupytext.read(source).cells, notebook(source).cells)
-    ]
-    assert told[0] == told[1], "run `python tutorials/run.py --write`"
+    assert run.cells(jupytext.read(source)) == run.cells(notebook(source)), "run `python tutorials/run.py --write`"
+
+
+@by_name
+def test_what_a_trained_policy_shows_is_tagged_and_something_of_it_is_asserted(source):
+    """Its numbers are another's on another processor. What has no tag is compared to 5 %."""
+    code = [cell for cell in jupytext.read(source).cells if cell.cell_type == "code"]
+    tags = [run.tags_of(cell) for cell in code]
+    assert all(tag in ([], [run.LEARNED], [run.WRITTEN]) for tag in tags)
+    first = next((n for n, cell in enumerate(code) if TRAINS.search(cell.source)), None)
+    assert (first is None) == (not any(tags))
+    if first is not None:
+        assert not any(tags[:first]) and any("assert " in cell.source for cell in code[first:])
 
 
 @by_name
@@ -93,13 +103,6 @@ def test_a_notebook_runs_at_the_small_size(source, monkeypatch):
 # --- the check that source, outputs and package agree ---
 
 
-@pytest.fixture(scope="module")
-def run():
-    import run
-
-    return run
-
-
 def of(*texts: str, source: str = "print(1)", picture: bool = False) -> nbformat.NotebookNode:
     """A notebook of one executed cell that printed these texts."""
     outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in texts]
@@ -113,9 +116,27 @@ def of(*texts: str, source: str = "print(1)", picture: bool = False) -> nbformat
     [of("nDCG .43\n"), of("nDCG .44\n"), of("nDCG  0.43 \n"), of("nDCG ", ".43\n")],
     ids=["same", "within 5 %", "other spaces", "in pieces"],
 )
-def test_outputs_that_agree(run, fresh):
+def test_outputs_that_agree(fresh):
     fresh.cells[0].outputs = run.joined(fresh.cells[0].outputs)
     assert run.differences(of("nDCG .43\n"), fresh) == []
+
+
+def test_of_a_trained_policy_the_words_are_compared_and_what_it_wrote_is_not():
+    old, other = of("nDCG [.43  inf]\n"), of("nDCG [ .9 1.25]\n")
+    for learned in (old, other):
+        learned.cells[0].metadata["tags"] = ["learned"]
+    assert run.differences(old, other) == []
+    for fresh in (of("recall .43 inf\n"), of("nDCG .43 inf .5\n"), of("nDCG [.43 inf]\n", picture=True)):
+        fresh.cells[0].metadata["tags"] = ["learned"]
+        assert len(run.differences(old, fresh)) == 1
+    assert run.differences(old, of("nDCG [.43 inf]\n")) == [
+        "its cells are not those of the source; run it with --write"
+    ]
+    said, silent = of("policy <think>mug\n"), of("")
+    for written in (old, said, silent):
+        written.cells[0].metadata["tags"] = ["written"]
+    assert run.differences(old, said) == []
+    assert run.differences(old, silent) == ["cell 0 prints in one of the two only: the notebook, or now"]
 
 
 @pytest.mark.parametrize(
@@ -129,20 +150,20 @@ def test_outputs_that_agree(run, fresh):
     ],
     ids=["another number", "another word", "another line", "another source", "another picture"],
 )
-def test_outputs_that_do_not_agree_are_named(run, fresh, said):
+def test_outputs_that_do_not_agree_are_named(fresh, said):
     fresh.cells[0].outputs = run.joined(fresh.cells[0].outputs)
     [wrong] = run.differences(of("nDCG .43\n"), fresh)
     assert said in wrong
 
 
-def test_a_tutorial_that_nobody_wrote_is_refused(run):
+def test_a_tutorial_that_nobody_wrote_is_refused():
     with pytest.raises(FileNotFoundError, match="no tutorial is called 99"):
         run.sources(["99"])
     assert [path.stem for path in run.sources(["03", "01_world"])] == ["01_world", "03_bm25"]
 
 
 @pytest.mark.slow
-def test_one_in_a_fresh_kernel(run):
+def test_one_in_a_fresh_kernel():
     pytest.importorskip("nbclient", reason="needs the extra `notebooks`: pip install -e '.[notebooks]'")
     [source] = run.sources(["03"])
     assert run.run(source, write=False)[0] == []

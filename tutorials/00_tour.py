@@ -115,7 +115,7 @@ for entry, hit in found:
 # A model of some 140,000 parameters that has *imitated* a teacher so far (notebook 05). The teacher searches by
 # chance. `shown` was given to it, `policy` it wrote itself.
 
-# %%
+# %% tags=["written"]
 model, tokenizer = tour.start
 before = next(episode for episode in tour.before if episode.query.id == query.id)
 for who, said in tour.bench.grammar.transcript(before.tokens, before.mask):
@@ -130,7 +130,7 @@ print("mask:", "".join(map(str, before.mask)), "| ended:", before.end, "|", befo
 # Training plays each query G times, at temperature 1. **By hand**: an episode in form, with a call, whose target
 # stands at rank 3: $.1 + 5\,(\tfrac{1}{\log_2 4} + \tfrac{1}{\log_2 4}) + .1 = 5.2$.
 
-# %%
+# %% tags=["learned"]
 terms = {"format": 1.0, "recommendation": recommendation_reward(3, tour.recipe.train.reward), "memory": 1.0}
 assert abs(total_reward(terms, tour.recipe.train.reward) - 5.2) < 1e-9
 for n, episode in enumerate(tour.group):
@@ -143,7 +143,7 @@ for n, episode in enumerate(tour.group):
 # **Predict.** Which of these episodes will be praised, and which blamed? Can one that found the target at rank 12 be
 # blamed?
 
-# %%
+# %% tags=["learned"]
 batch = to_batch(tour.group, [0] * len(tour.group))
 advantages = group_advantages(batch.rewards, batch.groups, "none")
 plt.figure(figsize=(6, 2.6))
@@ -159,7 +159,7 @@ assert abs(float(advantages.sum())) < 1e-3
 # It can: the comparison is with its own group, not with the world. Each token that the policy wrote in an episode gets
 # that episode's advantage. On fresh episodes the ratio of eq. 11 is 1, and the loss's value says nothing:
 
-# %%
+# %% tags=["learned"]
 with torch.no_grad():
     logprobs, _ = token_logprobs(model, batch.tokens, batch.mask)
 sampled = int(batch.mask.sum())
@@ -188,7 +188,7 @@ plt.show()
 #
 # All test queries, greedy, the whole pool ranked; the same queries before and after, so the difference is paired.
 
-# %%
+# %% tags=["learned"]
 old, new = tour.rows("warm_start", tour.before), tour.rows("grpo", tour.after)
 gain = difference(new, "warm_start", old, np.random.default_rng(0))
 print(f"nDCG@10 before {means(old)['ndcg@10']:.3f}, after {means(new)['ndcg@10']:.3f}")
@@ -196,7 +196,7 @@ print("difference", round(gain["ndcg@10"], 3), "95 %", np.round(gain["interval"]
 if not SMALL:
     assert gain["interval"][0] > 0
 
-# %%
+# %% tags=["written"]
 after = next(episode for episode in tour.after if episode.query.id == query.id)
 for who, said in tour.bench.grammar.transcript(after.tokens, after.mask):
     print(f"{who:7}", said)
@@ -211,7 +211,7 @@ print("nDCG@10 of this one query:", ndcg_at_k([before.rewards["rank"], after.rew
 #
 # A policy whose memory is taken away while it plays: the same model, no searches allowed.
 
-# %%
+# %% tags=["learned"]
 blind = replace(tour.bench, rules=replace(tour.bench.rules, max_calls=0))
 alone = play(blind, LMActor(tour.learned[0], tour.bench.grammar, None, 0.0))
 print("nDCG@10 without searches:", round(means(tour.rows("grpo", alone))["ndcg@10"], 3))

@@ -158,7 +158,7 @@ for episode in task.play(teacher, task.train_queries[:3], GRAMMAR, RULES, REWARD
 #
 # **Predict.** The teacher's coin cannot be predicted. Where will the loss stop: at 0, or above it?
 
-# %%
+# %% tags=["learned"]
 rng = np.random.default_rng(1)
 queries = [task.train_queries[i] for i in rng.integers(0, len(task.train_queries), 400)]
 traces = task.play(ScriptActor(coin_flip_teacher(rng)), queries, GRAMMAR, RULES, REWARD)

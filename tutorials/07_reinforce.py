@@ -130,12 +130,12 @@ assert loss.item() == -(2 * -3 + -1 * -4) / 2 and logprobs.grad[0, 2] == logprob
 # Nothing that one could read. Its *value* is advantages times log-probabilities of the moment; with advantages that
 # sum to 0 it hovers around 0 from the first step to the last. Only its gradient means anything. Here is a real run:
 
-# %%
+# %% tags=["learned"]
 task = Task.make(0)
 start = warm_policy(task, 0, 60 if SMALL else 200)
 print("before:", report(start, task))
 
-# %%
+# %% tags=["learned"]
 arms = {"no baseline": "none", "group mean": "group", "leave one out": "leave_one_out"}
 steps = 2 if SMALL else 50
 logs, after = {}, {}

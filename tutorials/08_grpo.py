@@ -193,7 +193,7 @@ assert torch.allclose(true, ours, atol=1e-6) and not torch.allclose(true, k3_alo
 # %% [markdown]
 # ## It learns
 
-# %%
+# %% tags=["learned"]
 task = Task.make(0)
 start = warm_policy(task, 0, 60 if SMALL else 200)
 arms = {"default": {}, "sigma of the group": {"sigma": "group"}, "mean in each answer": {"length": "sequence"}}

@@ -121,7 +121,7 @@ plt.show()
 #
 # ## 4. Every arm on the same queries
 
-# %%
+# %% tags=["learned"]
 rows = reference_rows(bench, np.random.default_rng([seed, 3]), recipe.teacher) + before + after
 Console(width=100).print(arms_table(report_dict(rows, np.random.default_rng(0))))
 gain = difference(after, "warm_start", before, np.random.default_rng(0))
@@ -144,7 +144,7 @@ if not SMALL:
 # The query whose target moved up most (chosen by that rule), before and after:
 
 
-# %%
+# %% tags=["written"]
 def place(episode):
     """The target's rank; no answer comes last."""
     return min(episode.rewards["rank"], len(shop.dataset.items))
@@ -166,7 +166,7 @@ print("truth:", dict(episodes_after[best].query.truth))
 # Take away what it looks up. The same policy, when the memory tool returns nothing of use (global memory off, or no
 # search allowed):
 
-# %%
+# %% tags=["learned"]
 quality = {}
 for name, rules in (("as learned", {}), ("no global memory", {"global_k": 0}), ("no search", {"max_calls": 0})):
     changed = replace(bench, rules=replace(bench.rules, **rules))

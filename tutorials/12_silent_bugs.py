@@ -74,7 +74,7 @@ print("kept wrong versions:", sum(len(v) for k, v in vars(wrong).items() if k.is
 # last token taken for padding?
 
 
-# %%
+# %% tags=["learned"]
 def gap(version):
     """The largest distance between what the sampler noted and what this version computes, over sampled tokens."""
     with torch.no_grad():
@@ -93,7 +93,7 @@ assert gap(token_logprobs) < 1e-4
 # that is not attended to, padding on the wrong side. The others pass: at temperature 1 dividing by it changes nothing, and
 # a mask that lets *more* in leaves the sampled tokens right. They need a check of their own.
 
-# %%
+# %% tags=["learned"]
 with torch.no_grad():
     outside = {
         v.__name__: float(v(policy, batch.tokens, batch.mask, 1.0)[~batch.mask].abs().max()) for v in wrong.LOGPROBS
@@ -120,7 +120,7 @@ print("not by these:", left)
 # **Symptom**: the policy begins to write people's memories by itself, and invents replies of the tool. **Check**: the
 # gradient at tokens that were given is exactly 0.
 
-# %%
+# %% tags=["learned"]
 logprobs = batch.old_logprobs.clone().requires_grad_()
 mask = batch.mask.float()
 [right] = torch.autograd.grad(reinforce_loss(logprobs, batch.rewards, mask, 12), logprobs)
@@ -175,7 +175,7 @@ assert float(clipped_surrogate(ratio, bad, (0.2, 0.28))) == -1.5
 # **Symptom**: log-probabilities are off for a few episodes; control tokens turn into text. **Check**: ids in = ids
 # out.
 
-# %%
+# %% tags=["written"]
 sampled = [t for t, m in zip(batch.tokens[0].tolist(), batch.mask[0].tolist(), strict=True) if m]
 again = wrong.decoded_and_encoded(TOKENIZER, sampled)
 print("sampled ", sampled, "\nre-read ", again[: len(sampled)], "...")
@@ -188,7 +188,7 @@ assert again != sampled
 #
 # **Symptom**: the ratio is *nearly* 1, and never exactly. **Check**: two passes over the same batch are equal.
 
-# %%
+# %% tags=["learned"]
 noisy = LlamaForCausalLM(
     LlamaConfig(
         vocab_size=len(TOKENIZER),
@@ -216,7 +216,7 @@ assert passes["train"] > 1e-4 and passes["eval"] == 0
 # added its own to it. **Symptom**: training from the policy in memory and from the same policy on disk gave two runs,
 # .004 apart; it was taken for rounding at first. **Check**: the first step from both is the same.
 
-# %%
+# %% tags=["learned"]
 left = deepcopy(policy)
 for parameter in left.parameters():
     parameter.grad = torch.ones_like(parameter)
@@ -235,7 +235,7 @@ assert steps[0] == steps[1]
 # The sad part: many of these learn something. Here is the game of notebook 07 with the wrong sign excluded and one bug
 # at a time.
 
-# %%
+# %% tags=["learned"]
 bugs = {
     "right": Formulas(),
     "groups mixed": Formulas(group_advantages=wrong.groups_mixed),
