@@ -164,7 +164,8 @@ def test_all_of_them_a_line_each(tmp_path, capsys):
 
 
 def test_a_stub_is_laid_once_and_never_over_an_answer(tmp_path, capsys):
-    assert graded(tmp_path, None, capsys, NAME)[1] == f"{NAME}  not started\n"
+    assert graded(tmp_path, None, capsys, NAME) == (0, f"{NAME}  not started\n")  # it was asked to begin, and did
+    assert graded(tmp_path, None, capsys, NAME) == (1, f"{NAME}  not started\n")
     assert (tmp_path / f"{NAME}.py").read_text(encoding="utf-8") == STUB
     graded(tmp_path, "x = 1\n", capsys, NAME)
     assert (tmp_path / f"{NAME}.py").read_text(encoding="utf-8") == "x = 1\n"
