@@ -117,7 +117,7 @@ def with_names(function: FunctionType, names: Mapping[str, object]) -> FunctionT
 
 
 def _defined(path: Path) -> dict[str, Callable]:
-    """Those of `NAMES` that a file defines."""
+    """Those of `NAMES` that a file defines. What it only imports from the package is the package's."""
     spec = spec_from_file_location(f"formulas_of_{path.stem}", path.resolve())
     module = module_from_spec(spec)
     try:
@@ -127,7 +127,8 @@ def _defined(path: Path) -> dict[str, Callable]:
     except Exception as error:
         line = _line(error, path)
         raise DataError.at(path, line, None, f"{type(error).__name__}: {shown(str(error), 200)}") from error
-    return {name: value for name in NAMES if callable(value := getattr(module, name, None))}
+    own = {name: getattr(grpo, name, getattr(reinforce, name, None)) for name in NAMES}
+    return {name: value for name in NAMES if callable(value := getattr(module, name, None)) and value is not own[name]}
 
 
 def _guarded(path: Path, name: str, function: Callable) -> Callable:

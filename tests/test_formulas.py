@@ -47,11 +47,12 @@ def test_the_bundle_is_the_packages_own():
 
 @pytest.mark.parametrize("algo", ["grpo", "reinforce"])
 def test_the_packages_own_in_a_file_change_nothing(tmp_path, algo):
-    names = ", ".join(name for name in USED[algo] if hasattr(grpo, name))
-    lines = [f"from mrrec_mini.grpo import {names}"] if names else []
-    lines += ["from mrrec_mini.reinforce import baseline, reinforce_loss, token_logprobs"]
+    lines = ["from mrrec_mini import grpo, reinforce"]
+    for name in USED[algo]:
+        home = "grpo" if hasattr(grpo, name) else "reinforce"
+        lines += [f"def {name}(*a, **k):", f"    return {home}.{name}(*a, **k)"]
     found = learners_file(written(tmp_path, "\n".join(lines)), algo, GRPOConfig(beta=0.1))
-    assert set(found.names) >= set(USED[algo])
+    assert set(found.names) == set(USED[algo])
     config = replace(CONFIG, algo=algo, grpo=GRPOConfig(beta=0.1))
     assert steps_of(found.formulas, config, 2) == steps_of(Formulas(), config, 2)
 
@@ -62,6 +63,19 @@ def test_each_formula_of_the_file_is_what_the_update_calls(tmp_path, name):
     path = written(tmp_path, f"def {name}(*args):\n    raise ArithmeticError('heard')\n")
     with pytest.raises(ValueError, match=rf"mine.py, line 2: {name} raised ArithmeticError: 'heard'"):
         learners_file(path, "grpo", GRPOConfig(beta=0.1))
+
+
+def test_what_a_file_only_imports_is_not_the_learners(tmp_path):
+    """Else an imported `grpo_loss` would be taken for theirs, and their own part of it never be called."""
+    imports = "from mrrec_mini.grpo import clipped_surrogate as usual, grpo_loss, group_advantages\n"
+    path = written(tmp_path, imports + "def clipped_surrogate(r, a, c):\n    raise ArithmeticError('heard')\n")
+    with pytest.raises(ValueError, match="clipped_surrogate raised ArithmeticError: 'heard'"):
+        learners_file(path, "grpo")
+    double = written(tmp_path, imports + "def clipped_surrogate(r, a, c):\n    return 2 * usual(r, a, c)\n")
+    found = learners_file(double, "grpo")
+    assert found.names == ("clipped_surrogate",)
+    with pytest.raises(ValueError, match="defines none of"):
+        learners_file(written(tmp_path, imports), "grpo")
 
 
 def test_the_learners_are_what_the_trainer_calls(tmp_path):
