@@ -446,9 +446,8 @@ def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, 
     """
     run_jobs(plan, with_needs(job for name in exhibits for job in NEEDED[name]), workers, say)
     found = Findings(plan)
-    path = plan.out / REPRODUCTION
-    before = {} if another_plan(plan) else _document(plan.out)
-    document = {**_about(plan), "exhibits": dict(before.get("exhibits", {}))}
+    before, about = _document(plan.out), _about(plan)
+    document = {**about, "exhibits": before["exhibits"] if _of_one_plan(before, about) else {}}
     for name in exhibits:
         exhibit = MAKERS[name](found)
         document["exhibits"][name] = {
@@ -460,16 +459,21 @@ def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, 
             "picture": draw(exhibit, plan.out / f"{name}.png"),
         }
     document["exhibits"] = {name: document["exhibits"][name] for name in EXHIBITS if name in document["exhibits"]}
-    write_whole(path, json.dumps(document, indent=1) + "\n")
+    write_whole(plan.out / REPRODUCTION, json.dumps(document, indent=1) + "\n")
     write_whole(plan.out / "REPRODUCTION.md", as_markdown(document))
     return document
 
 
 def another_plan(plan: Plan) -> str | None:
     """The command that made what is in `plan.out`, where that is of another plan and will be replaced."""
-    before, about = _document(plan.out), _about(plan)
-    same = all(before.get(name) == about[name] for name in about if name != "command")
-    return None if same else before.get("command")
+    before = _document(plan.out)
+    if not before or _of_one_plan(before, _about(plan)):
+        return None
+    return before.get("command", "mrrec reproduce, an older version")
+
+
+def _of_one_plan(before: dict, about: dict) -> bool:
+    return all(before.get(name) == about[name] for name in about if name != "command")  # wherever it was written
 
 
 def _about(plan: Plan) -> dict:

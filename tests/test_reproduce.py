@@ -5,11 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import mrrec_mini.experiments as experiments
 import mrrec_mini.reproduce as reproduction
-from mrrec_mini.cli import app
 from mrrec_mini.evaluate import GREEDY, Row
 from mrrec_mini.experiments import (
     JOBS,
@@ -38,6 +36,7 @@ from mrrec_mini.reproduce import (
     table_lines,
 )
 from mrrec_mini.world import make_world
+from runs import mrrec, refused
 
 
 @pytest.fixture(scope="module")
@@ -278,21 +277,28 @@ def test_the_report_of_another_plan_is_named_before_it_is_replaced(made, tmp_pat
     assert another_plan(replace(plan, out=tmp_path)) is None  # wherever it lies
 
 
+def test_exhibits_of_another_plan_do_not_stay_even_where_nobody_wrote_the_command_down(made, tmp_path):
+    plan, document = made
+    older = {name: part for name, part in document.items() if name != "command"} | {"seeds": [0, 1]}
+    (tmp_path / "reproduction.json").write_text(json.dumps(older), encoding="utf-8")
+    (tmp_path / "jobs").symlink_to(plan.out / "jobs")  # what it needs is found
+    again = replace(plan, out=tmp_path)
+    assert "an older version" in another_plan(again)
+    assert tuple(reproduce(again, ["table4"])["exhibits"]) == ("table4",)
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", '{"exhibits": 3}', '{"rows": []}'])
 def test_a_reproduction_that_is_none_is_refused_before_anything_is_run(text, tmp_path):
     (tmp_path / "reproduction.json").write_text(text, encoding="utf-8")
-    done = CliRunner().invoke(app, ["reproduce", "all", "--fast", "--out", str(tmp_path)])
-    assert done.exit_code == 4 and done.stderr.count("\n") == 1, done.output
-    assert "reproduction.json" in done.stderr and "give another --out" in done.stderr
+    refused(mrrec("reproduce", "all", "--fast", "--out", tmp_path), 4, "reproduction.json", "give another --out")
     assert [path.name for path in tmp_path.iterdir()] == ["reproduction.json"]
 
 
 def test_the_command_line(made, tmp_path):
     plan, document = made
-    run = CliRunner().invoke
-    refused = run(app, ["reproduce", "table9", "--out", str(tmp_path)])
-    assert refused.exit_code == 2 and "table9" in refused.output and not list(tmp_path.iterdir())
-    done = run(app, ["reproduce", "all", "--fast", "--seeds", "1", "--out", str(plan.out), "--json"])
+    unknown = mrrec("reproduce", "table9", "--out", tmp_path)
+    assert unknown.exit_code == 2 and "table9" in unknown.output and not list(tmp_path.iterdir())
+    done = mrrec("reproduce", "all", "--fast", "--seeds", 1, "--out", plan.out, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["exhibits"].keys() == document["exhibits"].keys()
     assert "replaces" not in done.stderr  # the same plan goes on

@@ -144,11 +144,23 @@ def test_of_a_trained_policy_the_words_are_compared_and_what_it_wrote_is_not():
     [
         (of("nDCG .53\n"), "printed 'nDCG .43' in the notebook and 'nDCG .53' now"),
         (of("recall .43\n"), "'recall .43' now"),
+        (of("nDCG inf\n"), "printed 'nDCG .43' in the notebook and 'nDCG inf' now"),
+        (of("nDCG nan\n"), "printed 'nDCG .43' in the notebook and 'nDCG nan' now"),
+        (of("nD CG .43\n"), "printed 'nDCG .43' in the notebook and 'nD CG .43' now"),
         (of("nDCG .43\n", "more\n"), "1 lines in the notebook and 2 now"),
         (of("nDCG .43\n", source="print(2)"), "its cells are not those of the source"),
         (of("nDCG .43\n", picture=True), "0 pictures in the notebook and 1 now"),
     ],
-    ids=["another number", "another word", "another line", "another source", "another picture"],
+    ids=[
+        "another number",
+        "another word",
+        "infinite",
+        "not a number",
+        "cut words",
+        "another line",
+        "another source",
+        "another picture",
+    ],
 )
 def test_outputs_that_do_not_agree_are_named(fresh, said):
     fresh.cells[0].outputs = run.joined(fresh.cells[0].outputs)

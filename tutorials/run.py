@@ -14,6 +14,7 @@ What must hold of every such policy, those notebooks assert. `--write` writes th
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -130,15 +131,12 @@ def pictures(cell: nbformat.NotebookNode) -> int:
 
 def alike(one: str, other: str, numbers: bool = True) -> bool:
     """The same words, and numbers that are close; without `numbers` only as many of them."""
-    # without spaces: how wide a column of numbers is set depends on the numbers
-    words = ["".join(NUMBER.sub("#", text).split()) for text in (one, other)]
+    space = " " if numbers else ""  # how wide a column of other numbers is set depends on them
+    words = [space.join(NUMBER.sub("#", text).split()) for text in (one, other)]
     if words[0] != words[1] or not numbers:
         return words[0] == words[1]
-    return all(a == b or close(float(a), float(b)) for a, b in zip(*map(NUMBER.findall, (one, other)), strict=True))
-
-
-def close(a: float, b: float) -> bool:
-    return abs(a - b) <= max(ABSOLUTE, RELATIVE * max(abs(a), abs(b)))
+    pairs = zip(NUMBER.findall(one), NUMBER.findall(other), strict=True)
+    return all(a == b or math.isclose(float(a), float(b), rel_tol=RELATIVE, abs_tol=ABSOLUTE) for a, b in pairs)
 
 
 def first_difference(one: str, other: str, numbers: bool) -> str:
