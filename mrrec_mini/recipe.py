@@ -220,7 +220,7 @@ def check_device(name: str) -> None:
     try:
         torch.zeros(1, dtype=torch.float64, device=name).item()
     except (RuntimeError, AssertionError, TypeError) as error:  # torch has one for each kind of absence
-        reason = shown((str(error).splitlines() or [""])[0], 120)
+        reason = shown(str(error).partition("\n")[0], 120)
         raise ValueError(f"torch cannot compute on device {shown(name)} here ({reason}); leave --device out") from None
 
 

@@ -305,6 +305,7 @@ def test_unknown_commands_and_options_are_seen():
     assert unknown_options("mrrec demo --fats") == ["--fats"]
     assert unknown_options("mrrec dmeo") == ["no command ['dmeo']"]
     assert invoke("mrrec dmeo").exit_code == 2
+    assert "--nonsense" in invoke("mrrec demo   # a comment ends no command", "--nonsense").output
 
 
 def test_readme_shows_the_two_commands_and_ci_runs_the_second():

@@ -1,8 +1,10 @@
 """Each exercise can be solved, no listed mistake passes, and a stub is the solution without its answer."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -169,6 +171,15 @@ def test_a_stub_is_laid_once_and_never_over_an_answer(tmp_path, capsys):
     assert (tmp_path / f"{NAME}.py").read_text(encoding="utf-8") == STUB
     graded(tmp_path, "x = 1\n", capsys, NAME)
     assert (tmp_path / f"{NAME}.py").read_text(encoding="utf-8") == "x = 1\n"
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_hands_on_what_a_check_says():
+    """Nothing stands behind the check that could turn its exit code into a success."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    words = ["make", "-n", "exercise", f"EX={NAME}"]
+    done = subprocess.run(words, cwd=handout.ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].endswith(f"/python tests/exercises/grade.py --must-name {NAME}")
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["--answers", "nowhere"], ["--must-name"]])
