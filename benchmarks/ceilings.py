@@ -24,18 +24,20 @@ from benchmarks.common import at_most, document, finish, show
 AIM = 0.85  # of the oracle: more than any reader of this memory can reach
 
 
-def readers(bench) -> dict[str, list]:
+def readers(eval_set) -> dict[str, list]:
     """{reader: a row a query}"""
     import numpy as np
 
     from mrrec_mini.evaluate import episode_rows, play, profile_rows
     from mrrec_mini.rollout import ScriptActor
-    from mrrec_mini.warmstart import aspect_of, best_line, expert, note_of, run_plan, true_plan
+    from mrrec_mini.scripts import aspect_of, best_line, expert, note_of, run_plan, true_plan
     from mrrec_mini.world import ASPECTS, CATEGORIES, WorldConfig, oracle_profile, preferences
 
-    config = WorldConfig(**bench.environment.dataset.meta["world"])
+    config = WorldConfig(**eval_set.environment.dataset.meta["world"])
     names, values = list(ASPECTS), [list(words) for words in ASPECTS.values()]
-    wanted = {query.user: preferences(config, int(query.user[1:])) for query in bench.queries}  # (categories, aspects)
+    wanted = {
+        query.user: preferences(config, int(query.user[1:])) for query in eval_set.queries
+    }  # (categories, aspects)
 
     def told(state):
         stated = {f"{aspect} {value}" for aspect, value in state.query.truth.items()}
@@ -45,7 +47,7 @@ def readers(bench) -> dict[str, list]:
             about = (entry for entry in right if note_of(entry).startswith(f"{aspect_of(line)} "))
             return next(about, best_line(entries, line))
 
-        return run_plan(bench.grammar, true_plan(state), read)
+        return run_plan(eval_set.grammar, true_plan(state), read)
 
     def usual_profile(query) -> str:
         here = CATEGORIES.index(query.text.split()[0])
@@ -56,12 +58,12 @@ def readers(bench) -> dict[str, list]:
             words.append(f"{aspect} {values[names.index(aspect)][np.bincount(chosen).argmax()]}")
         return " ".join(words)
 
-    free = [0] * len(bench.queries)
+    free = [0] * len(eval_set.queries)
     return {
-        "expert": episode_rows(bench, "expert", "", play(bench, ScriptActor(expert(bench.grammar)))),
-        "told": episode_rows(bench, "expert", "", play(bench, ScriptActor(told))),
-        "usual": profile_rows(bench, "oracle", [usual_profile(query) for query in bench.queries], free),
-        "oracle": profile_rows(bench, "oracle", [oracle_profile(query) for query in bench.queries], free),
+        "expert": episode_rows(eval_set, "expert", "", play(eval_set, ScriptActor(expert(eval_set.grammar)))),
+        "told": episode_rows(eval_set, "expert", "", play(eval_set, ScriptActor(told))),
+        "usual": profile_rows(eval_set, "oracle", [usual_profile(query) for query in eval_set.queries], free),
+        "oracle": profile_rows(eval_set, "oracle", [oracle_profile(query) for query in eval_set.queries], free),
     }
 
 
@@ -70,8 +72,8 @@ def measure(seeds: Sequence[int], fast: bool) -> dict[str, dict]:
     import numpy as np
     import torch
 
-    from mrrec_mini.evaluate import benches, interval, means, ndcg_10
-    from mrrec_mini.prompts import Grammar
+    from mrrec_mini.evaluate import eval_sets, interval, means, ndcg_10
+    from mrrec_mini.grammar import Grammar
     from mrrec_mini.recipe import FAST_WORLD, Recipe, make_tokenizer, prepare
     from mrrec_mini.world import WorldConfig, make_world
 
@@ -82,9 +84,9 @@ def measure(seeds: Sequence[int], fast: bool) -> dict[str, dict]:
         shop = make_world(replace(FAST_WORLD if fast else WorldConfig(), seed=seed))
         [environment] = prepare(shop, recipe, seed)
         grammar = Grammar(make_tokenizer([environment], recipe.max_words))
-        for bench in benches(environment, grammar, recipe.train.rules, seed):
-            for reader, answered in readers(bench).items():
-                rows.setdefault(bench.part, {}).setdefault(reader, []).extend(answered)
+        for eval_set in eval_sets(environment, grammar, recipe.train.rules, seed):
+            for reader, answered in readers(eval_set).items():
+                rows.setdefault(eval_set.part, {}).setdefault(reader, []).extend(answered)
     found: dict[str, dict] = {}
     for part, answered in rows.items():
         best = means(answered["oracle"])["ndcg@10"]

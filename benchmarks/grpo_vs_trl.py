@@ -49,8 +49,8 @@ from benchmarks.common import (
     peak_megabytes,
     show,
 )
-from mrrec_mini.prompts import Final, Malformed, Search, Turn
-from mrrec_mini.records import Episode, MemoryEntry, Query
+from mrrec_mini.datatypes import Episode, MemoryEntry, Query
+from mrrec_mini.grammar import Final, Malformed, Search, Turn
 
 HERE = "benchmarks.grpo_vs_trl"
 TARGETS = {"single": 2.0, "multi": 3.0}  # CPU of TRL / ours
@@ -673,7 +673,7 @@ def _wait(command: list[str]) -> str:
 
 def measure(task: Task, bf16: bool, lean: bool) -> dict:
     """One row: prepared, proven, timed."""
-    with tempfile.TemporaryDirectory(prefix="mrrec-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="mrrec-eval_set-") as name:
         folder = Path(name)
         (folder / "task.json").write_text(json.dumps(asdict(task)))
         _wait(_child("prepare", folder))

@@ -26,7 +26,7 @@ from benchmarks.corpus import in_rounds, milliseconds, queries, timed, zipf_text
 from mrrec_mini.bm25 import words
 from mrrec_mini.dense import STEP, embed
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace, minmax
-from mrrec_mini.mapped import load, save
+from mrrec_mini.index_on_disk import load, save
 
 POOL, K, BATCH = 1_058_417, 1000, 64
 LIMIT_MB = 8_000

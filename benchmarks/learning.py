@@ -130,8 +130,8 @@ def digest(*parts) -> str:
 
 def warm_policy(folder: Path, environments, recipe, seed: int):
     """The warm start of a seed, made once for all arms."""
+    from mrrec_mini.grammar import CONTROL
     from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
-    from mrrec_mini.prompts import CONTROL
     from mrrec_mini.recipe import start_policy
 
     if not (folder / "words.json").is_file():  # the tokenizer is written last
@@ -144,8 +144,8 @@ def run(world, recipe, seed: int, warm: Path) -> dict:
     """Train one arm on one seed and let it answer: rows, the learning curve, and what it cost."""
     import torch
 
-    from mrrec_mini.evaluate import benches, policy_rows
-    from mrrec_mini.prompts import Grammar
+    from mrrec_mini.evaluate import eval_sets, policy_rows
+    from mrrec_mini.grammar import Grammar
     from mrrec_mini.train import Trainer, train
 
     environments = environments_of(world, recipe, seed)
@@ -155,8 +155,8 @@ def run(world, recipe, seed: int, warm: Path) -> dict:
     log = train(trainer, report=lambda line: print(f"\r{line['step']}", end="", file=sys.stderr))
     spent = time.process_time() - started
     rows = []
-    for bench in benches(environments[0], Grammar(tokenizer), recipe.train.rules, seed):
-        rows += policy_rows(bench, "grpo", model, torch.Generator().manual_seed(1000 + seed))
+    for eval_set in eval_sets(environments[0], Grammar(tokenizer), recipe.train.rules, seed):
+        rows += policy_rows(eval_set, "grpo", model, torch.Generator().manual_seed(1000 + seed))
     curve = [{key: line[key] for key in ("reward", "entropy", "calls/mean", "frac_reward_zero_std")} for line in log]
     tokens = sum(line["num_tokens"] for line in log)
     return {"rows": [asdict(row) for row in rows], "curve": curve, "cpu_seconds": spent, "tokens": tokens}
@@ -167,16 +167,16 @@ def reference(world, recipe, seed: int, warm: Path) -> dict:
     import numpy as np
     import torch
 
-    from mrrec_mini.evaluate import benches, policy_rows, reference_rows
-    from mrrec_mini.prompts import Grammar
+    from mrrec_mini.evaluate import eval_sets, policy_rows, reference_rows
+    from mrrec_mini.grammar import Grammar
 
     environments = environments_of(world, recipe, seed)
     model, tokenizer = warm_policy(warm, environments, recipe, seed)
     rows = []
-    for bench in benches(environments[0], Grammar(tokenizer), recipe.train.rules, seed):
-        rows += reference_rows(bench, np.random.default_rng([seed, 3]), recipe.teacher)
+    for eval_set in eval_sets(environments[0], Grammar(tokenizer), recipe.train.rules, seed):
+        rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher)
         for name, all_calls in (("warm_start", False), ("warm_start_all_calls", True)):
-            rows += policy_rows(bench, name, model, torch.Generator().manual_seed(1000 + seed), all_calls)
+            rows += policy_rows(eval_set, name, model, torch.Generator().manual_seed(1000 + seed), all_calls)
     return {"rows": [asdict(row) for row in rows]}
 
 

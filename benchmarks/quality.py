@@ -28,15 +28,15 @@ import numpy as np
 
 from benchmarks.common import claim, document, finish, show
 from mrrec_mini.data import Dataset, Split
+from mrrec_mini.datatypes import MemoryEntry, Query
 from mrrec_mini.dense import Embedder, make_embedder
 from mrrec_mini.environment import Environment, item_text
 from mrrec_mini.evaluate import names_aspect
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace, tune_weight
-from mrrec_mini.memory import Shelf, plain
+from mrrec_mini.memory import EntryIndex, plain
 from mrrec_mini.metrics import bootstrap_interval, ndcg_at_k, paired_interval
-from mrrec_mini.records import MemoryEntry, Query
+from mrrec_mini.scripts import best_line
 from mrrec_mini.summarize import ExtractiveSummarizer
-from mrrec_mini.warmstart import best_line
 from mrrec_mini.world import WorldConfig, make_world, oracle_profile
 
 KS = (1, 2, 3, 4, 5)
@@ -124,12 +124,12 @@ def spaces(space: TextSpace, weight: float, encoders: bool) -> dict[str, TextSpa
 
 def recalls(environment: Environment, requests: Sequence[Request], space: TextSpace) -> np.ndarray:
     """(requests, ks) share of the right entries among the first k."""
-    shelves: dict[tuple[str, int], Shelf] = {}
+    shelves: dict[tuple[str, int], EntryIndex] = {}
     rows = []
     for request in requests:
         key = request.query.user, request.query.time
         if key not in shelves:
-            shelves[key] = Shelf(environment.memory.entries(request.query), space)
+            shelves[key] = EntryIndex(environment.memory.entries(request.query), space)
         [found] = shelves[key].search_many([request.text], max(KS))
         hit = [entry.text in request.right for entry in found]
         rows.append([sum(hit[:k]) / len(request.right) for k in KS])

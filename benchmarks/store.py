@@ -155,7 +155,7 @@ def in_turns(arms: Mapping[str, Callable[[], object]], waits: dict[str, list[flo
 def searching(stores: Mapping[str, Store], indexes: Mapping[str, sqlite3.Connection], names: Mapping, asked: str):
     """The arms of one search. `names`: who asks, in each file."""
     return {
-        **{f"ours, {file}": partial(store.of(names[file]).search, asked, K) for file, store in stores.items()},
+        **{f"ours, {file}": partial(store.for_user(names[file]).search, asked, K) for file, store in stores.items()},
         **{f"FTS5 joined, {file}": partial(joined, raw, names[file], asked) for file, raw in indexes.items()},
         **{f"FTS5 with the name, {file}": partial(matched, raw, names[file], asked) for file, raw in indexes.items()},
     }
@@ -164,7 +164,7 @@ def searching(stores: Mapping[str, Store], indexes: Mapping[str, sqlite3.Connect
 def adding(stores: Mapping[str, Store], floor: sqlite3.Connection, names: Mapping, text: str):
     """The arms of one add."""
     (file, store), *_ = stores.items()
-    arms = {f"ours, {file}": partial(store.of(names[file]).add, text) for file, store in stores.items()}
+    arms = {f"ours, {file}": partial(store.for_user(names[file]).add, text) for file, store in stores.items()}
     return {**arms, "bare INSERT": partial(insert, floor, names[file], text, *store._embed([text]))}
 
 
@@ -198,7 +198,7 @@ def measure(small: int, large: int, searches: int, adds: int, folder: Path) -> d
     searched: dict[str, list[float]] = {}
     for turn in range(searches):
         names = somebody(draw.randrange(PEOPLE))
-        asked = draw.choice(stores[f"{small}"].of(names[f"{small}"]).entries()).text
+        asked = draw.choice(stores[f"{small}"].for_user(names[f"{small}"]).entries()).text
         # a peer that reads a whole index empties the processor's caches for whoever comes next: not in every turn
         arms = searching(stores, {} if turn % PEERS else indexes, names, asked)
         if turn == 0 and not all(arm() for arm in arms.values()):

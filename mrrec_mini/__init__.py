@@ -1,36 +1,40 @@
 """MR.Rec, small enough to read: a language model learns what to look up in a person's memory before it recommends.
 
-The table of contents, in the order in which data flows; a tool stands before its first user (the index before memory,
-the metrics before the index that is tuned by them, the log-probabilities of `reinforce` before the warm start). Each
-file is one idea and imports only files named before it, or one of `models/`; a system imports no other system. The
-README's map is made from this list and from the first line of each file.
+The table of contents, in the order in which data flows. A tool stands before its first user (the index before memory,
+the metrics before the index that is tuned by them). Each file is one idea and imports only files named before it, or
+one of `models/`; a system imports no other system; nothing of the book imports the wing, `app/`. The README's map is
+made from this list and from the first line of each file.
 
 wire
-    records
+    datatypes, files
 
 data
-    data, world, sources
+    data, world, sources/cleaning, sources/amazon, sources/c4, sources/recbole
 
 retrieval
-    metrics, bm25, dense, hybrid, mapped
+    metrics, bm25, dense, hybrid, index_on_disk
 
 memory
-    memory, summarize, store
+    memory, summarize, summarize_lm, store
 
 rollout
-    prompts, constrain, sampler, chat, rollout
+    grammar, constrain, sampler, chat_grammar, rollout
 
 reward, update
-    reward, environment, reinforce, warmstart, grpo, formulas, credit, checkpoint, train
+    reward, environment, reinforce, scripts, imitation, grpo, turn_credit, checkpoint, train
 
 systems
     systems/popularity, systems/neighbours, systems/query_text, systems/blair, systems/rec_r1
 
-evaluation and use
-    evaluate, counterfactual, recipe, assistant, session, demo, experiments, reproduce, report, walkthrough, cli
+evaluation
+    evaluate, recipe
 
 what papers stand on
     models/causal_lm, models/text_encoder
+
+the wing
+    app/student_formulas, app/counterfactual, app/tables, app/assistant, app/chat_session, app/demo, app/jobs,
+    app/reproduce, app/report, app/walkthrough, app/cli
 """
 
 from importlib import import_module
@@ -39,11 +43,11 @@ __version__ = "0.1.0"
 
 # public name -> its module. Loaded at first use: importing the package must not cost an import of torch.
 _HOME = {
-    "Item": "records",
-    "Interaction": "records",
-    "Query": "records",
-    "MemoryEntry": "records",
-    "Episode": "records",
+    "Item": "datatypes",
+    "Interaction": "datatypes",
+    "Query": "datatypes",
+    "MemoryEntry": "datatypes",
+    "Episode": "datatypes",
     "Dataset": "data",
     "WorldConfig": "world",
     "make_world": "world",

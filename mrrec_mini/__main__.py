@@ -1,6 +1,6 @@
 """`python -m mrrec_mini` is `mrrec`."""
 
-from mrrec_mini.cli import main
+from mrrec_mini.app.cli import main
 
 if __name__ == "__main__":
     main()

@@ -130,7 +130,9 @@ class BM25:
                 self._columns[term][self._rows_of(term)] = self._weights_of(term)
 
     @classmethod
-    def of(cls, n: int, vocabulary: dict[str, int], starts: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> BM25:
+    def from_parts(
+        cls, n: int, vocabulary: dict[str, int], starts: np.ndarray, rows: np.ndarray, weights: np.ndarray
+    ) -> BM25:
         """What `__init__` made, out of the parts that it consists of; arrays may be memory maps."""
         index = cls.__new__(cls)
         index._hold(n, vocabulary, starts, rows, weights)
@@ -152,7 +154,7 @@ class BM25:
         pair = np.concatenate(pairs)
         order = np.argsort(pair)  # every pair stands there once
         term, rows = np.divmod(pair[order], max(n, 1))
-        return cls.of(n, vocabulary, _starts(term, len(vocabulary)), rows, np.concatenate(weights)[order])
+        return cls.from_parts(n, vocabulary, _starts(term, len(vocabulary)), rows, np.concatenate(weights)[order])
 
     def _rows_of(self, term: int) -> np.ndarray:
         return self.rows[self.starts[term] : self.starts[term + 1]]

@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from mrrec_mini.data import DataError, shown
+from mrrec_mini.data import DataError, shorten
 
 FORMAT = 1  # goes up when an older reader would misunderstand; the manifest's own sha256 is made alike in all versions
 KEPT = 2
@@ -99,7 +99,7 @@ def check(folder: Path) -> None:
     manifest = _read_manifest(folder)
     if manifest.get("format") != FORMAT:
         raise DataError(
-            f"{folder}: a checkpoint of format {shown(manifest.get('format'))}, and this version of mrrec_mini reads "
+            f"{folder}: a checkpoint of format {shorten(manifest.get('format'))}, and this version of mrrec_mini reads "
             f"format {FORMAT}; use the version that wrote it"
         )
     if folder.name.split(".")[0] != f"step-{manifest['step']:06d}":
@@ -145,7 +145,7 @@ def _read_manifest(folder: Path) -> dict:
     except FileNotFoundError:
         raise Damaged(f"{MANIFEST} is missing") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Damaged(f"{MANIFEST} cannot be read ({shown(str(error))})") from None
+        raise Damaged(f"{MANIFEST} cannot be read ({shorten(str(error))})") from None
     if own != _digest(content):
         raise Damaged(f"{MANIFEST}: its sha256 is not its own")
     return content

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 import torch
 
-from mrrec_mini.prompts import REFERENCES, Grammar, turns
-from mrrec_mini.records import Episode
+from mrrec_mini.datatypes import Episode
+from mrrec_mini.grammar import REFERENCES, Grammar, turns
 
 OPEN, THINKING, LAST_THINKING, SEARCH_EMPTY, SEARCHING, ANSWER_EMPTY, ANSWERING, EVIDENCE = range(8)
 

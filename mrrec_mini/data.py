@@ -1,7 +1,7 @@
 """A data set on disk and in memory: load, validate, split by users, save.
 
 Flow: the first stage. `world.py` and `sources.py` make a `Dataset`; every later stage reads one. On disk it is a folder
-of `items.jsonl`, `interactions.jsonl`, `queries.jsonl` (one record of `records.py` a line) and `meta.json` (name,
+of `items.jsonl`, `interactions.jsonl`, `queries.jsonl` (one record of `datatypes.py` a line) and `meta.json` (name,
 source, licence, counts, sha256 of the three files).
 
 Equations: none. H_u of sec. 2 is `Dataset.history`: what the query's own user did strictly before the query's time.
@@ -28,7 +28,7 @@ from sys import intern
 from typing import Any
 from unicodedata import category
 
-from mrrec_mini.records import Interaction, Item, Query
+from mrrec_mini.datatypes import Interaction, Item, Query
 
 ITEMS, INTERACTIONS, QUERIES, META = "items.jsonl", "interactions.jsonl", "queries.jsonl", "meta.json"
 RECORD_LIMIT = 1 << 20  # bytes; without a limit one line of a broken file could fill the memory
@@ -44,7 +44,7 @@ class DataError(ValueError):
         return cls(f"{place}: {name}: {what}" if name else f"{place}: {what}")
 
 
-def shown(value: object, limit: int = 60) -> str:
+def shorten(value: object, limit: int = 60) -> str:
     """A value as it may stand in a message: one line, control characters escaped, at most `limit` characters."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
@@ -64,7 +64,7 @@ def printable(text: str) -> str:
 def _text(value: Any) -> str:
     """Any string that can be written as UTF-8 again."""
     if not isinstance(value, str):
-        raise ValueError(f"{shown(value)} is not a string")
+        raise ValueError(f"{shorten(value)} is not a string")
     if "\0" in value:
         raise ValueError(f"holds a NUL character at position {value.index(chr(0))}; remove it")
     if not value.isascii():
@@ -92,7 +92,7 @@ def key_text(value: Any) -> str:
 def _names(value: Any) -> tuple[str, ...]:
     """A list of strings, none blank."""
     if not isinstance(value, list):
-        raise ValueError(f"{shown(value)} is not a list of strings")
+        raise ValueError(f"{shorten(value)} is not a list of strings")
     return tuple(intern(_said(name)) for name in value)
 
 
@@ -106,7 +106,7 @@ def _path(value: Any) -> tuple[str, ...]:
 def _aspects(value: Any) -> dict[str, tuple[str, ...]]:
     """{aspect: [values]}."""
     if not isinstance(value, dict):
-        raise ValueError(f"{shown(value)} is not an object {{aspect: [values]}}")
+        raise ValueError(f"{shorten(value)} is not an object {{aspect: [values]}}")
     return {key_text(aspect): _names(values) for aspect, values in value.items()}
 
 
@@ -115,27 +115,27 @@ def _truth(value: Any) -> dict[str, str] | None:
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise ValueError(f"{shown(value)} is not an object {{aspect: value}}")
+        raise ValueError(f"{shorten(value)} is not an object {{aspect: value}}")
     return {key_text(aspect): _said(wanted) for aspect, wanted in value.items()}
 
 
 def finite_rating(value: Any) -> float:
     """A finite number from 1 to 5."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{shown(value)} is not a number; write a number from 1 to 5 without quotes")
+        raise ValueError(f"{shorten(value)} is not a number; write a number from 1 to 5 without quotes")
     if not 1 <= value <= 5:  # also true of NaN, which compares with nothing
-        raise ValueError(f"{shown(value)} is not a number from 1 to 5; correct or drop the record")
+        raise ValueError(f"{shorten(value)} is not a number from 1 to 5; correct or drop the record")
     return float(value)
 
 
 def seconds(value: Any) -> int:
     """Whole seconds since 1970."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{shown(value)} is not a whole number of seconds since 1970")
+        raise ValueError(f"{shorten(value)} is not a whole number of seconds since 1970")
     if value > LATEST_TIME:
-        raise ValueError(f"{shown(value)} lies after the year 2100, so it is in milliseconds; divide by 1000")
+        raise ValueError(f"{shorten(value)} lies after the year 2100, so it is in milliseconds; divide by 1000")
     if value < 0:
-        raise ValueError(f"{shown(value)} lies before 1970; times are seconds since 1970")
+        raise ValueError(f"{shorten(value)} lies before 1970; times are seconds since 1970")
     return value
 
 
@@ -174,7 +174,7 @@ def json_line(raw: bytes, number: int, path: Path | str) -> dict | None:
         what = f"not JSON ({error}); is the line cut? make the file again or remove the line"
         raise DataError.at(path, number, None, what) from None
     if not isinstance(value, dict):
-        raise DataError.at(path, number, None, f"{shown(value)} is not a JSON object")
+        raise DataError.at(path, number, None, f"{shorten(value)} is not a JSON object")
     return value
 
 
@@ -202,7 +202,7 @@ def _read(path: Path, make: Callable, fields: Fields, digests: dict[str, str]) -
         for number, value in json_lines(_bounded_lines(file, digest), path):
             if strange := value.keys() - known:
                 what = f"unknown field; the fields are {', '.join(fields)}"
-                raise DataError.at(path, number, shown(min(strange)), what)
+                raise DataError.at(path, number, shorten(min(strange)), what)
             if missing := needed - value.keys():
                 raise DataError.at(path, number, min(missing), "is missing")
             checked = {}
@@ -234,7 +234,7 @@ def _unique(records: Iterable[tuple[int, Any]], key: Callable, path: Path, name:
         if known is record:
             continue
         if known != record:
-            what = f"{shown(key(record))} was given with other content in line {line}; keep one of them"
+            what = f"{shorten(key(record))} was given with other content in line {line}; keep one of them"
             raise DataError.at(path, number, name, what)
         repeated.append(number)
     if not first:
@@ -245,7 +245,7 @@ def _unique(records: Iterable[tuple[int, Any]], key: Callable, path: Path, name:
 def _known_item(records: Iterable[tuple[int, Any]], name: str, items: Mapping, path: Path) -> Iterator[tuple[int, Any]]:
     for number, record in records:
         if (item := getattr(record, name)) not in items:
-            what = f"no item {shown(item)} in {ITEMS}; add the item or drop this record"
+            what = f"no item {shorten(item)} in {ITEMS}; add the item or drop this record"
             raise DataError.at(path, number, name, what)
         yield number, record
 
@@ -498,7 +498,7 @@ def _write(path: Path, records: Iterable[Any]) -> str:
             try:
                 line = json.dumps(given, ensure_ascii=False, allow_nan=False, default=dict).encode() + b"\n"
             except ValueError as error:
-                raise DataError.at(path.name, number, None, f"cannot be written ({error}): {shown(given)}") from None
+                raise DataError.at(path.name, number, None, f"cannot be written ({error}): {shorten(given)}") from None
             digest.update(line)
             file.write(line)
         file.flush()

@@ -284,7 +284,7 @@ class LSA:
         return self._named()
 
     @classmethod
-    def of(cls, vocabulary: dict[str, int], table: np.ndarray) -> LSA:
+    def from_parts(cls, vocabulary: dict[str, int], table: np.ndarray) -> LSA:
         """What `fit` made, out of the two parts that it consists of: word -> row, and (vocabulary, d) float32."""
         lsa = cls()
         lsa.vocabulary, lsa.table = vocabulary, table

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrrec_mini.data import Dataset, Split
+from mrrec_mini.datatypes import Episode, Item, Query
+from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
 from mrrec_mini.memory import Memory, MemoryConfig, Summarizer, plain
-from mrrec_mini.prompts import Grammar
-from mrrec_mini.records import Episode, Item, Query
 from mrrec_mini.reward import RewardConfig, score
 from mrrec_mini.rollout import Actor, RolloutConfig, rollout
 

@@ -1,6 +1,6 @@
 """Every arm on the same queries: one row a query, then means, intervals and paired differences.
 
-Flow: after training. A `Bench` holds what the arms of one comparison share. `reference_rows` runs the arms that need
+Flow: after training. A `EvalSet` holds what the arms of one comparison share. `reference_rows` runs the arms that need
 no policy, `policy_rows` a language model (greedy and sampled); `report_dict` turns rows into the numbers of an
 evaluation, `arms_table` shows them. Rows are plain: they can be sent between processes and joined over
 seeds. The arms, in the order in which they are compared, each with the one before it:
@@ -31,8 +31,8 @@ counts 0 and stays in the mean.
 and are given no words, so their memory tokens are 0. The other arms rank by text alone. Where people repeat each other
 the two are hard to beat; in the synthetic shop, where they do not, they are near chance. The other `systems` read the
 query and know nobody; `reference_rows` leaves them out, since two of them take minutes to train:
-`system_rows(bench, "blair", Blair(BlairConfig(seed=bench.seed)))`, and so for "rec_r1" `RecR1(RecR1Config(seed=...))`,
-"bm25_query" `bm25_query()`, "dense_query" `dense_query()`.
+`system_rows(eval_set, "blair", Blair(BlairConfig(seed=eval_set.seed)))`, and so for "rec_r1"
+`RecR1(RecR1Config(seed=...))`, "bm25_query" `bm25_query()`, "dense_query" `dense_query()`.
 
 Departures: in the paper a language model turns naive and static memory into a profile; here the lines are appended to
 the query as they are (an extractive profile), since the small policy was never shown such a prompt. Intervals and
@@ -54,23 +54,20 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from rich.box import SIMPLE
-from rich.console import Group as Tables
-from rich.table import Table
 from transformers import PreTrainedModel
 
 from mrrec_mini.data import Dataset
+from mrrec_mini.datatypes import Episode, MemoryEntry, Query
 from mrrec_mini.environment import Environment, aspect_names
+from mrrec_mini.grammar import Grammar
 from mrrec_mini.memory import plain
 from mrrec_mini.metrics import MISSING, bootstrap_interval, ndcg_at_k, recall_at_k, target_ranks
-from mrrec_mini.prompts import Grammar
-from mrrec_mini.records import Episode, MemoryEntry, Query
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import Actor, LMActor, RolloutConfig, ScriptActor
+from mrrec_mini.scripts import TeacherConfig, expert, teacher
 from mrrec_mini.systems import System
 from mrrec_mini.systems.neighbours import Neighbours
 from mrrec_mini.systems.popularity import Popularity
-from mrrec_mini.warmstart import TeacherConfig, expert, teacher
 from mrrec_mini.world import oracle_profile
 
 ARMS = (
@@ -103,7 +100,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Bench:
+class EvalSet:
     """What the arms of one comparison share: who asks what, and under which rules it is answered."""
 
     environment: Environment
@@ -121,116 +118,112 @@ class Bench:
         return aspect_names(self.environment.dataset)
 
 
-def benches(environment: Environment, grammar: Grammar, rules: RolloutConfig, seed: int) -> list[Bench]:
+def eval_sets(environment: Environment, grammar: Grammar, rules: RolloutConfig, seed: int) -> list[EvalSet]:
     """Test users on familiar categories ("test") and on held-out ones ("held", where there are any)."""
     queries = {"test": environment.split.test_queries, "held": environment.split.held_queries}
-    return [Bench(environment, grammar, rules, part, seed, asked) for part, asked in queries.items() if asked]
+    return [EvalSet(environment, grammar, rules, part, seed, asked) for part, asked in queries.items() if asked]
 
 
-# --- running the arms -----------------------------------------------------------------------------------------------
-
-
-def reference_rows(bench: Bench, rng: np.random.Generator, teaching: TeacherConfig | None = None) -> list[Row]:
+def reference_rows(eval_set: EvalSet, rng: np.random.Generator, teaching: TeacherConfig | None = None) -> list[Row]:
     """The arms without a policy; expert and oracle only where every query has a known truth. `rng`: the teacher's."""
-    memory, queries = bench.environment.memory, bench.queries
+    memory, queries = eval_set.environment.memory, eval_set.queries
     teaching = teaching or TeacherConfig()
-    latest = [[e for e in memory.entries(q) if e.level == "record"][: bench.latest] for q in queries]
+    latest = [[e for e in memory.entries(q) if e.level == "record"][: eval_set.latest] for q in queries]
     profile = [[e for e in memory.entries(q) if e.level == "profile"] for q in queries]
-    rows = system_rows(bench, "popularity", Popularity())
-    rows += system_rows(bench, "neighbours", Neighbours())
-    rows += appended_rows(bench, "query_only", [[]] * len(queries))
-    rows += appended_rows(bench, "naive_memory", latest)
-    rows += appended_rows(bench, "static_memory", profile)
-    script = teacher(bench.grammar, teaching, rng, bench.aspects, bench.rules.max_calls)
-    rows += episode_rows(bench, "teacher", NO_POLICY, play(bench, ScriptActor(script)))
+    rows = system_rows(eval_set, "popularity", Popularity())
+    rows += system_rows(eval_set, "neighbours", Neighbours())
+    rows += appended_rows(eval_set, "query_only", [[]] * len(queries))
+    rows += appended_rows(eval_set, "naive_memory", latest)
+    rows += appended_rows(eval_set, "static_memory", profile)
+    script = teacher(eval_set.grammar, teaching, rng, eval_set.aspects, eval_set.rules.max_calls)
+    rows += episode_rows(eval_set, "teacher", NO_POLICY, play(eval_set, ScriptActor(script)))
     if all(query.truth is not None for query in queries):
-        rows += episode_rows(bench, "expert", NO_POLICY, play(bench, ScriptActor(expert(bench.grammar))))
-        rows += profile_rows(bench, "oracle", [oracle_profile(query) for query in queries], [0] * len(queries))
+        rows += episode_rows(eval_set, "expert", NO_POLICY, play(eval_set, ScriptActor(expert(eval_set.grammar))))
+        rows += profile_rows(eval_set, "oracle", [oracle_profile(query) for query in queries], [0] * len(queries))
     return rows
 
 
 def policy_rows(
-    bench: Bench, arm: str, model: PreTrainedModel, generator: torch.Generator, all_calls: bool = False
+    eval_set: EvalSet, arm: str, model: PreTrainedModel, generator: torch.Generator, all_calls: bool = False
 ) -> list[Row]:
     """A language model, greedy and then sampled (temperature 1, drawn from `generator`).
 
-    Ablations are benches with other rules: `global_k` 0 has no global memory, `max_calls` 0 no local one.
+    Ablations are eval_sets with other rules: `global_k` 0 has no global memory, `max_calls` 0 no local one.
     """
-    greedy = play(bench, LMActor(model, bench.grammar, None, 0.0), all_calls)
-    sampled = play(bench, LMActor(model, bench.grammar, generator, 1.0), all_calls)
-    return episode_rows(bench, arm, GREEDY, greedy) + episode_rows(bench, arm, SAMPLED, sampled)
+    greedy = play(eval_set, LMActor(model, eval_set.grammar, None, 0.0), all_calls)
+    sampled = play(eval_set, LMActor(model, eval_set.grammar, generator, 1.0), all_calls)
+    return episode_rows(eval_set, arm, GREEDY, greedy) + episode_rows(eval_set, arm, SAMPLED, sampled)
 
 
-def play(bench: Bench, actor: Actor, all_calls: bool = False) -> list[Episode]:
-    """One scored episode a query of the bench, in order. The reward's weights play no part in what is reported."""
+def play(eval_set: EvalSet, actor: Actor, all_calls: bool = False) -> list[Episode]:
+    """One scored episode a query of the eval_set, in order. The reward's weights play no part in what is reported."""
     episodes = []
-    for start in range(0, len(bench.queries), bench.batch):
-        queries = bench.queries[start : start + bench.batch]
-        episodes += bench.environment.play(actor, queries, bench.grammar, bench.rules, RewardConfig(), all_calls)
+    for start in range(0, len(eval_set.queries), eval_set.batch):
+        queries = eval_set.queries[start : start + eval_set.batch]
+        episodes += eval_set.environment.play(
+            actor, queries, eval_set.grammar, eval_set.rules, RewardConfig(), all_calls
+        )
     return episodes
 
 
-# --- rows -----------------------------------------------------------------------------------------------------------
-
-
-def episode_rows(bench: Bench, arm: str, mode: str, episodes: Sequence[Episode]) -> list[Row]:
+def episode_rows(eval_set: EvalSet, arm: str, mode: str, episodes: Sequence[Episode]) -> list[Row]:
     """A row for each scored episode."""
     rows = []
     for episode in episodes:
         rank = episode.rewards["rank"]
         rows.append(
             Row(
-                **_place(bench, arm, mode, episode.query),
+                **_place(eval_set, arm, mode, episode.query),
                 rank=int(rank) if np.isfinite(rank) else None,
                 format=episode.rewards["format"],
                 calls=len(episode.calls),
-                memory_tokens=memory_tokens(episode, bench.grammar),
-                **aspect_counts(episode, bench.aspects),
+                memory_tokens=memory_tokens(episode, eval_set.grammar),
+                **aspect_counts(episode, eval_set.aspects),
             )
         )
     return rows
 
 
-def system_rows(bench: Bench, arm: str, system: System) -> list[Row]:
+def system_rows(eval_set: EvalSet, arm: str, system: System) -> list[Row]:
     """A row for each query: the system learns from the split's train users and scores the whole pool, not knowing
     the target. Ties go to the smaller id, as in the item index. Raises ValueError for a score that is NaN.
     """
-    dataset = bench.environment.dataset
+    dataset = eval_set.environment.dataset
     pool = sorted(dataset.items)
     place = {item: n for n, item in enumerate(pool)}
-    system = system.fit(dataset, bench.environment.split)
+    system = system.fit(dataset, eval_set.environment.split)
     # a query at a time: (queries, items) at once would not fit for a large shop
     ranks = [
         target_ranks([system.rank(replace(query, target="", truth=None), pool)], [place[query.target]])[0]
-        for query in bench.queries
+        for query in eval_set.queries
     ]
-    return ranked_rows(bench, arm, ranks, [0] * len(ranks))
+    return ranked_rows(eval_set, arm, ranks, [0] * len(ranks))
 
 
-def appended_rows(bench: Bench, arm: str, memories: Sequence[Sequence[MemoryEntry]]) -> list[Row]:
+def appended_rows(eval_set: EvalSet, arm: str, memories: Sequence[Sequence[MemoryEntry]]) -> list[Row]:
     """A row for each query: the profile is the query followed by these memories, word for word."""
     texts = [" ".join(entry.text for entry in entries) for entries in memories]
-    profiles = [f"{query.text} {text}".strip() for query, text in zip(bench.queries, texts, strict=True)]
-    return profile_rows(bench, arm, profiles, [len(bench.grammar.tokenizer.encode(text)) for text in texts])
+    profiles = [f"{query.text} {text}".strip() for query, text in zip(eval_set.queries, texts, strict=True)]
+    return profile_rows(eval_set, arm, profiles, [len(eval_set.grammar.tokenizer.encode(text)) for text in texts])
 
 
-def profile_rows(bench: Bench, arm: str, profiles: Sequence[str], tokens: Sequence[int]) -> list[Row]:
+def profile_rows(eval_set: EvalSet, arm: str, profiles: Sequence[str], tokens: Sequence[int]) -> list[Row]:
     """A row for each query of an arm that writes a profile without playing an episode."""
-    ranks = bench.environment.items.ranks(profiles, [query.target for query in bench.queries])
-    return ranked_rows(bench, arm, ranks, tokens)
+    ranks = eval_set.environment.items.ranks(profiles, [query.target for query in eval_set.queries])
+    return ranked_rows(eval_set, arm, ranks, tokens)
 
 
-def ranked_rows(bench: Bench, arm: str, ranks: Sequence[int], tokens: Sequence[int]) -> list[Row]:
+def ranked_rows(eval_set: EvalSet, arm: str, ranks: Sequence[int], tokens: Sequence[int]) -> list[Row]:
     """A row for each query of an arm without a policy: it always answers, and calls nothing."""
     return [
-        Row(**_place(bench, arm, NO_POLICY, query), rank=int(rank), format=1.0, calls=0, memory_tokens=count)
-        for query, rank, count in zip(bench.queries, ranks, tokens, strict=True)
+        Row(**_place(eval_set, arm, NO_POLICY, query), rank=int(rank), format=1.0, calls=0, memory_tokens=count)
+        for query, rank, count in zip(eval_set.queries, ranks, tokens, strict=True)
     ]
 
 
-def _place(bench: Bench, arm: str, mode: str, query: Query) -> dict:
-    source = source_of(bench.environment.dataset)
-    return dict(arm=arm, mode=mode, part=bench.part, seed=bench.seed, source=source, query=query.id)
+def _place(eval_set: EvalSet, arm: str, mode: str, query: Query) -> dict:
+    source = source_of(eval_set.environment.dataset)
+    return dict(arm=arm, mode=mode, part=eval_set.part, seed=eval_set.seed, source=source, query=query.id)
 
 
 def source_of(dataset: Dataset) -> str:
@@ -259,8 +252,6 @@ def names_aspect(text: str, name: str) -> bool:
     return bool(name) and f" {name} " in f" {plain(text)} "
 
 
-# --- from rows to numbers -------------------------------------------------------------------------------------------
-
 Group = tuple[str, str, str]  # arm, mode, part
 
 
@@ -278,7 +269,7 @@ def summary(rows: Sequence[Row], rng: np.random.Generator) -> dict[Group, dict]:
         result = means(answered)
         result["interval"] = interval([ndcg_10(row) for row in answered], answered, rng)
         before = arm_before(groups, arm, part)
-        result["difference"] = before and difference(answered, before, headed(groups, before, mode, part), rng)
+        result["difference"] = before and difference(answered, before, rows_in_mode(groups, before, mode, part), rng)
         found[arm, mode, part] = result
     return found
 
@@ -341,7 +332,7 @@ def arm_before(groups: Mapping[Group, Sequence[Row]], arm: str, part: str) -> st
     return next((name for name in reversed(ARMS[: ARMS.index(arm)]) if name in ran), None)
 
 
-def headed(groups: Mapping[Group, Sequence[Row]], arm: str, mode: str, part: str) -> Sequence[Row]:
+def rows_in_mode(groups: Mapping[Group, Sequence[Row]], arm: str, mode: str, part: str) -> Sequence[Row]:
     """The arm's rows in this mode if it has them, else greedy, else those without a policy, else sampled."""
     modes = (mode, GREEDY, NO_POLICY, SAMPLED)
     return next(groups[arm, m, part] for m in modes if (arm, m, part) in groups)
@@ -360,9 +351,6 @@ def _mean(values: Iterable[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-# --- what is written and shown --------------------------------------------------------------------------------------
-
-
 def report_dict(rows: Sequence[Row], rng: np.random.Generator) -> dict[str, dict]:
     """{arm: {"ndcg@10", "recall@10", "interval", ..., "sampled": {...}, "held": {..., "sampled": {...}}}}: strict JSON.
 
@@ -379,61 +367,3 @@ def report_dict(rows: Sequence[Row], rng: np.random.Generator) -> dict[str, dict
         else:
             place |= numbers
     return arms
-
-
-def arms_table(arms: Mapping[str, Mapping]) -> Tables:
-    """What `report_dict` returned, for people: tables of a line an arm. They fit 80 columns, for a pipe has no more."""
-    tables = [quality_table(arms, "nDCG@10 over the whole pool, unseen users, 95 % interval")]
-    if held := {arm: numbers["held"] for arm, numbers in arms.items() if "held" in numbers}:
-        tables.append(quality_table(held, "the same, in categories that no training query named"))
-    spaced = [part for table in (*tables, behaviour_table(arms)) for part in (table, "")]
-    return Tables(*spaced[:-1])
-
-
-def quality_table(arms: Mapping[str, Mapping], title: str) -> Table:
-    """nDCG@10, greedy for a policy, and sampled; and by how much it differs from the arm before."""
-    table = plain_table(title, "nDCG@10", "sampled", "to the arm before")
-    for arm, numbers in arms.items():
-        change = with_interval(numbers.get("difference"), "+")
-        table.add_row(arm, with_interval(numbers), with_interval(numbers.get(SAMPLED)), change)
-    return table
-
-
-def behaviour_table(arms: Mapping[str, Mapping]) -> Table:
-    """What the arms did (a policy: greedy) to get there."""
-    table = plain_table("what they did", "recall@10", "format", "calls", "memory tokens", "right aspects")
-    for arm, numbers in arms.items():
-        aspects = (numbers.get("aspects_right"), numbers.get("aspects_that_matter"))
-        table.add_row(
-            arm,
-            number(numbers.get("recall@10")),
-            number(numbers.get("format"), ".2f"),
-            number(numbers.get("calls"), ".1f"),
-            number(numbers.get("memory_tokens"), ".0f"),
-            "-" if None in aspects else f"{aspects[0]:.1f} of {aspects[1]:.1f}",
-        )
-    return table
-
-
-def plain_table(title: str, *names: str) -> Table:
-    """An empty table with a column for the arm and one for each name: two spaces between columns, no frame."""
-    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("arm", overflow="fold")
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
-
-
-def with_interval(numbers: Mapping | None, sign: str = "") -> str:
-    """`0.412 0.388..0.437`, a difference `+.012 -.003..+.027`; "-" where the arm was not run so."""
-    if not numbers or "ndcg@10" not in numbers:
-        return "-"
-    values = [numbers["ndcg@10"], *(numbers["interval"] or ())]
-    said = [f"{value:{sign}.3f}" for value in values]
-    if sign:
-        said = [text.replace("0.", ".", 1)[:5] for text in said]  # +.123, and +1.00: all of one width
-    return " ".join([said[0], "..".join(said[1:])]).strip()
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else f"{value:{form}}"

@@ -26,10 +26,12 @@ away. A group whose rewards are all equal has advantage exactly 0, with every si
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from mrrec_mini import reinforce
 from mrrec_mini.reinforce import group_lead, group_sums, per_token
 
 SIGMAS = ("none", "group", "population")
@@ -139,3 +141,14 @@ def grpo_loss(
         objective = objective - config.beta * kl_term(logprobs, frozen, ratio)
     weights = length_weights(mask.to(logprobs.dtype), config.length, episodes, tokens, config.max_tokens)
     return -(objective * weights).sum()
+
+
+@dataclass(frozen=True)
+class Formulas:
+    """The formulas of an update in one bundle; a student's versions can be swapped in."""
+
+    token_logprobs: Callable = reinforce.token_logprobs
+    baseline: Callable = reinforce.baseline
+    reinforce_loss: Callable = reinforce.reinforce_loss
+    group_advantages: Callable = group_advantages
+    grpo_loss: Callable = grpo_loss

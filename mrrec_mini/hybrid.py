@@ -135,7 +135,7 @@ class TextSpace:
         if config.dense != "lsa":
             return cls(config, stats, make_embedder(config.dense, config.dims, config.seed, config.device))
         table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, fields["dims"])
-        return cls(config, stats, LSA.of(json.loads(parts["vocabulary"]), table))
+        return cls(config, stats, LSA.from_parts(json.loads(parts["vocabulary"]), table))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class Order:
     has_vector: np.ndarray | None  # (n,) of all of them; None: there are no vectors
 
     @classmethod
-    def of(cls, parts: Sequence[Part]) -> Order:
+    def from_parts(cls, parts: Sequence[Part]) -> Order:
         first, *rest = parts
         base = np.flatnonzero(first.live)
         tail, start = [], len(first.ids)
@@ -231,7 +231,7 @@ class HybridIndex:
         self._hold([self._part(ids, texts, vectors)])
 
     @classmethod
-    def of(cls, space: TextSpace, part: Part) -> HybridIndex:
+    def from_parts(cls, space: TextSpace, part: Part) -> HybridIndex:
         """An index of one part that was made before."""
         index = cls.__new__(cls)
         index.space, index._given = space, dict.fromkeys(part.ids)
@@ -311,7 +311,7 @@ class HybridIndex:
     def _order(self) -> Order:
         """Of the rows as they are now; found when it is asked for, so that many changes in a row cost it once."""
         if self._found_order is None:
-            self._found_order = Order.of(self._parts)
+            self._found_order = Order.from_parts(self._parts)
         return self._found_order
 
     def _place(self, id: str) -> int:

@@ -30,9 +30,9 @@ import numpy as np
 
 from mrrec_mini.bm25 import words
 from mrrec_mini.data import Dataset
+from mrrec_mini.datatypes import Interaction, Item, MemoryEntry, Query
 from mrrec_mini.dense import Vectors
 from mrrec_mini.hybrid import Hit, HybridConfig, HybridIndex, TextSpace
-from mrrec_mini.records import Interaction, Item, MemoryEntry, Query
 
 LIKED = 3.0  # ratings above this say that the purchase was right
 
@@ -243,7 +243,7 @@ def sample_contrasts(
 # --- the memory -----------------------------------------------------------------------------------------------------
 
 
-class Shelf:
+class EntryIndex:
     """Entries behind one hybrid index. Of entries with equal text only the first can be found: a near-duplicate in the
     top 3 would waste a place."""
 
@@ -285,12 +285,12 @@ class Memory:
     space: TextSpace
     global_entries: tuple[MemoryEntry, ...]
     train_users: frozenset[str]  # whose behaviour taught the global memory and the text space
-    _global: Shelf = field(init=False, repr=False)
-    _shelves: dict[tuple[str, int], Shelf] = field(default_factory=dict, init=False, repr=False)
+    _global: EntryIndex = field(init=False, repr=False)
+    _shelves: dict[tuple[str, int], EntryIndex] = field(default_factory=dict, init=False, repr=False)
     _found: dict[tuple, tuple[MemoryEntry, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._global = Shelf(self.global_entries, self.space)
+        self._global = EntryIndex(self.global_entries, self.space)
 
     @classmethod
     def build(
@@ -313,13 +313,13 @@ class Memory:
         space = TextSpace.fit(texts, hybrid_config)
         return cls(dataset, config, summarizer, space, shared, train_users)
 
-    def local(self, query: Query) -> Shelf:
+    def local(self, query: Query) -> EntryIndex:
         """M_u of the query's own user from what lies strictly before the query; () for a new user."""
         history = self.dataset.history(query)
         key = (query.user, len(history))
         if key not in self._shelves:
             purchases = join(self.dataset, history)
-            self._shelves[key] = Shelf(local_entries(purchases, self.summarizer, self.config), self.space)
+            self._shelves[key] = EntryIndex(local_entries(purchases, self.summarizer, self.config), self.space)
         return self._shelves[key]
 
     def entries(self, query: Query) -> tuple[MemoryEntry, ...]:

@@ -20,18 +20,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrrec_mini.chat import ChatGrammar, grammar_of
-from mrrec_mini.data import DataError, Dataset, Split, shown
+from mrrec_mini.chat_grammar import ChatGrammar, grammar_of
+from mrrec_mini.data import DataError, Dataset, Split, shorten
+from mrrec_mini.datatypes import Episode
 from mrrec_mini.environment import Environment, aspect_names
+from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.grpo import GRPOConfig
+from mrrec_mini.imitation import WarmStartConfig, copy_drill, warm_start
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, load_causal_lm, make_causal_lm, with_lora
-from mrrec_mini.prompts import CONTROL, Grammar
-from mrrec_mini.records import Episode
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
+from mrrec_mini.scripts import TeacherConfig, teacher
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.train import TrainConfig
-from mrrec_mini.warmstart import TeacherConfig, WarmStartConfig, copy_drill, teacher, warm_start
 from mrrec_mini.world import WorldConfig, make_world, sibling
 
 Say = Callable[[str, int, int, str], None]  # phase, steps done, steps in all, a note
@@ -211,7 +212,7 @@ def load_chat_model(name: str):
     except (FileNotFoundError, ModuleNotFoundError):
         raise
     except Exception as error:  # whatever a reader says of a folder that is none of its own
-        raise DataError(f"{name}: not a chat model that can be used ({shown(str(error), 200)})") from error
+        raise DataError(f"{name}: not a chat model that can be used ({shorten(str(error), 200)})") from error
     return model, tokenizer
 
 
@@ -220,8 +221,10 @@ def check_device(name: str) -> None:
     try:
         torch.zeros(1, dtype=torch.float64, device=name).item()
     except (RuntimeError, AssertionError, TypeError) as error:  # torch has one for each kind of absence
-        reason = shown(str(error).partition("\n")[0], 120)
-        raise ValueError(f"torch cannot compute on device {shown(name)} here ({reason}); leave --device out") from None
+        reason = shorten(str(error).partition("\n")[0], 120)
+        raise ValueError(
+            f"torch cannot compute on device {shorten(name)} here ({reason}); leave --device out"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------------------ a run folder
@@ -258,7 +261,7 @@ def read_config(run: Path) -> tuple[Recipe, int, Dataset]:
         folder = Path(content["data"]) if content["data"] else None
         world = None if folder else WorldConfig(**content["world"])
     except (ValueError, LookupError, TypeError) as error:
-        what = f"not what `mrrec train` writes ({shown(str(error))}); make the run again in another folder"
+        what = f"not what `mrrec train` writes ({shorten(str(error))}); make the run again in another folder"
         raise DataError.at(path, None, None, what) from None
     return recipe, seed, make_world(world) if world else Dataset.load(folder)
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from transformers import Cache, PreTrainedModel
 
-from mrrec_mini.records import Episode
+from mrrec_mini.datatypes import Episode
 
 BASELINES = ("none", "group", "leave_one_out")
 

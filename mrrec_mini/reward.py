@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mrrec_mini.datatypes import Episode
 from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.metrics import ndcg_at_k
-from mrrec_mini.records import Episode
 
 
 @dataclass(frozen=True)

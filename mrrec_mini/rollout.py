@@ -22,8 +22,8 @@ from typing import Protocol
 import torch
 
 from mrrec_mini.constrain import Constraint
-from mrrec_mini.prompts import REFERENCES, Final, Grammar, Malformed
-from mrrec_mini.records import Answer, Call, Episode, MemoryEntry, Query
+from mrrec_mini.datatypes import Answer, Call, Episode, MemoryEntry, Query
+from mrrec_mini.grammar import REFERENCES, Final, Grammar, Malformed
 from mrrec_mini.sampler import Sampler
 
 

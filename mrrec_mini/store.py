@@ -47,15 +47,16 @@ from pathlib import Path
 import numpy as np
 
 from mrrec_mini.bm25 import words
-from mrrec_mini.data import RECORD_LIMIT, DataError, Dataset, finite_rating, json_lines, seconds, shown
+from mrrec_mini.data import RECORD_LIMIT, DataError, Dataset, finite_rating, json_lines, seconds, shorten
+from mrrec_mini.datatypes import Item, MemoryEntry
 from mrrec_mini.dense import Vectors, embed
 from mrrec_mini.hybrid import Hit, TextSpace
 from mrrec_mini.memory import (
+    EntryIndex,
     Memory,
     MemoryConfig,
     Preference,
     Purchase,
-    Shelf,
     Summarizer,
     entry_id,
     global_entries,
@@ -66,7 +67,6 @@ from mrrec_mini.memory import (
     record_entry,
     sample_contrasts,
 )
-from mrrec_mini.records import Item, MemoryEntry
 from mrrec_mini.summarize import ExtractiveConfig, ExtractiveSummarizer, Reading
 
 FORMAT = 2  # of the tables below
@@ -137,7 +137,7 @@ class NotYours(LookupError):
     """An id that this user does not have: nobody has it, or somebody else."""
 
     def __init__(self, user: str, identity: str):
-        super().__init__(f"{shown(user)} has no memory {shown(identity, 120)}; `list` shows the ids")
+        super().__init__(f"{shorten(user)} has no memory {shorten(identity, 120)}; `list` shows the ids")
         self.identity = identity
 
 
@@ -225,7 +225,7 @@ class Store:
                     _migrate(path, connection, warn)
                 found = _format(connection)
             if found != str(FORMAT):
-                said = "no format" if found is None else f"format {shown(found)}"
+                said = "no format" if found is None else f"format {shorten(found)}"
                 raise DataError(f"{path}: a store of {said}, and this version of mrrec_mini reads {FORMAT}")
             return cls(path, connection, now, summarizer)
         except BaseException:
@@ -241,7 +241,7 @@ class Store:
     def close(self) -> None:
         self._connection.close()
 
-    def of(self, user: str) -> Scope:
+    def for_user(self, user: str) -> Scope:
         """What this user may see and do. DataError for a blank name; any other is an opaque key."""
         if not isinstance(user, str) or not user.strip():
             raise DataError("the user is empty; every memory belongs to somebody")
@@ -264,7 +264,7 @@ class Store:
         """The k global entries that fit `text` best, best first."""
         return self.shelf().search_many([text], k)[0]
 
-    def shelf(self) -> Shelf:
+    def shelf(self) -> EntryIndex:
         """The global memory as it is now, to be searched as often as one likes."""
         found = self._shared()
         return _shelf([entry for entry, _ in found], [vector for _, vector in found], self.space)
@@ -285,7 +285,7 @@ class Store:
         offered = {item.id: item for item in items}
         while True:
             teachers = self._teachers()
-            histories = [history for user, _ in teachers if (history := tuple(self.of(user).purchases()))]
+            histories = [history for user, _ in teachers if (history := tuple(self.for_user(user).purchases()))]
             bought = {one.item.id: one.item for history in histories for one in history}
             pool = offered | {identity: bought[identity] for identity in sorted(bought)}
             contrasts = sample_contrasts(histories, pool.values(), self.config, deepcopy(rng))
@@ -397,7 +397,7 @@ class Scope:
             raise ValueError(f"k must be >= 0, not {k}")
         return [tuple(Found(entry, hit) for entry, hit in those) for those in self.shelf().find_many(texts, k)]
 
-    def shelf(self) -> Shelf:
+    def shelf(self) -> EntryIndex:
         """What this user has now, to be searched as often as one likes."""
         return _shelf(*self._all(), self.store.space)
 
@@ -500,7 +500,7 @@ class Scope:
     def remember(self, item: Item, rating: float, review: str = "", at: int | None = None) -> MemoryEntry:
         """Eq. (1), one element more: the behaviour record; then eq. (4) for its category alone, and eq. (5)."""
         if not np.isfinite(rating) or not 1 <= rating <= 5:
-            raise DataError(f"the rating is {shown(rating)}; give a number from 1 to 5")
+            raise DataError(f"the rating is {shorten(rating)}; give a number from 1 to 5")
         met = (item, float(rating), clean(review), self.store.now() // 1000 if at is None else at)
         return self._refresh(item.category[-1], new=met)
 
@@ -543,10 +543,10 @@ class Scope:
             raise DataError.at(name, 1, None, "not an export: its first line names the user")
         owner, file_format = read[0][1][1]["user"], read[0][1][1]["format"]
         if owner != self.user:
-            raise DataError.at(name, 1, "user", f"an export of {shown(owner)}, not of {shown(self.user)}")
+            raise DataError.at(name, 1, "user", f"an export of {shorten(owner)}, not of {shorten(self.user)}")
         if file_format not in (OLD, FORMAT):  # the old one has no audit lines, and is the same otherwise
             raise DataError.at(
-                name, 1, "format", f"{shown(file_format)}, and this version of mrrec_mini reads {FORMAT}"
+                name, 1, "format", f"{shorten(file_format)}, and this version of mrrec_mini reads {FORMAT}"
             )
         texts = [str(row["text"]) for _, (kind, row) in read if kind == "entry"]
         vectors = iter(self.store._embed(texts))
@@ -571,7 +571,7 @@ class Scope:
                     counts[kind] += 1
                 except (sqlite3.DatabaseError, LookupError, TypeError, ValueError, AttributeError) as error:
                     raise DataError.at(
-                        name, number, None, f"not what `export` writes ({shown(str(error), 120)})"
+                        name, number, None, f"not what `export` writes ({shorten(str(error), 120)})"
                     ) from None
         return counts
 
@@ -792,12 +792,12 @@ def _columns(entry: MemoryEntry) -> tuple:
     return entry.id, entry.level, entry.text, json.dumps(entry.rests_on), entry.scenario, entry.support
 
 
-def _shelf(entries: Sequence[MemoryEntry], vectors: Sequence[bytes], space: TextSpace) -> Shelf:
+def _shelf(entries: Sequence[MemoryEntry], vectors: Sequence[bytes], space: TextSpace) -> EntryIndex:
     """An index over rows as they stand in the file."""
     if space.embedder is None or not entries:
-        return Shelf(entries, space)
+        return EntryIndex(entries, space)
     matrix = np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(len(entries), -1)
-    return Shelf(entries, space, Vectors(matrix, space.embedder.id))
+    return EntryIndex(entries, space, Vectors(matrix, space.embedder.id))
 
 
 def reindex(path: Path, warn: Callable[[str], None] = warnings.warn) -> int:
@@ -848,7 +848,7 @@ def build_store(
                 store._write_shared(memory.global_entries, store._embed([e.text for e in memory.global_entries]))
                 users = dataset.users()
                 for done, user in enumerate(users, 1):
-                    for level, count in _fill(store.of(user), dataset, user in memory.train_users).items():
+                    for level, count in _fill(store.for_user(user), dataset, user in memory.train_users).items():
                         counts[level] = counts.get(level, 0) + count
                     progress(done, len(users))
             with _naming(beside):

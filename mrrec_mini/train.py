@@ -45,21 +45,20 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mrrec_mini import checkpoint
-from mrrec_mini.chat import grammar_of
+from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.constrain import Constraint
-from mrrec_mini.credit import turn_advantages
-from mrrec_mini.data import DataError, shown
+from mrrec_mini.data import DataError, shorten
+from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.environment import Environment
-from mrrec_mini.formulas import Formulas
-from mrrec_mini.grpo import GRPOConfig
+from mrrec_mini.grammar import CONTROL, Grammar
+from mrrec_mini.grpo import Formulas, GRPOConfig
 from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.models.causal_lm import ADAPTER_CONFIG, WordTokenizer, load_causal_lm, save_causal_lm
-from mrrec_mini.prompts import CONTROL, Grammar
-from mrrec_mini.records import Episode, Query
 from mrrec_mini.reinforce import BASELINES, Batch, per_token, rows_by_length, to_batch
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig
+from mrrec_mini.turn_credit import turn_advantages
 
 BEFORE = "before"  # in a run folder: the policy that was trained, as it was at first
 
@@ -110,7 +109,7 @@ class TrainConfig:
 class Trainer:
     """The state of a run: policy, optimiser, generators, step. `save_checkpoint` and `resume` make it durable.
 
-    `formulas`: the package's own, or with a learner's in their place.
+    `student_formulas`: the package's own, or with a learner's in their place.
     """
 
     def __init__(
@@ -457,7 +456,7 @@ def _naming_what_is_spoiled(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {shown(str(error), 120)}"
+        what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {shorten(str(error), 120)}"
         raise DataError(f"{folder}: the checkpoint cannot be used ({what}); train again into another folder") from error
 
 
@@ -480,7 +479,9 @@ def _check_rewards(player: str, queries: Sequence[Query], episodes: Sequence[Epi
         reward = episode.reward
         # as the batch will hold it: 1e300 is infinite in float32
         if not isinstance(reward, Real) or not torch.isfinite(torch.tensor(float(reward))):
-            raise ValueError(f"{player}: episode of query {query.id}: the reward is {shown(reward)}, no finite number")
+            raise ValueError(
+                f"{player}: episode of query {query.id}: the reward is {shorten(reward)}, no finite number"
+            )
 
 
 def append_line(path: Path, line: dict) -> None:

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 
 from mrrec_mini.data import Dataset, write_dataset
-from mrrec_mini.records import Interaction, Item, Query
+from mrrec_mini.datatypes import Interaction, Item, Query
 
 # aspect -> value -> the words in which people mention it (the value itself first)
 ASPECTS: dict[str, dict[str, tuple[str, ...]]] = {

@@ -20,8 +20,8 @@ START, END = "<!-- map: written by `make map` -->", "<!-- end of map -->"
 def contents(root: Path = ROOT) -> list[tuple[str, list[str]]]:
     """[(heading, [dotted module, ...]), ...] as the package's docstring lists them."""
     paragraphs = _docstring(root / PACKAGE / "__init__.py").split("\n\n")
-    table = [re.fullmatch(r"(\S.*)\n    (\S.*)", paragraph) for paragraph in paragraphs]
-    return [(found[1], found[2].replace("/", ".").split(", ")) for found in table if found]
+    table = [re.fullmatch(r"(\S.*)\n    (\S(?:.*|,\n    )*)", paragraph) for paragraph in paragraphs]
+    return [(found[1], re.split(r",\s+", found[2].replace("/", "."))) for found in table if found]
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
@@ -134,12 +134,12 @@ def _forbidden(name: str, target: str, stages: list[str]) -> str:
     kind, target_kind = name.split(".")[0], target.split(".")[0]
     if not target:
         return "name the module, not the package"
-    if target == "cli":
-        return "" if name == "__main__" else "nothing imports cli"
+    if target_kind == "app" and kind != "app":
+        return "" if name == "__main__" else "nothing of the book imports the wing"
     if not name:
         return "the package loads its names lazily"
-    if name == "records":
-        return "records imports nothing of ours"
+    if name == "datatypes":
+        return "datatypes imports nothing of ours"
     if kind == "models":
         return "" if target_kind == "models" else "models import nothing of ours"
     if kind == "systems" and target_kind == "systems" and name != "systems":

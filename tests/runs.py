@@ -17,13 +17,13 @@ from transformers.utils import logging
 from typer.testing import CliRunner
 
 from house import ROOT
-from mrrec_mini.cli import app
+from mrrec_mini.app.cli import app
 from mrrec_mini.data import Dataset
-from mrrec_mini.prompts import CONTROL
+from mrrec_mini.datatypes import Query
+from mrrec_mini.grammar import CONTROL
+from mrrec_mini.imitation import WarmStartConfig
 from mrrec_mini.recipe import FAST, prepare, start_policy, write_config
-from mrrec_mini.records import Query
 from mrrec_mini.train import Trainer, save_start, train
-from mrrec_mini.warmstart import WarmStartConfig
 from mrrec_mini.world import WorldConfig, make_world
 from small import TINY
 
@@ -92,7 +92,7 @@ def mrrec(*words: object):
 
 def started(*words: object, before: str = "", env: dict | None = None, **options) -> subprocess.Popen:
     """One command in a process of its own, that runs the code `before` first."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{before}\nfrom mrrec_mini.cli import main\nmain()"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{before}\nfrom mrrec_mini.app.cli import main\nmain()"
     words = [sys.executable, "-c", code, *(str(word) for word in words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(words, env={**os.environ, **(env or {})}, **{**pipes, **options})

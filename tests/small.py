@@ -10,14 +10,15 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from mrrec_mini.datatypes import MemoryEntry
 from mrrec_mini.environment import Environment
+from mrrec_mini.grammar import CONTROL, Grammar
+from mrrec_mini.imitation import WarmStartConfig, warm_start
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
-from mrrec_mini.prompts import CONTROL, Grammar
-from mrrec_mini.records import MemoryEntry
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor, State
+from mrrec_mini.scripts import expert
 from mrrec_mini.summarize import ExtractiveSummarizer
-from mrrec_mini.warmstart import WarmStartConfig, expert, warm_start
 from mrrec_mini.world import ASPECTS, CATEGORIES, COMPLAINT, PRAISE, USES, WorldConfig, _brand, category_map, make_world
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")

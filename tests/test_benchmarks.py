@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT))  # scripts, no part of the package
 from benchmarks import bm25, ceilings, corpus, dense, grpo_vs_trl, hybrid, index, learning, quality, sampler, store
 from benchmarks.common import SIZES, at_most, claim, fresh_model, median
 from mrrec_mini.data import Dataset
+from mrrec_mini.datatypes import Item, MemoryEntry, Query
 from mrrec_mini.hybrid import HybridConfig
-from mrrec_mini.records import Item, MemoryEntry, Query
 
 SCRIPTS = {
     **{"grpo_vs_trl": grpo_vs_trl, "sampler": sampler, "learning": learning, "ceilings": ceilings},
@@ -144,12 +144,12 @@ def test_a_grown_store_holds_everybody_as_often_as_was_asked_for(first, tmp_path
     with store.Store.open(first) as few, store.Store.open(path) as many:
         for person in (0, 7, store.PEOPLE - 1):
             name = f"u{person:06d}"
-            whole = list(few.of(name).export())
+            whole = list(few.for_user(name).export())
             assert any('"line": "event"' in line for line in whole)
             for copy in range(3):
                 taken = [
                     line.replace(store.name_of(person, copy), name)
-                    for line in many.of(store.name_of(person, copy)).export()
+                    for line in many.for_user(store.name_of(person, copy)).export()
                 ]
                 assert taken == whole
         assert many._rows("SELECT count(DISTINCT user), count(*) / 3 FROM entry") == [

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mrrec_mini.grammar import CONTROL
 from mrrec_mini.models.causal_lm import (
     WordTokenizer,
     import_gguf,
@@ -17,7 +18,6 @@ from mrrec_mini.models.causal_lm import (
     save_causal_lm,
     with_lora,
 )
-from mrrec_mini.prompts import CONTROL
 from small import TINY, foreign_tokenizer, tiny_model, tokenizer
 
 CHAT_TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"

@@ -17,8 +17,8 @@ from mrrec_mini.constrain import (
     THINKING,
     Constraint,
 )
-from mrrec_mini.prompts import Grammar, Malformed
-from mrrec_mini.records import Call, Episode
+from mrrec_mini.datatypes import Call, Episode
+from mrrec_mini.grammar import Grammar, Malformed
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig

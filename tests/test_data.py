@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrrec_mini.data import INTERACTIONS, ITEMS, META, QUERIES, DataError, Dataset
-from mrrec_mini.records import Interaction, Item, Query
+from mrrec_mini.datatypes import Interaction, Item, Query
 
 MUG = Item("i1", "Blue mug", ("kitchen", "mugs"), {"colour": ("blue",), "size": ("small", "light")}, "Holds tea.")
 CUP = Item("i2", "Tasse ‘ö’", ("kitchen", "cups"))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from mrrec_mini.grammar import Grammar
 from mrrec_mini.grpo import GRPOConfig
-from mrrec_mini.prompts import Grammar
 from mrrec_mini.recipe import FAST, check_device, prepare, start_policy
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.reward import RewardConfig

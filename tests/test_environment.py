@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mrrec_mini.data import Dataset, Split
+from mrrec_mini.datatypes import Interaction, Item, Query
 from mrrec_mini.environment import Environment, aspect_names, item_text
+from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
 from mrrec_mini.memory import MemoryConfig
 from mrrec_mini.models.causal_lm import WordTokenizer
-from mrrec_mini.prompts import CONTROL, Grammar
-from mrrec_mini.records import Interaction, Item, Query
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
 from mrrec_mini.summarize import ExtractiveSummarizer

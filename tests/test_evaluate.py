@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from mrrec_mini.app.tables import arms_table
+from mrrec_mini.datatypes import Call, Episode, MemoryEntry, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import (
     ARMS,
-    Bench,
+    EvalSet,
     Row,
-    arms_table,
     aspect_counts,
-    benches,
+    eval_sets,
     means,
     memory_tokens,
     names_aspect,
@@ -32,11 +33,10 @@ from mrrec_mini.evaluate import (
     summary,
     system_rows,
 )
+from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.memory import join, record_entry
 from mrrec_mini.metrics import bootstrap_interval
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
-from mrrec_mini.prompts import CONTROL, Grammar
-from mrrec_mini.records import Call, Episode, MemoryEntry, Query
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.systems.neighbours import Neighbours
@@ -48,7 +48,7 @@ BLIND = ("popularity", "neighbours", "query_only", "naive_memory", "static_memor
 REFERENCES = (*BLIND, "expert", "oracle")
 
 
-def make_bench(dataset, part="test", **changes) -> Bench:
+def make_bench(dataset, part="test", **changes) -> EvalSet:
     split = dataset.split(0, 0.4, 0.1, 0.5)
     environment = Environment.build(dataset, split, ExtractiveSummarizer(), np.random.default_rng(0))
     words = [
@@ -60,18 +60,18 @@ def make_bench(dataset, part="test", **changes) -> Bench:
         *(value for values in ASPECTS.values() for value in values),
     ]
     grammar = Grammar(WordTokenizer(CONTROL, list(dict.fromkeys(words))))
-    made = {bench.part: bench for bench in benches(environment, grammar, RolloutConfig(), seed=7)}
+    made = {eval_set.part: eval_set for eval_set in eval_sets(environment, grammar, RolloutConfig(), seed=7)}
     return replace(made[part], **changes)
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def eval_set() -> EvalSet:
     return make_bench(make_world(WORLD))
 
 
 @pytest.fixture(scope="module")
-def model(bench):
-    return make_causal_lm(len(bench.grammar.tokenizer), CausalLMConfig(width=32), torch.Generator().manual_seed(0))
+def model(eval_set):
+    return make_causal_lm(len(eval_set.grammar.tokenizer), CausalLMConfig(width=32), torch.Generator().manual_seed(0))
 
 
 def rng() -> np.random.Generator:
@@ -85,67 +85,67 @@ def arm(rows, name):
     return [row for row in rows if row.arm == name]
 
 
-def test_every_reference_arm_answers_every_query_once(bench):
-    rows = reference_rows(bench, rng())
-    assert [row.arm for row in rows[:: len(bench.queries)]] == [*REFERENCES]
+def test_every_reference_arm_answers_every_query_once(eval_set):
+    rows = reference_rows(eval_set, rng())
+    assert [row.arm for row in rows[:: len(eval_set.queries)]] == [*REFERENCES]
     for name in REFERENCES:
-        assert [row.query for row in arm(rows, name)] == [query.id for query in bench.queries]
+        assert [row.query for row in arm(rows, name)] == [query.id for query in eval_set.queries]
     assert {(row.part, row.seed, row.mode, row.source) for row in rows} == {("test", 7, "", "world 0.0")}
 
 
-def ranks(bench, profiles):
-    return bench.environment.items.ranks(profiles, [query.target for query in bench.queries]).tolist()
+def ranks(eval_set, profiles):
+    return eval_set.environment.items.ranks(profiles, [query.target for query in eval_set.queries]).tolist()
 
 
-def test_the_profile_of_each_arm(bench):
-    data, config = bench.environment.dataset, bench.environment.memory.config
-    rows = reference_rows(bench, rng())
+def test_the_profile_of_each_arm(eval_set):
+    data, config = eval_set.environment.dataset, eval_set.environment.memory.config
+    rows = reference_rows(eval_set, rng())
     latest = []
-    for query in bench.queries:
+    for query in eval_set.queries:
         purchases = join(data, data.history(query))[-3:]
         latest.append(" ".join([query.text, *(record_entry(p, config).text for p in reversed(purchases))]))
-    entries = [bench.environment.memory.entries(query) for query in bench.queries]
+    entries = [eval_set.environment.memory.entries(query) for query in eval_set.queries]
     profile = [
         " ".join([query.text, *(e.text for e in found if e.level == "profile")])
-        for query, found in zip(bench.queries, entries, strict=True)
+        for query, found in zip(eval_set.queries, entries, strict=True)
     ]
     expected = {
-        "query_only": ranks(bench, [query.text for query in bench.queries]),
-        "naive_memory": ranks(bench, latest),
-        "static_memory": ranks(bench, profile),
-        "oracle": ranks(bench, [oracle_profile(query) for query in bench.queries]),
+        "query_only": ranks(eval_set, [query.text for query in eval_set.queries]),
+        "naive_memory": ranks(eval_set, latest),
+        "static_memory": ranks(eval_set, profile),
+        "oracle": ranks(eval_set, [oracle_profile(query) for query in eval_set.queries]),
     }
     assert {name: [row.rank for row in arm(rows, name)] for name in expected} == expected
     assert len({tuple(found) for found in expected.values()}) == 4  # four different arms
 
 
-def test_the_number_of_latest_records_is_an_argument(bench):
-    nothing = arm(reference_rows(replace(bench, latest=0), rng()), "naive_memory")
-    assert [row.rank for row in nothing] == ranks(bench, [query.text for query in bench.queries])
+def test_the_number_of_latest_records_is_an_argument(eval_set):
+    nothing = arm(reference_rows(replace(eval_set, latest=0), rng()), "naive_memory")
+    assert [row.rank for row in nothing] == ranks(eval_set, [query.text for query in eval_set.queries])
     assert {row.memory_tokens for row in nothing} == {0}
 
 
-def test_the_expert_looks_up_what_matters_and_nothing_else(bench):
-    for row in arm(reference_rows(bench, rng()), "expert"):
+def test_the_expert_looks_up_what_matters_and_nothing_else(eval_set):
+    for row in arm(reference_rows(eval_set, rng()), "expert"):
         assert (row.calls, row.asked, row.right, row.matter, row.format) == (3, 3, 3, 3, 1.0)
 
 
-def test_without_truth_there_is_no_expert_no_oracle_and_no_count_of_aspects(bench):
-    blind = replace(bench, queries=tuple(replace(query, truth=None) for query in bench.queries))
+def test_without_truth_there_is_no_expert_no_oracle_and_no_count_of_aspects(eval_set):
+    blind = replace(eval_set, queries=tuple(replace(query, truth=None) for query in eval_set.queries))
     rows = reference_rows(blind, rng())
     assert {row.arm for row in rows} == set(BLIND)
     assert {(row.asked, row.right, row.matter) for row in rows} == {(None, None, None)}
 
 
-def test_the_parts_are_the_splits_and_an_empty_part_is_left_out(bench):
-    split = bench.environment.split
-    assert [b.part for b in benches(bench.environment, bench.grammar, bench.rules, 0)] == ["test", "held"]
-    none_held = replace(bench.environment, split=replace(split, held_queries=()))
-    assert [b.queries for b in benches(none_held, bench.grammar, bench.rules, 0)] == [split.test_queries]
+def test_the_parts_are_the_splits_and_an_empty_part_is_left_out(eval_set):
+    split = eval_set.environment.split
+    assert [b.part for b in eval_sets(eval_set.environment, eval_set.grammar, eval_set.rules, 0)] == ["test", "held"]
+    none_held = replace(eval_set.environment, split=replace(split, held_queries=()))
+    assert [b.queries for b in eval_sets(none_held, eval_set.grammar, eval_set.rules, 0)] == [split.test_queries]
 
 
-def test_rules_without_memory_leave_the_arms_without_memory(bench):
-    bare = replace(bench, rules=RolloutConfig(max_calls=0, global_k=0))
+def test_rules_without_memory_leave_the_arms_without_memory(eval_set):
+    bare = replace(eval_set, rules=RolloutConfig(max_calls=0, global_k=0))
     found = {(row.calls, row.memory_tokens, row.format) for row in arm(reference_rows(bare, rng()), "teacher")}
     assert found == {(0, 0, 1.0)}  # it plans no search that the rules forbid
 
@@ -168,39 +168,39 @@ class Fixed:
         return np.array([self.scores.get(item, 0.0) for item in candidates])
 
 
-def test_a_system_ranks_the_whole_pool_and_ties_go_to_the_smaller_id(bench):
+def test_a_system_ranks_the_whole_pool_and_ties_go_to_the_smaller_id(eval_set):
     """Items i0000000 to i0000099, all at 0 but for one above and one that was never returned."""
     targets = ["i0000000", "i0000001", "i0000002", "i0000003", "i0000099"]
-    queries = tuple(replace(bench.queries[0], id=str(n), target=target) for n, target in enumerate(targets))
-    rows = system_rows(replace(bench, queries=queries), "popularity", Fixed({"i0000002": 1.0, "i0000001": -np.inf}))
+    queries = tuple(replace(eval_set.queries[0], id=str(n), target=target) for n, target in enumerate(targets))
+    rows = system_rows(replace(eval_set, queries=queries), "popularity", Fixed({"i0000002": 1.0, "i0000001": -np.inf}))
     # 2 is first; of the tied 98 the first is 0, then 3 (1 is not among them), and 99 the last; 1 stands behind all
     assert [row.rank for row in rows] == [2, 100, 1, 3, 99]
     assert {(row.format, row.calls, row.memory_tokens, row.mode) for row in rows} == {(1.0, 0, 0, "")}
 
 
-def test_a_system_is_fitted_once_and_never_told_the_target(bench):
+def test_a_system_is_fitted_once_and_never_told_the_target(eval_set):
     system = Fixed({})
-    system_rows(bench, "popularity", system)
-    assert system.fitted == [(bench.environment.dataset, bench.environment.split)]
-    assert [query for query, _ in system.asked] == [replace(q, target="", truth=None) for q in bench.queries]
-    assert all(list(candidates) == sorted(bench.environment.dataset.items) for _, candidates in system.asked)
+    system_rows(eval_set, "popularity", system)
+    assert system.fitted == [(eval_set.environment.dataset, eval_set.environment.split)]
+    assert [query for query, _ in system.asked] == [replace(q, target="", truth=None) for q in eval_set.queries]
+    assert all(list(candidates) == sorted(eval_set.environment.dataset.items) for _, candidates in system.asked)
 
 
-def test_a_score_that_is_no_number_is_refused(bench):
+def test_a_score_that_is_no_number_is_refused(eval_set):
     """It would compare with nothing and leave every target first."""
     with pytest.raises(ValueError, match="NaN"):
-        system_rows(bench, "popularity", Fixed({"i0000000": np.nan}))
+        system_rows(eval_set, "popularity", Fixed({"i0000000": np.nan}))
 
 
-def test_the_two_systems_are_arms_of_their_own(bench):
-    rows = reference_rows(bench, rng())
-    assert arm(rows, "popularity") == system_rows(bench, "popularity", Popularity())
-    assert arm(rows, "neighbours") == system_rows(bench, "neighbours", Neighbours())
+def test_the_two_systems_are_arms_of_their_own(eval_set):
+    rows = reference_rows(eval_set, rng())
+    assert arm(rows, "popularity") == system_rows(eval_set, "popularity", Popularity())
+    assert arm(rows, "neighbours") == system_rows(eval_set, "neighbours", Neighbours())
     assert [row.rank for row in arm(rows, "popularity")] != [row.rank for row in arm(rows, "neighbours")]
 
 
-def test_text_is_compared_with_histories_and_memory_with_the_query_alone(bench):
-    found = report_dict(reference_rows(bench, rng()), rng())
+def test_text_is_compared_with_histories_and_memory_with_the_query_alone(eval_set):
+    found = report_dict(reference_rows(eval_set, rng()), rng())
     before = {name: found[name]["difference"] and found[name]["difference"]["to"] for name in BLIND[:4]}
     assert before == {
         "popularity": None,
@@ -213,43 +213,43 @@ def test_text_is_compared_with_histories_and_memory_with_the_query_alone(bench):
 # --- the policy -------------------------------------------------------------------------------------------------------
 
 
-def test_a_policy_is_run_greedy_and_sampled(bench, model):
-    rows = policy_rows(bench, "warm_start", model, torch.Generator().manual_seed(1))
-    n = len(bench.queries)
+def test_a_policy_is_run_greedy_and_sampled(eval_set, model):
+    rows = policy_rows(eval_set, "warm_start", model, torch.Generator().manual_seed(1))
+    n = len(eval_set.queries)
     assert [row.mode for row in rows] == ["greedy"] * n + ["sampled"] * n
-    assert rows == policy_rows(bench, "warm_start", model, torch.Generator().manual_seed(1))
+    assert rows == policy_rows(eval_set, "warm_start", model, torch.Generator().manual_seed(1))
     # an untrained policy breaks the grammar: no rank, and still a row
     assert {(row.rank, row.format) for row in rows} == {(None, 0.0)}
     assert means(rows)["ndcg@1000"] == 0.0 and means(rows)["queries"] == 2 * n
 
 
-def test_greedy_ignores_the_generator_and_sampling_does_not(bench, model):
+def test_greedy_ignores_the_generator_and_sampling_does_not(eval_set, model):
     def played(temperature, seed):
         generator = torch.Generator().manual_seed(seed)
-        return [e.tokens for e in play(bench, LMActor(model, bench.grammar, generator, temperature))]
+        return [e.tokens for e in play(eval_set, LMActor(model, eval_set.grammar, generator, temperature))]
 
     assert played(0.0, 1) == played(0.0, 2)
     assert played(1.0, 1) != played(1.0, 2)
 
 
-def test_batches_keep_the_order_and_change_only_what_is_drawn(bench, model):
-    split = replace(bench, batch=2)
-    one, other = ([row for row in reference_rows(b, rng()) if row.arm != "teacher"] for b in (bench, split))
+def test_batches_keep_the_order_and_change_only_what_is_drawn(eval_set, model):
+    split = replace(eval_set, batch=2)
+    one, other = ([row for row in reference_rows(b, rng()) if row.arm != "teacher"] for b in (eval_set, split))
     assert one == other
-    one, other = ([e.tokens for e in play(b, LMActor(model, bench.grammar, None, 0.0))] for b in (bench, split))
+    one, other = ([e.tokens for e in play(b, LMActor(model, eval_set.grammar, None, 0.0))] for b in (eval_set, split))
     assert one == other
 
 
-def test_all_calls_reaches_the_rollout(bench):
+def test_all_calls_reaches_the_rollout(eval_set):
     class Listening(ScriptActor):
         def turn(self, max_new, forbidden, allowed):
             heard.append(tuple(forbidden))
             return super().turn(max_new, forbidden, allowed)
 
     heard = []
-    actor = Listening(lambda state: lambda state: bench.grammar.write_search("", "price"))
-    play(replace(bench, queries=bench.queries[:1]), actor, all_calls=True)
-    assert heard == [(bench.grammar.control["<profile>"],)] * 3 + [(bench.grammar.control["<search>"],)]
+    actor = Listening(lambda state: lambda state: eval_set.grammar.write_search("", "price"))
+    play(replace(eval_set, queries=eval_set.queries[:1]), actor, all_calls=True)
+    assert heard == [(eval_set.grammar.control["<profile>"],)] * 3 + [(eval_set.grammar.control["<search>"],)]
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------
@@ -273,25 +273,25 @@ def an_episode(grammar, calls=(), truth=None, shared=()) -> Episode:
     return Episode(query, tuple(tokens), tuple(mask), (0.0,) * len(mask), made, None, "one search too many")
 
 
-def test_memory_tokens_by_hand(bench):
+def test_memory_tokens_by_hand(eval_set):
     """<query> mug for hiking <global> is no memory. A global line: <line> mug price, 3 tokens. A reply of one entry:
     <memory> <m1> mug price luxury </memory>, 6 tokens. What the policy writes does not count."""
-    grammar, shared = bench.grammar, (line("mug price"), line("mug size"))
+    grammar, shared = eval_set.grammar, (line("mug price"), line("mug size"))
     assert memory_tokens(an_episode(grammar), grammar) == 0
     assert memory_tokens(an_episode(grammar, shared=shared), grammar) == 6
     assert memory_tokens(an_episode(grammar, ("price", "size"), shared=shared), grammar) == 6 + 2 * 6
 
 
-def test_aspects_are_counted_once_and_against_the_truth(bench):
+def test_aspects_are_counted_once_and_against_the_truth(eval_set):
     truth = {"price": "luxury", "size": "small", "Heel Height": "low"}
     names = ["price", "size", "color", "heel height"]
     # price twice and color: asked {price, color}, right {price}; "height" alone does not name "heel height"
-    found = an_episode(bench.grammar, ("mug price", "price color", "height"), truth)
+    found = an_episode(eval_set.grammar, ("mug price", "price color", "height"), truth)
     assert aspect_counts(found, names) == {"asked": 2, "right": 1, "matter": 3}
-    found = an_episode(bench.grammar, ("Heel-Height and size",), truth)
+    found = an_episode(eval_set.grammar, ("Heel-Height and size",), truth)
     assert aspect_counts(found, names) == {"asked": 2, "right": 2, "matter": 3}
-    assert aspect_counts(an_episode(bench.grammar, (), truth), names) == {"asked": 0, "right": 0, "matter": 3}
-    assert aspect_counts(an_episode(bench.grammar, ("price",)), names) == {}
+    assert aspect_counts(an_episode(eval_set.grammar, (), truth), names) == {"asked": 0, "right": 0, "matter": 3}
+    assert aspect_counts(an_episode(eval_set.grammar, ("price",)), names) == {}
 
 
 @pytest.mark.parametrize(
@@ -495,8 +495,10 @@ def test_validation_stands_apart_from_test():
     assert found["validation"]["sampled"]["ndcg@10"] == pytest.approx(1 / 3)
 
 
-def test_the_report_is_strict_json(bench, model):
-    rows = reference_rows(bench, rng()) + policy_rows(bench, "warm_start", model, torch.Generator().manual_seed(0))
+def test_the_report_is_strict_json(eval_set, model):
+    rows = reference_rows(eval_set, rng()) + policy_rows(
+        eval_set, "warm_start", model, torch.Generator().manual_seed(0)
+    )
     arms = report_dict(rows, rng())
     assert json.loads(json.dumps(arms, allow_nan=False)) == arms
     assert arms["warm_start"]["ndcg@10"] == 0.0 < arms["oracle"]["ndcg@10"]

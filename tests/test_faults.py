@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from mrrec_mini import checkpoint
+from mrrec_mini.app.demo import open_data
 from mrrec_mini.data import Dataset
-from mrrec_mini.demo import open_data
 from mrrec_mini.environment import item_text
-from mrrec_mini.prompts import CONTROL, Grammar
+from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.recipe import prepare
 from mrrec_mini.rollout import LMActor
 from mrrec_mini.train import load_policy

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import wrong
+from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.grpo import (
     LENGTHS,
     RATIOS,
@@ -21,7 +22,6 @@ from mrrec_mini.grpo import (
     kl_term,
     length_weights,
 )
-from mrrec_mini.records import Episode, Query
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.train import TrainConfig, Trainer
 from small import environment, taught_model, tiny_model, tokenizer

@@ -37,12 +37,14 @@ HEAVY = ("torch", "sklearn", "transformers")
 
 @pytest.fixture
 def house(tmp_path):
-    """house({file: text}) builds a package of the stages records, data, memory, cli and one model, plus `text`."""
+    """house({file: text}) builds a package of a few stages, a wing and one model, plus `text`."""
 
     def build(files: dict[str, str]) -> Path:
         package = tmp_path / PACKAGE
-        toc = '"""Toy.\n\nwire\n    records\n\nrest\n    data, memory, cli\n\nbelow\n    models/lm\n"""\n'
-        plain = {f"{name}.py": f'"""The {name}."""\n' for name in ("records", "data", "memory", "cli", "models/lm")}
+        toc = '"""Toy.\n\nwire\n    datatypes\n\nrest\n    data, memory, app/cli\n\nbelow\n    models/lm\n"""\n'
+        plain = {
+            f"{name}.py": f'"""The {name}."""\n' for name in ("datatypes", "data", "memory", "app/cli", "models/lm")
+        }
         for name, text in ({"__init__.py": toc} | plain | files).items():
             (package / name).parent.mkdir(parents=True, exist_ok=True)
             (package / name).write_text(text)
@@ -70,10 +72,10 @@ def test_no_forbidden_arrow():
         ("data", "if TYPE_CHECKING:\n    from mrrec_mini.memory import Memory"),
         ("data", "importlib.import_module('mrrec_mini.memory')"),
         ("data", "from mrrec_mini import Memory"),  # a lazy name hides the arrow
-        ("records", "from mrrec_mini.models import lm"),
-        ("models/lm", "from mrrec_mini.records import Item"),
-        ("models/lm", "from ..records import Item"),
-        ("memory", "from mrrec_mini.cli import app"),
+        ("datatypes", "from mrrec_mini.models import lm"),
+        ("models/lm", "from mrrec_mini.datatypes import Item"),
+        ("models/lm", "from ..datatypes import Item"),
+        ("memory", "from mrrec_mini.app.cli import app"),
         ("__init__", "from mrrec_mini.data import Dataset"),
         ("__init__", "from .data import Dataset"),
         ("models/__init__", "from ..data import Dataset"),
@@ -91,8 +93,8 @@ def test_a_forbidden_arrow_is_seen(house, module, source):
 
 def test_a_system_too_imports_only_what_stands_before_it(house):
     """Evaluation hands queries to systems: one that imported it would close a circle."""
-    toc = '"""Toy.\n\nwire\n    records\n\nsystems\n    systems/one\n\nrest\n    data, memory, cli\n"""\n'
-    root = house({"__init__.py": toc, "systems/one.py": '"""O."""\nfrom mrrec_mini import memory, records\n'})
+    toc = '"""Toy.\n\nwire\n    datatypes\n\nsystems\n    systems/one\n\nrest\n    data, memory, app/cli\n"""\n'
+    root = house({"__init__.py": toc, "systems/one.py": '"""O."""\nfrom mrrec_mini import memory, datatypes\n'})
     (root / PACKAGE / "memory.py").write_text('"""M."""\nfrom mrrec_mini.systems.one import One\n')
     assert forbidden_arrows(root) == ["systems.one -> memory: a stage imports only stages before it"]
 
@@ -101,7 +103,7 @@ def test_allowed_arrows_are_allowed(house):
     root = house(
         {
             "memory.py": '"""M."""\nfrom mrrec_mini.data import Dataset\nfrom mrrec_mini.models import lm\n',
-            "__main__.py": '"""M."""\nfrom mrrec_mini.cli import main\n',
+            "__main__.py": '"""M."""\nfrom mrrec_mini.app.cli import main\n',
             "systems/one.py": "from mrrec_mini.memory import Memory\nfrom mrrec_mini.models.lm import make\n",
         }
     )
@@ -150,9 +152,9 @@ def test_every_module_says_what_it_is_in_one_line():
 
 
 def test_a_poor_docstring_is_seen(house):
-    root = house({"data.py": "x = 1\n", "memory.py": '"""It runs on\nand on."""\n', "cli.py": '"""No stop"""\n'})
+    root = house({"data.py": "x = 1\n", "memory.py": '"""It runs on\nand on."""\n', "app/cli.py": '"""No stop"""\n'})
     assert [line.split(":")[0] for line in poor_docstrings(root)] == [
-        f"{PACKAGE}/{n}.py" for n in ("cli", "data", "memory")
+        f"{PACKAGE}/{n}.py" for n in ("app/cli", "data", "memory")
     ]
 
 
@@ -163,7 +165,9 @@ def test_readme_map_is_the_docstrings():
 def test_a_stale_map_is_seen(house):
     root = house({})
     fresh = with_map(f"# Toy\n{START}\n{END}\nrest\n", root)
-    assert "| wire | [records](mrrec_mini/records.py) | The records. |" in fresh and fresh.endswith(f"{END}\nrest\n")
+    assert "| wire | [datatypes](mrrec_mini/datatypes.py) | The datatypes. |" in fresh and fresh.endswith(
+        f"{END}\nrest\n"
+    )
     assert with_map(fresh, root) == fresh
     (root / PACKAGE / "data.py").write_text('"""Another idea."""\n')
     assert with_map(fresh, root) != fresh
@@ -174,16 +178,16 @@ def test_a_stale_map_is_seen(house):
 def test_map_is_in_flow_order_and_leaves_out_what_is_not_there(house):
     root = house({})
     (root / PACKAGE / "memory.py").unlink()
-    assert re.findall(r"\[(\S+)\]", readme_map(root)) == ["records", "data", "cli", "models/lm"]
+    assert re.findall(r"\[(\S+)\]", readme_map(root)) == ["datatypes", "data", "app/cli", "models/lm"]
 
 
 # --- imports stay light ---
 
 DOORS = {
     "mrrec_mini": "import mrrec_mini",
-    "mrrec_mini.records": "import mrrec_mini.records",
+    "mrrec_mini.datatypes": "import mrrec_mini.datatypes",
     "mrrec_mini.data": "import mrrec_mini.data",
-    "mrrec_mini.cli": "import mrrec_mini.cli",
+    "mrrec_mini.app.cli": "import mrrec_mini.app.cli",
     "mrrec --help": "sys.argv = ['mrrec', '--help']\ntry: runpy.run_module('mrrec_mini', run_name='__main__')\n"
     "except SystemExit as end: assert not end.code, end.code",
 }
@@ -200,14 +204,14 @@ def heavy_imports(code: str, root: Path) -> str:
 
 @pytest.mark.parametrize("door", DOORS)
 def test_the_doors_are_light(door):
-    if "cli" not in modules() and ("cli" in door or "help" in door):
-        pytest.skip("needs mrrec_mini/cli.py")
+    if "app.cli" not in modules() and ("cli" in door or "help" in door):
+        pytest.skip("needs mrrec_mini/app/cli.py")
     assert heavy_imports(DOORS[door], ROOT) == ""
 
 
 def test_a_heavy_door_is_seen(house):
-    root = house({"data.py": '"""D."""\nimport sklearn\n', "cli.py": '"""C."""\ndef main():\n    import torch\n'})
-    (root / PACKAGE / "__main__.py").write_text("from mrrec_mini.cli import main\nmain()\n")
+    root = house({"data.py": '"""D."""\nimport sklearn\n', "app/cli.py": '"""C."""\ndef main():\n    import torch\n'})
+    (root / PACKAGE / "__main__.py").write_text("from mrrec_mini.app.cli import main\nmain()\n")
     (root / "sklearn.py").write_text("")  # stand-ins: the true ones take seconds
     (root / "torch.py").write_text("")
     assert heavy_imports(DOORS["mrrec_mini"], root) == ""
@@ -244,10 +248,10 @@ def test_stories_are_read():
 
 def invoke(command: str, *more: str):
     """Run one command of the README in this process, with `more` options."""
-    pytest.importorskip("mrrec_mini.cli", reason="needs mrrec_mini/cli.py")
+    pytest.importorskip("mrrec_mini.app.cli", reason="needs mrrec_mini/app/cli.py")
     from typer.testing import CliRunner
 
-    from mrrec_mini.cli import app
+    from mrrec_mini.app.cli import app
 
     return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, [*arguments(command), *more])
 
@@ -287,10 +291,10 @@ def test_readme_commands_exist(command):
 
 
 def unknown_options(command: str) -> list[str]:
-    pytest.importorskip("mrrec_mini.cli", reason="needs mrrec_mini/cli.py")
+    pytest.importorskip("mrrec_mini.app.cli", reason="needs mrrec_mini/app/cli.py")
     import typer
 
-    from mrrec_mini.cli import app
+    from mrrec_mini.app.cli import app
 
     words, node = arguments(command), typer.main.get_command(app)
     while words and words[0] in getattr(node, "commands", {}):

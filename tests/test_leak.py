@@ -14,17 +14,17 @@ import torch
 
 import mrrec_mini.memory
 from mrrec_mini.data import Dataset, Split
+from mrrec_mini.datatypes import Episode, Interaction, Item, MemoryEntry, Query
 from mrrec_mini.environment import Environment, item_text
+from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.memory import join
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
-from mrrec_mini.prompts import CONTROL, Grammar
-from mrrec_mini.records import Episode, Interaction, Item, MemoryEntry, Query
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor
+from mrrec_mini.scripts import TeacherConfig, expert, teacher
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.systems.neighbours import Neighbours
 from mrrec_mini.systems.popularity import Popularity
-from mrrec_mini.warmstart import TeacherConfig, expert, teacher
 from mrrec_mini.world import WorldConfig, make_world
 
 # 40 people: a word has to be met 8 times with one value before the summariser would learn that it stands for it

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrrec_mini.data import Dataset
+from mrrec_mini.datatypes import Interaction, Item, Query
 from mrrec_mini.hybrid import HybridConfig
 from mrrec_mini.memory import (
     Aspect,
@@ -26,7 +27,6 @@ from mrrec_mini.memory import (
     similarity,
     train_histories,
 )
-from mrrec_mini.records import Interaction, Item, Query
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import ASPECTS, CATEGORIES, WorldConfig, category_map, make_world
 

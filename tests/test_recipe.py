@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.datatypes import Query
+from mrrec_mini.grammar import Grammar
 from mrrec_mini.grpo import GRPOConfig
-from mrrec_mini.prompts import Grammar
 from mrrec_mini.recipe import (
     FAST,
     Recipe,
@@ -23,7 +24,6 @@ from mrrec_mini.recipe import (
     teacher_traces,
     write_config,
 )
-from mrrec_mini.records import Query
 from mrrec_mini.world import make_world
 from runs import QUICK, SHOP, copied_run, made_run, same_weights, shop
 

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import wrong
 from mrrec_mini import reinforce
-from mrrec_mini.records import Episode, Query
+from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.reinforce import (
     baseline,
     group_lead,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mrrec_mini.datatypes import Answer, Call, Episode, MemoryEntry, Query
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
-from mrrec_mini.records import Answer, Call, Episode, MemoryEntry, Query
 from mrrec_mini.reward import (
     RewardConfig,
     format_reward,

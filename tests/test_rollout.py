@@ -8,10 +8,10 @@ import torch
 
 import wrong
 from mrrec_mini.data import Dataset
+from mrrec_mini.datatypes import Answer
 from mrrec_mini.environment import Environment
+from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.memory import MemoryConfig
-from mrrec_mini.prompts import CONTROL, Grammar
-from mrrec_mini.records import Answer
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor, State, rollout
 from mrrec_mini.sampler import Sampler
@@ -19,7 +19,7 @@ from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.train import TrainConfig, Trainer
 from mrrec_mini.world import make_world
 from small import SHOP, Dictated, environment, fresh_logprobs, taught_model, tokenizer
-from test_prompts import ids
+from test_grammar import ids
 
 TOK = tokenizer()
 GRAMMAR = Grammar(TOK)

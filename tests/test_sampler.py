@@ -6,7 +6,7 @@ import torch
 import transformers
 from scipy.stats import chisquare
 
-from mrrec_mini.records import Episode, Query
+from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.sampler import Sampler
 from small import fresh_logprobs, tiny_model

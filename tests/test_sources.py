@@ -10,22 +10,11 @@ from pathlib import Path
 import pytest
 
 from mrrec_mini.data import DataError, Dataset
-from mrrec_mini.records import Item
-from mrrec_mini.sources import (
-    MOST_ASPECTS,
-    MOST_VALUES,
-    MOST_WORDS,
-    Cleaning,
-    _is_broken,
-    _price,
-    clean_text,
-    import_amazon,
-    import_amazon_c4,
-    import_recbole,
-    read_reviews,
-    template_query,
-    unpack_recbole_wheel,
-)
+from mrrec_mini.datatypes import Item
+from mrrec_mini.sources.amazon import _is_broken, _price, import_amazon, read_reviews
+from mrrec_mini.sources.c4 import import_amazon_c4
+from mrrec_mini.sources.cleaning import MOST_ASPECTS, MOST_VALUES, MOST_WORDS, Cleaning, clean_text, template_query
+from mrrec_mini.sources.recbole import import_recbole, unpack_recbole_wheel
 
 SHARED = Path(os.environ.get("MRREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 DAY = 86_400

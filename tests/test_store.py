@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mrrec_mini import store as module
-from mrrec_mini.assistant import as_of_now
+from mrrec_mini.app.assistant import as_of_now
 from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.datatypes import Interaction
 from mrrec_mini.hybrid import HybridConfig
 from mrrec_mini.memory import (
     Aspect,
@@ -27,7 +28,6 @@ from mrrec_mini.memory import (
     plain,
     sample_contrasts,
 )
-from mrrec_mini.records import Interaction
 from mrrec_mini.store import Changed, NotYours, Store, build_store
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import WorldConfig, make_world
@@ -92,9 +92,9 @@ def whole(path: Path) -> bytes:
 def test_a_built_store_holds_what_memory_holds_and_finds_what_memory_finds(store):
     for user in shop().users():
         query = as_of_now(user)
-        assert store.of(user).entries() == memory().entries(query)
+        assert store.for_user(user).entries() == memory().entries(query)
         for text in ("mug price", "luxury", "nothing of the kind", "overall size small"):
-            assert tuple(f.entry for f in store.of(user).search(text, 4)) == memory().search(query, text, 4)
+            assert tuple(f.entry for f in store.for_user(user).search(text, 4)) == memory().search(query, text, 4)
     assert store.shared_entries() == memory().global_entries and store.shared_entries()
     for text in ("mug", "lamp for hiking"):
         assert store.search_shared(text, 5) == memory().search_global(text, 5)
@@ -118,7 +118,7 @@ def test_it_is_not_written_over(path):
 
 
 def test_a_note_is_found_and_the_same_text_twice_is_one(store):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     before = alice.list().total
     note = alice.add("allergic to wool")
     assert (note.user, note.level, note.text) == (ALICE, "note", "allergic to wool")
@@ -129,7 +129,7 @@ def test_a_note_is_found_and_the_same_text_twice_is_one(store):
 
 
 def test_a_number_is_not_given_twice(store):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     gone = alice.add("first")
     alice.delete(gone.id)
     assert alice.add("second").id != gone.id
@@ -139,7 +139,7 @@ def test_a_number_is_not_given_twice(store):
 
 
 def test_pages_say_how_much_there_is_and_go_on(store):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     everything = alice.list(limit=1000)
     assert not everything.truncated and everything.total == len(everything.rows) > 7
     rows, cursor = [], 0
@@ -159,7 +159,7 @@ def test_pages_say_how_much_there_is_and_go_on(store):
 
 
 def test_an_update_is_read_searched_and_told(store):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     note = alice.add("likes tea")
     changed = alice.update(note.id, "likes coffee")
     assert changed == replace(note, text="likes coffee") == alice.get(note.id)
@@ -172,7 +172,7 @@ def test_an_update_is_read_searched_and_told(store):
 
 
 def test_an_update_of_what_has_changed_since_is_refused(store):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     note = alice.add("likes tea")
     alice.update(note.id, "likes coffee", version=1)
     with pytest.raises(Changed, match="version 2"):
@@ -181,7 +181,7 @@ def test_an_update_of_what_has_changed_since_is_refused(store):
 
 
 def test_what_is_deleted_is_not_found_and_its_history_says_so(store):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     note = alice.add("likes tea")
     alice.delete(note.id)
     for verb in (alice.get, alice.delete, alice.why):
@@ -193,17 +193,17 @@ def test_what_is_deleted_is_not_found_and_its_history_says_so(store):
 
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_a_blank_text_is_refused(store, text):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     note = alice.add("likes tea")
     for verb in (alice.add, lambda text: alice.update(note.id, text)):
         with pytest.raises(DataError, match="empty"):
             verb(text)
     with pytest.raises(DataError, match="user is empty"):
-        store.of(text)
+        store.for_user(text)
 
 
 def test_why_names_the_records_and_what_a_search_saw(store):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     pattern = alice.list(level="pattern").rows[0]
     why = alice.why(pattern.id, pattern.text)
     assert [one["id"] for one in why["rests_on"]] == list(pattern.rests_on)
@@ -225,16 +225,16 @@ VERBS = {  # everything that takes an id
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_foreign_id_is_answered_as_an_unknown_one(store, verb):
-    secret = store.of(BOB).add("canarybob")
-    before = lines(store.of(BOB))
+    secret = store.for_user(BOB).add("canarybob")
+    before = lines(store.for_user(BOB))
     with pytest.raises(LookupError) as foreign:
-        VERBS[verb](store.of(ALICE), secret.id)
+        VERBS[verb](store.for_user(ALICE), secret.id)
     unknown = secret.id.replace("note", "nope")
     with pytest.raises(LookupError) as nowhere:
-        VERBS[verb](store.of(ALICE), unknown)
+        VERBS[verb](store.for_user(ALICE), unknown)
     assert str(foreign.value) == str(nowhere.value).replace(unknown, secret.id)
     assert type(foreign.value) is type(nowhere.value) and "canary" not in str(foreign.value)
-    assert lines(store.of(BOB)) == before
+    assert lines(store.for_user(BOB)) == before
 
 
 class TellTale(ExtractiveSummarizer):
@@ -251,25 +251,25 @@ class TellTale(ExtractiveSummarizer):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_who_asks_for_what_is_not_theirs_is_kept_as_their_own_and_changes_nothing(store, verb):
-    secret, alice = store.of(BOB).add("canarybob").id, store.of(ALICE)
+    secret, alice = store.for_user(BOB).add("canarybob").id, store.for_user(ALICE)
     asked = [secret, "u000002/note/77", "x" * 10_000]
-    before = lines(alice), lines(store.of(BOB)), store.generation, alice.history()
+    before = lines(alice), lines(store.for_user(BOB)), store.generation, alice.history()
     for identity in asked:
         with pytest.raises(NotYours):
             VERBS[verb](alice, identity)
     kept = [{"line": "audit", "verb": verb, "asked": identity[:200], "at": 7} for identity in asked]
     assert [json.loads(line) for line in lines(alice)[len(before[0]) :]] == kept and alice.stats()["refused"] == 3
-    assert (lines(alice)[: len(before[0])], lines(store.of(BOB)), store.generation, alice.history()) == before
-    assert store.of(BOB).stats()["refused"] == 0
+    assert (lines(alice)[: len(before[0])], lines(store.for_user(BOB)), store.generation, alice.history()) == before
+    assert store.for_user(BOB).stats()["refused"] == 0
     assert alice._generation() == 1  # what was worked out from Alice's rows is as good as before
-    VERBS[verb](store.of(BOB), secret)  # one's own is nothing to keep
-    assert store.of(BOB).stats()["refused"] == 0
+    VERBS[verb](store.for_user(BOB), secret)  # one's own is nothing to keep
+    assert store.for_user(BOB).stats()["refused"] == 0
     assert alice.forget() and alice.stats()["refused"] == 0 and b"x" * 200 not in whole(store.path)
 
 
 def test_no_verb_changes_a_row_of_somebody_else(store, path):
     """Alice has what Bob has: the same items at the same places, notes with the same numbers."""
-    alice, bob, items = store.of(ALICE), store.of(BOB), list(shop().items.values())[:2]
+    alice, bob, items = store.for_user(ALICE), store.for_user(BOB), list(shop().items.values())[:2]
     for scope in (alice, bob):
         first = scope.remember(items[0], 5.0, "so small").id
         note = scope.add("likes tea").id
@@ -300,7 +300,7 @@ def test_no_verb_changes_a_row_of_somebody_else(store, path):
 
 
 def test_an_item_that_is_met_again_is_as_it_was_met_last(store):
-    alice, bob, item = store.of(ALICE), store.of(BOB), next(iter(shop().items.values()))
+    alice, bob, item = store.for_user(ALICE), store.for_user(BOB), next(iter(shop().items.values()))
     for scope in (alice, bob):
         scope.remember(item, 5.0)
     alice.remember(replace(item, title="another title"), 5.0)
@@ -309,7 +309,7 @@ def test_an_item_that_is_met_again_is_as_it_was_met_last(store):
 
 
 def test_with_the_last_record_of_an_item_goes_the_item(store):
-    alice, item = store.of(ALICE), replace(next(iter(shop().items.values())), id="canaryitem")
+    alice, item = store.for_user(ALICE), replace(next(iter(shop().items.values())), id="canaryitem")
     one, other = (alice.remember(item, 5.0, "fine").id for _ in range(2))
     alice.delete(one)
     assert any(b'"id": "canaryitem"' in line for line in lines(alice))
@@ -319,7 +319,7 @@ def test_with_the_last_record_of_an_item_goes_the_item(store):
 
 def test_an_import_changes_nobody_else_s_items(store):
     """Alice and Bob bought the same thing; Bob takes in a file in which he wrote another title for it."""
-    alice, bob, item = store.of(ALICE), store.of(BOB), next(iter(shop().items.values()))
+    alice, bob, item = store.for_user(ALICE), store.for_user(BOB), next(iter(shop().items.values()))
     for scope in (alice, bob):
         scope.remember(item, 5.0, "fine")
     mine, before = lines(bob), lines(alice)
@@ -330,7 +330,7 @@ def test_an_import_changes_nobody_else_s_items(store):
 
 
 def test_an_import_that_rests_on_somebody_else_s_record_is_not_shown_it(store):
-    bob, secret = store.of(BOB), store.of(ALICE).add("canaryalice")
+    bob, secret = store.for_user(BOB), store.for_user(ALICE).add("canaryalice")
     mine = lines(bob)
     place = next(i for i, line in enumerate(mine) if b'"line": "entry"' in line)
     row = json.loads(mine[place])
@@ -351,12 +351,12 @@ def test_no_verb_ever_shows_a_word_of_somebody_else(built, tmp_path_factory, nam
     file.write_bytes(built)
     words = {name: f"canary{number}" for number, name in enumerate(names)}
     with Store.open(file) as store:
-        ids = {name: store.of(name).add(f"said {word}").id for name, word in words.items()}
+        ids = {name: store.for_user(name).add(f"said {word}").id for name, word in words.items()}
         item = next(iter(shop().items.values()))
         for name, word in words.items():
-            store.of(name).remember(item, 5.0, f"really {word}")
+            store.for_user(name).remember(item, 5.0, f"really {word}")
         for name in names:
-            mine, shown = store.of(name), []
+            mine, shown = store.for_user(name), []
             refused = mine.stats()["refused"]
             every = " ".join(words.values())
             shown += [
@@ -377,12 +377,12 @@ def test_no_verb_ever_shows_a_word_of_somebody_else(built, tmp_path_factory, nam
             said = repr(shown)
             assert words[name] in said
             assert not [w for owner, w in words.items() if owner != name and w in said]
-        assert [store.of(name).get(ids[name]).text for name in names] == [f"said {words[name]}" for name in names]
+        assert [store.for_user(name).get(ids[name]).text for name in names] == [f"said {words[name]}" for name in names]
         store.summarizer = TellTale(store.summarizer.config, store.summarizer.reading)
         assert "canary" not in repr(store.rebuild_global(draws(), shop().items.values()))
         for name in names[1:]:
-            store.of(name).forget()
-        assert words[names[0]] in repr(store.of(names[0]).list(limit=100))
+            store.for_user(name).forget()
+        assert words[names[0]] in repr(store.for_user(names[0]).list(limit=100))
     left = whole(file)
     assert words[names[0]].encode() in left
     assert not [word for word in list(words.values())[1:] if word.encode() in left]
@@ -414,13 +414,13 @@ def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(
     assert b"canaryword" in path.read_bytes() and b"canaryluxury" in path.read_bytes()
     with Store.open(path) as store:
         store._connection.execute("PRAGMA secure_delete = OFF")  # some builds of SQLite have it on, most do not
-        store.of(ALICE).add("canarynote")
-        store.of(ALICE).search("canaryword")
-        assert store.of(ALICE).forget() > 0
-        assert store.of(ALICE).list().total == store.of(ALICE).history().total == 0
+        store.for_user(ALICE).add("canarynote")
+        store.for_user(ALICE).search("canaryword")
+        assert store.for_user(ALICE).forget() > 0
+        assert store.for_user(ALICE).list().total == store.for_user(ALICE).history().total == 0
         for secret_word in (b"canaryword", b"canaryluxury", b"canarynote", ALICE.encode()):
             assert secret_word not in whole(path)  # while it is still open, log and all
-        assert store.of(BOB).entries() == learned.entries(as_of_now(BOB))
+        assert store.for_user(BOB).entries() == learned.entries(as_of_now(BOB))
 
 
 # --- remembering ---------------------------------------------------------------------------------------------------
@@ -432,7 +432,7 @@ def as_if_built(scope) -> set:
 
 
 def test_one_purchase_more_is_as_if_all_had_been_built_anew(store):
-    alice, items = store.of(ALICE), list(shop().items.values())
+    alice, items = store.for_user(ALICE), list(shop().items.values())
     for number, review in ((4, "love that it is small"), (9, "sadly luxury"), (5, ""), (4, "so soft")):
         alice.remember(items[number], 5.0 - number % 3, review)
         assert set(alice.entries()) == as_if_built(alice)
@@ -449,12 +449,12 @@ def test_only_its_category_and_the_profile_are_summarised_again(path):
     counting = Counting(memory().summarizer.config, memory().summarizer.reading)
     with Store.open(path, summarizer=counting) as store:
         item = list(shop().items.values())[4]
-        store.of(ALICE).remember(item, 5.0, "fine")
+        store.for_user(ALICE).remember(item, 5.0, "fine")
     assert asked == [{item.category[-1]}]
 
 
 def test_a_line_corrected_by_hand_stays_when_its_category_is_written_anew(store):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     line = alice.list(level="pattern").rows[0]
     alice.update(line.id, "this is what I said")
     item = next(one for one in shop().items.values() if one.category[-1] == line.scenario)
@@ -463,7 +463,7 @@ def test_a_line_corrected_by_hand_stays_when_its_category_is_written_anew(store)
 
 
 def test_with_a_record_goes_what_it_says(store):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     before = set(alice.entries())
     item = list(shop().items.values())[4]
     record = alice.remember(item, 5.0, "love that it is small")
@@ -474,10 +474,10 @@ def test_with_a_record_goes_what_it_says(store):
 
 @pytest.mark.parametrize("rating", [float("nan"), float("inf"), 0.0, 5.5, -1.0])
 def test_a_rating_that_is_none_is_refused(store, rating):
-    before = lines(store.of(ALICE))
+    before = lines(store.for_user(ALICE))
     with pytest.raises(DataError, match="rating"):
-        store.of(ALICE).remember(next(iter(shop().items.values())), rating, "")
-    assert lines(store.of(ALICE)) == before
+        store.for_user(ALICE).remember(next(iter(shop().items.values())), rating, "")
+    assert lines(store.for_user(ALICE)) == before
 
 
 class Growing(RuleBasedStateMachine):
@@ -492,7 +492,7 @@ class Growing(RuleBasedStateMachine):
         build_store(path, Dataset(shop().items, (), (), {}), memory())
         (Path(self.folder.name) / "other.db").write_bytes(path.read_bytes())
         self.store = Store.open(path)
-        self.scope = self.store.of("somebody")
+        self.scope = self.store.for_user("somebody")
         self.notes, self.records = {}, []
 
     @rule(text=st.sampled_from(["small mug", "luxury lamp", "soft", "mug mug mug", "canary"]))
@@ -544,7 +544,7 @@ class Growing(RuleBasedStateMachine):
         assert {e.id: e.text for e in entries if e.level == "note"} == self.notes
         assert {e for e in entries if e.level != "note"} == as_if_built(self.scope)
         in_order = self.scope.list(limit=1000).rows
-        fresh = module.Shelf(in_order, self.store.space)
+        fresh = module.EntryIndex(in_order, self.store.space)
         for text in ("mug small", "lamp"):
             found = self.scope.search(text, 5)
             assert [(f.entry, f.hit) for f in found] == list(fresh.find_many([text], 5)[0])
@@ -553,8 +553,8 @@ class Growing(RuleBasedStateMachine):
         if hasattr(self, "store"):
             with Store.open(Path(self.folder.name) / "other.db") as other:
                 mine = lines(self.scope)
-                other.of("somebody").restore(mine)
-                assert lines(other.of("somebody")) == mine
+                other.for_user("somebody").restore(mine)
+                assert lines(other.for_user("somebody")) == mine
             self.store.close()
             self.folder.cleanup()
 
@@ -575,10 +575,10 @@ def taught(*people: tuple[str, str]) -> tuple[Dataset, Memory]:
 
 
 def test_the_training_users_of_the_split_are_who_may_teach(store, path):
-    store.of("somebody").remember(next(iter(shop().items.values())), 5.0)
-    mine = lines(store.of(ALICE))
-    store.of(ALICE).forget()
-    store.of(ALICE).restore(mine)  # a file may be written by anybody
+    store.for_user("somebody").remember(next(iter(shop().items.values())), 5.0)
+    mine = lines(store.for_user(ALICE))
+    store.for_user(ALICE).forget()
+    store.for_user(ALICE).restore(mine)  # a file may be written by anybody
     with sqlite3.connect(path) as raw:
         teachers = {user for (user,) in raw.execute("SELECT user FROM person WHERE teaches = 1")}
         assert teachers == set(shop().users()[:50]) - {ALICE}
@@ -600,7 +600,7 @@ def test_what_is_made_anew_has_seen_all_that_training_users_did_until_now(store)
     """With queries: also what came after the first one, the targets among it."""
     met = {user: shop().interactions_of(user) for user in shop().users()[:50]}
     item = list(shop().items.values())[4]
-    store.of(ALICE).remember(item, 5.0, "so small", at=99)
+    store.for_user(ALICE).remember(item, 5.0, "so small", at=99)
     met[ALICE] += (Interaction(ALICE, item.id, 99, 5.0, "so small"),)
     contrasts = sample_contrasts(
         [join(shop(), those) for those in met.values()], shop().items.values(), store.config, draws()
@@ -630,8 +630,8 @@ def listening(store, meanwhile=None) -> list:
 
 def test_there_is_to_choose_from_what_training_users_bought_or_the_data_set_has(store):
     rare = replace(next(iter(shop().items.values())), id="rare", title="canary rare")
-    store.of("u000059").remember(rare, 5.0)  # who does not train
-    bought = {one.item.id for user in shop().users()[:50] for one in store.of(user).purchases()}
+    store.for_user("u000059").remember(rare, 5.0)  # who does not train
+    bought = {one.item.id for user in shop().users()[:50] for one in store.for_user(user).purchases()}
     heard = listening(store)
     store.rebuild_global(draws())
     store.rebuild_global(draws(), shop().items.values())
@@ -643,11 +643,11 @@ def test_there_is_to_choose_from_what_training_users_bought_or_the_data_set_has(
 def test_what_a_training_user_did_meanwhile_is_seen_and_what_others_did_does_not_hold_it_up(store, path):
     item = next(iter(shop().items.values()))
     with Store.open(path) as other:
-        heard = listening(store, lambda: other.of(ALICE).remember(item, 5.0, "meanwhile"))
+        heard = listening(store, lambda: other.for_user(ALICE).remember(item, 5.0, "meanwhile"))
         entries = store.rebuild_global(draws(), shop().items.values())
-        again = listening(store, lambda: other.of("somebody").remember(item, 5.0, "meanwhile"))
+        again = listening(store, lambda: other.for_user("somebody").remember(item, 5.0, "meanwhile"))
         assert store.rebuild_global(draws(), shop().items.values()) == entries  # the same draws on the second try
-        gone = listening(store, lambda: other.of(ALICE).forget())
+        gone = listening(store, lambda: other.for_user(ALICE).forget())
         store.rebuild_global(draws(), shop().items.values())
     assert [len(those) for those in (heard, again, gone)] == [2, 1, 2]
     seen = [{one.bought.user for one in those} for those in (*heard, *again, *gone)]
@@ -666,8 +666,8 @@ def test_what_fewer_than_enough_training_users_say_is_not_global_and_goes_with_t
         mug = next(item for item in shop().items.values() if item.id == told.interactions_of(train[3])[0].item)
         for user in (*train[:5], *later[:3]):  # in one category, or there would not be three of them in any
             word = "canarythree" if user in train[:3] else "canarytwo" if user in train else "canarylater"
-            store.of(user).remember(mug, 5.0, f"fine {word}")
-            store.of(later[4]).remember(mug, 5.0, "canarytwo")
+            store.for_user(user).remember(mug, 5.0, f"fine {word}")
+            store.for_user(later[4]).remember(mug, 5.0, "canarytwo")
 
         def made() -> str:
             return repr(store.rebuild_global(draws(), told.items.values()))
@@ -675,17 +675,17 @@ def test_what_fewer_than_enough_training_users_say_is_not_global_and_goes_with_t
         before = made()
         assert "canarythree" in before and "canarytwo" not in before and "canarylater" not in before
         for user in later:
-            store.of(user).remember(mug, 1.0, "canarythree")
-            store.of(user).add("canarythree")
+            store.for_user(user).remember(mug, 1.0, "canarythree")
+            store.for_user(user).add("canarythree")
         assert made() == before  # who does not train changes nothing
-        store.of(later[0]).forget()
+        store.for_user(later[0]).forget()
         assert made() == before
-        store.of(train[0]).forget()
+        store.for_user(train[0]).forget()
         after = made()
         assert after != before and "canarythree" not in after
         assert store.shared_entries() and "canarythree" not in repr(store.shared_entries())
         for user in train:
-            store.of(user).forget()
+            store.for_user(user).forget()
         assert made() == "()" and store.shared_entries() == ()
 
 
@@ -693,7 +693,7 @@ def test_what_fewer_than_enough_training_users_say_is_not_global_and_goes_with_t
 
 
 def test_an_export_taken_in_elsewhere_is_the_same_byte_for_byte(store, tmp_path):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     note = alice.add('quotes " and \u2028 and 😀 and \\ and </memory><m1>')
     alice.update(note.id, "other")
     alice.remember(list(shop().items.values())[4], 2.0, "too small for me")
@@ -701,23 +701,25 @@ def test_an_export_taken_in_elsewhere_is_the_same_byte_for_byte(store, tmp_path)
     mine, entries = lines(alice), alice.entries()
     build_store(tmp_path / "other.db", Dataset(shop().items, (), (), {}), memory())
     with Store.open(tmp_path / "other.db", now=lambda: 99) as other:
-        counts = other.of(ALICE).restore(mine)
-        assert lines(other.of(ALICE)) == mine and other.of(ALICE).entries() == entries
+        counts = other.for_user(ALICE).restore(mine)
+        assert lines(other.for_user(ALICE)) == mine and other.for_user(ALICE).entries() == entries
         assert sum(counts.values()) + 1 + sum(b'"line": "item"' in line for line in mine) == len(mine)
-        assert [f.entry for f in other.of(ALICE).search("small", 5)] == [f.entry for f in alice.search("small", 5)]
+        assert [f.entry for f in other.for_user(ALICE).search("small", 5)] == [
+            f.entry for f in alice.search("small", 5)
+        ]
         # and what comes after comes as it would have come
         item = list(shop().items.values())[8]
-        assert other.of(ALICE).remember(item, 5.0, "fine") == alice.remember(item, 5.0, "fine")
-        assert other.of(ALICE).entries() == alice.entries()
+        assert other.for_user(ALICE).remember(item, 5.0, "fine") == alice.remember(item, 5.0, "fine")
+        assert other.for_user(ALICE).entries() == alice.entries()
 
 
 def test_an_import_is_for_who_exported_and_for_who_has_nothing(store):
-    alice = lines(store.of(ALICE))
+    alice = lines(store.for_user(ALICE))
     with pytest.raises(DataError, match=r"import:1: user: an export of 'u000001', not of 'u000002'"):
-        store.of(BOB).restore(alice)
+        store.for_user(BOB).restore(alice)
     with pytest.raises(ValueError, match="has memories here already"):
-        store.of(ALICE).restore(alice)
-    assert lines(store.of(ALICE)) == alice
+        store.for_user(ALICE).restore(alice)
+    assert lines(store.for_user(ALICE)) == alice
 
 
 def with_line(change):
@@ -749,7 +751,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_import_names_the_line_and_changes_nothing(store, fault):
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     mine = lines(alice)
     alice.forget()
     generation = store.generation
@@ -767,7 +769,7 @@ def test_tables_are_strict_and_every_write_raises_the_generation(store, path):
     with sqlite3.connect(path) as raw:
         made = raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL").fetchall()
     assert made and all("STRICT" in sql for _, sql in made)
-    alice, seen = store.of(ALICE), [store.generation]
+    alice, seen = store.for_user(ALICE), [store.generation]
     note = alice.add("one")
     seen.append(store.generation)
     alice.update(note.id, "two")
@@ -783,7 +785,7 @@ def test_tables_are_strict_and_every_write_raises_the_generation(store, path):
 
 def test_every_write_raises_the_generation_of_its_user_alone(store):
     """What is summarised outside a transaction goes by it."""
-    alice, item = store.of(ALICE), next(iter(shop().items.values()))
+    alice, item = store.for_user(ALICE), next(iter(shop().items.values()))
     others = store._rows("SELECT user, generation FROM person WHERE user != ?", (ALICE,))
     note, seen = alice.add("one").id, [alice._generation()]
     alice.update(note, "two")
@@ -802,7 +804,7 @@ def test_a_search_looks_at_the_rows_of_its_user_alone(store):
     """The plan of every statement that reads people's rows goes by the index on user."""
     asked = []
     store._connection.set_trace_callback(asked.append)
-    alice = store.of(ALICE)
+    alice = store.for_user(ALICE)
     note = alice.add("likes tea")
     alice.search("mug"), alice.list(), alice.history(), alice.get(note.id), alice.why(note.id, "tea")
     alice.update(note.id, "likes coffee"), alice.remember(list(shop().items.values())[4], 5.0, "fine")
@@ -839,4 +841,4 @@ def test_vectors_of_another_embedder_are_refused_with_the_command_that_mends_it(
         Store.open(path)
     assert module.reindex(path) > 100
     with Store.open(path) as store:
-        assert store.of(ALICE).entries() == memory().entries(as_of_now(ALICE))
+        assert store.for_user(ALICE).entries() == memory().entries(as_of_now(ALICE))

@@ -7,18 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mrrec_mini.datatypes import Item
 from mrrec_mini.memory import Aspect, Contrast, Preference, Purchase
-from mrrec_mini.records import Item
 from mrrec_mini.summarize import (
     ExtractiveConfig,
     ExtractiveSummarizer,
-    LMSummarizer,
     Reading,
-    Recorded,
     agreement_gain,
     canonical_names,
     favourites,
-    fenced,
     learn_attention,
     learn_words,
     lift,
@@ -26,6 +23,7 @@ from mrrec_mini.summarize import (
     parents,
     stances,
 )
+from mrrec_mini.summarize_lm import LMSummarizer, Recorded, fenced
 
 CONFIG = ExtractiveConfig()
 

@@ -24,9 +24,8 @@ from house import ROOT
 from mrrec_mini import checkpoint
 from mrrec_mini.data import DataError
 from mrrec_mini.environment import Environment
-from mrrec_mini.formulas import Formulas
-from mrrec_mini.grpo import LENGTHS, GRPOConfig, group_advantages, grpo_loss
-from mrrec_mini.prompts import CONTROL, Grammar
+from mrrec_mini.grammar import CONTROL, Grammar
+from mrrec_mini.grpo import LENGTHS, Formulas, GRPOConfig, group_advantages, grpo_loss
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.train import (

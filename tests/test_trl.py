@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 import test_learning as learning
 import wrong
+from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
-from mrrec_mini.records import Episode, Query
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.rollout import LMActor
 from small import foreign_tokenizer, tiny_model

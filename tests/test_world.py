@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mrrec_mini.data import Dataset
+from mrrec_mini.datatypes import Query
 from mrrec_mini.environment import item_text
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
 from mrrec_mini.metrics import ndcg_at_k
-from mrrec_mini.records import Query
 from mrrec_mini.world import (
     ASPECTS,
     CATEGORIES,

@@ -29,14 +29,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from mrrec_mini import records
+from mrrec_mini import datatypes
+from mrrec_mini.app.walkthrough import LESSON, SHOP, TINY_LESSON, TINY_SHOP, Tour
 from mrrec_mini.evaluate import difference, means, play
 from mrrec_mini.grpo import group_advantages, grpo_loss
 from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.reward import recommendation_reward, total_reward
 from mrrec_mini.rollout import LMActor
-from mrrec_mini.walkthrough import LESSON, SHOP, TINY_LESSON, TINY_SHOP, Tour
 
 torch.set_num_threads(1)
 SMALL = os.environ.get("MRREC_SMALL") == "1"  # the size at which CI runs this
@@ -49,16 +49,16 @@ tour = Tour(seed=0, shop=TINY_SHOP, recipe=TINY_LESSON) if SMALL else Tour(seed=
 #
 # | paper | record | stage | file |
 # | --- | --- | --- | --- |
-# | $i$ | `Item` | data | `records.py` |
-# | $H_u$ (sec. 2) | `Interaction` | data | `records.py` |
-# | $q_u$ | `Query` | data | `records.py` |
-# | $M_u$ (eq. 1), $M_{global}$ (eq. 6) | `MemoryEntry` | memory | `records.py` |
-# | eq. 8 | `Call` | rollout | `records.py` |
-# | $i^*$ (eq. 9) | `Answer` | rollout | `records.py` |
-# | a rollout, $r$ (eq. 10) | `Episode` | rollout, reward | `records.py` |
+# | $i$ | `Item` | data | `datatypes.py` |
+# | $H_u$ (sec. 2) | `Interaction` | data | `datatypes.py` |
+# | $q_u$ | `Query` | data | `datatypes.py` |
+# | $M_u$ (eq. 1), $M_{global}$ (eq. 6) | `MemoryEntry` | memory | `datatypes.py` |
+# | eq. 8 | `Call` | rollout | `datatypes.py` |
+# | $i^*$ (eq. 9) | `Answer` | rollout | `datatypes.py` |
+# | a rollout, $r$ (eq. 10) | `Episode` | rollout, reward | `datatypes.py` |
 
 # %%
-print(inspect.getsource(records.Query))
+print(inspect.getsource(datatypes.Query))
 
 # %% [markdown]
 # ## 1. Data: a wish and a history
@@ -118,7 +118,7 @@ for entry, hit in found:
 # %% tags=["written"]
 model, tokenizer = tour.start
 before = next(episode for episode in tour.before if episode.query.id == query.id)
-for who, said in tour.bench.grammar.transcript(before.tokens, before.mask):
+for who, said in tour.eval_set.grammar.transcript(before.tokens, before.mask):
     print(f"{who:7}", said)
 print("mask:", "".join(map(str, before.mask)), "| ended:", before.end, "|", before.answer)
 
@@ -198,7 +198,7 @@ if not SMALL:
 
 # %% tags=["written"]
 after = next(episode for episode in tour.after if episode.query.id == query.id)
-for who, said in tour.bench.grammar.transcript(after.tokens, after.mask):
+for who, said in tour.eval_set.grammar.transcript(after.tokens, after.mask):
     print(f"{who:7}", said)
 print("the target stood at", before.rewards["rank"], "and stands at", after.rewards["rank"])
 print("nDCG@10 of this one query:", ndcg_at_k([before.rewards["rank"], after.rewards["rank"]], 10).round(2))
@@ -212,8 +212,8 @@ print("nDCG@10 of this one query:", ndcg_at_k([before.rewards["rank"], after.rew
 # A policy whose memory is taken away while it plays: the same model, no searches allowed.
 
 # %% tags=["learned"]
-blind = replace(tour.bench, rules=replace(tour.bench.rules, max_calls=0))
-alone = play(blind, LMActor(tour.learned[0], tour.bench.grammar, None, 0.0))
+blind = replace(tour.eval_set, rules=replace(tour.eval_set.rules, max_calls=0))
+alone = play(blind, LMActor(tour.learned[0], tour.eval_set.grammar, None, 0.0))
 print("nDCG@10 without searches:", round(means(tour.rows("grpo", alone))["ndcg@10"], 3))
 
 # %% [markdown]

@@ -26,9 +26,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from mrrec_mini import memory as mem
+from mrrec_mini.datatypes import Item
 from mrrec_mini.environment import Environment
 from mrrec_mini.memory import MemoryConfig, Purchase, local_entries
-from mrrec_mini.records import Item
 from mrrec_mini.summarize import ExtractiveSummarizer, stances
 from mrrec_mini.world import WorldConfig, make_world
 

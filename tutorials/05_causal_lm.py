@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from toys import GRAMMAR, REWARD, RULES, TOKENIZER, Task, coin_flip_teacher
 
+from mrrec_mini.imitation import WarmStartConfig, warm_start
 from mrrec_mini.models.causal_lm import CausalLMConfig, make_causal_lm
 from mrrec_mini.reinforce import token_logprobs
 from mrrec_mini.rollout import ScriptActor
 from mrrec_mini.sampler import Sampler, draw
-from mrrec_mini.warmstart import WarmStartConfig, warm_start
 
 torch.set_num_threads(1)
 SMALL = os.environ.get("MRREC_SMALL") == "1"

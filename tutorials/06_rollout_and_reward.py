@@ -24,14 +24,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from mrrec_mini import reward as rewards
+from mrrec_mini.datatypes import Answer, Call, Episode, MemoryEntry
 from mrrec_mini.environment import Environment
+from mrrec_mini.grammar import CONTROL, Final, Grammar, Malformed, Search, turns
 from mrrec_mini.models.causal_lm import WordTokenizer
-from mrrec_mini.prompts import CONTROL, Final, Grammar, Malformed, Search, turns
-from mrrec_mini.records import Answer, Call, Episode, MemoryEntry
 from mrrec_mini.reward import RewardConfig, recommendation_reward, total_reward
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
+from mrrec_mini.scripts import expert
 from mrrec_mini.summarize import ExtractiveSummarizer
-from mrrec_mini.warmstart import expert
 from mrrec_mini.world import WorldConfig, make_world
 
 SMALL = os.environ.get("MRREC_SMALL") == "1"
@@ -44,7 +44,7 @@ env = Environment.build(shop, split, ExtractiveSummarizer(), np.random.default_r
 #
 # | paper | equation | here | file |
 # | --- | --- | --- | --- |
-# | $A_q = f(q, M_{global})$, the aspects named | (7) | what stands after `<think>` | `prompts.py` |
+# | $A_q = f(q, M_{global})$, the aspects named | (7) | what stands after `<think>` | `grammar.py` |
 # | retrieval from $M_u$ | (8) | `<search> ... </search>` and the reply `<memory> ... </memory>` | `rollout.py` |
 # | ideal item profile $i^*$ | (9) | what stands after `<profile>` | `prompts.Final` |
 # | $r = .1\,\text{format} + 5\,\text{rec} + .1\,\text{memory}$ | (10) | `total_reward` | `reward.py` |

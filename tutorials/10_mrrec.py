@@ -30,12 +30,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from mrrec_mini.chat import grammar_of
-from mrrec_mini.evaluate import GREEDY, arms_table, benches, difference, episode_rows, play, reference_rows, report_dict
+from mrrec_mini.app.tables import arms_table
+from mrrec_mini.app.walkthrough import LESSON, SHOP
+from mrrec_mini.chat_grammar import grammar_of
+from mrrec_mini.evaluate import GREEDY, difference, episode_rows, eval_sets, play, reference_rows, report_dict
 from mrrec_mini.recipe import FAST, prepare, start_policy
 from mrrec_mini.rollout import LMActor
 from mrrec_mini.train import Trainer, train
-from mrrec_mini.walkthrough import LESSON, SHOP
 from mrrec_mini.world import make_world
 
 torch.set_num_threads(1)
@@ -75,16 +76,16 @@ assert not shop.split.train & shop.split.test
 # %%
 model, tokenizer = start_policy(environments, recipe, seed)
 grammar = grammar_of(tokenizer)
-bench = benches(shop, grammar, recipe.train.rules, seed)[0]
+eval_set = eval_sets(shop, grammar, recipe.train.rules, seed)[0]
 print(
-    f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, {len(bench.queries)} test queries"
+    f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, {len(eval_set.queries)} test queries"
 )
 
 
 def answers(arm):
     """Rows of the policy as it is, greedy; and its episodes."""
-    episodes = play(bench, LMActor(model, grammar, None, 0.0))
-    return episode_rows(bench, arm, GREEDY, episodes), episodes
+    episodes = play(eval_set, LMActor(model, grammar, None, 0.0))
+    return episode_rows(eval_set, arm, GREEDY, episodes), episodes
 
 
 before, episodes_before = answers("warm_start")
@@ -122,7 +123,7 @@ plt.show()
 # ## 4. Every arm on the same queries
 
 # %% tags=["learned"]
-rows = reference_rows(bench, np.random.default_rng([seed, 3]), recipe.teacher) + before + after
+rows = reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher) + before + after
 Console(width=100).print(arms_table(report_dict(rows, np.random.default_rng(0))))
 gain = difference(after, "warm_start", before, np.random.default_rng(0))
 print(
@@ -169,7 +170,7 @@ print("truth:", dict(episodes_after[best].query.truth))
 # %% tags=["learned"]
 quality = {}
 for name, rules in (("as learned", {}), ("no global memory", {"global_k": 0}), ("no search", {"max_calls": 0})):
-    changed = replace(bench, rules=replace(bench.rules, **rules))
+    changed = replace(eval_set, rules=replace(eval_set.rules, **rules))
     found = play(changed, LMActor(model, grammar, None, 0.0))
     quality[name] = float(
         np.mean([row.rank is not None and row.rank <= 10 for row in episode_rows(changed, "grpo", GREEDY, found)])

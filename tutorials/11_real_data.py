@@ -33,11 +33,12 @@ from tempfile import TemporaryDirectory
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mrrec_mini import sources
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.environment import Environment
 from mrrec_mini.metrics import bootstrap_interval, ndcg_at_k
-from mrrec_mini.sources import Rejects, import_amazon
+from mrrec_mini.sources import cleaning
+from mrrec_mini.sources.amazon import import_amazon
+from mrrec_mini.sources.cleaning import Rejects
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import WorldConfig, make_world
 
@@ -165,8 +166,8 @@ assert row["line"] == 41
 # *identical* to a memory's. The rule drops earlier reviews that equal the target's but for case and spacing:
 
 # %%
-print(inspect.getsource(sources._folded))
-folded = [sources._folded(text) for text in ("Great  product!", "great product!", "great products!")]
+print(inspect.getsource(cleaning._folded))
+folded = [cleaning._folded(text) for text in ("Great  product!", "great product!", "great products!")]
 print(folded)
 assert folded[0] == folded[1] != folded[2]
 

@@ -38,8 +38,7 @@ sys.path.insert(0, str(Path("../tests").resolve()))
 from toys import CONFIG, GRAMMAR, REWARD, RULES, TOKENIZER, Task, report, warm_policy
 
 import wrong
-from mrrec_mini.formulas import Formulas
-from mrrec_mini.grpo import clipped_surrogate, group_advantages
+from mrrec_mini.grpo import Formulas, clipped_surrogate, group_advantages
 from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.reinforce import reinforce_loss, to_batch, token_logprobs
 from mrrec_mini.rollout import LMActor

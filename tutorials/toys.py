@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from mrrec_mini.datatypes import MemoryEntry, Query
+from mrrec_mini.grammar import CONTROL, Grammar
+from mrrec_mini.imitation import WarmStartConfig, warm_start
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
-from mrrec_mini.prompts import CONTROL, Grammar
-from mrrec_mini.records import MemoryEntry, Query
 from mrrec_mini.reward import RewardConfig, total_reward
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor, rollout
 from mrrec_mini.train import TrainConfig
-from mrrec_mini.warmstart import WarmStartConfig, warm_start
 
 THINGS, VALUES = ("mug", "lamp", "bag"), ("red", "blue", "green", "black")
 TOKENIZER = WordTokenizer(CONTROL, (*THINGS, *VALUES, "any"))

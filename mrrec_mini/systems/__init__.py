@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from mrrec_mini.data import Dataset, Split
-from mrrec_mini.records import Query
+from mrrec_mini.datatypes import Query
 
 
 class System(Protocol):

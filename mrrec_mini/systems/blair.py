@@ -43,6 +43,7 @@ from torch.nn.functional import normalize
 
 from mrrec_mini.bm25 import words
 from mrrec_mini.data import DataError, Dataset, Split
+from mrrec_mini.datatypes import Query
 from mrrec_mini.dense import Vectors, cosine, unit_rows
 from mrrec_mini.environment import item_text
 from mrrec_mini.memory import train_histories
@@ -56,7 +57,6 @@ from mrrec_mini.models.text_encoder import (
     masked_word_loss,
     token_rows,
 )
-from mrrec_mini.records import Query
 
 
 @dataclass(frozen=True)

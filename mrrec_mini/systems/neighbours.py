@@ -29,7 +29,7 @@ import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
 
 from mrrec_mini.data import Dataset, Split
-from mrrec_mini.records import Query
+from mrrec_mini.datatypes import Query
 
 
 class Neighbours:

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrrec_mini.data import Dataset, Split
+from mrrec_mini.datatypes import Query
 from mrrec_mini.environment import item_text
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
-from mrrec_mini.records import Query
 
 BM25_ALONE = HybridConfig(dense="none", k1=1.2, b=0.75)
 DENSE_ALONE = HybridConfig(bm25_weight=0.0)

@@ -20,7 +20,7 @@ As published: the reward, groups of 12 at temperature .6, BM25 with k1 1.2 and b
 
 - The four tags and the key are single control tokens; `<query>` and what follows it stand for {"query": "..."}. A
   policy of .15M parameters would spend itself on quotes and braces.
-- The published policy is Qwen2.5-3B-Instruct and starts at once. Ours is first drilled in copying (`warmstart`), then
+- The published policy is Qwen2.5-3B-Instruct and starts at once. Ours is first drilled in copying (`imitation`), then
   imitates a script that repeats the request, leaves words out, adds stray ones, and copies some lines of memory where
   there are any, whichever: so that RL has something to choose. It does not think; it may.
 - No top-p of .95 (the update would have to undo it). AdamW at 1e-3, not 1e-6; 16 requests a step, not 32. The KL is
@@ -47,14 +47,14 @@ import torch
 
 from mrrec_mini.bm25 import BM25, BM25Stats, words
 from mrrec_mini.data import DataError, Dataset, Split
+from mrrec_mini.datatypes import Answer, Episode, Query
 from mrrec_mini.environment import item_text
 from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
+from mrrec_mini.imitation import WarmStartConfig, copy_drill, set_rate, warm_start
 from mrrec_mini.metrics import MISSING, ndcg_at_k, target_ranks
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
-from mrrec_mini.records import Answer, Episode, Query
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.sampler import Sampler
-from mrrec_mini.warmstart import WarmStartConfig, copy_drill, set_rate, warm_start
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 CONTROL = (

@@ -1,6 +1,6 @@
 """What is asked of the corrected `terms_of`. The messages are symptoms."""
 
-from mrrec_mini.records import Answer, Call, Episode, Query
+from mrrec_mini.datatypes import Answer, Call, Episode, Query
 
 QUERY = Query("q", "ann", "a mug", "i1", 0)
 SEARCHED = (Call("mug", ()),)

@@ -2,7 +2,7 @@
 
 from adapters import expect
 
-from mrrec_mini.records import Interaction, Query
+from mrrec_mini.datatypes import Interaction, Query
 
 
 def met(user, item, time):

@@ -5,8 +5,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from mrrec_mini.datatypes import Interaction
 from mrrec_mini.metrics import ndcg_at_k, target_ranks
-from mrrec_mini.records import Interaction
 from mrrec_mini.systems.popularity import Popularity
 from mrrec_mini.world import WorldConfig, make_world
 

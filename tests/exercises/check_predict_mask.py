@@ -2,9 +2,9 @@
 
 from adapters import expect_predictions
 
+from mrrec_mini.datatypes import MemoryEntry
+from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.models.causal_lm import WordTokenizer
-from mrrec_mini.prompts import CONTROL, Grammar
-from mrrec_mini.records import MemoryEntry
 
 
 def mask() -> list[int]:

@@ -1,6 +1,6 @@
 """What is asked of the corrected `memory_texts`. The messages are symptoms, as somebody would notice them."""
 
-from mrrec_mini.records import Interaction, Query
+from mrrec_mini.datatypes import Interaction, Query
 
 TITLES = {"a": "red mug", "b": "old lamp", "c": "blue tent", "d": "desk"}
 SEEN = [

@@ -19,7 +19,7 @@ import pytest
 from house import ROOT
 from mrrec_mini import store as module
 from mrrec_mini.data import RECORD_LIMIT, DataError, Dataset
-from mrrec_mini.prompts import CONTROL, Grammar
+from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.store import Store, StoreBusy
 from runs import HOSTILE, made_run, mrrec, no_file_larger_than, refused, shop
 
@@ -59,7 +59,7 @@ def nothing_is_half_done(path: Path) -> None:
 @pytest.mark.parametrize("notes", [0, 1, 2])
 def test_row_9_with_few_memories_the_right_one_comes_first(path, notes):
     with Store.open(path) as store:
-        mine = store.of("somebody")
+        mine = store.for_user("somebody")
         texts = ["the red mug", "a lamp for reading"][:notes]
         added = [mine.add(text) for text in texts]
         for note in added:
@@ -71,7 +71,7 @@ def test_row_9_with_few_memories_the_right_one_comes_first(path, notes):
 @pytest.mark.parametrize("text", ["qwrtzu yxcvb", "...", "x" * 100_000, "mug " * 25_000])
 def test_row_10_odd_queries_are_answered(path, text):
     with Store.open(path) as store:
-        found = store.of(USER).search(text, 3)
+        found = store.for_user(USER).search(text, 3)
     assert len(found) == (3 if "mug" in text else 0)
     assert all(one.hit.score == one.hit.score for one in found)  # no NaN
 
@@ -88,7 +88,7 @@ def test_row_11_odd_k(path):
 
 def test_row_12_equal_scores_go_by_id(path):
     with Store.open(path) as store:
-        mine = store.of("somebody")
+        mine = store.for_user("somebody")
         for number in range(12):
             mine.add(f"unheard{number} mug")
         once = [one.entry.id for one in mine.search("mug", 12)]
@@ -117,26 +117,26 @@ def test_row_13_the_answer_is_the_same_where_it_cannot_be_kept(path, monkeypatch
     monkeypatch.setattr(module, "WAIT", 0.05)
     with Store.open(path) as store, sqlite3.connect(path, isolation_level=None) as other:
         with pytest.raises(LookupError) as usual:
-            store.of("alice").get("bob/note/0")
+            store.for_user("alice").get("bob/note/0")
         if why == "busy":
             other.execute("BEGIN IMMEDIATE")
         else:
             store._connection.execute("PRAGMA query_only = ON")
         with pytest.raises(LookupError) as refusal:
-            store.of("alice").get("bob/note/0")
+            store.for_user("alice").get("bob/note/0")
         assert (type(refusal.value), str(refusal.value)) == (type(usual.value), str(usual.value))
-        assert store.of("alice").stats()["refused"] == 1
+        assert store.for_user("alice").stats()["refused"] == 1
 
 
 @pytest.mark.parametrize("name", ["a/../b", "%", "_", "' OR ''='", "x" * 10_000, "😀", "None", "null", "\u202ealice"])
 def test_row_14_odd_names_are_keys_and_nothing_else(path, name):
     before = sorted(path.parent.iterdir())
     with Store.open(path) as store:
-        note = store.of(name).add("canary")
-        assert store.of(name).get(note.id) == note and store.of(name).list().total == 1
-        assert store.of(name + "x").list().total == 0
-        store.of(name).forget()
-        assert store.of(USER).list().total > 0
+        note = store.for_user(name).add("canary")
+        assert store.for_user(name).get(note.id) == note and store.for_user(name).list().total == 1
+        assert store.for_user(name + "x").list().total == 0
+        store.for_user(name).forget()
+        assert store.for_user(USER).list().total > 0
     assert sorted(path.parent.iterdir()) == before
 
 
@@ -162,7 +162,7 @@ def test_row_15_hostile_texts_are_data(path, text):
     assert note["text"] == text
     tokenizer = load_policy(made_run())[1]
     with Store.open(path) as store:
-        entry = store.of("eve").get(note["id"])
+        entry = store.for_user("eve").get(note["id"])
     ids = Grammar(tokenizer).reply([entry], 0)
     control = [i for i in ids if i in tokenizer.control.values()]
     assert control == [tokenizer.control[name] for name in ("<memory>", "<m1>", "</memory>")]
@@ -176,11 +176,11 @@ def test_row_15_hostile_texts_are_data(path, text):
 )
 def test_row_3_what_is_no_text_is_refused(path, text, named):
     with Store.open(path) as store:
-        before = list(store.of(USER).export())
-        for verb in (store.of(USER).add, lambda text: store.of(USER).update(f"{USER}/record/0", text)):
+        before = list(store.for_user(USER).export())
+        for verb in (store.for_user(USER).add, lambda text: store.for_user(USER).update(f"{USER}/record/0", text)):
             with pytest.raises(DataError, match=named):
                 verb(text)
-        assert list(store.of(USER).export()) == before
+        assert list(store.for_user(USER).export()) == before
 
 
 # --- rows 1 to 4: an import that is spoiled, through the command line ---
@@ -259,7 +259,7 @@ import sys
 from pathlib import Path
 from mrrec_mini.store import Store
 with Store.open(Path(sys.argv[1])) as store:
-    mine = store.of("writer " + sys.argv[2])
+    mine = store.for_user("writer " + sys.argv[2])
     for number in range(int(sys.argv[3])):
         print(mine.add(f"note {number} of {sys.argv[2]}").id, flush=True)
 """
@@ -282,7 +282,7 @@ def killed(path: Path, name: object, after: float) -> int:
     assert is_sound(path)
     nothing_is_half_done(path)
     with Store.open(path) as store:
-        mine = store.of(f"writer {name}")
+        mine = store.for_user(f"writer {name}")
         for identity in acknowledged:
             mine.get(identity)
         assert mine.list(limit=1).total - len(acknowledged) in (0, 1)  # the last one may have been written and not said
@@ -354,14 +354,14 @@ def test_row_23_two_processes_write_and_nothing_is_lost(path):
     assert [len(process.communicate()[0].splitlines()) for process in writers] == [20, 20]
     nothing_is_half_done(path)
     with Store.open(path) as store:
-        assert [store.of(f"writer {name}").list(limit=1).total for name in ("one", "two")] == [20, 20]
+        assert [store.for_user(f"writer {name}").list(limit=1).total for name in ("one", "two")] == [20, 20]
 
 
 def test_row_23_the_same_person_from_two_processes(path):
     writers = [writer(path, "one", 20), writer(path, "one", 20)]  # the same twenty texts
     ids = [set(process.communicate()[0].split()) for process in writers]
     with Store.open(path) as store:
-        assert store.of("writer one").list(limit=1).total == 20
+        assert store.for_user("writer one").list(limit=1).total == 20
     assert ids[0] == ids[1]
 
 
@@ -370,11 +370,11 @@ def test_row_23_a_busy_store_is_waited_for_and_then_named(path, monkeypatch):
     with sqlite3.connect(path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with Store.open(path) as store:
-            assert store.of(USER).list().total > 0  # readers do not wait
+            assert store.for_user(USER).list().total > 0  # readers do not wait
             with pytest.raises(StoreBusy, match="another process has been writing for more than"):
-                store.of(USER).add("canary")
+                store.for_user(USER).add("canary")
             other.execute("ROLLBACK")
-            assert store.of(USER).add("canary").text == "canary"
+            assert store.for_user(USER).add("canary").text == "canary"
 
 
 def test_row_23_a_transaction_keeps_other_writers_out_from_its_beginning(path, monkeypatch):
@@ -382,8 +382,8 @@ def test_row_23_a_transaction_keeps_other_writers_out_from_its_beginning(path, m
     monkeypatch.setattr(module, "WAIT", 0.05)
     with Store.open(path) as store, Store.open(path) as other:
         with store._writing(), pytest.raises(StoreBusy):
-            other.of(USER).add("canary")
-        assert other.of(USER).add("canary").text == "canary"
+            other.for_user(USER).add("canary")
+        assert other.for_user(USER).add("canary").text == "canary"
 
 
 def test_row_23_a_long_reader_does_not_hold_up_a_writer(path):
@@ -391,31 +391,31 @@ def test_row_23_a_long_reader_does_not_hold_up_a_writer(path):
         reader.execute("BEGIN")
         before = reader.execute("SELECT count(*) FROM entry").fetchone()
         with Store.open(path) as store:
-            store.of(USER).add("canary")
+            store.for_user(USER).add("canary")
         assert reader.execute("SELECT count(*) FROM entry").fetchone() == before  # it sees what it began with
 
 
 def test_row_23_a_summary_made_of_old_rows_is_made_again(path):
     """Between reading and writing somebody else adds a purchase of the same person: both are in the summary."""
     with Store.open(path) as store, Store.open(path) as other:
-        items = [one.item for one in store.of(USER).purchases()]
+        items = [one.item for one in store.for_user(USER).purchases()]
         asked = []
 
         class Meddling(type(store.summarizer)):
             def profile(self, patterns):
                 asked.append(1)
                 if len(asked) == 1:
-                    other.of(USER).remember(items[0], 5.0, "so soft")
+                    other.for_user(USER).remember(items[0], 5.0, "so soft")
                 return super().profile(patterns)
 
         store.summarizer = Meddling(store.summarizer.config, store.summarizer.reading)
-        count = len(store.of(USER).purchases())
-        store.of(USER).remember(items[0], 5.0, "so small")
-        assert len(asked) == 2 and len(store.of(USER).purchases()) == count + 2
+        count = len(store.for_user(USER).purchases())
+        store.for_user(USER).remember(items[0], 5.0, "so small")
+        assert len(asked) == 2 and len(store.for_user(USER).purchases()) == count + 2
         from mrrec_mini.memory import local_entries
 
-        everything = local_entries(store.of(USER).purchases(), store.summarizer, store.config)
-        assert set(store.of(USER).entries()) == set(everything)
+        everything = local_entries(store.for_user(USER).purchases(), store.summarizer, store.config)
+        assert set(store.for_user(USER).entries()) == set(everything)
 
 
 # --- rows 22, 24, 25: a spoiled file, another embedder, quiet ends ---
@@ -519,7 +519,7 @@ def names(old: Path) -> list[str]:
 
 def everybody(path: Path) -> dict[str, list]:
     with Store.open(path) as store:
-        return {user: list(store.of(user).export()) for user in Dataset.load(shop()).users()}
+        return {user: list(store.for_user(user).export()) for user in Dataset.load(shop()).users()}
 
 
 def test_row_24_an_old_store_is_copied_then_changed_and_that_is_said_once(path, old):
@@ -535,9 +535,9 @@ def test_row_24_an_old_store_is_copied_then_changed_and_that_is_said_once(path, 
     assert copy_of(old).stat().st_mode == old.stat().st_mode
     assert everybody(old) == everybody(path)  # and as a new one it goes on
     with Store.open(old) as mended, Store.open(path) as new:
-        item = new.of(USER).purchases()[0].item
-        assert mended.of(USER).remember(item, 5.0, "so soft") == new.of(USER).remember(item, 5.0, "so soft")
-        assert mended.of(USER).entries() == new.of(USER).entries()
+        item = new.for_user(USER).purchases()[0].item
+        assert mended.for_user(USER).remember(item, 5.0, "so soft") == new.for_user(USER).remember(item, 5.0, "so soft")
+        assert mended.for_user(USER).entries() == new.for_user(USER).entries()
         schemas = [
             {
                 (name, *row[1:4])
@@ -594,7 +594,7 @@ store.Store.open(Path({str(old)!r}))
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
     assert everything(old) == before == everything(copy_of(old))
     with pytest.warns(UserWarning, match="brought from format 1"), Store.open(old) as store:
-        assert store.of(USER).list().total > 0
+        assert store.for_user(USER).list().total > 0
     assert names(old) == ["memory.db", "memory.db.format1"] and everything(copy_of(old)) == before
 
 
@@ -617,7 +617,7 @@ def test_row_24_of_two_who_open_an_old_store_at_once_one_migrates(old, monkeypat
 
     monkeypatch.setattr(module, "_migrate", after_another)
     with Store.open(old, warn=lambda text: told.append("this one")) as store:
-        assert store.of(USER).list().total > 0
+        assert store.for_user(USER).list().total > 0
     assert told == ["the other"] and everything(copy_of(old)) == before
 
 
@@ -629,7 +629,7 @@ from mrrec_mini.store import Store
 print("ready", flush=True)
 sys.stdin.readline()
 with Store.open(Path({str(old)!r}), warn=lambda text: print("migrated")) as store:
-    print(store.of("u").add(sys.argv[1]).id)
+    print(store.for_user("u").add(sys.argv[1]).id)
 """
     words = [[sys.executable, "-c", code, name] for name in ("one", "two")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
@@ -646,9 +646,9 @@ with Store.open(Path({str(old)!r}), warn=lambda text: print("migrated")) as stor
 
 def test_row_24_forgetting_reaches_the_copy_too(old):
     with pytest.warns(UserWarning), Store.open(old) as store:
-        lines = store.of(USER).purchases()
+        lines = store.for_user(USER).purchases()
         assert any(USER.encode() in file.read_bytes() for file in old.parent.iterdir() if file != old)
-        store.of(USER).forget()
+        store.for_user(USER).forget()
         assert lines and not any(USER.encode() in file.read_bytes() for file in old.parent.iterdir())
     assert names(old) == ["memory.db"]
 
@@ -664,10 +664,12 @@ def test_row_24_an_old_store_does_not_know_who_trained_it(old):
 
 def test_row_24_an_export_of_the_old_format_is_taken_in(path):
     with Store.open(path) as store:
-        mine = list(store.of(USER).export())
-        store.of(USER).forget()
-        store.of(USER).restore([mine[0].replace('"format": 2', '"format": 1').encode(), *map(str.encode, mine[1:])])
-        assert list(store.of(USER).export()) == mine
+        mine = list(store.for_user(USER).export())
+        store.for_user(USER).forget()
+        store.for_user(USER).restore(
+            [mine[0].replace('"format": 2', '"format": 1').encode(), *map(str.encode, mine[1:])]
+        )
+        assert list(store.for_user(USER).export()) == mine
 
 
 def test_row_25_a_reader_who_leaves_is_no_trouble(path):

@@ -10,11 +10,11 @@ from torch.nn.functional import cross_entropy, normalize
 
 import small
 from mrrec_mini.data import DataError, Dataset, Split
+from mrrec_mini.datatypes import Interaction, Item, Query
 from mrrec_mini.environment import item_text
 from mrrec_mini.memory import join
 from mrrec_mini.metrics import ndcg_at_k, target_ranks
 from mrrec_mini.models.text_encoder import TextEncoderConfig, hidden_states
-from mrrec_mini.records import Interaction, Item, Query
 from mrrec_mini.systems.blair import Blair, BlairConfig, contrastive_loss, first_vectors, review_pairs, total_loss
 from mrrec_mini.systems.query_text import bm25_query
 from mrrec_mini.world import WorldConfig, make_world

@@ -8,7 +8,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
 from mrrec_mini.data import Dataset, Split
-from mrrec_mini.records import Interaction, Item, Query
+from mrrec_mini.datatypes import Interaction, Item, Query
 from mrrec_mini.systems.neighbours import Neighbours
 
 ITEMS = "wxyz"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mrrec_mini.data import Dataset, Split
-from mrrec_mini.records import Interaction, Item, Query
+from mrrec_mini.datatypes import Interaction, Item, Query
 from mrrec_mini.systems.popularity import Popularity
 
 SPLIT = Split(train=frozenset("abc"), validation=frozenset("v"), test=frozenset("t"))

@@ -11,8 +11,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 import small
 from mrrec_mini.bm25 import words
 from mrrec_mini.data import Dataset, Split
+from mrrec_mini.datatypes import Interaction, Item, Query
 from mrrec_mini.environment import item_text
-from mrrec_mini.records import Interaction, Item, Query
 from mrrec_mini.systems.query_text import bm25_query, dense_query
 
 ITEMS = (

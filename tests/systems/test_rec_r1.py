@@ -9,14 +9,14 @@ import torch
 
 import small
 from mrrec_mini.data import DataError, Dataset, Split
+from mrrec_mini.datatypes import Item, Query
 from mrrec_mini.grpo import GRPOConfig, grpo_loss
+from mrrec_mini.imitation import WarmStartConfig
 from mrrec_mini.metrics import MISSING, ndcg_at_k, target_ranks
 from mrrec_mini.models.causal_lm import CausalLMConfig
-from mrrec_mini.records import Item, Query
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.systems.query_text import bm25_query
 from mrrec_mini.systems.rec_r1 import CONTROL, RecR1, RecR1Config, rewriting_reward
-from mrrec_mini.warmstart import WarmStartConfig
 
 TINY = RecR1Config(
     steps=2,

@@ -4,7 +4,7 @@ Notebook 06. `terms_of` below is used in training. The mean reward rises beautif
 Correct it in place, then `make exercise EX=format_reward`. The check tells symptoms.
 """
 
-from mrrec_mini.records import Episode
+from mrrec_mini.datatypes import Episode
 
 
 def terms_of(episode: Episode, said: str) -> dict[str, float]:

@@ -5,7 +5,7 @@ Notebook 01. Check yours with `make exercise EX=history_before`.
 
 from collections.abc import Sequence
 
-from mrrec_mini.records import Interaction, Query
+from mrrec_mini.datatypes import Interaction, Query
 
 
 def history_before(interactions: Sequence[Interaction], query: Query) -> list[Interaction]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrrec_mini.data import Dataset, Split
-from mrrec_mini.records import Query
+from mrrec_mini.datatypes import Query
 
 
 class MySystem:

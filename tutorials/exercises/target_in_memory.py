@@ -7,7 +7,7 @@ what is wrong you find yourself.
 
 from collections.abc import Mapping, Sequence
 
-from mrrec_mini.records import Interaction, Query
+from mrrec_mini.datatypes import Interaction, Query
 
 
 def memory_texts(interactions: Sequence[Interaction], titles: Mapping[str, str], query: Query) -> list[str]:

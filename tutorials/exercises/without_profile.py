@@ -6,8 +6,8 @@ set, one split, the same queries, each compared with itself.
 
 from dataclasses import replace
 
+from mrrec_mini.datatypes import Query
 from mrrec_mini.environment import Environment
-from mrrec_mini.records import Query
 
 
 def known_values(environment: Environment, queries: list[Query], levels: tuple[str, ...]) -> list[float]:

@@ -1,0 +1,72 @@
+"""The tables of an evaluation, for a terminal 80 columns wide.
+
+TODO-DOC
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.box import SIMPLE
+from rich.console import Group as Tables
+from rich.table import Table
+
+from mrrec_mini.evaluate import SAMPLED
+
+
+def arms_table(arms: Mapping[str, Mapping]) -> Tables:
+    """What `report_dict` returned, for people: tables of a line an arm. They fit 80 columns, for a pipe has no more."""
+    tables = [quality_table(arms, "nDCG@10 over the whole pool, unseen users, 95 % interval")]
+    if held := {arm: numbers["held"] for arm, numbers in arms.items() if "held" in numbers}:
+        tables.append(quality_table(held, "the same, in categories that no training query named"))
+    spaced = [part for table in (*tables, behaviour_table(arms)) for part in (table, "")]
+    return Tables(*spaced[:-1])
+
+
+def quality_table(arms: Mapping[str, Mapping], title: str) -> Table:
+    """nDCG@10, greedy for a policy, and sampled; and by how much it differs from the arm before."""
+    table = plain_table(title, "nDCG@10", "sampled", "to the arm before")
+    for arm, numbers in arms.items():
+        change = with_interval(numbers.get("difference"), "+")
+        table.add_row(arm, with_interval(numbers), with_interval(numbers.get(SAMPLED)), change)
+    return table
+
+
+def behaviour_table(arms: Mapping[str, Mapping]) -> Table:
+    """What the arms did (a policy: greedy) to get there."""
+    table = plain_table("what they did", "recall@10", "format", "calls", "memory tokens", "right aspects")
+    for arm, numbers in arms.items():
+        aspects = (numbers.get("aspects_right"), numbers.get("aspects_that_matter"))
+        table.add_row(
+            arm,
+            number(numbers.get("recall@10")),
+            number(numbers.get("format"), ".2f"),
+            number(numbers.get("calls"), ".1f"),
+            number(numbers.get("memory_tokens"), ".0f"),
+            "-" if None in aspects else f"{aspects[0]:.1f} of {aspects[1]:.1f}",
+        )
+    return table
+
+
+def plain_table(title: str, *names: str) -> Table:
+    """An empty table with a column for the arm and one for each name: two spaces between columns, no frame."""
+    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("arm", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def with_interval(numbers: Mapping | None, sign: str = "") -> str:
+    """`0.412 0.388..0.437`, a difference `+.012 -.003..+.027`; "-" where the arm was not run so."""
+    if not numbers or "ndcg@10" not in numbers:
+        return "-"
+    values = [numbers["ndcg@10"], *(numbers["interval"] or ())]
+    said = [f"{value:{sign}.3f}" for value in values]
+    if sign:
+        said = [text.replace("0.", ".", 1)[:5] for text in said]  # +.123, and +1.00: all of one width
+    return " ".join([said[0], "..".join(said[1:])]).strip()
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else f"{value:{form}}"

@@ -1,0 +1,167 @@
+"""The grammar of an episode: what the policy is shown, what it may write, and the parser that reads it.
+
+Flow: between memory and rollout. An episode is one list of token ids:
+
+    <query> mug for hiking <global> <line> mug price <line> mug size <line> lamp color   the prompt (eq. 7: q, M_global)
+    <think> price size <search> mug price </search>                                        a turn of the policy
+    <memory> <m1> mug price luxury <m2> overall price fair </memory>                       the tool's reply (eq. 8)
+    <think> price luxury <search> mug size </search>
+    <memory> <m3> overall size small </memory>
+    <think> size small <profile> mug for hiking price luxury size small <evidence> <m1> <m3> <end>    the answer (eq. 9)
+
+Grammar of a turn: `<think> words (<search> words </search> | <profile> words <evidence> references <end>)`. Whatever
+else is malformed. Names in angle brackets are single control tokens, appended as ids; texts of people, items and
+memories are encoded apart and cannot contain one, so nothing that is written in a review can open a search or an
+answer. The parser is given only tokens that the policy sampled.
+
+Departure from the paper: its answer is a boxed JSON with `ideal_item_profile` and `useful_memory_ids`; here the same
+two fields stand between control tokens, because a model of 0.2M parameters should spend its capacity on what to look
+up. A memory is referred to by its number in the episode (<m1>, <m2>, ...). Guessed: the paper does not print its
+tool-call syntax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mrrec_mini.datatypes import MemoryEntry
+
+REFERENCES = tuple(f"<m{i}>" for i in range(1, 25))
+CONTROL = (
+    *("<pad>", "<query>", "<global>", "<line>", "<memory>", "</memory>"),
+    *("<think>", "<search>", "</search>", "<profile>", "<evidence>", "<end>"),
+    *REFERENCES,
+)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A turn that calls the memory tool."""
+
+    think: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Final:
+    """A turn that answers; `evidence` holds numbers of memories in the episode, from 0."""
+
+    think: str
+    profile: str
+    evidence: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A turn that breaks the grammar, and where."""
+
+    why: str
+
+
+Turn = Search | Final | Malformed
+
+
+def turns(mask: Sequence[int]) -> list[tuple[int, int]]:
+    """(first column, column behind the last) of each run of sampled tokens in an episode."""
+    edges = [i for i in range(len(mask) + 1) if (i < len(mask) and mask[i]) != (i > 0 and mask[i - 1])]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+class Grammar:
+    """Writes and reads episodes with one tokenizer."""
+
+    def __init__(self, tokenizer, entry_tokens: int = 16):
+        self.tokenizer = tokenizer
+        self.entry_tokens = entry_tokens  # a longer memory is cut for the policy's eyes
+        self.control: Mapping[str, int] = tokenizer.control
+        self._is_control = frozenset(self.control.values())
+        self._reference = {self.control[name]: i for i, name in enumerate(REFERENCES)}
+        self.stop = (self.control["</search>"], self.control["<end>"])
+
+    # ------------------------------------------------------------------ what the policy is shown
+
+    def prompt(self, query_text: str, global_entries: Sequence[MemoryEntry]) -> list[int]:
+        """`<query> q <global> <line> ... ` (eq. 7)."""
+        ids = [self.control["<query>"], *self._text(query_text, 2 * self.entry_tokens), self.control["<global>"]]
+        for entry in global_entries:
+            ids += [self.control["<line>"], *self._text(entry.text)]
+        return ids
+
+    def reply(self, entries: Sequence[MemoryEntry], first: int) -> list[int]:
+        """`<memory> <m_first> ... </memory>` (eq. 8): `first` memories were shown before in this episode."""
+        ids = [self.control["<memory>"]]
+        for number, entry in enumerate(entries, start=first):
+            ids += [self.control[REFERENCES[number]], *self._text(entry.text)]
+        return [*ids, self.control["</memory>"]]
+
+    # ------------------------------------------------------------------ what a script writes in the policy's place
+
+    def write_search(self, think: str, text: str) -> list[int]:
+        c = self.control
+        return [c["<think>"], *self._text(think), c["<search>"], *self._text(text), c["</search>"]]
+
+    def write_final(self, think: str, profile: str, evidence: Sequence[int]) -> list[int]:
+        c = self.control
+        references = [c[REFERENCES[i]] for i in evidence]
+        answer = self._text(profile, 4 * self.entry_tokens)
+        return [c["<think>"], *self._text(think), c["<profile>"], *answer, c["<evidence>"], *references, c["<end>"]]
+
+    # ------------------------------------------------------------------ what the policy wrote
+
+    def parse(self, ids: Sequence[int], shown: int) -> Turn:
+        """Read one turn of sampled ids. `shown`: how many memories the episode has displayed so far."""
+        c = self.control
+        if not ids or ids[0] != c["<think>"]:
+            return Malformed("a turn opens with <think>")
+        think, rest = self._words(ids[1:])
+        if rest and rest[0] == c["<search>"]:
+            text, rest = self._words(rest[1:])
+            if rest != [c["</search>"]]:
+                return Malformed("a search ends with </search>")
+            if not text.strip():
+                return Malformed("an empty search")
+            return Search(think, text)
+        if rest and rest[0] == c["<profile>"]:
+            profile, rest = self._words(rest[1:])
+            if not rest or rest[0] != c["<evidence>"]:
+                return Malformed("a profile is followed by <evidence>")
+            if rest[-1] != c["<end>"]:
+                return Malformed("an answer ends with <end>")
+            if not profile.strip():
+                return Malformed("an empty profile")
+            if any(self._reference.get(i, shown) >= shown for i in rest[1:-1]):
+                return Malformed("evidence names a memory that was not shown")
+            return Final(think, profile, tuple(dict.fromkeys(self._reference[i] for i in rest[1:-1])))
+        return Malformed("thinking leads to <search> or <profile>")
+
+    def forbidden(self, last: bool) -> tuple[int, ...]:
+        """What must not be sampled where every search has to be used: an answer, or in the last turn a search."""
+        return (self.control["<search>" if last else "<profile>"],)
+
+    def thought(self, ids: Sequence[int]) -> tuple[int, str]:
+        """The thought that opens a turn: how many of its ids are that, and its words."""
+        if not ids or ids[0] != self.control["<think>"]:
+            return 0, ""
+        words, rest = self._words(ids[1:])
+        return len(ids) - len(rest), words
+
+    def transcript(self, tokens: Sequence[int], mask: Sequence[int]) -> list[tuple[str, str]]:
+        """An episode for people: ("shown" | "policy", text) for each run of given or sampled tokens. Never
+        parsed again.
+        """
+        runs: list[tuple[str, str]] = []
+        start = 0
+        for i in range(1, len(tokens) + 1):
+            if i == len(tokens) or mask[i] != mask[start]:
+                runs.append(("policy" if mask[start] else "shown", self.tokenizer.decode(tokens[start:i])))
+                start = i
+        return runs
+
+    def _words(self, ids: Sequence[int]) -> tuple[str, list[int]]:
+        """The text up to the first control token, and the ids from there on."""
+        end = next((i for i, token in enumerate(ids) if token in self._is_control), len(ids))
+        return self.tokenizer.decode(ids[:end]), list(ids[end:])
+
+    def _text(self, text: str, limit: int | None = None) -> list[int]:
+        return self.tokenizer.encode(text)[: limit or self.entry_tokens]

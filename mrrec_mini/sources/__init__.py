@@ -1,0 +1,1 @@
+"""Real data sets, one file per source; each becomes a `Dataset`."""

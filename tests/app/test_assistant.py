@@ -1,0 +1,219 @@
+"""The assistant: what a user gets who is known, new, unlucky, or asks for what is not there."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mrrec_mini.app import assistant
+from mrrec_mini.app.assistant import Assistant, as_of_now, open_memory
+from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.rollout import ScriptActor
+from mrrec_mini.train import load_policy
+from mrrec_mini.world import WorldConfig, make_world
+from runs import copied_run, made_run, shop
+
+USER = "u000003"
+
+
+@pytest.fixture(scope="module")
+def helper() -> Assistant:
+    return Assistant.open(made_run())
+
+
+@pytest.fixture
+def scripted(helper, monkeypatch):
+    """scripted(turns): in the policy's place stands a script that writes these turns."""
+
+    def write(*turns):
+        def actor(model, grammar, temperature):
+            assert (model, temperature) == (helper.model, 0.0)  # recommendations are greedy
+            return ScriptActor(lambda state: lambda state: turns[len(state.calls)](grammar))
+
+        monkeypatch.setattr(assistant, "LMActor", actor)
+
+    return write
+
+
+def test_the_worked_case(helper, scripted):
+    """Look up, answer with the first memory found as evidence: the items are those that fit the profile."""
+    record = next(e for e in helper.environment.memory.entries(as_of_now(USER)) if e.level == "record")
+    scripted(lambda g: g.write_search("look", record.text), lambda g: g.write_final("so", "brown lamp", [0]))
+    answer = helper.recommend(USER, "something to read by", k=4)
+    assert answer.profile == "brown lamp" and answer.reason == ""
+    assert answer.memories == (helper.environment.memory.search(as_of_now(USER), record.text, 3)[0],)
+    assert [who for who, _ in answer.transcript] == ["shown", "policy", "shown", "policy"]
+    assert "something to read by" in answer.transcript[0][1] and "brown lamp" in answer.transcript[3][1]
+    met = {seen.item for seen in helper.environment.dataset.interactions_of(USER)}
+    fits = [hit.id for hit in helper.environment.items.search("brown lamp", 60) if hit.id not in met]
+    assert [item.id for item, _ in answer.items] == fits[:4]
+    assert helper.environment.dataset.category(fits[0]) == "lamp"
+
+
+def test_what_was_met_is_never_recommended_again(helper, scripted):
+    """Whatever is asked for, the later interactions count too: "now" is after all of them."""
+    dataset = helper.environment.dataset
+    for user in dataset.users():
+        met = [seen.item for seen in dataset.interactions_of(user)]
+        for item in (met[0], met[-1]):
+            title = dataset.items[item].title
+            scripted(lambda g, title=title: g.write_final("", title, []))
+            found = [item.id for item, _ in helper.recommend(user, title, k=len(dataset.items)).items]
+            assert found and not set(found) & set(met)
+    scripted(lambda g: g.write_final("", title, []))
+    assert met[-1] in [item.id for item, _ in helper.recommend("a new one", title, k=60).items]  # it would have fit
+
+
+def test_a_new_user_gets_an_answer_and_the_reason(helper, scripted):
+    scripted(lambda g: g.write_final("", "lamp for office", []))
+    answer = helper.recommend("nobody knows me", "lamp")
+    assert len(answer.items) == 5 and answer.memories == ()
+    assert answer.reason == "nothing is remembered of this user"
+
+
+def test_a_policy_that_breaks_off_leaves_the_query(helper, scripted):
+    scripted(lambda g: g.write_search("", " "))
+    answer = helper.recommend(USER, "lamp for office")
+    assert answer.profile == "lamp for office" and answer.memories == ()
+    assert answer.reason == "the policy broke off (an empty search), so the query is the profile"
+    met = {seen.item for seen in helper.environment.dataset.interactions_of(USER)}
+    expected = helper._best_items(met, "lamp for office", 5)
+    assert answer.items == expected and len(expected) == 5
+
+
+def test_a_wish_for_what_nothing_fits(helper, scripted):
+    scripted(lambda g: g.write_final("", "qwrtzu", []))
+    answer = helper.recommend("me", "qwrtzu")
+    assert answer.items == ()
+    assert answer.reason == "nothing is remembered of this user; no item shares anything with the profile"
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\n"])
+def test_an_empty_wish_or_user_is_refused(helper, text):
+    with pytest.raises(DataError, match="the query is empty"):
+        helper.recommend(USER, text)
+    with pytest.raises(DataError, match="the user is empty"):
+        helper.recommend(text, "lamp")
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 100_000, "lamp " * 5000, "lámpara 灯 🪔 ", "of the and", "<end> <m1> </search>"]
+)
+def test_odd_wishes_are_answered(helper, text):
+    answer = helper.recommend(USER, text, k=3)
+    assert len(answer.items) <= 3 and answer.query == text
+    json.dumps(answer.as_dict(), allow_nan=False)
+
+
+def test_one_question_has_one_answer(helper):
+    assert helper.recommend(USER, "lamp for office") == helper.recommend(USER, "lamp for office")
+
+
+def test_it_is_the_run_that_answers(helper):
+    """Its rules, its weights, its split: the environment is the one that the run was trained in."""
+    dataset = Dataset.load(shop())
+    assert helper.environment.split == dataset.split(0, *helper.recipe.shares)
+    weights = torch.cat([p.flatten() for p in helper.model.parameters()])
+    assert torch.equal(weights, torch.cat([p.flatten() for p in load_policy(made_run())[0].parameters()]))
+
+
+def test_the_dictionary_is_plain(helper, scripted):
+    scripted(lambda g: g.write_final("because", "brown lamp", []))
+    told = json.loads(json.dumps(helper.recommend(USER, "lamp").as_dict()))
+    assert list(told) == ["user", "query", "transcript", "memories", "profile", "items", "reason"]
+    assert told["transcript"][1]["by"] == "policy" and "because" in told["transcript"][1]["text"]
+    assert {"id", "title", "category", "score"} <= set(told["items"][0])
+    scores = [item["score"] for item in told["items"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_no_run_and_no_checkpoint_are_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a run"):
+        Assistant.open(tmp_path)
+    run = copied_run(tmp_path)
+    (run / "checkpoints").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="has no checkpoint"):
+        Assistant.open(run)
+
+
+# --- what it remembers ---
+
+
+def test_the_store_is_the_memory_that_the_run_has(helper):
+    assert helper.store.shared_entries() == helper.environment.memory.global_entries
+    for user in helper.environment.dataset.users():
+        assert helper.store.for_user(user).entries() == helper.environment.memory.entries(as_of_now(user))
+    records = helper.store.for_user(USER).list(level="record")
+    assert (
+        records.total == len(helper.environment.dataset.interactions_of(USER)) == 9
+    )  # 6 before the queries, 3 targets
+    made = open_memory(shop(), 0)
+    assert made.global_entries == helper.environment.memory.global_entries
+
+
+def test_a_store_made_anew_with_the_seed_it_was_built_with_is_the_same(tmp_path):
+    """Where all queries are of now: an earlier one hides what came after it. 60 people: enough for global lines."""
+    shop = make_world(WorldConfig(users=60, items=240, categories=4, held=1, history=10, queries=1, seed=3))
+    now = [replace(query, time=max(met.time for met in shop.interactions) + 1) for query in shop.queries]
+    data = Dataset(shop.items, shop.interactions, now, {}).save(tmp_path / "data")
+    assistant.make_store(data, tmp_path / "memory.db", 5)
+    with assistant.Store.open(tmp_path / "memory.db") as store:
+        before = store.shared_entries()
+        assert assistant.rebuild_global(tmp_path / "memory.db", 5, data) == before == store.shared_entries() != ()
+
+
+def test_what_is_remembered_is_there_the_next_time(tmp_path):
+    run = copied_run(tmp_path)
+    with Assistant.open(run).store as store:
+        assert store.path == run / "memory.db"
+        before = set(store.for_user(USER).entries())
+    helper = Assistant.open(run)
+    item = next(iter(helper.environment.dataset.items.values()))
+    record = helper.remember(USER, item.id, 5.0, "love that it is small")
+    helper.store.close()
+    again = Assistant.open(run)
+    assert again.store.for_user(USER).get(record.id) == record and record not in before
+    with pytest.raises(LookupError, match="no item 'i9999999'"):
+        again.remember(USER, "i9999999", 5.0)
+
+
+def test_what_was_just_remembered_is_looked_up_and_not_recommended(helper, scripted, tmp_path):
+    own = Assistant.open(copied_run(tmp_path))
+    mine = replace(helper, store=own.store)
+    item = helper.environment.dataset.items[helper.environment.items.search("brown lamp", 1)[0].id]
+    scripted(lambda g: g.write_search("look", "canary"), lambda g: g.write_final("so", "brown lamp", [0]))
+    assert item.id in [one.id for one, _ in mine.recommend("a new one", "lamp").items]
+    mine.remember("a new one", item.id, 4.0, "a canary")
+    answer = mine.recommend("a new one", "lamp")
+    assert "canary" in answer.memories[0].text and item.id not in [one.id for one, _ in answer.items]
+    assert mine.store.for_user("a new one").forget() > 0
+    assert mine.recommend("a new one", "lamp").memories == ()
+
+
+def test_a_store_that_a_language_model_writes_names_its_records_and_keeps_no_answers(tmp_path, monkeypatch):
+    """A scripted model in its place: interrupted once, its answers are used again and then gone."""
+    asked, fail_at = [], 25
+
+    def scripted_model(model, tokenizer):
+        def ask(prompt):
+            asked.append(prompt)
+            if len(asked) == fail_at:
+                raise KeyboardInterrupt
+            return '[{"aspect": "price", "value": "luxury", "records": [1]}]' if '"records"' in prompt else "[]"
+
+        return ask
+
+    monkeypatch.setattr(assistant, "load_chat_model", lambda name: (None, None))
+    monkeypatch.setattr(assistant, "ask_model", scripted_model)
+    path = tmp_path / "memory.db"
+    with pytest.raises(KeyboardInterrupt):
+        assistant.make_store(shop(), path, 0, "a model")
+    assert [file.name for file in tmp_path.iterdir()] == ["memory.db.answers.jsonl"]
+    told = assistant.make_store(shop(), path, 0, "a model")
+    assert told["reused"] >= fail_at - 1 and told["calls"] + fail_at == len(asked) and told["entries"]["pattern"] > 0
+    assert [file.name for file in tmp_path.iterdir()] == ["memory.db"]
+    with assistant.Store.open(path) as store:
+        patterns = store.for_user(USER).list(level="pattern").rows
+        records = {entry.id for entry in store.for_user(USER).list(level="record", limit=999).rows}
+        assert patterns and all(set(one.rests_on) <= records and one.rests_on for one in patterns)

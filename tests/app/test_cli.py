@@ -1,0 +1,428 @@
+"""The command line: every command on tiny data; one document on stdout, people's tables whole, and quiet ends."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+import mrrec_mini.train
+from mrrec_mini.app.cli import app
+from mrrec_mini.app.demo import DemoConfig
+from mrrec_mini.data import Dataset
+from mrrec_mini.recipe import read_config
+from mrrec_mini.train import load_policy
+from runs import HOSTILE, QUICK, copied_run, made_run, mrrec, refused, same_weights, shop, started
+
+USER = "u000003"
+
+
+def document(*words):
+    """What a command prints with --json: the whole of stdout is one document, and ASCII, so that any pipe takes it."""
+    done = mrrec(*words, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.isascii()
+    return json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """`--fast` at the size of these tests."""
+    monkeypatch.setattr("mrrec_mini.recipe.FAST", QUICK)
+
+
+# --- demo ---
+
+
+def test_demo_json(tmp_path, monkeypatch, quick):
+    """Where it is called, it leaves the trained policy, in a run folder like any other."""
+    monkeypatch.chdir(tmp_path)
+    told = document("demo", "--fast", "--data", shop())
+    assert list(told) == ["data", "seeds", "arms", "seconds"] and told["seeds"] == [0]
+    assert {"ndcg@10", "recall@10", "interval", "sampled", "held"} <= set(told["arms"]["grpo"])
+    assert {"ndcg@10", "interval", "sampled"} <= set(told["arms"]["grpo"]["held"])
+    run = tmp_path / "runs" / "demo" / "shop" / "seed-0"
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("before", "checkpoints", "config.json", "evaluation.json", "metrics.jsonl"),
+    ]
+    assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0
+    assert document("evaluate", "--run", run)["arms"]["grpo"]["ndcg@10"] == told["arms"]["grpo"]["ndcg@10"]
+
+
+@pytest.mark.slow
+def test_demo_in_processes(tmp_path):
+    """Two seeds of the synthetic shop, each in a process; stdout is the document and nothing else."""
+    demo = started("demo", "--fast", "--seed", 5, "--seeds", 2, "--json", cwd=tmp_path)
+    stdout, stderr = demo.communicate()
+    assert (demo.returncode, stderr) == (0, "")
+    told = json.loads(stdout)
+    assert told["seeds"] == [5, 6] and told["data"] == "world"
+    assert {"expert", "oracle", "grpo"} <= set(told["arms"])
+    assert sorted(path.name for path in (tmp_path / "runs" / "demo" / "world").iterdir()) == ["seed-5", "seed-6"]
+
+
+@pytest.mark.slow
+def test_demo_for_people(tmp_path):
+    demo = started("demo", "--fast", cwd=tmp_path, env={"COLUMNS": "80"})
+    stdout, stderr = demo.communicate()
+    assert (demo.returncode, stderr) == (0, "")
+    assert max(map(len, stdout.split("\n"))) <= 80 and "…" not in stdout and "\x1b" not in stdout
+    for part in ("nDCG@10", "warm_start_all_calls", "A worked episode", "<query>", "Reward while learning", "seconds"):
+        assert part in stdout
+
+
+def test_demo_passes_on_what_was_asked(monkeypatch):
+    seen = []
+
+    def run_demo(config, say):
+        seen.append(config)
+        raise LookupError("enough")
+
+    monkeypatch.setattr("mrrec_mini.app.demo.run_demo", run_demo)
+    for words in ([], ["--fast"], ["--fast", "--seeds", "2", "--seed", "7"], ["--all", "--data", "d"]):
+        assert mrrec("demo", *words).exit_code == 3
+    everything, fast, seeds, full = seen
+    assert everything == DemoConfig(seeds=(0, 1))  # a seed a core
+    assert fast == DemoConfig(seeds=(0,), fast=True)
+    assert seeds.seeds == (7, 8)
+    assert full.all_arms and str(full.data) == "d"
+
+
+# --- data ---
+
+
+def test_data_commands(tmp_path):
+    made = mrrec("data", "make-world", "--users", 5, "--items", 40, "--seed", 2, "--out", tmp_path / "w")
+    assert (made.exit_code, made.stdout) == (0, "")
+    assert made.stderr == f"wrote 40 items, 95 interactions, 25 queries, 5 users to {tmp_path / 'w'}\n"
+    told = document("data", "info", tmp_path / "w")
+    assert told["items"] == 40 and told["queries"] == 25 and told["users"] == 5 and told["licence"] == "MIT"
+    shown = mrrec("data", "info", tmp_path / "w")
+    assert "interactions" in shown.stdout and "95" in shown.stdout and shown.stderr == ""
+    assert Dataset.load(tmp_path / "w").meta["world"]["seed"] == 2
+
+
+def test_data_import_says_what_it_dropped(tmp_path, shared_data):
+    folder = shared_data("amazon_magazine_2018")
+    files = (folder / "Magazine_Subscriptions_5.json.gz", folder / "meta_Magazine_Subscriptions.json.gz")
+    done = mrrec("data", "import", "amazon", *files, "--out", tmp_path / "m")
+    assert (done.exit_code, done.stdout) == (0, "")
+    *steps, last = done.stderr.splitlines()
+    assert last.startswith("wrote ") and "159 queries" in last
+    assert steps and all(": dropped " in step and ", kept " in step for step in steps)
+    told = document("data", "info", tmp_path / "m")
+    assert [f"{s['step']}: dropped {s['dropped']}, kept {s['kept']}" for s in told["cleaning"]] == steps
+    assert "".join(steps[0].split()) in "".join(mrrec("data", "info", tmp_path / "m").stdout.replace("│", "").split())
+
+
+def test_data_import_recbole(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "toy.item").write_text("item_id:token\tmovie_title:token_seq\tclass:token_seq\n1\tAlien\tHorror Sci-Fi\n")
+    rows = (f"{user}\t1\t{4.0}\t{1000 + user}" for user in range(3))
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    (source / "toy.inter").write_text(header + "".join(f"{row}\n" for row in rows))
+    done = mrrec("data", "import", "recbole", source, "--out", tmp_path / "out")
+    assert done.stdout == "" and done.exit_code in (0, 4)  # 4: with so little, no query is left, and that is said
+    assert done.stderr.splitlines()
+
+
+# --- memory ---
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A store of the shop; tests write about people of their own."""
+    store = tmp_path_factory.mktemp("kept") / "deep" / "memory.db"
+    counts = document("memory", "build", "--data", shop(), "--store", store)["entries"]
+    assert counts["record"] == 12 * 9 and [file.name for file in store.parent.iterdir()] == ["memory.db"]
+    return store
+
+
+def memory_of(user, store):
+    """(for documents, for people): `mrrec memory ...` of one user."""
+    tail = ("--store", store, "--user", user)
+    return (lambda *words: document("memory", *words, *tail)), (lambda *words: mrrec("memory", *words, *tail))
+
+
+def test_memory_build_for_people(tmp_path):
+    done = mrrec("memory", "build", "--data", shop(), "--store", tmp_path / "memory.db")
+    assert done.exit_code == 0 and "108 record" in done.stderr and "by extractive" in done.stderr
+    again = mrrec("memory", "build", "--data", shop(), "--store", tmp_path / "memory.db")
+    refused(again, 1, "memory.db is there already; choose another file")
+
+
+def test_memory_verbs_as_documents(kept, tmp_path):
+    ask, told = memory_of("carol", kept)
+    note = ask("add", "allergic to wool")
+    assert note["id"] == "carol/note/0" and note["level"] == "note" and ask("add", "allergic to wool") == note
+    assert ask("get", note["id"]) == note
+    assert ask("list") == {"entries": [note], "total": 1, "truncated": False, "cursor": None}
+    [found] = ask("search", "wool")
+    assert {key: found[key] for key in note} == note and {"score", "bm25", "cosine"} <= found.keys()
+    assert ask("search", "wool", "--k", 0) == []
+    changed = ask("update", note["id"], "allergic to silk", "--version", 1)
+    assert changed["text"] == "allergic to silk" and ask("search", "silk")[0]["text"] == "allergic to silk"
+    events = ask("history", note["id"])
+    assert [event["kind"] for event in events["events"]] == ["add", "update"] and events["total"] == 2
+    assert ask("history", "--limit", 1)["truncated"] and ask("history", "--limit", 1, "--cursor", 10**9)["events"] == []
+    refused(told("get", "carol/note/9"), 3, "has no memory")
+    assert ask("stats")["entries"] == {"note": 1} and ask("stats")["refused"] == 1
+    why = ask("why", note["id"], "--query", "silk")
+    assert why["search"]["place"] == 1 and why["search"]["words_in_common"] == ["silk"]
+    exported = told("export").stdout
+    assert told("export", "--out", tmp_path / "carol.jsonl").exit_code == 0
+    assert (tmp_path / "carol.jsonl").read_text() == exported
+    assert ask("delete", note["id"]) == {"deleted": note["id"]} and ask("list")["total"] == 0
+    assert ask("forget-user", "--yes")["forgotten"] == "carol" and ask("history")["total"] == 0
+    assert ask("import", tmp_path / "carol.jsonl")["imported"]["entry"] == 1
+    assert told("export").stdout == exported
+
+
+def test_memory_verbs_for_people(kept):
+    _, told = memory_of(USER, kept)
+    listed = told("list", "--level", "record", "--limit", 4)
+    assert listed.stdout.count(f"{USER}/record/") == 4 and "…" not in listed.stdout
+    assert listed.stderr.startswith("4 of 9; the next ones: --cursor ")
+    cursor = listed.stderr.split("--cursor ")[1].strip()
+    assert told("list", "--level", "record", "--cursor", cursor).stdout.count(f"{USER}/record/") == 5
+    best = told("search", "overall price", "--k", 1)
+    assert best.exit_code == 0 and "overall" in best.stdout and best.stdout.count("/") == 2
+    assert "9 record" in told("stats").stdout
+    assert "rests on" in told("why", f"{USER}/record/0").stdout
+    _, nobody = memory_of("nobody", kept)
+    assert nobody("list").stderr == "memory of nobody: nothing\n"
+    assert nobody("search", "qwrtzu").stderr == "'qwrtzu' in the memory of nobody: nothing\n"
+    assert nobody("add", "likes tea").stdout.count("nobody/note/0") == 1
+    asked = CliRunner().invoke(app, ["memory", "forget-user", "--store", str(kept), "--user", "nobody"], input="n\n")
+    assert asked.exit_code == 1 and "Forget everything about nobody?" in asked.stderr
+    assert nobody("list").stdout.count("likes tea") == 1
+
+
+def test_memory_reindex(kept):
+    assert document("memory", "reindex", "--store", kept)["vectors"] > 100
+
+
+def test_memory_rebuild_global(kept, tmp_path):
+    words = ("memory", "rebuild-global", "--store", kept)
+    assert document(*words, "--data", shop(), "--seed", 3).keys() == {"global"}
+    done = mrrec(*words)
+    assert done.exit_code == 0 and done.stderr.endswith(" global entries made anew\n") and done.stdout == ""
+    refused(mrrec("memory", "rebuild-global", "--store", tmp_path / "none.db"), 3, "no store", "none.db")
+    refused(mrrec(*words, "--data", tmp_path), 4, str(tmp_path))
+    assert mrrec(*words, "--seed", -1).exit_code == 2
+
+
+# --- train, evaluate, recommend ---
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, monkeypatch, quick):
+    """A signal in the midst of step 3 of 5, then gone on to 5, against 5 steps at once: the same log and policy."""
+    run, whole = tmp_path / "a run", tmp_path / "whole"
+    words = ("train", "--data", shop(), "--steps", 5, "--fast", "--run")
+    write = mrrec_mini.train.append_line
+
+    def interrupting(path, line):
+        write(path, line)
+        if line["step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mrrec_mini.train.append_line", interrupting)
+        stopped = mrrec(*words, run)
+    assert (stopped.exit_code, stopped.stdout) == (130, "")
+    command = f"mrrec train --data {shop()} --run '{run}' --steps 5 --resume"
+    assert stopped.stderr == f"interrupted; go on with: {command}\n"
+    assert [line["step"] for line in log_of(run)] == [1, 2, 3]
+    assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0  # the checkpoint is usable
+
+    gone_on = mrrec(*shlex.split(command)[1:])
+    assert gone_on.exit_code == 0 and gone_on.stderr.startswith(f"{run}: 5 steps")
+    assert mrrec(*words, whole).exit_code == 0
+    assert [line["step"] for line in log_of(run)] == [1, 2, 3, 4, 5]
+    assert log_of(run) == log_of(whole)
+    assert same_weights(load_policy(run)[0], load_policy(whole)[0])
+
+
+def log_of(run):
+    """The log, but for the clock."""
+    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+    return [json.loads(line) | {"step_time": 0} for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_ctrl_c_in_a_process(tmp_path, command):
+    """As a shell sends it, whenever: 130, and nothing but one line at most."""
+    words = {"train": ("train", "--data", shop(), "--run", "run", "--steps", 5000), "demo": ("demo", "--seeds", 2)}
+    job = started(*words[command], "--fast", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while command == "train" and not log_of(tmp_path / "run") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    job.send_signal(signal.SIGINT)
+    stdout, stderr = job.communicate()
+    assert (job.returncode, stdout) == (130, ""), stderr
+    assert stderr.startswith("interrupted; go on with: ") if command == "train" else "Traceback" not in stderr
+
+
+def test_ctrl_c_before_anything_was_learned(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mrrec_mini.app.demo.start_policy", interrupted)
+    done = mrrec("train", "--data", shop(), "--run", tmp_path / "run", "--fast")
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr == "interrupted before the first step; nothing was kept\n"
+    assert not (tmp_path / "run").exists()  # so the same command can be given again
+
+
+def test_a_made_world_is_trained_on_with_its_siblings_and_evaluated(tmp_path, quick):
+    """What `make-world` writes is enough to make the sibling shops again; a run is scored under what it learned by."""
+    world, run = tmp_path / "w", tmp_path / "r"
+    mrrec("data", "make-world", "--users", 12, "--items", 60, "--out", world)
+    words = ("--run", run, "--steps", 1, "--algo", "reinforce", "--fast", "--seed", 3)
+    done = mrrec("train", "--data", world, *words)
+    assert (done.exit_code, done.stdout) == (0, ""), done.stderr
+    recipe, seed, dataset = read_config(run)
+    assert recipe.siblings == 1 and "world" in dataset.meta
+    assert (recipe.train.algo, recipe.train.seed, seed) == ("reinforce", 3, 3)
+    assert sorted(path.name for path in run.iterdir()) == ["before", "checkpoints", "config.json", "metrics.jsonl"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000000", "step-000001"]
+    assert sorted(path.name for path in (run / "checkpoints" / "step-000001").iterdir()) == [
+        *("config.json", "manifest.json", "model.safetensors", "state.pt", "words.json"),
+    ]
+    told = document("evaluate", "--run", run)
+    assert told["seeds"] == [3] and "reinforce" in told["arms"] and "grpo" not in told["arms"]
+    assert json.loads((run / "evaluation.json").read_text()) == told["arms"]
+
+
+def test_evaluate_for_people(tmp_path):
+    run = copied_run(tmp_path)
+    done = mrrec("evaluate", "--run", run)
+    assert done.exit_code == 0 and "…" not in done.stdout
+    written = json.loads((run / "evaluation.json").read_text())
+    for numbers in written.values():
+        assert f"{numbers['ndcg@10']:.3f} {numbers['interval'][0]:.3f}..{numbers['interval'][1]:.3f}" in done.stdout
+
+
+def test_recommend():
+    words = ("recommend", "a lamp for office", "--user", USER, "--run", made_run())
+    told = document(*words, "--k", 4)
+    assert told["query"] == "a lamp for office" and told["user"] == USER and len(told["items"]) == 4
+    met = {seen.item for seen in Dataset.load(shop()).interactions_of(USER)}
+    assert not {item["id"] for item in told["items"]} & met
+    shown = mrrec(*words)
+    for item in told["items"]:
+        assert item["id"] in shown.stdout
+    assert "profile: " in shown.stdout and shown.stdout.startswith("<query> a lamp for office\n<global>")
+    new = document("recommend", "a lamp", "--user", "nobody", "--run", made_run())
+    assert len(new["items"]) == 5 and new["reason"].startswith("nothing is remembered of this user")
+
+
+# --- as a citizen of a shell ---
+
+
+def test_version_and_help():
+    assert mrrec("--version").stdout == "mrrec_mini 0.1.0\n"
+    done = mrrec("--help")
+    assert done.exit_code == 0
+    for name in ("demo", "data", "memory", "train", "evaluate", "recommend"):
+        assert name in done.stdout
+    assert mrrec().exit_code == 2  # no command: usage
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["dmeo"], ["demo", "--seeds", "0"], ["demo", "--seed", "-1"], ["data", "make-world"]),
+        ["train", "--data", "d", "--run", "r", "--algo", "nonsense"],
+        ["train", "--data", "d", "--run", "r", "--steps", "0"],
+        ["memory", "search", "price", "--data", "d", "--user", "u", "--k", "-1"],
+        *(["recommend", "mug", "--user", "u", "--run", "r", "--k", k] for k in ("-2", "0", "x")),
+    ],
+)
+def test_wrong_usage_is_2(words):
+    done = mrrec(*words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "Usage:" in done.stderr
+
+
+def test_head_closes_quietly():
+    """The reader takes one line and goes; more is written than any pipe holds, so the writer must notice."""
+    code = "from mrrec_mini.app import cli; cli._print_json = lambda told: print('{\\n' + 'x\\n' * 200_000)"
+    info = started("data", "info", shop(), "--json", before=code)
+    assert info.stdout.readline() == "{\n"
+    info.stdout.close()
+    assert info.stderr.read() == ""
+    assert info.wait() == 1
+
+
+def test_a_closed_pipe_and_little_to_say():
+    """Less is written than a pipe holds: only the flush at the end can notice."""
+    reader, writer = os.pipe()
+    info = started("data", "info", shop(), "--json", stdout=writer)
+    os.close(writer)
+    os.close(reader)
+    assert info.stderr.read() == "" and info.wait() == 1
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_no_color_is_respected(forbidden):
+    env = {"FORCE_COLOR": "1", "TERM": "xterm", "COLORTERM": "", "NO_COLOR": "1" if forbidden else ""}
+    done = started("data", "info", "nowhere", env=env)
+    _, stderr = done.communicate()
+    assert done.returncode == 4 and ("\x1b[31m" in stderr) != forbidden
+
+
+def test_a_terminal_without_unicode_gets_everything(tmp_path):
+    """Signs that the encoding lacks become their numbers; nothing breaks off."""
+    data = Dataset.load(shop())
+    Dataset(data.items, data.interactions, data.queries, {"name": "Büro 灯"}).save(tmp_path / "d")
+    done = started("data", "info", tmp_path / "d", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"})
+    stdout, stderr = done.communicate()
+    assert (done.returncode, stderr) == (0, "") and r"B\xfcro \u706f" in stdout
+
+
+@pytest.mark.slow
+def test_no_network_is_needed():
+    """Any connection would raise; and transformers is not told that it is offline."""
+    code = """
+import os, socket
+os.environ.pop("HF_HUB_OFFLINE", None)
+def refuse(*_): raise RuntimeError("a connection was opened")
+socket.socket.connect = socket.getaddrinfo = refuse
+"""
+    done = started("recommend", "a lamp", "--user", USER, "--run", made_run(), "--json", before=code)
+    stdout, stderr = done.communicate()
+    assert done.returncode == 0, stderr
+    assert len(json.loads(stdout)["items"]) == 5
+
+
+def test_help_is_quick():
+    """No heavy library is imported on the way to --help, nor by what needs no model."""
+    code = (
+        "import sys, mrrec_mini.app.cli\nfrom typer.testing import CliRunner\n"
+        f"for words in (['--help'], ['train', '--help'], ['data', 'info', {str(shop())!r}]):\n"
+        "    assert CliRunner().invoke(mrrec_mini.app.cli.app, words).exit_code == 0\n"
+        "print([name for name in ('torch', 'sklearn', 'transformers', 'numpy') if name in sys.modules])"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+def test_texts_are_shown_and_never_obeyed(tmp_path):
+    """Markup, emoji names and escape sequences in names come out as they were written, the last ones as escapes."""
+    data = Dataset.load(shop())
+    Dataset(data.items, data.interactions, data.queries, {"name": HOSTILE}).save(tmp_path / "d")
+    told = "".join(mrrec("data", "info", tmp_path / "d").stdout.replace("│", "").split())
+    assert r"[boldred]x[/][/nothing]:cat:\x1b[2J\x1b]0;owned\x07\x9b31m\u202e" in told
+    assert "\x1b" not in mrrec("recommend", HOSTILE, "--user", HOSTILE, "--run", made_run()).output
+    done = mrrec("memory", "get", "qwrtzu", "--store", made_run() / "memory.db", "--user", USER + HOSTILE)
+    assert done.exit_code == 3 and "\x1b" not in done.stderr and "[bold red]x[/]" in done.stderr

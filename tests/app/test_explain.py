@@ -1,0 +1,388 @@
+"""What an answer rests on: withheld before the best are taken, nothing written, and a control that changes nothing."""
+
+import json
+import shutil
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from mrrec_mini.app import assistant
+from mrrec_mini.app.assistant import Assistant, as_of_now
+from mrrec_mini.app.counterfactual import (
+    Withheld,
+    best,
+    effect,
+    item_contribution,
+    keywords,
+    place,
+    profile_contribution,
+)
+from mrrec_mini.bm25 import BM25Stats
+from mrrec_mini.datatypes import MemoryEntry
+from mrrec_mini.environment import item_text
+from mrrec_mini.grammar import Grammar
+from mrrec_mini.hybrid import HybridConfig, TextSpace
+from mrrec_mini.memory import EntryIndex
+from mrrec_mini.rollout import RolloutConfig, ScriptActor, rollout
+from mrrec_mini.scripts import expert
+from mrrec_mini.store import Store
+from runs import HOSTILE, made_run, mrrec, refused
+from small import environment, tokenizer
+
+NOTES = ("lamp color red", "lamp size small", "lamp material wood", "lamp price luxury", "mug weight heavy")
+
+
+@pytest.fixture(scope="module")
+def opened() -> Assistant:
+    return Assistant.open(made_run())
+
+
+@pytest.fixture
+def helper(opened, tmp_path) -> Assistant:
+    """With a store of its own, in which `me` and `you` said the same."""
+    path = shutil.copy(opened.store.path, tmp_path / "memory.db")
+    with Store.open(path) as store:
+        for note in NOTES:
+            store.for_user("me").add(note)
+            store.for_user("you").add(note)
+        yield replace(opened, store=store)
+
+
+@pytest.fixture
+def reading(opened, monkeypatch):
+    """reading(*searches): a policy that makes these searches, then writes the last word of all that it read."""
+
+    def play(*searches):
+        g = opened.grammar
+
+        def turn(state):
+            read = [entry.text.split()[-1] for entry in state.shown]
+            if len(state.calls) < len(searches):
+                return g.write_search("", searches[len(state.calls)].format(*read))
+            return g.write_final("", " ".join(["lamp", *read]), [0] if read else [])
+
+        monkeypatch.setattr(assistant, "LMActor", lambda *_, **__: ScriptActor(lambda state: turn))
+
+    return play
+
+
+def entry(text: str) -> MemoryEntry:
+    return MemoryEntry(text, "u", "pattern", text)
+
+
+# --- withheld -------------------------------------------------------------------------------------------------------
+
+
+def after_the_best_are_taken(memory, query, text, k, gone):
+    """The plausible wrong version: too few come back."""
+    return tuple(entry for entry in memory.search(query, text, k) if entry.id not in gone)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_the_next_best_takes_the_place_and_the_others_keep_their_order(k):
+    memory, query = environment().memory, environment().dataset.queries[0]
+    wrong = 0
+    for text in ("mug price", "lamp size small", "love that it is luxury"):
+        ranking = memory.search(query, text, 1000)
+        for gone in ({ranking[0].id}, {ranking[1].id, ranking[2].id}, {ranking[-1].id}, set(), {"no such id"}):
+            [found] = Withheld(memory, {query.id: gone}).search_many([(query, text)], k)
+            assert found == tuple(entry for entry in ranking if entry.id not in gone)[:k]
+            wrong += found != after_the_best_are_taken(memory, query, text, k, gone)
+        everything = {entry.id for entry in ranking}
+        assert Withheld(memory, {query.id: everything}).search_many([(query, text)], k) == [()]
+    assert wrong
+
+
+def test_in_a_batch_each_query_has_its_own_withheld():
+    memory, query = environment().memory, environment().dataset.queries[0]
+    other = replace(query, id="other")
+    first, second, *_ = memory.search(query, "mug price", 3)
+    found = Withheld(memory, {"other": {first.id}}).search_many([(query, "mug price"), (other, "mug price")], 1)
+    assert found == [(first,), (second,)]
+    view = Withheld(memory, {query.id: {entry.id for entry in memory.global_entries}})
+    assert view.search_global("mug", 3) == memory.search_global("mug", 3)
+
+
+class Dictated:
+    """An embedder whose vectors are dictated."""
+
+    id = "dictated"
+    vectors: ClassVar = {
+        "mug red small": (0, 1),
+        "mug red cup": (1, 0),
+        "kettle for tea": (0.3, 0.954),
+        "lamp of steel": (-1, 0),
+        "small red mug": (1, 0),
+    }
+
+    def encode(self, texts):
+        return np.array([self.vectors[text] for text in texts], dtype=float)
+
+
+def test_an_index_made_anew_would_let_a_stranger_change_the_answer():
+    """Why withheld is not deleted: the lamp is found by nobody, but it stretches the list of cosines."""
+    space = TextSpace(HybridConfig(), BM25Stats(3.0, {}, 1.0), Dictated())
+    first, second, tea, lamp = lines = [entry(text) for text in list(Dictated.vectors)[:4]]
+    shelf = EntryIndex(lines, space)
+    assert shelf.search_many(["small red mug"], 3) == [(first, second, tea)]
+    assert EntryIndex([first, second, tea], space).search_many(["small red mug"], 1) == [(second,)]
+
+    class Shelved:
+        def search_many(self, asked, k):
+            return shelf.search_many([text for _, text in asked], k)
+
+    query = as_of_now("u", "a mug")
+    view = Withheld(Shelved(), {query.id: {lamp.id}})
+    assert view.search_many([(query, "small red mug")], 1) == [(first,)]
+
+
+def test_a_data_sets_memory_is_played_without_what_was_read_in_one_batch():
+    env, grammar, rules = environment(), Grammar(tokenizer()), RolloutConfig()
+    queries, actor = env.split.train_queries[:4], ScriptActor(expert(Grammar(tokenizer())))
+    before = rollout(actor, queries, env.memory, grammar, rules)
+    read = {e.query.id: {entry.id for call in e.calls for entry in call.entries} for e in before}
+    assert all(read.values())
+    view = Withheld(env.memory, {query.id: read[query.id] for query in queries[2:]})
+    after = rollout(actor, queries, view, grammar, rules)
+    assert after[:2] == before[:2]
+    for old, new in zip(before[2:], after[2:], strict=True):
+        assert not read[old.query.id] & {entry.id for call in new.calls for entry in call.entries}
+        found = effect(env.items, old, new, read[old.query.id], 5, target=old.query.target)
+        [was, now] = env.items.ranks([old.answer.profile, new.answer.profile], [old.query.target] * 2)
+        assert (found.before.target_place, found.after.target_place) == (was, now)
+
+
+# --- places ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_place_counts_what_was_not_met_and_the_item_itself(opened):
+    items = opened.environment.items
+    ranking = [hit.id for hit in items.search("red lamp", len(items))]
+    met = set(ranking[1:60:3])
+    fresh = [item for item in ranking if item not in met]
+    assert [hit.id for hit in best(items, "red lamp", 4, met)] == fresh[:4]
+    for item in (ranking[0], ranking[7], ranking[10], ranking[-1]):
+        alone = [other for other in ranking if other not in met or other == item]
+        assert place(items, "red lamp", item, met) == alone.index(item) + 1
+        assert place(items, "red lamp", item) == ranking.index(item) + 1
+
+
+# --- explain --------------------------------------------------------------------------------------------------------
+
+
+def test_the_worked_case(helper, reading):
+    """Three of four notes about lamps are read; without one of them the fourth is, and the profile says so."""
+    reading("lamp")
+    found = helper.explain("me", "a lamp", k=4)
+    assert found.answer == helper.recommend("me", "a lamp", k=4)
+    read = [reason.entry.text for reason in found.reasons]
+    [fourth] = set(NOTES[:4]) - set(read)
+    assert len(read) == 3 and [reason.evidence for reason in found.reasons] == [True, False, False]
+    for reason in found.reasons:
+        change = reason.without
+        assert change.withheld == (reason.entry.id,) and change.changed
+        assert change.words_lost == (reason.entry.text.split()[-1],)
+        assert change.words_gained == (fourth.split()[-1],)
+        rest = [text for text in read if text != reason.entry.text]
+        assert change.after.profile == " ".join(["lamp", *(text.split()[-1] for text in (*rest, fourth))])
+        listed = [hit.id for hit in helper.environment.items.search(change.after.profile, 4)]
+        assert change.after.items == tuple(listed) and change.before.items == tuple(
+            item.id for item, _ in found.answer.items
+        )
+        assert set(change.items_out) == set(change.before.items) - set(listed)
+        assert set(change.items_in) == set(listed) - set(change.before.items)
+        first = found.answer.items[0][0].id
+        ranking = [hit.id for hit in helper.environment.items.search(change.after.profile, 60)]
+        assert (change.after.first, change.before.first_place) == (first, 1)
+        assert change.after.first_place == ranking.index(first) + 1
+        assert change.before.calls == change.after.calls == ("lamp",)
+    assert any(reason.without.items_out for reason in found.reasons)
+    assert found.together.words_lost == tuple(text.split()[-1] for text in read)
+    assert found.together.withheld == tuple(reason.entry.id for reason in found.reasons)
+
+
+def test_what_was_not_looked_up_changes_nothing(helper, reading):
+    """The control, for every entry that could be one; what was read changes the episode."""
+    for user, searches in (("me", ["lamp"]), ("u000003", ["lamp", "price"])):
+        reading(*searches)
+        found = helper.explain(user, "a lamp")
+        read = {reason.entry.id for reason in found.reasons}
+        assert found.control.entry.id not in read
+        assert not found.control.without.changed and str(found.control.without) == "nothing changes"
+        query, memory = as_of_now(user, "a lamp"), assistant.StoredMemory(helper.store)
+        before = helper._play(query, memory)
+        for entry in helper.store.for_user(user).entries():
+            after = helper._play(query, Withheld(memory, {query.id: {entry.id}}))
+            assert (after == before) == (entry.id not in read)
+
+
+def test_the_searches_that_follow_from_a_memory_change_with_it(helper, reading):
+    reading("lamp color", "{0}")
+    reason = helper.explain("me", "a lamp").reasons[0]
+    assert reason.entry.text == "lamp color red" and reason.without.before.calls == ("lamp color", "red")
+    told = reason.without.as_dict()
+    assert told["calls_changed"] and told["after"]["calls"][0] == "lamp color"
+    assert told["after"]["calls"][1] != "red" and "searches lamp color; " in str(reason.without)
+
+
+def test_nothing_is_written(helper, reading):
+    reading("lamp", "{0}")
+    mine, path = helper.store.for_user("me"), helper.store.path
+    was = (list(mine.export()), helper.store.generation, path.read_bytes(), mine.stats())
+    helper.explain("me", "a lamp", target="i0000003")
+    assert (list(mine.export()), helper.store.generation, path.read_bytes(), mine.stats()) == was
+
+
+def test_it_is_the_own_memory_that_is_withheld(helper, reading):
+    reading("lamp")
+    mine, yours = helper.explain("me", "a lamp"), helper.explain("you", "a lamp")
+    for user, found in (("me", mine), ("you", yours)):
+        assert {reason.entry.user for reason in (*found.reasons, found.control)} == {user}
+    assert [r.without.after for r in mine.reasons] == [r.without.after for r in yours.reasons]
+    query, memory = as_of_now("me", "a lamp"), assistant.StoredMemory(helper.store)
+    foreign = {reason.entry.id for reason in yours.reasons}
+    assert helper._play(query, Withheld(memory, {query.id: foreign})) == helper._play(query, memory)
+
+
+def test_who_writes_meanwhile_changes_no_effect(helper, opened, monkeypatch):
+    """All episodes are played on the memory as it was at the first of them."""
+    g, plays = opened.grammar, []
+
+    def turn(state):
+        if not state.calls:
+            plays.append(helper.store.for_user("me").add(f"lamp number {len(plays)}"))
+            return g.write_search("", "lamp")
+        return g.write_final("", " ".join(["lamp", *(entry.text for entry in state.shown)]), [])
+
+    helper._play(as_of_now("me", "a lamp"), assistant.StoredMemory(helper.store))
+    monkeypatch.setattr(assistant, "LMActor", lambda *_, **__: ScriptActor(lambda state: turn))
+    found = helper.explain("me", "a lamp")
+    assert plays and not found.control.without.changed
+    seen = " ".join(reason.without.after.profile for reason in found.reasons)
+    assert not any(f"number {n}" in seen for n in range(1, 6))
+
+
+def test_a_target_is_watched(helper, reading):
+    reading("lamp")
+    items = helper.environment.items
+    for target in ("i0000003", "i0000016"):
+        found = helper.explain("me", "a lamp", target=target)
+        for reason in found.reasons:
+            was, now = reason.without.before, reason.without.after
+            assert was.target == now.target == target
+            ranks = items.ranks([was.profile, now.profile], [target] * 2)
+            assert [was.target_place, now.target_place] == ranks.tolist()
+    assert helper.explain("me", "a lamp").together.before.target_place is None
+    with pytest.raises(LookupError, match="no item 'i9999999'"):
+        helper.explain("me", "a lamp", target="i9999999")
+
+
+def test_what_was_met_does_not_count(helper, reading):
+    reading("lamp")
+    first = helper.recommend("me", "a lamp").items[0][0]
+    helper.remember("me", first.id, 3.0)
+    found = helper.explain("me", "a lamp", target=first.id)
+    for change in (found.together, *(reason.without for reason in found.reasons)):
+        assert first.id not in change.before.items + change.after.items and change.before.first_place == 1
+        met = helper.environment.items.ranks([change.after.profile], [first.id])
+        assert change.after.target_place == met
+
+
+def test_nobody_known_and_nothing_looked_up(helper, reading):
+    reading("lamp")
+    found = helper.explain("a new one", "a lamp")
+    assert (found.reasons, found.together, found.control) == ((), None, None)
+    assert found.answer.reason == "nothing is remembered of this user"
+    reading()
+    found = helper.explain("me", "a lamp")
+    assert found.reasons == () and found.together is None and not found.control.without.changed
+
+
+def test_an_episode_that_breaks_off_without_a_memory_says_so(helper, opened, monkeypatch):
+    g = opened.grammar
+
+    def turn(state):
+        if not state.calls:
+            return g.write_search("", "lamp color red")
+        red = "red" in state.shown[0].text
+        return g.write_final("", "red lamp", []) if red else g.write_search("", " ")
+
+    monkeypatch.setattr(assistant, "LMActor", lambda *_, **__: ScriptActor(lambda state: turn))
+    change = helper.explain("me", "something for my desk").reasons[0].without
+    assert (change.before.end, change.after.end) == ("answer", "an empty search")
+    assert change.after.profile == "something for my desk" and "the episode ends: an empty search" in str(change)
+
+
+def test_one_question_has_one_explanation_and_it_is_plain(helper):
+    """The trained policy itself, whatever it does."""
+    found = helper.explain("u000003", "lamp for office")
+    assert found == helper.explain("u000003", "lamp for office")
+    told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert list(told) == ["answer", "memories", "together", "control"]
+    assert told["control"]["without"]["changed"] is False
+
+
+# --- Table 3 --------------------------------------------------------------------------------------------------------
+
+
+def test_contributions_by_hand():
+    read = [entry("mug price luxury"), entry("overall size small"), entry("bought vel mug rated 5: love it in red")]
+    assert profile_contribution(read, "mug for hiking", "mug for hiking price luxury") == pytest.approx(1 / 3)
+    assert profile_contribution(read, "mug for hiking", "mug luxury, small, red") == 1
+    assert profile_contribution(read, "hiking", "mug for hiking") == pytest.approx(2 / 3)
+    assert item_contribution(read, "mug for hiking", "tamvy mug shop size small 5 it") == pytest.approx(1 / 3)
+    assert item_contribution(read, "mug", "a kettle rated 5 overall") == 0
+    assert profile_contribution([], "mug", "mug") is None and item_contribution([], "mug", "mug") is None
+    assert keywords("Bought a Red mug rated 5: love it", "the mug") == {"red", "love"}
+
+
+def test_contributions_of_real_episodes():
+    """The expert copies what it finds useful of what it read: that is in its own profile more than in another one."""
+    env, grammar = environment(), Grammar(tokenizer())
+    episodes = rollout(
+        ScriptActor(expert(grammar)), env.split.train_queries, env.memory, grammar, RolloutConfig(memory_k=1)
+    )
+    own, strange, right = [], [], []
+    for episode, other in zip(episodes, episodes[7:] + episodes[:7], strict=True):
+        read = [e for call in episode.calls for e in call.entries]
+        own.append(profile_contribution(read, episode.query.text, episode.answer.profile))
+        strange.append(profile_contribution(read, episode.query.text, other.answer.profile))
+        right.append(item_contribution(read, episode.query.text, item_text(env.dataset.items[episode.query.target])))
+    assert sum(own) > 2 * sum(strange)
+    assert all(0 <= share <= 1 for share in right)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command(helper, reading):
+    words = ("explain", "a lamp", "--user", "me", "--run", made_run(), "--store", helper.store.path)
+    reading("lamp")
+    done = mrrec(*words, "-k", 3, "--json")
+    told = json.loads(done.stdout)
+    assert done.exit_code == 0 and len(told["answer"]["items"]) == 3
+    assert told == json.loads(json.dumps(helper.explain("me", "a lamp", 3).as_dict()))
+    shown = mrrec(*words).stdout
+    assert "all of these" in shown and "nothing changes" in shown and "not read" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    for reason in told["memories"]:
+        assert reason["id"] in shown
+
+
+def test_the_command_refuses_in_one_line(tmp_path, reading):
+    refused(mrrec("explain", "a lamp", "--user", "me", "--run", tmp_path), 3, "is not a run")
+    run = ("--run", made_run())
+    refused(mrrec("explain", " ", "--user", "me", *run), 4, "the query is empty")
+    refused(mrrec("explain", "a\udc80", "--user", "me", *run), 4, "half a surrogate pair")
+    refused(mrrec("explain", "lamp", "--user", "\udc80", *run), 4, "half a surrogate pair")
+    assert mrrec("explain", "lamp", "--user", "me", *run, "-k", 0).exit_code == 2
+
+
+def test_the_command_shows_texts_and_obeys_none(helper, reading):
+    helper.store.for_user("me").add(f"lamp {HOSTILE}")
+    reading("lamp bold red")
+    done = mrrec("explain", HOSTILE, "--user", "me", "--run", made_run(), "--store", helper.store.path)
+    assert done.exit_code == 0 and "\x1b" not in done.output and "\x9b" not in done.output
+    assert "[bold" in done.stdout and ":cat:" in done.stdout

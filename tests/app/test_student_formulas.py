@@ -1,0 +1,256 @@
+"""A learner's own formulas: what is taken from a file, what is refused and how, and that the real loop runs on them."""
+
+import json
+import math
+import shutil
+from dataclasses import fields, replace
+from inspect import signature
+from pathlib import Path
+
+import pytest
+import torch
+
+from house import ROOT
+from mrrec_mini import grpo, reinforce
+from mrrec_mini.app.demo import Mismatch, beside, curve, curves, train_run
+from mrrec_mini.app.student_formulas import NAMES, PARTS, USED, learners_file, with_names
+from mrrec_mini.data import DataError
+from mrrec_mini.grpo import Formulas, GRPOConfig, clipped_surrogate, grpo_loss
+from mrrec_mini.train import TrainConfig, Trainer
+from runs import QUICK, mrrec, refused, shop
+from small import environment, taught_model, tokenizer
+
+OWN = {name: getattr(grpo, name, None) or getattr(reinforce, name) for name in NAMES}
+CONFIG = TrainConfig(steps=2, prompts_per_step=2, group=3, learning_rate=1e-2, micro_batches=2, warmup=1)
+
+
+def written(tmp_path: Path, text: str, name: str = "mine.py") -> Path:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def steps_of(formulas: Formulas, config: TrainConfig = CONFIG, steps: int = 1) -> list[dict]:
+    trainer = Trainer(taught_model(), tokenizer(), [environment()], config, formulas)
+    return [trainer.step() | {"step_time": 0} for _ in range(steps)]
+
+
+# --- what is taken ---
+
+
+def test_the_bundle_is_the_packages_own():
+    assert {field.name: getattr(Formulas(), field.name) for field in fields(Formulas)} == {
+        name: OWN[name] for name in NAMES if name not in PARTS
+    }
+    assert set(PARTS) <= set(grpo_loss.__code__.co_names), "the loss calls each part by its name"
+
+
+@pytest.mark.parametrize("algo", ["grpo", "reinforce"])
+def test_the_packages_own_in_a_file_change_nothing(tmp_path, algo):
+    lines = ["from mrrec_mini import grpo, reinforce"]
+    for name in USED[algo]:
+        home = "grpo" if hasattr(grpo, name) else "reinforce"
+        lines += [f"def {name}(*a, **k):", f"    return {home}.{name}(*a, **k)"]
+    found = learners_file(written(tmp_path, "\n".join(lines)), algo, GRPOConfig(beta=0.1))
+    assert set(found.names) == set(USED[algo])
+    config = replace(CONFIG, algo=algo, grpo=GRPOConfig(beta=0.1))
+    assert steps_of(found.formulas, config, 2) == steps_of(Formulas(), config, 2)
+
+
+@pytest.mark.parametrize("name", [name for name in USED["grpo"] if name != "token_logprobs"])
+def test_each_formula_of_the_file_is_what_the_update_calls(tmp_path, name):
+    """One that raises: nothing else can be heard from it."""
+    path = written(tmp_path, f"def {name}(*args):\n    raise ArithmeticError('heard')\n")
+    with pytest.raises(ValueError, match=rf"mine.py, line 2: {name} raised ArithmeticError: 'heard'"):
+        learners_file(path, "grpo", GRPOConfig(beta=0.1))
+
+
+def test_what_a_file_only_imports_is_not_the_learners(tmp_path):
+    """Else an imported `grpo_loss` would be taken for theirs, and their own part of it never be called."""
+    imports = "from mrrec_mini.grpo import clipped_surrogate as usual, grpo_loss, group_advantages\n"
+    path = written(tmp_path, imports + "def clipped_surrogate(r, a, c):\n    raise ArithmeticError('heard')\n")
+    with pytest.raises(ValueError, match="clipped_surrogate raised ArithmeticError: 'heard'"):
+        learners_file(path, "grpo")
+    double = written(tmp_path, imports + "def clipped_surrogate(r, a, c):\n    return 2 * usual(r, a, c)\n")
+    found = learners_file(double, "grpo")
+    assert found.names == ("clipped_surrogate",)
+    with pytest.raises(ValueError, match="defines none of"):
+        learners_file(written(tmp_path, imports), "grpo")
+
+
+def test_the_learners_are_what_the_trainer_calls(tmp_path):
+    """Each is counted in a real step, after the trial."""
+    lines = ["from mrrec_mini import grpo, reinforce", "calls = []"]
+    for name in USED["grpo"]:
+        home = "reinforce" if name == "token_logprobs" else "grpo"
+        lines += [f"def {name}(*a, **k):", f"    calls.append({name!r})", f"    return {home}.{name}(*a, **k)"]
+    found = learners_file(written(tmp_path, "\n".join(lines)), "grpo", GRPOConfig(beta=0.1))
+    whole = ("token_logprobs", "group_advantages", "grpo_loss")
+    calls = found.formulas.grpo_loss.__wrapped__.__globals__["calls"]
+    assert set(calls) == {"group_advantages", "grpo_loss"}, "the trial needs no model"
+    calls.clear()
+    steps_of(found.formulas, replace(CONFIG, grpo=GRPOConfig(beta=0.1)))
+    assert set(calls) == set(whole)
+
+
+@pytest.mark.parametrize("name", USED["reinforce"])
+def test_each_formula_of_reinforce_is_called(tmp_path, name):
+    path = written(tmp_path, f"def {name}(*args, **kwargs):\n    raise ArithmeticError('heard')\n")
+    with pytest.raises(ValueError, match=f"{name} raised ArithmeticError: 'heard'"):
+        steps_of(learners_file(path, "reinforce").formulas, replace(CONFIG, algo="reinforce"))
+
+
+def test_another_formula_is_another_run(tmp_path):
+    path = written(tmp_path, "def length_weights(mask, rule, episodes, tokens, max_tokens):\n    return mask / 7\n")
+    mine, own = (steps_of(f, steps=2) for f in (learners_file(path, "grpo").formulas, Formulas()))
+    assert mine[0]["reward"] == own[0]["reward"], "the first episodes are the same"
+    assert not math.isclose(mine[0]["grad_norm"], own[0]["grad_norm"], rel_tol=1e-3)
+
+
+def test_the_packages_functions_stay_as_they_are():
+    ratio, advantages = torch.tensor([[1.5, 0.5]]), torch.tensor([1.0])
+    changed = with_names(clipped_surrogate, {"per_token": lambda a: 2 * a[:, None]})
+    assert changed(ratio, advantages, (0.2, 0.2)).tolist() == [pytest.approx([2.4, 1.0])]
+    assert clipped_surrogate(ratio, advantages, (0.2, 0.2)).tolist() == [pytest.approx([1.2, 0.5])]
+    defaults = [
+        [(p.name, p.default) for p in signature(f).parameters.values()] for f in (with_names(grpo_loss, {}), grpo_loss)
+    ]
+    assert defaults[0] == defaults[1]
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        ("def helper():\n    pass\n", ValueError, "defines none of token_logprobs, baseline"),
+        ("def grpo_loss(:\n", DataError, r"mine.py:1: .*no Python"),
+        ("x = 1\ny = 1 / 0\n", DataError, r"mine.py:2: ZeroDivisionError"),
+        (
+            "def baseline(rewards, groups, kind):\n    return 0\n",
+            ValueError,
+            "learning by grpo does not call; give --algo r",
+        ),
+        ("def kl_term(logprobs, reference, ratio):\n    return 0\n", ValueError, "where beta is 0"),
+        ("group_advantages = 3\n", ValueError, "defines none of"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_refused(tmp_path, text, error, said):
+    with pytest.raises(error, match=said):
+        learners_file(written(tmp_path, text), "grpo")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise NotImplementedError('write this')", r"mine.py, line 2: group_advantages is not written yet"),
+        ("return [0.0]", "returned .*, no tensor"),
+        ("pass", "returned None, no tensor; is there a `return`"),
+        ("return rewards.no_such_thing", r"line 2: group_advantages raised AttributeError"),
+        ("return rewards[:, None]", r"group_advantages of 4 rewards returned shape \(4, 1\), expected \(4,\)"),
+    ],
+)
+def test_what_goes_wrong_in_it_names_the_line(tmp_path, body, said):
+    path = written(tmp_path, f"def group_advantages(rewards, groups, sigma):\n    {body}\n")
+    with pytest.raises(ValueError, match=said):
+        steps_of(learners_file(path, "grpo").formulas)
+
+
+def test_the_line_is_the_last_one_of_the_file_that_was_reached(tmp_path):
+    text = "def helper(r):\n    return r.deep\n\n"
+    text += "def group_advantages(rewards, groups, sigma):\n    return helper(rewards)\n"
+    with pytest.raises(ValueError, match=r"mine.py, line 2: group_advantages raised AttributeError"):
+        steps_of(learners_file(written(tmp_path, text), "grpo").formulas)
+
+
+def test_a_file_that_is_named_from_here(tmp_path, monkeypatch):
+    """As people type it."""
+    written(tmp_path, "def group_advantages(rewards, groups, sigma):\n    raise NotImplementedError\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^mine.py, line 2: group_advantages is not written yet$"):
+        learners_file(Path("mine.py"), "grpo")
+
+
+def test_a_loss_without_gradient_is_refused(tmp_path):
+    path = written(tmp_path, "def grpo_loss(logprobs, *rest):\n    return logprobs.detach().sum()\n")
+    with pytest.raises(ValueError, match="a loss without a gradient; was it detached"):
+        steps_of(learners_file(path, "grpo").formulas)
+
+
+def test_a_loss_of_many_numbers_is_refused(tmp_path):
+    path = written(tmp_path, "def reinforce_loss(logprobs, *rest):\n    return -logprobs\n")
+    with pytest.raises(ValueError, match=r"the loss has shape \(4, 3\), expected one number; is a sum missing"):
+        learners_file(path, "reinforce")
+
+
+# --- in a run folder ---
+
+ANSWER = (ROOT / "tutorials/exercises/group_advantages.py").read_text(encoding="utf-8")
+MINE = "def group_advantages(rewards, groups, sigma):\n    return 1 + rewards - rewards.mean()\n"
+
+
+def log_of(run: Path) -> list[dict]:
+    return [json.loads(line) | {"step_time": 0} for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr("mrrec_mini.recipe.FAST", QUICK)
+
+
+def test_the_reference_beside_it_is_the_run_without_a_file(tmp_path, quick):
+    path = written(tmp_path, MINE)
+    said = train_run(shop(), tmp_path / "a", 2, 0, "grpo", False, True, learners=path)
+    assert said.startswith("2 steps") and "; with the package's own: 2 steps" in said
+    train_run(shop(), tmp_path / "b", 2, 0, "grpo", False, True)
+    mine, own = ([line | {"step_time": 0} for line in log] for log in beside(tmp_path / "a"))
+    assert own == log_of(tmp_path / "b") and mine == log_of(tmp_path / "a") and mine != own
+
+
+def test_both_are_gone_on_with(tmp_path, quick, monkeypatch):
+    steady = replace(QUICK, train=replace(QUICK.train, final_rate=1.0))
+    monkeypatch.setattr("mrrec_mini.recipe.FAST", steady)
+    path = written(tmp_path, MINE)
+    train_run(shop(), tmp_path / "a", 2, 0, "grpo", False, True, learners=path)
+    told = []
+    say = lambda phase, done, total, note: told.append((phase, done))  # noqa: E731
+    train_run(shop(), tmp_path / "a", 4, 0, "grpo", True, True, say, learners=path)
+    assert [done for phase, done in told if phase == "learn with the package alone"] == [3, 4]
+    train_run(shop(), tmp_path / "b", 4, 0, "grpo", False, True, learners=path)
+    a, b = ([log_of(run), log_of(run / "reference")] for run in (tmp_path / "a", tmp_path / "b"))
+    assert a == b and [len(log) for log in a] == [4, 4]
+
+
+def test_a_run_goes_on_with_the_file_that_it_was_made_with(tmp_path, quick):
+    path = written(tmp_path, MINE)
+    train_run(shop(), tmp_path / "a", 1, 0, "grpo", False, True, learners=path)
+    with pytest.raises(Mismatch, match="made with a file of formulas, not without one; give --with"):
+        train_run(shop(), tmp_path / "a", 2, 0, "grpo", True, True)
+    path.write_text(MINE + "\n", encoding="utf-8")
+    with pytest.raises(Mismatch, match="not that file as it was then"):
+        train_run(shop(), tmp_path / "a", 2, 0, "grpo", True, True, learners=path)
+    shutil.rmtree(tmp_path / "a")
+    train_run(shop(), tmp_path / "a", 1, 0, "grpo", False, True)
+    with pytest.raises(Mismatch, match=r"the package's own formulas, not .*mine.py"):
+        train_run(shop(), tmp_path / "a", 2, 0, "grpo", True, True, learners=path)
+
+
+def test_on_the_command_line(tmp_path, quick):
+    words = ("train", "--data", shop(), "--run", tmp_path / "run", "--steps", 2, "--fast", "--with")
+    refused(mrrec(*words, tmp_path / "none.py"), 3, "no such file; it should define one or more of")
+    refused(mrrec(*words, written(tmp_path, "x = (", "x.py")), 4, "x.py:1", "no Python")
+    refused(
+        mrrec(*words, written(tmp_path, ANSWER, "stub.py")), 1, "stub.py, line", "group_advantages is not written yet"
+    )
+    assert not (tmp_path / "run").exists(), "told before anything is made"
+    done = mrrec(*words, written(tmp_path, MINE))
+    assert done.exit_code == 0, done.stderr
+    assert "* yours, o the package's own" in done.stdout and "with the package's own: 2 steps" in done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_two_curves_in_one_picture():
+    drawn = curves([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]], "*o", height=2).splitlines()
+    assert drawn == ["   1.00 | *@", "   0.00 |@o", "        +---", "         1 3"]
+    assert curves([[1.0, 2.0]], "*") == curve([1.0, 2.0])

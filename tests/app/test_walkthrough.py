@@ -1,0 +1,130 @@
+"""The tour: every stage shows its objects, text of people cannot act, and it stops when it is told to."""
+
+import re
+from dataclasses import replace
+from functools import lru_cache
+
+import pytest
+from rich.console import Console
+
+from mrrec_mini.app import walkthrough as tour
+from mrrec_mini.app.walkthrough import SHOWS, STAGES, TINY_LESSON, TINY_SHOP, Tour, print_step, steps, table
+from runs import HOSTILE, mrrec, refused
+
+
+@lru_cache(maxsize=1)
+def tiny() -> Tour:
+    """Made once for all tests."""
+    return Tour(0, TINY_SHOP, TINY_LESSON)
+
+
+def shown(stage: str | None = None, width: int = 80) -> str:
+    console = Console(width=width, color_system=None, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for name, step in steps(tiny(), stage):
+        print_step(name, step, console)
+    return console.export_text()
+
+
+def test_the_stages_are_those_of_the_flow():
+    assert tuple(SHOWS) == STAGES == ("data", "memory", "retrieval", "rollout", "reward", "update", "evaluation")
+
+
+def test_every_stage_names_its_code_and_fits_80_columns():
+    text = shown()
+    for stage in STAGES:
+        assert text.count(" > ") >= 6 and stage in text
+    assert max(map(len, text.splitlines())) <= 80
+    named = {file for line in re.findall(r"^code: (.*)$", text, re.M) for file in line.split(", ")}
+    package = {path.name for path in __import__("pathlib").Path(tour.__file__).parent.parent.rglob("*.py")}
+    assert named <= package and {"memory.py", "rollout.py", "grpo.py", "evaluate.py"} <= named
+
+
+def test_data_and_memory_show_the_real_objects():
+    query = tiny().query
+    assert query.text in shown("data") and query in tiny().environment.split.test_queries
+    entries = tiny().environment.memory.entries(query)
+    text = " ".join(shown("memory").split())
+    assert next(e.text for e in entries if e.level == "profile") in text
+    assert all(e.text in text for e in tiny().environment.memory.search_global(query.text, 6))
+
+
+def test_rewards_advantages_and_places_are_the_episodes_own():
+    told = shown("reward")
+    for episode in tiny().group:
+        assert f"{episode.reward:.2f}" in told
+    rewards = [episode.reward for episode in tiny().group]
+    mean = sum(rewards) / len(rewards)
+    assert all(f"{reward - mean:+.2f}" in shown("update") for reward in rewards)
+    assert f"All {len(tiny().eval_set.queries)} test queries" in shown("evaluation")
+
+
+def test_learning_does_not_change_the_start():
+    before = [p.detach().clone() for p in tiny().start[0].parameters()]
+    assert tiny().learned[0] is not tiny().start[0]
+    assert all((a == b).all() for a, b in zip(before, tiny().start[0].parameters(), strict=True))
+
+
+def test_early_stages_train_nothing():
+    fresh = Tour(1, TINY_SHOP, TINY_LESSON)
+    for stage in ("data", "memory", "retrieval"):
+        assert list(steps(fresh, stage))
+    assert "start" not in vars(fresh) and "learned" not in vars(fresh)
+
+
+def test_hostile_text_is_only_shown(capsys):
+    console = Console(width=80, color_system=None, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    table((HOSTILE,), [(HOSTILE,)])(console)
+    tour.lines(HOSTILE)(console)
+    text = console.export_text()
+    assert "[bold red]" in text and ":cat:" in text and "\x1b" not in text and "\u202e" not in text
+
+
+def test_an_unknown_stage_is_refused():
+    with pytest.raises(ValueError, match="no stage is called 'baking'; there are data, memory"):
+        list(steps(tiny(), "baking"))
+    refused(mrrec("walkthrough", "baking"), 2, "no stage is called 'baking'; there are data, memory, retrieval")
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """asked(*answers): a terminal whose person answers so after each step; an exception is raised in their place."""
+    monkeypatch.setattr(tour, "SHOP", TINY_SHOP)
+    monkeypatch.setattr(tour, "LESSON", replace(TINY_LESSON))
+
+    def script(*answers):
+        left = iter(answers)
+
+        def answer(*_):
+            one = next(left)
+            if isinstance(one, type):
+                raise one
+            return one
+
+        monkeypatch.setattr("mrrec_mini.app.cli._is_terminal", lambda: True)
+        monkeypatch.setattr("mrrec_mini.app.cli.err.input", answer)
+        return left
+
+    return script
+
+
+def test_no_input_goes_through_one_stage():
+    done = mrrec("walkthrough", "data", "--no-input", "--fast")
+    assert done.exit_code == 0 and "a history" in done.stdout and "global memory" not in done.stdout
+
+
+def test_it_stops_after_each_step(asked):
+    left = asked("", "", "never asked for")
+    done = mrrec("walkthrough", "memory")
+    assert done.exit_code == 0 and "global memory (eq. 6)" in done.stdout
+    assert next(left) == "never asked for"
+
+
+@pytest.mark.parametrize(("answer", "code"), [("q", 0), ("Q ", 0), (EOFError, 0), (KeyboardInterrupt, 130)])
+def test_one_can_leave(asked, answer, code):
+    asked(answer)
+    done = mrrec("walkthrough", "memory")
+    assert done.exit_code == code and "local memory" in done.stdout and "global memory (eq. 6)" not in done.stdout
+    assert "Traceback" not in done.stderr
