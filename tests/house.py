@@ -34,7 +34,7 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def unlisted(root: Path = ROOT) -> list[str]:
-    """Modules that the table of contents forgot. Doorways (`__init__`, `__main__`) are no chapters."""
+    """Modules that are missing from the table of contents. `__init__` and `__main__` need no entry."""
     listed = {name for _, names in contents(root) for name in names}
     return [
         name for name, path in modules(root).items() if name not in listed and path.stem not in ("__init__", "__main__")
@@ -42,11 +42,11 @@ def unlisted(root: Path = ROOT) -> list[str]:
 
 
 def unwritten(root: Path = ROOT) -> list[str]:
-    """Chapters that the table of contents promises and nobody wrote."""
+    """Entries of the table of contents that have no module."""
     return [name for _, names in contents(root) for name in names if name not in modules(root)]
 
 
-# --- docstrings and the README's map ---------------------------------------------------------------------------------
+# --- docstrings and the maps of the files -----------------------------------------------------------------------------
 
 
 def _docstring(path: Path) -> str:
@@ -54,7 +54,7 @@ def _docstring(path: Path) -> str:
 
 
 def poor_docstrings(root: Path = ROOT) -> list[str]:
-    """Modules whose docstring does not open with one line that ends as a sentence does: that line goes into the map."""
+    """Modules whose docstring does not begin with one full sentence on its first line, which goes into the map."""
     wrong = []
     for path in [*modules(root).values(), *sorted((root / "tests").rglob("*.py"))]:
         first, *rest = _docstring(path).split("\n")
@@ -64,35 +64,49 @@ def poor_docstrings(root: Path = ROOT) -> list[str]:
 
 
 def readme_map(root: Path = ROOT) -> str:
-    """The file map in Markdown: one table, a row a file, in flow order."""
+    """The README's map: one row per heading, its files linked in the order of the flow."""
     files = modules(root)
-    lines = ["| | file | what it is |", "| --- | --- | --- |"]
+    lines = ["| part | files, in reading order |", "| --- | --- |"]
     for heading, names in contents(root):
-        for name in names:
-            if name not in files:
-                continue
-            path = files[name].relative_to(root).as_posix()
-            what = _docstring(files[name]).split("\n")[0].replace("|", r"\|")
-            lines.append(f"| {heading} | [{name.replace('.', '/')}]({path}) | {what} |")
-            heading = ""  # said once a group
+        links = [
+            f"[{name.rpartition('.')[2]}]({files[name].relative_to(root).as_posix()})"
+            for name in names
+            if name in files
+        ]
+        lines += [f"| {heading} | {', '.join(links)} |"] if links else []
     return "\n".join(lines)
 
 
-def with_map(readme: str, root: Path = ROOT) -> str:
-    """The README with what stands between the two markers replaced. Raises ValueError unless each stands there once."""
-    if readme.count(START) != 1 or readme.count(END) != 1:
-        raise ValueError(f"README.md needs the lines {START} and {END}, once each")
-    before, after = readme.split(START)[0], readme.split(END)[1]
-    return f"{before}{START}\n{readme_map(root)}\n{END}{after}"
+def full_map(root: Path = ROOT) -> str:
+    """The table of `docs/map.md`: one row per file, with the first line of its docstring."""
+    files = modules(root)
+    lines = ["| part | file | what it is |", "| --- | --- | --- |"]
+    for heading, names in contents(root):
+        for name in (name for name in names if name in files):
+            what = _docstring(files[name]).split("\n")[0].replace("|", r"\|")
+            link = f"[{name.replace('.', '/')}](../{files[name].relative_to(root).as_posix()})"
+            lines.append(f"| {heading} | {link} | {what} |")
+            heading = ""  # only the first row of a part names it
+    return "\n".join(lines)
+
+
+def with_map(page: str, table: str) -> str:
+    """The page with `table` between the two markers. Raises ValueError unless each marker occurs exactly once."""
+    if page.count(START) != 1 or page.count(END) != 1:
+        raise ValueError(f"a page with a map needs the lines {START} and {END}, once each")
+    return f"{page.split(START)[0]}{START}\n{table}\n{END}{page.split(END)[1]}"
+
+
+MAPS = {"README.md": readme_map, "docs/map.md": full_map}
 
 
 # --- arrows ----------------------------------------------------------------------------------------------------------
 
 
 def imports(source: str, name: str, known: set[str]) -> set[str]:
-    """Modules of the package that `source`, the text of module `name`, imports anywhere: in functions too.
+    """Modules of the package that `source`, the text of module `name`, imports anywhere, functions included.
 
-    "" is the package itself: its lazy names would hide where an arrow points.
+    "" stands for the package itself: its lazy names would hide which module is imported.
     """
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -106,7 +120,7 @@ def imports(source: str, name: str, known: set[str]) -> set[str]:
 
 
 def _from(node: ast.ImportFrom, name: str, known: set[str]) -> set[str]:
-    """`from a.b import c`: the module a.b.c if there is one, else the module a.b. Relative ones go up from `name`."""
+    """`from a.b import c` imports module a.b.c if it exists, else a.b. Relative imports are resolved from `name`."""
     inside = {f"{PACKAGE}.{module}" for module in known if module}
     base = node.module
     if node.level:
@@ -118,7 +132,7 @@ def _from(node: ast.ImportFrom, name: str, known: set[str]) -> set[str]:
 
 
 def forbidden_arrows(root: Path = ROOT) -> list[str]:
-    """Every import inside the package that architecture forbids, as 'from -> to: why'."""
+    """Every import inside the package that the rules forbid, as 'from -> to: why'."""
     files = modules(root)
     stages = [name for _, names in contents(root) for name in names if not name.startswith("models")]
     wrong = []
@@ -130,12 +144,12 @@ def forbidden_arrows(root: Path = ROOT) -> list[str]:
 
 
 def _forbidden(name: str, target: str, stages: list[str]) -> str:
-    """Why module `name` must not import module `target`; "" if it may."""
+    """Why module `name` must not import module `target`, or "" if it may."""
     kind, target_kind = name.split(".")[0], target.split(".")[0]
     if not target:
-        return "name the module, not the package"
+        return "import the module, not the package"
     if target_kind == "app" and kind != "app":
-        return "" if name == "__main__" else "nothing of the book imports the wing"
+        return "" if name == "__main__" else "only the wing imports the wing"
     if not name:
         return "the package loads its names lazily"
     if name == "datatypes":
@@ -143,53 +157,144 @@ def _forbidden(name: str, target: str, stages: list[str]) -> str:
     if kind == "models":
         return "" if target_kind == "models" else "models import nothing of ours"
     if kind == "systems" and target_kind == "systems" and name != "systems":
-        return "systems never import each other"
+        return "systems do not import each other"
     if name in stages and target in stages and stages.index(target) >= stages.index(name):
-        return "a stage imports only stages before it"
+        return "a module imports only modules listed before it"
     return ""
 
 
-# --- the README's commands -------------------------------------------------------------------------------------------
+# --- pages: their commands, programs and links ------------------------------------------------------------------------
+
+
+def pages(root: Path = ROOT) -> list[str]:
+    """The pages whose commands and programs are run: README.md, CONTRIBUTING.md and docs/*.md."""
+    return ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (root / "docs").glob("*.md"))]
 
 
 @dataclass(frozen=True)
 class Story:
-    """One fence of the README that shows commands: they run one after another in one empty folder.
+    """One ```bash fence with `mrrec` commands: they run one after another in one empty folder.
 
-    The words after ```bash say how: `slow` = with the slow tests; `needs:PATH` = real data that is laid there first.
+    The words after ```bash say how: `slow` runs them with the slow tests; `needs:PATH` links real data there first.
     """
 
+    page: str
     line: int
     commands: tuple[str, ...]
     slow: bool = False
     needs: tuple[str, ...] = ()
 
 
-def stories(readme: str) -> list[Story]:
-    """The README's ```bash fences that hold `mrrec` commands. Raises ValueError on a word that means nothing."""
+def stories(text: str, page: str = "README.md") -> list[Story]:
+    """The ```bash fences of a page that hold `mrrec` commands. Raises ValueError if a mark is unknown."""
     found = []
-    for fence in re.finditer(r"^```bash *(.*)\n((?:.*\n)*?)```$", readme, flags=re.MULTILINE):
+    for fence in re.finditer(r"^```bash *(.*)\n((?:.*\n)*?)```$", text, flags=re.MULTILINE):
         marks = fence[1].split()
         if unknown := [mark for mark in marks if mark != "slow" and not mark.startswith("needs:")]:
-            raise ValueError(f"README.md: ```bash {' '.join(unknown)}: only `slow` and `needs:PATH` are known")
+            raise ValueError(f"{page}: ```bash {' '.join(unknown)}: only `slow` and `needs:PATH` are known")
         lines = fence[2].replace("\\\n", " ").splitlines()
         commands = tuple(line.removeprefix(".venv/bin/") for line in lines if re.match(r"(\.venv/bin/)?mrrec ", line))
         if commands:
             needs = tuple(mark.removeprefix("needs:") for mark in marks if mark != "slow")
-            found.append(Story(readme[: fence.start()].count("\n") + 1, commands, "slow" in marks, needs))
+            line = text[: fence.start()].count("\n") + 1
+            found.append(Story(page, line, commands, "slow" in marks, needs))
     return found
 
 
 def arguments(command: str) -> list[str]:
-    """'mrrec data info DIR  # counts' -> ['data', 'info', 'DIR']. A pipe or redirection is the shell's business."""
+    """'mrrec data info DIR  # counts' -> ['data', 'info', 'DIR']. Pipes and redirections belong to the shell."""
     words = shlex.split(command, comments=True)[1:]
     ends = [i for i, word in enumerate(words) if word in ("|", ">", ">>", "&&", "||", ";")]
     return words[: ends[0]] if ends else words
 
 
+def made_targets(text: str) -> list[str]:
+    """The targets of the `make` commands in a page's fences, whatever their language."""
+    fences = "\n".join(re.findall(r"^```.*\n((?:.*\n)*?)```$", text, flags=re.MULTILINE))
+    return re.findall(r"^make ([\w/-]+)", fences, flags=re.MULTILINE)
+
+
+def programs(text: str) -> list[tuple[str, list[str]]]:
+    """[(source, lines that it prints), ...] of the ```python fences; `print(...)  # text` says what is printed."""
+    sources = re.findall(r"^```python\n((?:.*\n)*?)```$", text, flags=re.MULTILINE)
+    return [(source, re.findall(r"^print\(.*\)  # (.*)$", source, flags=re.MULTILINE)) for source in sources]
+
+
+def broken_links(page: Path) -> list[str]:
+    """Relative links and images of a Markdown page whose file or heading does not exist."""
+    text = _without_fences(page.read_text(encoding="utf-8"))
+    wrong = []
+    for link in re.findall(r"\]\(<?([^)\s>]+)>?\)", text):
+        path, _, anchor = link.partition("#")
+        if re.match(r"\w+:", link):
+            continue  # another site
+        target = page.parent / path if path else page
+        if not target.exists():
+            wrong.append(f"{page.name}: {link}: no such file")
+        elif anchor and anchor not in anchors(target.read_text(encoding="utf-8")):
+            wrong.append(f"{page.name}: {link}: no such heading")
+    return wrong
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives a page's headings; the second heading of one name gets `-1`."""
+    found: dict[str, int] = {}
+    for heading in re.findall(r"^#+ +(.*?) *$", _without_fences(text), flags=re.MULTILINE):
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        number = found[slug] = found.get(slug, -1) + 1
+        if number:
+            found[f"{slug}-{number}"] = 0
+    return set(found)
+
+
+def _without_fences(text: str) -> str:
+    return re.sub(r"^```.*\n(?:.*\n)*?```$", "", text, flags=re.MULTILINE)
+
+
+# --- the front page --------------------------------------------------------------------------------------------------
+
+MOST_LINES, MOST_WORDS, MOST_DECIMALS = 220, 1800, 25
+FIRST_SCREEN = 70  # lines of Markdown; the table and the picture take few of them
+ON_FIRST_SCREEN = {
+    "what kind of data": r"synthetic",
+    "how large the policy is": r"140,000 parameters",
+    "a picture of an episode": r"!\[[^]]*episode[^]]*\]\(docs/\S+\)",
+    "git clone": r"^git clone ",
+    "the first command and its minutes": r"^make demo\b.*minutes",
+    "the second command and its minutes": r"^make test\b.*minutes",
+    "a table of four rows": r"^\| ?--.*\n(?:\|.*\n){4}(?!\|)",
+    "what does not hold on real data": r"real data",
+    "what a script does": r"script",
+}
+
+
+def decimals(text: str) -> list[str]:
+    """Numbers with a decimal point, without versions, paper numbers and the targets of links."""
+    prose = re.sub(r"\]\([^)]*\)", "]", text)
+    prose = re.sub(r"\d{4}\.\d{5}|[=<>]=[\d.]+|\d+\.\d+\.[\d.]+|\b3\.1\d\b", "", prose)
+    return re.findall(r"(?<![\w.])\d*\.\d+", prose)
+
+
+def front_page_faults(readme: str) -> list[str]:
+    """What is too much on the README, and what its first screen lacks."""
+    sizes = {
+        "lines": (len(readme.splitlines()), MOST_LINES),
+        "words": (len(readme.split()), MOST_WORDS),
+        "decimals": (len(decimals(readme)), MOST_DECIMALS),
+    }
+    wrong = [f"{size} {what}, at most {most}" for what, (size, most) in sizes.items() if size > most]
+    first = "\n".join(readme.splitlines()[:FIRST_SCREEN]) + "\n"
+    return wrong + [
+        f"not in the first {FIRST_SCREEN} lines: {what}"
+        for what, pattern in ON_FIRST_SCREEN.items()
+        if not re.search(pattern, first, flags=re.MULTILINE)
+    ]
+
+
 # --- what is committed -----------------------------------------------------------------------------------------------
 
-# in brackets, so that this file passes its own test
+# The brackets keep the patterns from matching this file.
 MACHINE_PATH = re.compile(r"(?<![\w.~])[/](?:work|root|home|Users|opt)[/][\w.]|[/]tmp[/]v[/]|[.]library[/]")
 
 
@@ -200,7 +305,7 @@ def committed(root: Path = ROOT) -> list[Path]:
 
 
 def machine_paths(paths: list[Path]) -> list[str]:
-    """Lines that name a folder of somebody's machine."""
+    """Lines that name a folder of one particular machine, as file:line: text."""
     return [
         f"{path.name}:{number}: {line.strip()[:80]}"
         for path in paths
@@ -210,5 +315,6 @@ def machine_paths(paths: list[Path]) -> list[str]:
 
 
 if __name__ == "__main__":
-    file = ROOT / "README.md"
-    file.write_text(with_map(file.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, table in MAPS.items():
+        file = ROOT / name
+        file.write_text(with_map(file.read_text(encoding="utf-8"), table()), encoding="utf-8")
