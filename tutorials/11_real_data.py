@@ -178,15 +178,15 @@ assert folded[0] == folded[1] != folded[2]
 # and honest. **Predict.** Which arm is strongest on real magazine subscriptions: the query alone, a person's profile,
 # or what *other* people took besides?
 #
-# What was measured on real data stands in the README, with the commands. Read from there, not typed again:
+# What was measured on real data stands in `docs/real_data.md`, with the commands. Read from there, not typed again:
 
 # %%
-readme = Path("../README.md").read_text(encoding="utf-8")
+page = Path("../docs/real_data.md").read_text(encoding="utf-8")
 
 
 def measured(command):
-    """{arm: (nDCG@10, low, high)} of the table behind a command in the README."""
-    table = readme.split(command)[1].split("| --- |", 1)[1].split("\n\n")[0]
+    """{arm: (nDCG@10, low, high)} of the table behind a command in `docs/real_data.md`."""
+    table = page.split(command)[1].split("| --- |", 1)[1].split("\n\n")[0]
     row = r"\| `(\w+)` \| ([\d.]+) \(([\d.]+)–([\d.]+)\)"
     return {name: tuple(map(float, numbers)) for name, *numbers in re.findall(row, table)}
 
