@@ -1,4 +1,4 @@
-"""A page in a real browser: headless Chromium, driven by playwright; as a program it takes the picture of docs/reproduce.md.
+"""A page in a real browser: headless Chromium, driven by playwright. As a program it takes docs/report.png.
 
 python tests/browser.py runs/demo/world/seed-0/report.html docs/report.png
 """

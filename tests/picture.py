@@ -50,7 +50,7 @@ def steps(episode: str) -> list[tuple[str, list[str]]]:
 def drawn(episode: str) -> str:
     """The SVG of an episode."""
     rows = steps(episode)
-    height = ROW * len(rows) + 76
+    height = ROW * len(rows) + 62
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         'font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace" font-size="14">',
