@@ -33,8 +33,8 @@ what papers stand on
     models/causal_lm, models/text_encoder
 
 the wing
-    app/student_formulas, app/counterfactual, app/tables, app/assistant, app/chat_session, app/demo, app/jobs,
-    app/reproduce, app/report, app/walkthrough, app/cli
+    app/student_formulas, app/counterfactual, app/tables, app/processes, app/terminal, app/assistant, app/chat_session,
+    app/demo, app/jobs, app/reproduce, app/report, app/walkthrough, app/cli
 """
 
 from importlib import import_module

@@ -162,11 +162,12 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """From raw histories to a trained policy: the table of arms, a worked episode, a learning curve."""
-    from mrrec_mini.app.demo import DemoConfig, print_report, run_demo, showing_progress
+    from mrrec_mini.app.demo import DemoConfig, print_report, run_demo
+    from mrrec_mini.app.terminal import bar_per_seed
 
     count = seeds if seeds is not None else (1 if fast else 2)
     config = DemoConfig(data=data, seeds=tuple(range(seed, seed + count)), all_arms=all_arms, fast=fast)
-    with showing_progress(err, config) as say:
+    with bar_per_seed(err, config.seeds) as say:
         report = run_demo(config, say)
     if as_json:
         _print_json(report.as_dict())
@@ -192,10 +193,10 @@ def reproduce(
     """
     from os import cpu_count
 
-    from mrrec_mini.app.demo import one_bar
     from mrrec_mini.app.jobs import Plan
     from mrrec_mini.app.reproduce import EXHIBITS, another_plan, as_markdown
     from mrrec_mini.app.reproduce import reproduce as make
+    from mrrec_mini.app.terminal import one_bar
 
     unknown = [name for name in exhibits if name not in (*EXHIBITS, "all")]
     if unknown:
@@ -341,7 +342,7 @@ def memory_build(
     stopped goes on with them.
     """
     from mrrec_mini.app.assistant import make_store
-    from mrrec_mini.app.demo import one_bar
+    from mrrec_mini.app.terminal import one_bar
 
     with one_bar(err) as say:
         found = make_store(data, store, seed, model, say)
@@ -693,7 +694,8 @@ def train(
     ] = None,
 ) -> None:
     """Warm-start a policy on a data set, or take a chat model; then train it by reinforcement."""
-    from mrrec_mini.app.demo import Mismatch, one_bar, print_beside, train_run
+    from mrrec_mini.app.demo import Mismatch, print_beside, train_run
+    from mrrec_mini.app.terminal import one_bar
 
     try:
         with one_bar(err) as say:
@@ -742,7 +744,7 @@ def recommend(
 ) -> None:
     """Ask a trained policy: its reasoning, the memories it used, the profile it wrote, the items that fit."""
     from mrrec_mini.app.assistant import Assistant
-    from mrrec_mini.app.demo import print_transcript
+    from mrrec_mini.app.terminal import print_transcript
 
     answer = Assistant.open(run, store, _tell).recommend(user, text, k)
     if as_json:
@@ -834,8 +836,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """A run as one HTML page that fetches nothing: arms, learning curves, episodes before and after learning."""
-    from mrrec_mini.app.demo import one_bar
     from mrrec_mini.app.report import write_report
+    from mrrec_mini.app.terminal import one_bar
 
     file = out_file or run / "report.html"
     with one_bar(err) as say:

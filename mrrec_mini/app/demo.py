@@ -1,43 +1,42 @@
-"""The main job: from raw histories to a trained policy, every arm on the same queries, and what it learned to say.
+"""The main job: from raw histories to a trained policy, with every arm evaluated on the same queries.
 
-Flow: the whole book in one call. `run_demo` does the same for each seed, in a process of its own with one thread:
-prepare, warm start, evaluate, train, evaluate; then it joins the rows of all seeds. The trained policies stay behind
-as run folders. `train_run` and `evaluate_run` are the same steps one at a time, for `mrrec train` and `mrrec
-evaluate`.
+Flow: the whole book in one call. `run_demo` runs each seed in a process of its own: prepare the data, warm-start a
+policy, evaluate it, train it, evaluate it again. Then it joins the rows of all seeds into one report. The trained
+policies stay behind as run folders. Equations: none of its own.
 
-Nothing is compared across data sets, splits or budgets: all arms of a seed share environment, queries, steps and
-episodes a step.
+All arms of a seed share the environment, the queries, the number of steps and the episodes per step. Nothing is
+compared across data sets, splits or budgets.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from os import cpu_count
 from pathlib import Path
-from queue import Empty
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
+from transformers import PreTrainedModel
 
 from mrrec_mini import checkpoint
+from mrrec_mini.app.processes import run_tasks
 from mrrec_mini.app.student_formulas import LearnersFile, learners_file
 from mrrec_mini.app.tables import arms_table
+from mrrec_mini.app.terminal import curve, curves, print_transcript
 from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.data import DataError, Dataset, printable
+from mrrec_mini.datatypes import Episode
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import EvalSet, Row, eval_sets, play, policy_rows, reference_rows, report_dict
+from mrrec_mini.files import write_text
 from mrrec_mini.grpo import Formulas
 from mrrec_mini.recipe import (
     FAST_WORLD,
@@ -65,7 +64,7 @@ class DemoConfig:
     all_arms: bool = False
     fast: bool = False
     runs: Path = Path("runs/demo")
-    recipe: Recipe | None = None  # None: the default, or the fast one
+    recipe: Recipe | None = None  # None: the default recipe, or the fast one
 
     @property
     def chosen(self) -> Recipe:
@@ -74,21 +73,21 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed leaves behind; plain, so that it can cross a process boundary."""
+    """The results of one seed. It can be pickled, so a child process can return it."""
 
     seed: int
     rows: list[Row]
-    log: list[dict]  # one line a training step of the main arm
+    log: list[dict]  # one entry per training step of the main arm
     seconds: dict[str, float]  # wall time of each phase
-    episode: list[tuple[str, str]]  # a worked one, as a transcript
-    wanted: str  # title of its target
-    rank: float  # where the target came
-    run: str
+    episode: list[tuple[str, str]]  # transcript of a worked episode
+    wanted: str  # title of the episode's target
+    rank: float  # the target's rank; inf if the episode has no answer
+    run: str  # the run folder
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """All seeds together."""
+    """The results of all seeds together."""
 
     data: str
     seeds: tuple[int, ...]
@@ -101,15 +100,15 @@ class DemoReport:
 
 
 def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
-    """Every seed, as many at a time as there are cores; then the table. `say` gets phases named "seed 0: memory"."""
+    """Run every seed, as many at a time as there are cores, and report all arms. `say` gets phases named
+    "seed 0: memory". Raises DataError for unusable data, before any process starts.
+    """
     started = time.perf_counter()
     if config.data is not None:
-        Dataset.load(config.data)  # bad data is reported before anything is started
+        Dataset.load(config.data)
     workers = min(len(config.seeds), cpu_count() or 1)
-    if workers == 1:
-        results = [run_seed(config, seed, _prefixed(say, seed)) for seed in config.seeds]
-    else:
-        results = _in_processes(config, workers, say)
+    finished = run_tasks(partial(_seed_task, config), dict.fromkeys(config.seeds, ()), workers, say)
+    results = [finished[seed] for seed in config.seeds]
     rows = [row for result in results for row in result.rows]
     phases = results[0].seconds
     seconds = {phase: float(np.mean([r.seconds[phase] for r in results])) for phase in phases}
@@ -122,10 +121,14 @@ def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
     )
 
 
+def _seed_task(config: DemoConfig, seed: int, say: Say) -> SeedResult:
+    return run_seed(config, seed, lambda phase, *rest: say(f"seed {seed}: {phase}", *rest))
+
+
 def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
-    """One seed from data to rows, in this process, on one thread."""
-    torch.set_num_threads(1)  # such small models are slower on two
+    """One seed from data to rows, in this process. Raises DataError if no test user has a query."""
     clock = _Clock()
+    # 1. data: split the users, build memory and indexes
     recipe = _with_seed(config.chosen, seed)
     dataset, world = open_data(config.data, seed, config.fast)
     environments = prepare(dataset, recipe, seed, say)
@@ -134,8 +137,12 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
             f"{dataset.meta.get('name', 'the data set')}: no test user has a query; more users with queries are needed"
         )
     clock.lap("memory")
+
+    # 2. warm start: the policy imitates the teacher
     model, tokenizer = start_policy(environments, recipe, seed, say)
     clock.lap("warm start")
+
+    # 3. evaluate the arms that need no training, and the policy before reinforcement
     grammar = grammar_of(tokenizer)
     tests = eval_sets(environments[0], grammar, recipe.train.rules, seed)
     rows: list[Row] = []
@@ -144,6 +151,8 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
         rows += _policy(eval_set, "warm_start", model, seed)
         rows += _policy(eval_set, "warm_start_all_calls", model, seed, all_calls=True)
     clock.lap("evaluation")
+
+    # 4. train in a run folder; training changes `model`, so the other arms need a copy of the start
     before = deepcopy(model) if config.all_arms else None
     run = config.runs / (config.data.name if config.data else "world") / f"seed-{seed}"
     write_config(run, recipe, seed, config.data, world)
@@ -153,29 +162,32 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
     validation = environments[0].split.validation_queries
     log = train(trainer, run, validation, lambda line: say("learn", line["step"], recipe.train.steps, _note(line)))
     clock.lap("learn")
+
+    # 5. evaluate the trained policy on the same queries
     for eval_set in tests:
         rows += _policy(eval_set, "grpo", model, seed)
-    episode = _worked_episode(tests[0], model)
+    episode = worked_episode(tests[0], model)
     clock.lap("evaluation")
+
+    # 6. train and evaluate the other arms, if they were asked for
     if config.all_arms:
         rows += _other_arms(before, tokenizer, environments, recipe, seed, say)
         clock.lap("other arms")
-    (run / "evaluation.json").write_text(json.dumps(report_dict(rows, np.random.default_rng(0)), indent=1))
-    target = dataset.items[episode.query.target]
+    write_text(run / "evaluation.json", json.dumps(report_dict(rows, np.random.default_rng(0)), indent=1))
     return SeedResult(
         seed=seed,
         rows=rows,
         log=log,
         seconds=clock.seconds,
         episode=grammar.transcript(episode.tokens, episode.mask),
-        wanted=target.title,
+        wanted=dataset.items[episode.query.target].title,
         rank=episode.rewards["rank"],
         run=str(run),
     )
 
 
 def open_data(data: Path | None, seed: int, fast: bool) -> tuple[Dataset, WorldConfig | None]:
-    """The data set of a folder, or the synthetic shop of this seed and its configuration."""
+    """Load the data set in a folder, or make the synthetic shop of this seed; returns also the shop's configuration."""
     if data is not None:
         return Dataset.load(data), None
     world = replace(FAST_WORLD if fast else WorldConfig(), seed=seed)
@@ -183,10 +195,10 @@ def open_data(data: Path | None, seed: int, fast: bool) -> tuple[Dataset, WorldC
 
 
 def _other_arms(
-    before, tokenizer, environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say
+    before: PreTrainedModel, tokenizer, environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say
 ) -> list[Row]:
-    """REINFORCE from the same warm start; GRPO without global and without local memory, each from a warm start
-    of its own.
+    """REINFORCE from the same warm start `before`; GRPO without global and without local memory, each from a warm
+    start of its own.
     """
     arms = {
         "reinforce": replace(recipe, train=replace(recipe.train, algo="reinforce")),
@@ -206,12 +218,12 @@ def _other_arms(
 
 
 def _policy(eval_set: EvalSet, arm: str, model, seed: int, all_calls: bool = False) -> list[Row]:
-    """Every arm is sampled with the same generator."""
+    """Rows of a policy. Every arm is sampled with a generator of the same seed."""
     return policy_rows(eval_set, arm, model, torch.Generator().manual_seed(1000 + seed), all_calls)
 
 
-def _worked_episode(eval_set: EvalSet, model):
-    """A greedy episode of the trained policy that shows the most: the best rank among those with the most calls."""
+def worked_episode(eval_set: EvalSet, model: PreTrainedModel) -> Episode:
+    """Of the greedy episodes with the most calls, the one whose target ranks best; ties go to the first."""
     episodes = play(eval_set, LMActor(model, eval_set.grammar, None, 0.0))
     return max(episodes, key=lambda e: (len(e.calls), -e.rewards["rank"]))
 
@@ -235,37 +247,6 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
         self.last = now
-
-
-# ------------------------------------------------------------------------------------------------------- processes
-
-
-def _in_processes(config: DemoConfig, workers: int, say: Say) -> list[SeedResult]:
-    context = get_context("spawn")  # a forked torch can hang
-    with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
-        heard = manager.Queue()
-        jobs = [pool.submit(_seed_process, config, seed, heard) for seed in config.seeds]
-        try:
-            while not all(job.done() for job in jobs) or not heard.empty():
-                try:
-                    say(*heard.get(timeout=0.2))
-                except Empty:
-                    wait(jobs, timeout=0)
-                if failed := next((job for job in jobs if job.done() and job.exception()), None):
-                    raise failed.exception()
-        except BaseException:
-            for process in pool._processes.values():
-                process.terminate()
-            raise
-        return [job.result() for job in jobs]
-
-
-def _seed_process(config: DemoConfig, seed: int, heard) -> SeedResult:
-    return run_seed(config, seed, _prefixed(lambda *event: heard.put(event), seed))
-
-
-def _prefixed(say: Say, seed: int) -> Say:
-    return lambda phase, done, total, note: say(f"seed {seed}: {phase}", done, total, note)
 
 
 # ----------------------------------------------------------------------------------------------------- one run folder
@@ -418,87 +399,18 @@ def evaluate_run(run: Path, warn: Callable[[str], None] = warnings.warn, device:
 # --------------------------------------------------------------------------------------------------------- for people
 
 
-@contextmanager
-def showing_progress(console: Console, config: DemoConfig) -> Iterator[Say]:
-    """One bar a seed, on stderr if that is a terminal."""
-    with _bars(console) as progress:
-        tasks = {seed: progress.add_task(f"seed {seed}: starting", total=None, note="") for seed in config.seeds}
-
-        def say(phase: str, done: int, total: int, note: str) -> None:
-            seed = int(phase.split(":")[0].removeprefix("seed "))
-            progress.update(tasks[seed], description=phase, completed=done, total=total, note=note)
-
-        yield say
-
-
-@contextmanager
-def one_bar(console: Console) -> Iterator[Say]:
-    """One bar, likewise."""
-    with _bars(console) as progress:
-        task = progress.add_task("starting", total=None, note="")
-        yield lambda phase, done, total, note: progress.update(
-            task, description=phase, completed=done, total=total, note=note
-        )
-
-
-def _bars(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}"),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
-
-
 def print_report(report: DemoReport, console: Console) -> None:
-    """The tables of arms, a worked episode, the learning curve, the seconds."""
+    """Print the tables of arms, a worked episode, the learning curve and the seconds that each phase took."""
     console.print(arms_table(report.arms))
     first = report.results[0]
     console.print(f"\nA worked episode (seed {first.seed}, an unseen user, greedy):", style="bold")
-    console.print("chosen: of those with the most calls, the one whose target came highest", style="dim")
+    console.print("chosen: of the episodes with the most calls, the one whose target ranks best", style="dim")
     print_transcript(first.episode, console)
-    place = f"stands at rank {first.rank:g}" if np.isfinite(first.rank) else "is not ranked: there is no answer"
-    console.print(Text(f"the item then taken, {printable(first.wanted)}, {place}"))
+    place = f"is at rank {first.rank:g}" if np.isfinite(first.rank) else "is not ranked: there is no answer"
+    console.print(Text(f"the item the user then took, {printable(first.wanted)}, {place}"))
     rewards = np.mean([[line["reward"] for line in r.log] for r in report.results], axis=0)
-    console.print("\nReward while learning (mean of the seeds), by step:", style="bold")
+    console.print("\nReward while learning (mean over the seeds), by step:", style="bold")
     console.print(Text(curve(rewards)))
     spent = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in report.seconds.items())
-    console.print(Text(f"\nseconds a seed, and in total: {spent}"))
+    console.print(Text(f"\nseconds per seed, and in total: {spent}"))
     console.print(Text(f"the trained policies: {', '.join(printable(r.run) for r in report.results)}"))
-
-
-def print_transcript(transcript: Sequence[tuple[str, str]], console: Console) -> None:
-    """An episode, a turn a line; what the policy wrote stands out. Texts of people are shown, never obeyed."""
-    for who, said in transcript:
-        for line in lines_of(printable(said)):
-            console.print(Text(line, style="bold green" if who == "policy" else "dim"))
-
-
-def lines_of(said: str) -> list[str]:
-    """The prompt in two lines, all else in one, with air around the names of control tokens."""
-    spaced = re.sub(r"(</?[a-z]+[0-9]*>)", r" \1 ", said)
-    return [" ".join(line.split()) for line in re.split("(?=<global>)", spaced) if line.strip()]
-
-
-def curve(values: Sequence[float], width: int = 70, height: int = 8) -> str:
-    """A line plot in characters: the values averaged into at most `width` columns, the axis in 9 more at the left."""
-    return curves([values], "*", width, height)
-
-
-def curves(series: Sequence[Sequence[float]], marks: str, width: int = 70, height: int = 8) -> str:
-    """Several of one length, each with its mark; `@` where they meet."""
-    length = len(series[0])
-    parts = [[float(np.mean(p)) for p in np.array_split(np.asarray(one), min(width, length))] for one in series]
-    low, high = min(map(min, parts)), max(map(max, parts))
-    levels = [[round((value - low) / (high - low or 1.0) * (height - 1)) for value in one] for one in parts]
-    rows = []
-    for level in range(height - 1, -1, -1):
-        label = low + (high - low) * level / (height - 1)
-        here = [
-            [mark for mark, at in zip(marks, column, strict=True) if at == level]
-            for column in zip(*levels, strict=True)
-        ]
-        rows.append(f"{label:7.2f} |" + "".join("@" if len(m) > 1 else (m or " ")[0] for m in here).rstrip())
-    last = f" {length:>{len(parts[0]) - 2}}" if len(parts[0]) > 1 else ""
-    return "\n".join([*rows, " " * 8 + "+" + "-" * len(parts[0]), " " * 9 + "1" + last])

@@ -1,21 +1,21 @@
-"""Each table and figure of the paper at our scale, and for each of its claims whether it holds here.
+"""Every table and figure of the paper at our scale, with a verdict on each of its claims.
 
-Flow: after everything else. An exhibit is a function that reads what the jobs of `jobs` found and says rows and
-claims; `reproduce` runs the jobs that are missing and writes JSON, Markdown and pictures.
+Flow: after everything else. An exhibit is a function that reads the results of `jobs` and returns rows and claims.
+`reproduce` runs the jobs that have no result yet, then writes JSON, Markdown and pictures.
 
     table1  which arm recommends best       fig3  what each part brings      table2  levels of local memory
-    table3  does what is retrieved help     table4  what memory costs        fig4  a plain start and a taught one
-    fig5  retrievers                        fig6  memories a call            fig7  a worked episode
+    table3  does retrieved memory help      table4  what memory costs        fig4  a plain start and a taught one
+    fig5  retrievers                        fig6  memories per call          fig7  a worked episode
 
-Equations: none of its own; Recall and nDCG of `metrics`, MPC and MRC of `counterfactual`.
+Equations: none of its own; Recall and nDCG are those of `metrics`, MPC and MRC those of `counterfactual`.
 
-Verdicts. A claim "A above B" holds where the 95 % interval of the paired difference lies above 0; else it does not
-hold, and the reason says whether the difference is below 0 or cannot be told from it. Where our scale has no
-counterpart (a judge, hours of a large model) it is "not comparable", with the reason. Greedy decoding, the whole pool
-ranked, queries of unseen users on familiar categories; intervals are over queries drawn anew and do not cover the
-spread of seeds.
+Verdicts. A claim "A above B" holds if the 95 % interval of the paired difference lies above 0. Otherwise it does not
+hold, and the reason says whether the difference is below 0 or cannot be told from 0. A claim that has no counterpart at
+our scale (an LLM judge, hours of a large model) is "not comparable", with the reason. Decoding is greedy, the whole
+pool is ranked, and the queries are those of unseen users on familiar categories. The intervals are bootstraps over
+queries; they do not cover the spread between seeds.
 
-Departures from the paper: those of `jobs`.
+Departures from the paper: those of `jobs`. "Taught start" is the warm start.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ import numpy as np
 from mrrec_mini.app.jobs import KS, LEVELS, RETRIEVERS, Plan, run_jobs, with_needs
 from mrrec_mini.data import DataError, printable, shorten
 from mrrec_mini.evaluate import Row, difference, interval, means, ndcg_10
+from mrrec_mini.files import replacing_file, write_text
 from mrrec_mini.recipe import Say, quiet
 
-EXHIBITS = ("table1", "fig3", "table2", "table3", "table4", "fig4", "fig5", "fig6", "fig7")
 REPRODUCTION = "reproduction.json"
 HOLDS, FAILS, NOT_COMPARABLE = "holds", "does not hold", "not comparable"
 KINDS = ("no memory", "naive memory", "static memory")
-REC_R1 = dict(zip(KINDS, ("rec_r1", "rec_r1_naive", "rec_r1_static"), strict=True))
-PUBLISHED = {  # nDCG@10, Table 1; "a model as it is": Qwen2.5-3B, and GPT-4o where it has memory
+REC_R1 = dict(zip(KINDS, ("rec_r1", "rec_r1_naive", "rec_r1_static"), strict=True))  # kind -> job
+PUBLISHED = {  # nDCG@10 in Table 1; "policy without learning": Qwen2.5-3B, and GPT-4o if it has memory
     **{"Rec-R1, no memory": ".071", "Rec-R1, naive memory": ".075", "Rec-R1, static memory": ".069"},
     "BLaIR, no memory": ".040",
     "policy without learning, no memory": ".065",
     "policy without learning, naive memory": ".072",
     "policy without learning, static memory": ".065",
 }
-NEEDED = {
+NEEDED = {  # exhibit -> the jobs that it reads
     "table1": ("references", "blair", *REC_R1.values(), "given_memory", "start", "grpo"),
     "fig3": ("grpo", "no_global", "no_local", "start"),
     "table2": ("grpo", "no_local", *LEVELS),
@@ -53,22 +53,24 @@ NEEDED = {
     "table4": ("references", "grpo", "costs"),
     "fig4": ("grpo", "plain_start"),
     "fig5": ("retrievers",),
-    "fig6": ("memories_a_call",),
+    "fig6": ("memories_per_call",),
     "fig7": ("worked_episode",),
 }
+EXHIBITS = tuple(NEEDED)
+QUALITY = ("arm", "nDCG@10", "95 %", "nDCG@100", "recall@10", "recall@100", "calls", "memory tokens")
 
 
-# --- exhibits --------------------------------------------------------------------------------------------------------
+# --- what an exhibit is made of --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper, its number, ours, and whether it holds here."""
+    """A claim of the paper, its number, our number, and the verdict."""
 
     text: str
     published: str
     ours: str
-    interval: list[float] | None
+    interval: list[float] | None  # [low, high] of the difference; None if the claim is not about a paired difference
     seeds: int
     verdict: str  # HOLDS, FAILS or NOT_COMPARABLE
     why: str = ""
@@ -76,39 +78,56 @@ class Claim:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One table or figure."""
+    """One table or figure. A figure has bars or curves."""
 
     title: str
     head: tuple[str, ...]
     rows: list[list]
     claims: list[Claim]
     note: str = ""
-    bars: tuple[tuple[str, float, list[float] | None], ...] = ()  # label, height, interval
-    curves: tuple[tuple[str, list[float]], ...] = ()  # label, a value for each step or k
+    bars: tuple[tuple[str, float, list[float] | None], ...] = ()  # (label, height, interval)
+    curves: tuple[tuple[str, list[float]], ...] = ()  # (label, one value per step or per k)
     axes: tuple[str, str] = ("", "")
 
 
-class Findings:
-    """What the jobs of a plan found, over its seeds."""
+Arms = dict[str, list[Row]]  # name of an arm -> its rows
+
+
+class Results:
+    """The saved results of a plan's jobs over all its seeds, and the claims that can be made from them."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
         self.rng = np.random.default_rng(0)
 
-    def of(self, job: str) -> list[dict]:
-        """One finding a seed."""
-        return [json.loads(self.plan.kept(job, seed).read_text(encoding="utf-8")) for seed in self.plan.seeds]
+    def load(self, job: str) -> list[dict]:
+        """The results of a job, one per seed."""
+        return [json.loads(self.plan.result_path(job, seed).read_text(encoding="utf-8")) for seed in self.plan.seeds]
 
     def rows(self, job: str, arm: str | None = None) -> list[Row]:
-        """Rows of a job on the test part; of one arm, where it made several."""
-        rows = [Row(**row) for found in self.of(job) for row in found["rows"]]
+        """The test rows of a job; of one arm only, if it is named."""
+        rows = [Row(**row) for result in self.load(job) for row in result["rows"]]
         return [row for row in rows if row.part == "test" and (arm is None or row.arm == arm)]
 
     def interval(self, rows: Sequence[Row]) -> list[float] | None:
+        """95 % interval of nDCG@10."""
         return interval([ndcg_10(row) for row in rows], rows, self.rng)
 
+    def quality(self, name: str, rows: Sequence[Row]) -> list[str]:
+        """One line of a table with the head QUALITY."""
+        mean, bounds = means(rows), self.interval(rows)
+        values = [f"{mean[key]:.3f}" for key in ("ndcg@100", "recall@10", "recall@100")]
+        values += [f"{mean['calls']:.1f}", f"{mean['memory_tokens']:.0f}"]
+        return [name, f"{mean['ndcg@10']:.3f}", spread(bounds), *values]
+
+    def table(self, arms: Arms) -> list[list[str]]:
+        return [self.quality(name, rows) for name, rows in arms.items()]
+
+    def bars(self, arms: Arms) -> tuple:
+        return tuple((name, means(rows)["ndcg@10"], self.interval(rows)) for name, rows in arms.items())
+
     def above(self, text: str, published: str, new: Sequence[Row], old: Sequence[Row]) -> Claim:
-        """`new` is claimed to be above `old`, by nDCG@10."""
+        """The claim that `new` is above `old` in nDCG@10."""
         gain = difference(new, "", old, self.rng)
         low, high = gain["interval"] or (-np.inf, np.inf)
         verdict = HOLDS if low > 0 else FAILS
@@ -116,7 +135,7 @@ class Findings:
         ours = f"{means(new)['ndcg@10']:.3f} against {means(old)['ndcg@10']:.3f}, {gain['ndcg@10']:+.3f}"
         return Claim(text, published, ours, gain["interval"], len(self.plan.seeds), verdict, why)
 
-    def said(self, text: str, published: str, ours: str, holds: bool, why: str = "") -> Claim:
+    def claim(self, text: str, published: str, ours: str, holds: bool, why: str = "") -> Claim:
         """A claim about numbers that have no paired difference."""
         return Claim(text, published, ours, None, len(self.plan.seeds), HOLDS if holds else FAILS, why)
 
@@ -124,326 +143,257 @@ class Findings:
         return Claim(text, published, ours, None, len(self.plan.seeds), NOT_COMPARABLE, why)
 
 
-QUALITY = ("arm", "nDCG@10", "95 %", "nDCG@100", "recall@10", "recall@100", "calls", "memory tokens")
-
-
-def quality(found: Findings, name: str, rows: Sequence[Row]) -> list:
-    """A line of a table of arms."""
-    mean, bounds = means(rows), found.interval(rows)
-    shown = [f"{mean[key]:.3f}" for key in ("ndcg@100", "recall@10", "recall@100")]
-    return [
-        name,
-        f"{mean['ndcg@10']:.3f}",
-        spread(bounds),
-        *shown,
-        f"{mean['calls']:.1f}",
-        f"{mean['memory_tokens']:.0f}",
-    ]
-
-
 def spread(bounds: Sequence[float] | None) -> str:
     return f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "-"
-
-
-def bars(found: Findings, arms: dict[str, list[Row]]) -> tuple:
-    return tuple((name, means(rows)["ndcg@10"], found.interval(rows)) for name, rows in arms.items())
-
-
-def table1(found: Findings) -> Exhibit:
-    arms = {
-        "popularity": found.rows("references", "popularity"),
-        "neighbours": found.rows("references", "neighbours"),
-        "BM25 of the query": found.rows("references", "BM25 of the query"),
-        "dense, of the query": found.rows("references", "dense, of the query"),
-        **{f"BLaIR, {kind}": found.rows("blair", f"BLaIR, {kind}") for kind in KINDS},
-        **{f"Rec-R1, {kind}": found.rows(job) for kind, job in REC_R1.items()},
-        "query + latest records": found.rows("references", "naive_memory"),
-        "query + profile": found.rows("references", "static_memory"),
-    }
-    for who in ("policy without learning", "MR.Rec's policy"):
-        for kind in KINDS:
-            arms[f"{who}, {kind}"] = found.rows("given_memory", f"{who}, {kind}")
-    arms["policy without learning, own look-ups"] = found.rows("start")
-    arms["MR.Rec"] = ours = found.rows("grpo")
-    for name in ("expert", "oracle"):
-        if rows := found.rows("references", name):
-            arms[f"({name})"] = rows
-    others = {name: rows for name, rows in arms.items() if name != "MR.Rec" and not name.startswith("(")}
-    best = max(others, key=lambda name: means(others[name])["ndcg@10"])
-    claims = [
-        found.above(f"MR.Rec above the best other arm ({best}), nDCG@10", ".084 against .075", ours, others[best]),
-        *(
-            found.above(f"MR.Rec above {name}", f".084 against {published}", ours, arms[name])
-            for name, published in PUBLISHED.items()
-        ),
-    ]
-    claims.append(
-        found.incomparable(
-            "absolute numbers",
-            "N@10 .084, N@100 .113, R@10 .122, R@100 .270",
-            quality(found, "", ours)[1],
-            "another pool (a few thousand items instead of a million), other queries, other models",
-        )
-    )
-    rows = [quality(found, name, those) for name, those in arms.items()]
-    note = "In parentheses: ceilings that know what matters; they are no competitors."
-    return Exhibit("Table 1: who recommends best", QUALITY, rows, claims, note)
-
-
-def fig3(found: Findings) -> Exhibit:
-    arms = {
-        "MR.Rec": found.rows("grpo"),
-        "without global memory": found.rows("no_global"),
-        "without local memory": found.rows("no_local"),
-        "without RL": found.rows("start"),
-    }
-    full = arms["MR.Rec"]
-    claims = [
-        found.above(f"MR.Rec above itself {name}", "every removal hurts", full, rows)
-        for name, rows in arms.items()
-        if name != "MR.Rec"
-    ]
-    mean = {name: means(rows)["ndcg@10"] for name, rows in arms.items()}
-    worst = min(mean, key=mean.get)
-    said = ", ".join(f"{name} {value:.3f}" for name, value in mean.items())
-    claims.append(found.said("removing RL hurts most", "RL most", said, worst == "without RL", f"{worst} is lowest"))
-    rows = [quality(found, name, those) for name, those in arms.items()]
-    return Exhibit("Fig. 3: what each part brings", QUALITY, rows, claims, "", bars(found, arms), axes=("", "nDCG@10"))
-
-
-def table2(found: Findings) -> Exhibit:
-    arms = {"none": found.rows("no_local")}
-    arms |= {name: found.rows(name) for name in LEVELS}
-    arms["all"] = found.rows("grpo")
-    published = {"none": ".069", "record": ".079", "pattern": ".079", "profile": ".080", "all": ".084"}
-    claims = [
-        found.above(f"{name} above none", f"{published[name]} against .069", arms[name], arms["none"])
-        for name in (*LEVELS, "all")
-    ]
-    claims += [
-        found.above(f"all levels above {name} alone", f".084 against {published[name]}", arms["all"], arms[name])
-        for name in LEVELS
-    ]
-    rows = [quality(found, name, those) for name, those in arms.items()]
-    note = "`none` was taught and trained without a memory tool; the others learned from one warm start a seed."
-    return Exhibit("Table 2: levels of local memory", QUALITY, rows, claims, note)
-
-
-def table3(found: Findings) -> Exhibit:
-    overlap = [one for part in found.of("contributions") for one in part["overlap"]]
-    removed: dict[str, list[dict]] = {}
-    for part in found.of("contributions"):
-        for kind, those in part["removed"].items():
-            removed.setdefault(kind, []).extend(those)
-    share = {
-        (kind, name): average([one[name] for one in overlap if one["kind"] == kind and one[name] is not None])
-        for kind in ("global", "local")
-        for name in ("mpc", "mrc")
-    }
-    rows = [[f"{kind}: {name.upper()}, keywords", f"{share[kind, name]:.3f}", "", ""] for kind, name in share]
-    for kind, those in removed.items():
-        if those:
-            better = average([one["rank_after"] < one["rank_before"] for one in those])
-            worse = average([one["rank_after"] > one["rank_before"] for one in those])
-            changed = average([one["profile_changed"] for one in those])
-            rows.append([f"removed: {kind} ({len(those)})", f"{changed:.3f}", f"{worse:.3f}", f"{better:.3f}"])
-    moved = {kind: average([one["profile_changed"] for one in those]) for kind, those in removed.items()}
-    named, spared = moved["named as evidence"], moved["retrieved, not named"]
-    claims = [
-        found.said(
-            "local memory shares keywords with the profile (MPC)",
-            ".94",
-            f"{share['local', 'mpc']:.2f}",
-            share["local", "mpc"] >= 0.5,
-            "half of it or more was asked for",
-        ),
-        found.said(
-            "... and less with the right item (MRC)",
-            ".47",
-            f"{share['local', 'mrc']:.2f}",
-            share["local", "mrc"] < share["local", "mpc"],
-        ),
-        found.incomparable(
-            "global memory: MPC and MRC",
-            ".96 and .90",
-            f"{share['global', 'mpc']:.2f} and {share['global', 'mrc']:.2f}",
-            "a line here is a category and an aspect's name, in the paper a description",
-        ),
-        found.incomparable("a judge agrees", "similar", "-", "no judge is asked; the counterfactual takes its place"),
-        found.said(
-            "what is named as evidence matters more than what is not (profile changes without it)",
-            "-",
-            f"{named:.2f} against {spared:.2f}",
-            named > spared,
-        ),
-    ]
-    head = ("", "value; removed: profile changes", "target falls", "target rises")
-    return Exhibit("Table 3: does memory contribute", head, rows, claims)
 
 
 def average(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
 
 
-def table4(found: Findings) -> Exhibit:
-    arms = {
-        "MR.Rec": found.rows("grpo"),
-        "ten latest records": found.rows("references", "ten latest records"),
-        "static profile": found.rows("references", "static_memory"),
+# --- the exhibits ----------------------------------------------------------------------------------------------------
+
+
+def table1(results: Results) -> Exhibit:
+    """Table 1: every arm, from the simplest to MR.Rec, then the upper bounds."""
+    arms = table1_arms(results)
+    ours = arms["MR.Rec"]
+    others = {name: rows for name, rows in arms.items() if name != "MR.Rec" and not name.startswith("(")}
+    best = max(others, key=lambda name: means(others[name])["ndcg@10"])
+    text = f"MR.Rec above the best other arm ({best}), nDCG@10"
+    claims = [results.above(text, ".084 against .075", ours, others[best])]
+    for name, published in PUBLISHED.items():
+        claims.append(results.above(f"MR.Rec above {name}", f".084 against {published}", ours, arms[name]))
+    published = "N@10 .084, N@100 .113, R@10 .122, R@100 .270"
+    why = "another pool (a few thousand items instead of a million), other queries, other models"
+    claims.append(results.incomparable("absolute numbers", published, results.quality("", ours)[1], why))
+    note = "In parentheses: upper bounds that know what matters to the user; they do not compete."
+    return Exhibit("Table 1: which arm recommends best", QUALITY, results.table(arms), claims, note)
+
+
+def table1_arms(results: Results) -> Arms:
+    """{name: rows} of Table 1; in parentheses the upper bounds, if the data set has known truth."""
+    references = lambda name: results.rows("references", name)  # noqa: E731
+    arms = {name: references(name) for name in ("popularity", "neighbours", "BM25 of the query", "dense, of the query")}
+    arms |= {f"BLaIR, {kind}": results.rows("blair", f"BLaIR, {kind}") for kind in KINDS}
+    arms |= {f"Rec-R1, {kind}": results.rows(job) for kind, job in REC_R1.items()}
+    arms |= {"query + latest records": references("naive_memory"), "query + profile": references("static_memory")}
+    for policy in ("policy without learning", "MR.Rec's policy"):
+        arms |= {f"{policy}, {kind}": results.rows("given_memory", f"{policy}, {kind}") for kind in KINDS}
+    arms |= {"policy without learning, own look-ups": results.rows("start"), "MR.Rec": results.rows("grpo")}
+    bounds = {f"({name})": references(name) for name in ("expert", "oracle")}
+    return arms | {name: rows for name, rows in bounds.items() if rows}
+
+
+def fig3(results: Results) -> Exhibit:
+    """Fig. 3: MR.Rec without each of its parts."""
+    full = results.rows("grpo")
+    removed = {
+        "without global memory": results.rows("no_global"),
+        "without local memory": results.rows("no_local"),
+        "without RL": results.rows("start"),
     }
-    rows, worth = [], {}
-    for name, those in arms.items():
-        mean = means(those)
-        worth[name] = 100 * mean["recall@100"] / mean["memory_tokens"] if mean["memory_tokens"] else float("nan")
-        rows.append([name, f"{mean['recall@100']:.3f}", f"{mean['memory_tokens']:.0f}", f"{worth[name]:.3f}"])
-    cost = {key: sum(part[key] for part in found.of("costs")) for key in ("global_s", "global", "local_s", "local")}
-    rows.append(["index: global entries, CPU s", cost["global"], "", f"{cost['global_s']:.1f}"])
-    rows.append(["index: local entries, CPU s", cost["local"], "", f"{cost['local_s']:.1f}"])
-    said = ", ".join(f"{name} {value:.2f}" for name, value in worth.items())
+    arms = {"MR.Rec": full, **removed}
     claims = [
-        found.said(
-            "most recall@100 for each 100 memory tokens",
-            ".299 at 95 tokens, .092 and .053",
-            said,
-            worth["MR.Rec"] == max(worth.values()),
-        ),
-        found.incomparable(
-            "cost of the index",
-            "2,435 s for 75,000 entries",
-            f"{cost['global_s'] + cost['local_s']:.0f} CPU s for {cost['global'] + cost['local']:,} entries",
-            "the extractive writer against a large language model",
-        ),
+        results.above(f"MR.Rec above MR.Rec {name}", "every removal hurts", full, rows)
+        for name, rows in removed.items()
     ]
-    return Exhibit(
-        "Table 4: what memory costs", ("arm", "recall@100", "memory tokens", "recall a 100 tokens"), rows, claims
+    mean = {name: means(rows)["ndcg@10"] for name, rows in arms.items()}
+    lowest = min(mean, key=mean.get)
+    ours = ", ".join(f"{name} {value:.3f}" for name, value in mean.items())
+    claims.append(
+        results.claim("removing RL hurts most", "RL most", ours, lowest == "without RL", f"{lowest} is lowest")
     )
+    title = "Fig. 3: what each part brings"
+    return Exhibit(title, QUALITY, results.table(arms), claims, "", results.bars(arms), axes=("", "nDCG@10"))
 
 
-def fig4(found: Findings) -> Exhibit:
-    names = {"taught start": "grpo", "plain-text start": "plain_start"}
-    curves = {name: [part["curve"] for part in found.of(job)] for name, job in names.items()}
-    mean = {
-        name: {key: np.mean([[line[key] for line in one] for one in those], axis=0) for key in those[0][0]}
-        for name, those in curves.items()
-    }
-    last = {name: {key: float(values[-5:].mean()) for key, values in those.items()} for name, those in mean.items()}
-    rows = [
-        [
-            name,
-            *(f"{mean[name]['reward'][at]:.2f}" for at in (0, -1)),
-            f"{end['rewards/format/mean']:.2f}",
-            f"{end['calls/mean']:.2f}",
-        ]
-        for name, end in last.items()
-    ]
-    plain = last["plain-text start"]
+def table2(results: Results) -> Exhibit:
+    """Table 2: MR.Rec with one level of local memory, with none, and with all."""
+    arms = {"none": results.rows("no_local"), **{name: results.rows(name) for name in LEVELS}}
+    arms["all"] = results.rows("grpo")
+    published = {"none": ".069", "record": ".079", "pattern": ".079", "profile": ".080", "all": ".084"}
     claims = [
-        found.said(
-            "a plain start learns the format",
-            "yes",
-            f"{plain['rewards/format/mean']:.2f}",
-            plain["rewards/format/mean"] >= 0.9,
-            "it has read words and never a sign that ends a turn; without an answer there is no reward to learn from",
+        results.above(f"{name} above none", f"{published[name]} against .069", arms[name], arms["none"])
+        for name in (*LEVELS, "all")
+    ]
+    claims += [
+        results.above(f"all levels above {name} alone", f".084 against {published[name]}", arms["all"], arms[name])
+        for name in LEVELS
+    ]
+    note = "`none` was warm-started and trained without a memory tool; the others share one warm start per seed."
+    return Exhibit("Table 2: levels of local memory", QUALITY, results.table(arms), claims, note)
+
+
+def table3(results: Results) -> Exhibit:
+    """Table 3: do retrieved memories share keywords with profile and item, and what changes without them."""
+    parts = results.load("contributions")
+    share = {}  # (kind of memory, measure) -> mean over the episodes that have a value
+    for kind in ("global", "local"):
+        overlap = [one for part in parts for one in part["overlap"] if one["kind"] == kind]
+        for name in ("mpc", "mrc"):
+            share[kind, name] = average([one[name] for one in overlap if one[name] is not None])
+    removed = {kind: [one for part in parts for one in part["removed"][kind]] for kind in parts[0]["removed"]}
+    rows = [[f"{kind}: {name.upper()}, keywords", f"{value:.3f}", "", ""] for (kind, name), value in share.items()]
+    for kind, changes in removed.items():
+        if changes:
+            better = average([one["rank_after"] < one["rank_before"] for one in changes])
+            worse = average([one["rank_after"] > one["rank_before"] for one in changes])
+            changed = average([one["profile_changed"] for one in changes])
+            rows.append([f"removed: {kind} ({len(changes)})", f"{changed:.3f}", f"{worse:.3f}", f"{better:.3f}"])
+    head = ("", "value, or share of changed profiles", "target falls", "target rises")
+    return Exhibit("Table 3: does memory contribute?", head, rows, table3_claims(results, share, removed))
+
+
+def table3_claims(results: Results, share: dict, removed: dict[str, list[dict]]) -> list[Claim]:
+    mpc, mrc = share["local", "mpc"], share["local", "mrc"]
+    both = f"{share['global', 'mpc']:.2f} and {share['global', 'mrc']:.2f}"
+    why = "here a line is a category and the name of an aspect, in the paper it is a description"
+    changed = {kind: average([one["profile_changed"] for one in changes]) for kind, changes in removed.items()}
+    named, other = changed["named as evidence"], changed["retrieved, not named"]
+    return [
+        results.claim(
+            "local memory shares keywords with the profile (MPC)",
+            ".94",
+            f"{mpc:.2f}",
+            mpc >= 0.5,
+            "our criterion: 0.5 or more",
         ),
-        found.said(
-            "... but never learns to call memory",
-            "no calls",
-            f"{plain['calls/mean']:.2f} calls an episode",
-            plain["calls/mean"] <= 0.1,
-        ),
-        found.said(
-            "the taught start ends at a higher reward",
-            "yes",
-            f"{last['taught start']['reward']:.2f} against {plain['reward']:.2f}",
-            last["taught start"]["reward"] > plain["reward"],
+        results.claim("... and less with the right item (MRC)", ".47", f"{mrc:.2f}", mrc < mpc),
+        results.incomparable("global memory: MPC and MRC", ".96 and .90", both, why),
+        results.incomparable("a judge agrees", "similar", "-", "no LLM judge is run; the counterfactual replaces it"),
+        results.claim(
+            "withholding a memory changes the profile more often if it was named as evidence",
+            "-",
+            f"{named:.2f} against {other:.2f}",
+            named > other,
         ),
     ]
-    head = ("start", "reward at first", "at last", "format at last", "calls at last")
-    lines = tuple((name, those["reward"].tolist()) for name, those in mean.items())
+
+
+def table4(results: Results) -> Exhibit:
+    """Table 4: recall per memory token, and the cost of building memory."""
+    arms = {
+        "MR.Rec": results.rows("grpo"),
+        "ten latest records": results.rows("references", "ten latest records"),
+        "static profile": results.rows("references", "static_memory"),
+    }
+    lines, worth = [], {}
+    for name, rows in arms.items():
+        mean = means(rows)
+        worth[name] = 100 * mean["recall@100"] / mean["memory_tokens"] if mean["memory_tokens"] else float("nan")
+        lines.append([name, f"{mean['recall@100']:.3f}", f"{mean['memory_tokens']:.0f}", f"{worth[name]:.3f}"])
+    cost = {key: sum(part[key] for part in results.load("costs")) for key in ("global_s", "global", "local_s", "local")}
+    lines.append(["index: global entries, CPU s", cost["global"], "", f"{cost['global_s']:.1f}"])
+    lines.append(["index: local entries, CPU s", cost["local"], "", f"{cost['local_s']:.1f}"])
+    ours = ", ".join(f"{name} {value:.2f}" for name, value in worth.items())
+    best = worth["MR.Rec"] == max(worth.values())
+    spent = f"{cost['global_s'] + cost['local_s']:.0f} CPU s for {cost['global'] + cost['local']:,} entries"
+    why = "an extractive summarizer here, a large language model in the paper"
+    claims = [
+        results.claim("most recall@100 per 100 memory tokens", ".299 at 95 tokens, .092 and .053", ours, best),
+        results.incomparable("cost of the index", "2,435 s for 75,000 entries", spent, why),
+    ]
+    head = ("arm", "recall@100", "memory tokens", "recall per 100 tokens")
+    return Exhibit("Table 4: what memory costs", head, lines, claims)
+
+
+def fig4(results: Results) -> Exhibit:
+    """Fig. 4: the learning curves of a warm start and of a plain start."""
+    mean, last = {}, {}  # start -> {column: mean over the seeds, by step}; and its mean over the last five steps
+    for name, job in {"taught start": "grpo", "plain-text start": "plain_start"}.items():
+        curves = [part["curve"] for part in results.load(job)]
+        columns = curves[0][0]
+        mean[name] = {key: np.mean([[line[key] for line in one] for one in curves], axis=0) for key in columns}
+        last[name] = {key: float(values[-5:].mean()) for key, values in mean[name].items()}
+    rows = []
+    for name, end in last.items():
+        rewards = [f"{mean[name]['reward'][at]:.2f}" for at in (0, -1)]
+        rows.append([name, *rewards, f"{end['rewards/format/mean']:.2f}", f"{end['calls/mean']:.2f}"])
+    plain, taught = last["plain-text start"], last["taught start"]
+    form, calls = plain["rewards/format/mean"], plain["calls/mean"]
+    why = "it has never read a control token that ends a turn; without an answer there is no reward to learn from"
+    ours = f"{taught['reward']:.2f} against {plain['reward']:.2f}"
+    claims = [
+        results.claim("a plain start learns the format", "yes", f"{form:.2f}", form >= 0.9, why),
+        results.claim(
+            "... but never learns to call memory", "no calls", f"{calls:.2f} calls per episode", calls <= 0.1
+        ),
+        results.claim("the taught start ends at a higher reward", "yes", ours, taught["reward"] > plain["reward"]),
+    ]
+    head = ("start", "first reward", "last reward", "last format", "last calls")
+    lines = tuple((name, columns["reward"].tolist()) for name, columns in mean.items())
     return Exhibit("Fig. 4: a plain start and a taught one", head, rows, claims, "", (), lines, ("step", "reward"))
 
 
-def fig5(found: Findings) -> Exhibit:
-    arms = {
-        f"{part}: {name}": found.rows("retrievers", f"{part}: {name}")
-        for part in ("memory", "items")
-        for name in RETRIEVERS
-    }
-    claims = [
-        found.above(
-            f"{part}: dense above BM25", "dense beats BM25", arms[f"{part}: dense (LSA)"], arms[f"{part}: BM25"]
-        )
-        for part in ("memory", "items")
-    ]
-    claims.append(
-        found.incomparable(
-            "Qwen3-Embedding above BGE-M3",
-            "yes",
-            "-",
-            "no large encoder is run; benchmarks/quality.py has MiniLM and a static table",
-        )
-    )
-    rows = [quality(found, name, those) for name, those in arms.items()]
-    return Exhibit("Fig. 5: retrievers", QUALITY, rows, claims, "", bars(found, arms), axes=("", "nDCG@10"))
+def fig5(results: Results) -> Exhibit:
+    """Fig. 5: other retrievers for memory and for items."""
+    names = [f"{part}: {name}" for part in ("memory", "items") for name in RETRIEVERS]
+    arms = {name: results.rows("retrievers", name) for name in names}
+    claims = []
+    for part in ("memory", "items"):
+        dense, bm25 = arms[f"{part}: dense (LSA)"], arms[f"{part}: BM25"]
+        claims.append(results.above(f"{part}: dense above BM25", "dense beats BM25", dense, bm25))
+    why = "no large encoder is run; benchmarks/quality.py has MiniLM and a static table"
+    claims.append(results.incomparable("Qwen3-Embedding above BGE-M3", "yes", "-", why))
+    table, bars = results.table(arms), results.bars(arms)
+    return Exhibit("Fig. 5: retrievers", QUALITY, table, claims, "", bars, axes=("", "nDCG@10"))
 
 
-def fig6(found: Findings) -> Exhibit:
-    arms = {k: found.rows("memories_a_call", f"k = {k}") for k in KS}
+def fig6(results: Results) -> Exhibit:
+    """Fig. 6: the trained policy with 1 to 5 memories per call."""
+    arms = {k: results.rows("memories_per_call", f"k = {k}") for k in KS}
     mean = {k: means(rows)["ndcg@10"] for k, rows in arms.items()}
     best = max(mean, key=mean.get)
+    ours = f"k = {best} ({mean[best]:.3f}; k = 3: {mean[3]:.3f})"
+    why = "the policy was trained with k = 3, which favours it" if best == 3 else f"k = {best} is higher here"
     claims = [
-        found.said(
-            "three memories a call are best",
-            "k = 3",
-            f"k = {best} ({mean[best]:.3f}; k = 3: {mean[3]:.3f})",
-            best == 3,
-            "the policy learned with 3, which speaks for it" if best == 3 else f"k = {best} is higher here",
-        ),
-        found.above("k = 3 above k = 1", "yes", arms[3], arms[1]),
-        found.above("k = 3 above k = 5", "yes", arms[3], arms[5]),
+        results.claim("three memories per call are best", "k = 3", ours, best == 3, why),
+        results.above("k = 3 above k = 1", "yes", arms[3], arms[1]),
+        results.above("k = 3 above k = 5", "yes", arms[3], arms[5]),
     ]
-    rows = [quality(found, f"k = {k}", those) for k, those in arms.items()]
-    note = "The policy learned with k = 3 and is shown other numbers of memories here."
+    rows = results.table({f"k = {k}": rows for k, rows in arms.items()})
+    note = "The policy was trained with k = 3; the other numbers of memories are only evaluated."
     line = (("MR.Rec", list(mean.values())),)
-    return Exhibit("Fig. 6: memories a call", QUALITY, rows, claims, note, (), line, ("memories a call", "nDCG@10"))
+    return Exhibit("Fig. 6: memories per call", QUALITY, rows, claims, note, (), line, ("memories per call", "nDCG@10"))
 
 
-def fig7(found: Findings) -> Exhibit:
-    one = found.of("worked_episode")[0]
-    rows = [["query", one["query"]], *([who, text] for who, text in one["transcript"]), ["profile", one["profile"]]]
+def fig7(results: Results) -> Exhibit:
+    """Fig. 7: a worked episode, turn by turn."""
+    one = results.load("worked_episode")[0]
+    rows = [["query", one["query"]], *one["transcript"], ["profile", one["profile"]]]
     rows += [["memory" + (" (evidence)" if m["id"] in one["evidence"] else ""), m["text"]] for m in one["memories"]]
-    rows += [
-        ["wanted", f"{one['wanted']}, at rank {one['rank']:.0f}"],
-        *(["recommended", title] for title in one["items"]),
-    ]
+    rows += [["wanted", f"{one['wanted']}, at rank {one['rank']:.0f}"]]
+    rows += [["recommended", title] for title in one["items"]]
     note = (
-        "Chosen by rule: of the first seed's test queries with the most calls, the one whose target comes best. It "
+        "Chosen by rule: of the first seed's test queries with the most calls, the one whose target ranks best. It "
         "shows how an episode looks when it goes well, not how often it does."
     )
     return Exhibit("Fig. 7: a worked episode", ("", ""), rows, [], note)
 
 
-MAKERS: dict[str, Callable[[Findings], Exhibit]] = {
+MAKERS: dict[str, Callable[[Results], Exhibit]] = {
     **{"table1": table1, "fig3": fig3, "table2": table2, "table3": table3, "table4": table4},
     **{"fig4": fig4, "fig5": fig5, "fig6": fig6, "fig7": fig7},
 }
 
 
-# --- what is written -------------------------------------------------------------------------------------------------
+# --- running and writing ---------------------------------------------------------------------------------------------
 
 
 def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, say: Say = quiet) -> dict:
-    """Run what is missing, then write reproduction.json, REPRODUCTION.md and a PNG for each figure into `plan.out`.
+    """Run the missing jobs, then write reproduction.json, REPRODUCTION.md and one PNG per figure to `plan.out`.
 
-    What was reproduced before with the same plan stays in the document; that of another plan is replaced
-    (`another_plan`), and can be made again from the findings that are kept. Returns it.
+    Returns the content of the JSON. Exhibits that an earlier call made with the same plan stay in it. Those of another
+    plan are replaced (see `another_plan`); the saved results of its jobs stay. Raises DataError if reproduction.json is
+    not ours.
     """
     run_jobs(plan, with_needs(job for name in exhibits for job in NEEDED[name]), workers, say)
-    found = Findings(plan)
+    results = Results(plan)
     before, about = _document(plan.out), _about(plan)
-    document = {**about, "exhibits": before["exhibits"] if _of_one_plan(before, about) else {}}
+    document = {**about, "exhibits": before["exhibits"] if _same_plan(before, about) else {}}
     for name in exhibits:
-        exhibit = MAKERS[name](found)
+        exhibit = MAKERS[name](results)
         document["exhibits"][name] = {
             "title": exhibit.title,
             "head": list(exhibit.head),
@@ -453,25 +403,28 @@ def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, 
             "picture": draw(exhibit, plan.out / f"{name}.png"),
         }
     document["exhibits"] = {name: document["exhibits"][name] for name in EXHIBITS if name in document["exhibits"]}
-    write_whole(plan.out / REPRODUCTION, json.dumps(document, indent=1) + "\n")
-    write_whole(plan.out / "REPRODUCTION.md", as_markdown(document))
+    write_text(plan.out / REPRODUCTION, json.dumps(document, indent=1) + "\n")
+    write_text(plan.out / "REPRODUCTION.md", as_markdown(document))
     return document
 
 
 def another_plan(plan: Plan) -> str | None:
-    """The command that made what is in `plan.out`, where that is of another plan and will be replaced."""
+    """If `plan.out` holds a report from a different plan, return the command that produced it (it is about to be
+    overwritten). Raises DataError if reproduction.json is not ours.
+    """
     before = _document(plan.out)
-    if not before or _of_one_plan(before, _about(plan)):
+    if not before or _same_plan(before, _about(plan)):
         return None
     return before.get("command", "mrrec reproduce, an older version")
 
 
-def _of_one_plan(before: dict, about: dict) -> bool:
-    return all(before.get(name) == about[name] for name in about if name != "command")  # wherever it was written
+def _same_plan(before: dict, about: dict) -> bool:
+    """Whether two documents have the same plan; the command may differ, since it names the output folder."""
+    return all(before.get(name) == about[name] for name in about if name != "command")
 
 
 def _about(plan: Plan) -> dict:
-    """What a document is of: only exhibits of one plan stand together."""
+    """The head of a document: it identifies the plan."""
     words = ["mrrec", "reproduce", "all", "--seeds", str(len(plan.seeds))]
     words += ["--data", str(plan.data)] * bool(plan.data) + ["--out", str(plan.out)] * (plan.out != Plan.out)
     return {
@@ -484,24 +437,20 @@ def _about(plan: Plan) -> dict:
 
 
 def _document(out: Path) -> dict:
-    """What was reproduced before; empty where nothing was. DataError: the file is none of ours."""
+    """The content of reproduction.json in a folder; {} if there is none. Raises DataError if `mrrec reproduce` did not
+    write it.
+    """
     path = out / REPRODUCTION
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return {**found, "exhibits": {**found["exhibits"]}} if found else {}
+        document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {**document, "exhibits": {**document["exhibits"]}} if document else {}
     except (ValueError, LookupError, TypeError) as error:
-        what = f"not what `mrrec reproduce` writes ({shorten(str(error))}); move it away, or give another --out"
+        what = f"`mrrec reproduce` did not write this ({shorten(str(error))}); move it away, or give another --out"
         raise DataError.at(path, None, None, what) from None
 
 
-def write_whole(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-
-
 def draw(exhibit: Exhibit, path: Path) -> str | None:
-    """A PNG of the bars or curves; its name, or None where there is nothing to draw or no matplotlib to draw with."""
+    """Draw the bars or curves as a PNG and return its file name; None without any, or without matplotlib."""
     if not exhibit.bars and not exhibit.curves:
         return None
     try:
@@ -511,17 +460,7 @@ def draw(exhibit: Exhibit, path: Path) -> str | None:
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     if exhibit.bars:
-        names = [name for name, _, _ in exhibit.bars]
-        heights = [height for _, height, _ in exhibit.bars]
-        axes.barh(names, heights, color="#4477aa")
-        for row, (_, height, bounds) in enumerate(exhibit.bars):
-            if bounds:
-                axes.plot(bounds, [row, row], color="black", linewidth=1.5)
-            end = bounds[1] if bounds else height
-            axes.annotate(f"{height:.3f}", (end, row), (4, 0), textcoords="offset points", va="center")
-        axes.margins(x=0.12)
-        axes.invert_yaxis()
-        axes.set_xlabel(exhibit.axes[1])
+        _draw_bars(axes, exhibit)
     else:
         for name, values in exhibit.curves:
             axes.plot(range(1, len(values) + 1), values, marker="." if len(values) < 20 else None, label=name)
@@ -529,24 +468,39 @@ def draw(exhibit: Exhibit, path: Path) -> str | None:
         axes.set_ylabel(exhibit.axes[1])
         axes.legend(frameon=False)
     axes.set_title(exhibit.title)
-    figure.savefig(path, dpi=110)
+    with replacing_file(path) as fresh:
+        figure.savefig(fresh, dpi=110, format="png")
     return path.name
 
 
+def _draw_bars(axes, exhibit: Exhibit) -> None:
+    names, heights, _ = zip(*exhibit.bars, strict=True)
+    axes.barh(names, heights, color="#4477aa")
+    for row, (_, height, bounds) in enumerate(exhibit.bars):
+        if bounds:
+            axes.plot(bounds, [row, row], color="black", linewidth=1.5)
+        end = bounds[1] if bounds else height
+        axes.annotate(f"{height:.3f}", (end, row), (4, 0), textcoords="offset points", va="center")
+    axes.margins(x=0.12)
+    axes.invert_yaxis()
+    axes.set_xlabel(exhibit.axes[1])
+
+
 def as_markdown(document: dict) -> str:
-    """REPRODUCTION.md."""
+    """The text of REPRODUCTION.md."""
     data, seeds = document["data"], ", ".join(map(str, document["seeds"]))
-    claims = [claim for exhibit in document["exhibits"].values() for claim in exhibit["claims"]]
-    hold, fail, other = (sum(c["verdict"] == v for c in claims) for v in (HOLDS, FAILS, NOT_COMPARABLE))
+    verdicts = [claim["verdict"] for exhibit in document["exhibits"].values() for claim in exhibit["claims"]]
+    hold, fail, other = (verdicts.count(verdict) for verdict in (HOLDS, FAILS, NOT_COMPARABLE))
     lines = [
         "# The paper's tables and figures, at our scale",
         "",
         f"`{document['command']}`: data {data}, seeds {seeds}.",
-        f"Of {len(claims)} claims {hold} hold, {fail} do not hold, {other} are not comparable.",
-        "Greedy decoding, whole pool, unseen users; 95 % intervals over queries drawn anew, paired where differences.",
+        f"Of {len(verdicts)} claims, {hold} hold, {fail} do not hold, and {other} are not comparable.",
+        "Decoding is greedy, the whole pool is ranked, and all users are unseen in training. The 95 % intervals are "
+        "bootstraps over queries; those of differences are paired.",
     ]
     if document["fast"]:
-        lines += ["", "**Toy sizes: this shows that the code runs. Its numbers say nothing.**"]
+        lines += ["", "**Toy sizes: this shows that the code runs. The numbers mean nothing.**"]
     for exhibit in document["exhibits"].values():
         lines += ["", f"## {exhibit['title']}", "", *table_lines(exhibit["head"], exhibit["rows"])]
         if exhibit["note"]:
@@ -555,24 +509,17 @@ def as_markdown(document: dict) -> str:
             lines += ["", f"![{exhibit['title']}]({exhibit['picture']})"]
         if exhibit["claims"]:
             head = ("claim", "published", "ours", "95 %", "seeds", "verdict", "why")
-            rows = [
-                [
-                    c["text"],
-                    c["published"],
-                    c["ours"],
-                    spread(c["interval"]),
-                    c["seeds"],
-                    f"**{c['verdict']}**",
-                    c["why"],
-                ]
-                for c in exhibit["claims"]
-            ]
-            lines += ["", *table_lines(head, rows)]
+            lines += ["", *table_lines(head, [_claim_cells(claim) for claim in exhibit["claims"]])]
     return "\n".join(lines) + "\n"
 
 
+def _claim_cells(claim: dict) -> list:
+    ours = [claim["text"], claim["published"], claim["ours"], spread(claim["interval"]), claim["seeds"]]
+    return [*ours, f"**{claim['verdict']}**", claim["why"]]
+
+
 def table_lines(head: Sequence[str], rows: Sequence[Sequence]) -> list[str]:
-    """A Markdown table; what texts hold cannot end a cell."""
+    """A Markdown table. No text can end its cell."""
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cell(value) for value in line) + " |" for line in lines]
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mrrec_mini.app.demo import curve, print_transcript
+from mrrec_mini.app.terminal import curve, print_transcript
 from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.data import printable
 from mrrec_mini.datatypes import Episode, Query

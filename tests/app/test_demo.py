@@ -1,4 +1,4 @@
-"""The main job: every arm and what is left behind, the same in another process, and what people see of it."""
+"""The main job: its arms, the run folders it leaves, equal results in another process, and what it prints."""
 
 import io
 import json
@@ -11,25 +11,19 @@ from rich.console import Console
 
 from mrrec_mini.app.demo import (
     DemoConfig,
-    curve,
     evaluate_run,
-    lines_of,
-    one_bar,
     open_data,
     print_report,
-    print_transcript,
     run_demo,
     run_seed,
-    showing_progress,
     train_run,
 )
-from mrrec_mini.app.tables import arms_table
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.evaluate import report_dict
 from mrrec_mini.recipe import FAST_WORLD, read_config
 from mrrec_mini.train import load_policy
 from mrrec_mini.world import make_world
-from runs import HOSTILE, QUICK, SHOP, copied_run, same_weights, shop
+from runs import QUICK, SHOP, copied_run, same_weights, shop
 
 POLICY_ARMS = ("warm_start", "warm_start_all_calls", "grpo")
 NO_POLICY = ("popularity", "neighbours", "query_only", "naive_memory", "static_memory", "teacher")
@@ -57,17 +51,17 @@ def shown(*what, width: int = 80, color: str | None = None) -> str:
 
 
 def test_the_document(report):
-    told = report.as_dict()
-    assert list(told) == ["data", "seeds", "arms", "seconds"]
-    assert told["data"] == str(shop()) and told["seeds"] == [0]
-    assert list(told["arms"]) == ARMS
-    for arm, numbers in told["arms"].items():
+    document = report.as_dict()
+    assert list(document) == ["data", "seeds", "arms", "seconds"]
+    assert document["data"] == str(shop()) and document["seeds"] == [0]
+    assert list(document["arms"]) == ARMS
+    for arm, numbers in document["arms"].items():
         assert {"ndcg@10", "recall@10", "interval", "held"} <= set(numbers)
         assert ("sampled" in numbers) == ("sampled" in numbers["held"]) == (arm in POLICY_ARMS)
         for part in (numbers, numbers["held"]):
             assert set(part.get("sampled", part)) - {"held"} == set(part) - {"sampled", "held"}  # the same dictionary
-    assert {"memory", "warm start", "evaluation", "learn", "total"} == set(told["seconds"])
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert {"memory", "warm start", "evaluation", "learn", "total"} == set(document["seconds"])
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
 def test_all_arms_answer_the_same_queries(report):
@@ -96,7 +90,7 @@ def test_the_run_folder(report):
 
 
 def test_a_second_demo_replaces_the_first(report, tmp_path):
-    """One line a step, however often it ran before; and the same numbers."""
+    """The log has one line per step, however often the demo ran before, and the numbers are the same."""
     config = DemoConfig(data=shop(), runs=tmp_path, recipe=QUICK)
     for _ in range(2):
         result = run_seed(config, 0)
@@ -106,20 +100,20 @@ def test_a_second_demo_replaces_the_first(report, tmp_path):
 
 @pytest.mark.slow
 def test_a_seed_gives_the_same_rows_in_a_process_of_its_own(report, tmp_path):
-    said = []
+    events = []
     config = DemoConfig(data=shop(), seeds=(0, 1), runs=tmp_path, recipe=QUICK)
-    both = run_demo(config, lambda *event: said.append(event))
+    both = run_demo(config, lambda *event: events.append(event))
     assert both.results[0].rows == report.results[0].rows
     assert [result.seed for result in both.results] == [0, 1]
     assert both.arms["oracle"]["queries"] == sum(
         row.arm == "oracle" and row.part == "test" for result in both.results for row in result.rows
     )
-    assert {phase.split(": ")[0] for phase, *_ in said} == {"seed 0", "seed 1"}
-    assert {phase.split(": ")[1] for phase, *_ in said} == {"memory", "copy drill", "warm start", "learn"}
+    assert {phase.split(": ")[0] for phase, *_ in events} == {"seed 0", "seed 1"}
+    assert {phase.split(": ")[1] for phase, *_ in events} == {"memory", "copy drill", "warm start", "learn"}
 
 
 @pytest.mark.slow
-def test_trouble_in_a_process_is_trouble_here(tmp_path):
+def test_an_error_in_a_child_process_is_raised_here(tmp_path):
     dataset = make_world(SHOP)
     split = dataset.split(0, *QUICK.shares)
     lamp, mug = (next(i.id for i in dataset.items.values() if i.category[-1] == name) for name in ("lamp", "mug"))
@@ -131,14 +125,14 @@ def test_trouble_in_a_process_is_trouble_here(tmp_path):
     assert not (tmp_path / "no-test" / "seed-0").exists()
 
 
-def test_bad_data_is_told_before_anything_starts(tmp_path):
-    said = []
+def test_bad_data_is_reported_before_anything_starts(tmp_path):
+    events = []
     with pytest.raises(DataError, match="cannot be read"):
-        run_demo(DemoConfig(data=tmp_path / "nowhere"), lambda *event: said.append(event))
-    assert said == []
+        run_demo(DemoConfig(data=tmp_path / "nowhere"), lambda *event: events.append(event))
+    assert events == []
 
 
-def test_without_data_each_seed_has_a_shop_of_its_own():
+def test_without_data_each_seed_has_its_own_shop():
     one, world = open_data(None, 1, fast=True)
     two, _ = open_data(None, 2, fast=True)
     assert world == replace(FAST_WORLD, seed=1) and one.queries != two.queries
@@ -205,95 +199,16 @@ def test_a_run_is_evaluated_beside_the_arms_that_need_no_training(tmp_path, repo
         assert told["arms"][arm]["ndcg@10"] == report.arms[arm]["ndcg@10"]
 
 
-# --- for people ---
-
-
-def test_a_curve_by_hand():
-    # 0, 1, 2, 1 in 3 rows: 2.00 is the upper, 1.00 the middle, 0.00 the lowest
-    assert curve([0, 1, 2, 1], height=3).split("\n") == [
-        "   2.00 |  *",
-        "   1.00 | * *",
-        "   0.00 |*",
-        "        +----",
-        "         1  4",
-    ]
-
-
-def test_a_curve_fits_80_columns_and_averages():
-    lines = curve(np.arange(700.0)).split("\n")
-    assert max(map(len, lines)) == 79
-    # 70 columns of 10 values: the first holds 0..9, mean 4.5; the last 690..699, mean 694.5
-    assert lines[0].startswith(" 694.50 |") and lines[7].startswith("   4.50 |")
-    assert lines[-1].split() == ["1", "700"]
-    assert sum(line.count("*") for line in lines) == 70
-
-
-@pytest.mark.parametrize("values", [[3.0], [2.0, 2.0], [-1.5, 4.0, 0.0]])
-def test_short_and_flat_curves(values):
-    lines = curve(values).split("\n")
-    assert sum(line.count("*") for line in lines) == len(values)
-    assert lines[-1].split() == (["1", str(len(values))] if len(values) > 1 else ["1"])
-
-
-def test_an_episode_is_told_a_turn_a_line():
-    told = [
-        ("shown", "<query>mug for hiking<global><line>mug price<line>lamp color"),
-        ("policy", "<think>price<search>mug price</search>"),
-        ("shown", "<memory><m1>mug price luxury</memory>"),
-        ("policy", "<think>luxury<profile>mug for hiking luxury<evidence><m1><end>"),
-    ]
-    assert shown(lambda console: print_transcript(told, console)).split("\n") == [
-        "<query> mug for hiking",
-        "<global> <line> mug price <line> lamp color",
-        "<think> price <search> mug price </search>",
-        "<memory> <m1> mug price luxury </memory>",
-        "<think> luxury <profile> mug for hiking luxury <evidence> <m1> <end>",
-        "",
-    ]
-    assert lines_of("a < b and c>d") == ["a < b and c>d"] and lines_of("") == []
-
-
-def test_texts_do_not_drive_the_terminal():
-    """Only the styles of ours, bold green here, reach a terminal with colours; markup stays as it was written."""
-    told = shown(lambda console: print_transcript([("policy", f"<think>{HOSTILE}")], console), color="standard")
-    assert told.replace("\x1b[1;32m", "").replace("\x1b[0m", "") == (
-        "<think> [bold red]x[/] [/nothing] :cat: \\x1b[2J\\x1b]0;owned\\x07 \\x9b31m \\u202e\n"
-    )
+# --- what people see ---
 
 
 def test_the_report_fits_80_columns_and_loses_nothing(report):
-    told = shown(lambda console: print_report(report, console))
-    assert max(map(len, told.split("\n"))) <= 80 and "…" not in told
+    text = shown(lambda console: print_report(report, console))
+    assert max(map(len, text.split("\n"))) <= 80 and "…" not in text
     wide = shown(lambda console: print_report(report, console), width=200)
-    assert "".join(told.split()).replace("─", "") == "".join(wide.split()).replace("─", "")
+    assert "".join(text.split()).replace("─", "") == "".join(wide.split()).replace("─", "")
     for arm in ARMS:
         numbers = report.arms[arm]
         for part in filter(None, (numbers, numbers.get("sampled"), numbers["held"], numbers["held"].get("sampled"))):
-            assert f"{part['ndcg@10']:.3f} {part['interval'][0]:.3f}..{part['interval'][1]:.3f}" in told
-    assert "A worked episode" in told and "Reward while learning" in told and str(report.results[0].seed) in told
-
-
-def test_the_widest_numbers_fit():
-    """Every cell at its widest: the longest arm, with intervals and a negative difference everywhere."""
-    numbers = {"ndcg@10": 0.123, "interval": [0.123, 0.456]}
-    numbers |= {"difference": {"ndcg@10": -0.123, "interval": [-0.456, -0.123]}}
-    numbers |= {"recall@10": 1.0, "format": 1.0, "calls": 3.0, "memory_tokens": 1234.0}
-    numbers |= {"aspects_right": 10.0, "aspects_that_matter": 10.0}
-    part = numbers | {"sampled": numbers}
-    told = shown(arms_table({"warm_start_all_calls": part | {"held": part}}))
-    assert told.count("0.123 0.123..0.456") == 4 and told.count("-.123 -.456..-.123") == 2
-    assert "10.0 of 10.0" in told and max(map(len, told.split("\n"))) <= 80
-
-
-def test_progress_has_a_bar_a_seed_and_is_silent_where_nobody_watches():
-    quiet, watched = io.StringIO(), io.StringIO()
-    with showing_progress(Console(file=quiet), DemoConfig(seeds=(4, 5))) as say:
-        say("seed 5: learn", 1, 2, "reward 0.10")
-    with one_bar(Console(file=quiet)) as say:
-        say("learn", 1, 2, "")
-    assert quiet.getvalue() == ""
-    console = Console(file=watched, force_terminal=True, width=100)
-    with showing_progress(console, DemoConfig(seeds=(4, 5))) as say:
-        say("seed 5: learn", 1, 2, "reward 0.10")
-    assert "seed 4: starting" in watched.getvalue() and "seed 5: learn" in watched.getvalue()
-    assert "reward 0.10" in watched.getvalue()
+            assert f"{part['ndcg@10']:.3f} {part['interval'][0]:.3f}..{part['interval'][1]:.3f}" in text
+    assert "A worked episode" in text and "Reward while learning" in text and str(report.results[0].seed) in text

@@ -12,8 +12,9 @@ import torch
 
 from house import ROOT
 from mrrec_mini import grpo, reinforce
-from mrrec_mini.app.demo import Mismatch, beside, curve, curves, train_run
+from mrrec_mini.app.demo import Mismatch, beside, train_run
 from mrrec_mini.app.student_formulas import NAMES, PARTS, USED, learners_file, with_names
+from mrrec_mini.app.terminal import curve, curves
 from mrrec_mini.data import DataError
 from mrrec_mini.grpo import Formulas, GRPOConfig, clipped_surrogate, grpo_loss
 from mrrec_mini.train import TrainConfig, Trainer

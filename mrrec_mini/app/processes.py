@@ -1,0 +1,71 @@
+"""A process pool: run tasks that depend on each other in child processes, and report their progress.
+
+Flow: beneath `demo`, whose tasks are seeds, and `jobs`, whose tasks are jobs of seeds. Equations: none.
+
+Each process has one thread: the models are so small that a second thread slows them down. Child processes are spawned,
+because a forked torch can hang.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
+from queue import Empty, Queue
+
+import torch
+
+from mrrec_mini.recipe import Say, quiet
+
+
+def run_tasks(
+    function: Callable[..., object], needs: Mapping[Hashable, Collection], workers: int, say: Say = quiet
+) -> dict[Hashable, object]:
+    """Call `function(key, say)` for each key of `needs`, at most `workers` at a time, and return {key: result}.
+
+    `needs[key]` are the keys that must be done first; each key stands after the keys it needs, and one that is missing
+    counts as done. Earlier keys start first. With one worker, everything runs in this process; otherwise `function`
+    must be picklable. If a task raises, or on Ctrl-C, the children are terminated and the exception is raised here.
+    """
+    if workers == 1:
+        return {key: _call(function, key, say) for key in needs}
+    context = get_context("spawn")
+    waiting, running, results = list(needs), {}, {}
+    with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        events = manager.Queue()
+        try:
+            while waiting or running:
+                # start the tasks whose needs are done, as long as a worker is free
+                unfinished = {*waiting, *running.values()}
+                ready = [key for key in waiting if unfinished.isdisjoint(needs[key])]
+                for key in ready[: workers - len(running)]:
+                    waiting.remove(key)
+                    running[pool.submit(_call_in_child, function, key, events)] = key
+                # pass on progress, then collect results; `result` raises what the task raised
+                _pass_on(events, say)
+                for future in [future for future in running if future.done()]:
+                    results[running.pop(future)] = future.result()
+            _pass_on(events, say)
+        except BaseException:
+            for process in pool._processes.values():
+                process.terminate()
+            raise
+    return results
+
+
+def _call(function: Callable[..., object], key: Hashable, say: Say) -> object:
+    torch.set_num_threads(1)
+    return function(key, say)
+
+
+def _call_in_child(function: Callable[..., object], key: Hashable, events: Queue) -> object:
+    return _call(function, key, lambda *event: events.put(event))
+
+
+def _pass_on(events: Queue, say: Say) -> None:
+    """Wait up to 0.2 s for an event, then pass on all that have arrived."""
+    with suppress(Empty):
+        say(*events.get(timeout=0.2))
+        while True:
+            say(*events.get_nowait())
