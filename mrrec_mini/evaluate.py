@@ -1,49 +1,44 @@
-"""Every arm on the same queries: one row a query, then means, intervals and paired differences.
+"""Evaluation: every arm answers the same queries, one row per query; then means, intervals and paired differences.
 
-Flow: after training. A `EvalSet` holds what the arms of one comparison share. `reference_rows` runs the arms that need
-no policy, `policy_rows` a language model (greedy and sampled); `report_dict` turns rows into the numbers of an
-evaluation, `arms_table` shows them. Rows are plain: they can be sent between processes and joined over
-seeds. The arms, in the order in which they are compared, each with the one before it:
+Flow: after training. An `EvalSet` holds what all arms of a comparison share. `reference_rows` runs the arms without a
+policy, `policy_rows` runs a language model, greedily and sampled. `report_dict` turns rows into the numbers of an
+evaluation. Rows are plain data: they can cross process boundaries and be joined over seeds. The arms, in their fixed
+order; each is compared with the one before it:
 
-    popularity             what most train users took before the query; like the next, it reads no text at all
-    neighbours             what the people took besides who took this person's things (item-item neighbours)
-    bm25_query             the words of the query, nothing else; this one and the next three are run by hand, see below
-    dense_query            its vector, nothing else
-    blair                  a text encoder taught by reviews which item they are about, asked the query
+    popularity             items by how many train users bought them before the query; ignores text
+    neighbours             items bought by people with a shared history (item-item neighbours); ignores text
+    bm25_query             BM25 of the query alone; this arm and the next three are run separately, see below
+    dense_query            the query's vector alone
+    blair                  a text encoder trained on which item a review is about; it encodes the query
     rec_r1                 a policy that learned to rewrite the query for BM25, without memory
     query_only             the profile is the query
     naive_memory           query + this user's latest records (the paper's "naive": recent history)
     static_memory          query + all lines of the user profile (the paper's "static": a summary)
     teacher                the script that the warm start imitates
     warm_start             the policy before reinforcement
-    warm_start_all_calls   the same, forced to use every search: the gain of searching more, not of searching well
+    warm_start_all_calls   the same, forced to make every search: separates searching more from searching well
     reinforce              the policy after REINFORCE
-    grpo_no_global         the policy after GRPO without global memory (fig. 3)
-    grpo_no_local          ... without local memory (fig. 3)
+    grpo_no_global         the policy after GRPO without global memory (Fig. 3)
+    grpo_no_local          ... without local memory (Fig. 3)
     grpo                   ... with both
-    expert                 the script that looks up what matters; needs `Query.truth`, as does
-    oracle                 the profile of a perfect reasoner: the ceiling
+    expert                 the script that looks up exactly the aspects that matter; needs `Query.truth`
+    oracle                 the profile that states the truth: the upper bound; needs `Query.truth`
 
-Equations: those of `metrics`: Recall and nDCG at 10, 100, 1000 over the whole pool (sec. 4). A query without an answer
-counts 0 and stays in the mean.
+Equations: Recall and nDCG of `metrics` at 10, 100 and 1000 over the whole pool (sec. 4). A query without an answer
+counts as 0 in the mean.
 
-`popularity` and `neighbours` are `systems`: they know who took what and when, put last what a person never takes again,
-and are given no words, so their memory tokens are 0. The other arms rank by text alone. Where people repeat each other
-the two are hard to beat; in the synthetic shop, where they do not, they are near chance. The other `systems` read the
-query and know nobody; `reference_rows` leaves them out, since two of them take minutes to train:
-`system_rows(eval_set, "blair", Blair(BlairConfig(seed=eval_set.seed)))`, and so for "rec_r1"
-`RecR1(RecR1Config(seed=...))`, "bm25_query" `bm25_query()`, "dense_query" `dense_query()`.
+`popularity` and `neighbours` put items that the user already bought last. They are hard to beat on data in which people
+buy the same things; in the synthetic shop, where people do not, they are near chance. `reference_rows` leaves out the
+systems that read the query, because two of them train for minutes. Run them with `system_rows(eval_set, arm, system)`,
+e.g. `system_rows(eval_set, "blair", Blair(BlairConfig(seed=eval_set.seed)))`.
 
 Departures: in the paper a language model turns naive and static memory into a profile; here the lines are appended to
-the query as they are (an extractive profile), since the small policy was never shown such a prompt. Intervals and
-`warm_start_all_calls` are ours.
+the query, since the small policy was never trained on such a prompt. Intervals and `warm_start_all_calls` are ours.
+Guessed: what Table 4 counts as memory tokens. We count all tokens of memory that an arm reads (global lines, retrieved
+local entries and their markers) in the policy's own tokenizer.
 
-Guessed: what Table 4 counts as memory tokens. Here: all tokens of memory that an arm is given, global lines and
-retrieved local entries, with their markers, in the policy's own tokenizer.
-
-What is drawn at random is a query of a data set: rows of one query from several seeds are resampled together. Synthetic
-shops of different seeds are different data sets, so there every row is its own cluster. An interval does not cover the
-spread between training seeds.
+Intervals resample queries: rows of one query from several seeds together. Synthetic shops of different seeds are
+different data sets, so there each row is its own cluster. No interval covers the spread between training seeds.
 """
 
 from __future__ import annotations
@@ -82,26 +77,26 @@ GREEDY, SAMPLED, NO_POLICY = "greedy", "sampled", ""
 
 @dataclass(frozen=True)
 class Row:
-    """One query answered by one arm."""
+    """The answer of one arm to one query."""
 
     arm: str  # one of ARMS
-    mode: str  # "greedy" | "sampled"; "" for an arm without a policy
-    part: str  # one of PARTS; "held": test users, categories that no training query named
+    mode: str  # GREEDY, SAMPLED or NO_POLICY
+    part: str  # one of PARTS; "held": test users on categories that no training query names
     seed: int  # of the run
-    source: str  # the data set that the query is from; runs of several seeds may share it
-    query: str  # its id
-    rank: int | None  # of the target in the whole pool, from 1; None: no answer
-    format: float  # 1.0: the answer parsed
+    source: str  # name of the data set; runs of several seeds may share it
+    query: str  # id
+    rank: int | None  # of the target in the whole pool, from 1; None if there is no answer
+    format: float  # 1.0 if the answer parses, else 0.0
     calls: int  # memory calls made
-    memory_tokens: int  # tokens of memory given to the arm
-    asked: int | None = None  # aspects looked up; None where truth is unknown or the arm cannot look up
-    right: int | None = None  # ... that matter
+    memory_tokens: int  # tokens of memory that the arm read
+    asked: int | None = None  # aspects looked up; None if the truth is unknown or the arm cannot look up
+    right: int | None = None  # aspects looked up that matter
     matter: int | None = None  # aspects that matter
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """What the arms of one comparison share: who asks what, and under which rules it is answered."""
+    """What all arms of a comparison share: the queries, the shop and the rollout rules."""
 
     environment: Environment
     grammar: Grammar
@@ -110,24 +105,23 @@ class EvalSet:
     seed: int
     queries: tuple[Query, ...]
     latest: int = 3  # records that naive_memory appends
-    batch: int = 256  # episodes played at a time: bounds the memory of the KV cache
+    batch: int = 256  # episodes played at once; bounds the size of the KV cache
 
     @cached_property
     def aspects(self) -> list[str]:
-        """Every aspect that an item of the data set can have, as memory writes it."""
+        """Every aspect that an item of the data set can have, spelled as in memory."""
         return aspect_names(self.environment.dataset)
 
 
 def eval_sets(environment: Environment, grammar: Grammar, rules: RolloutConfig, seed: int) -> list[EvalSet]:
-    """Test users on familiar categories ("test") and on held-out ones ("held", where there are any)."""
-    queries = {"test": environment.split.test_queries, "held": environment.split.held_queries}
-    return [EvalSet(environment, grammar, rules, part, seed, asked) for part, asked in queries.items() if asked]
+    """Test users' queries on familiar categories ("test") and on held-out ones ("held"); empty parts are left out."""
+    parts = {"test": environment.split.test_queries, "held": environment.split.held_queries}
+    return [EvalSet(environment, grammar, rules, part, seed, queries) for part, queries in parts.items() if queries]
 
 
 def reference_rows(eval_set: EvalSet, rng: np.random.Generator, teaching: TeacherConfig | None = None) -> list[Row]:
-    """The arms without a policy; expert and oracle only where every query has a known truth. `rng`: the teacher's."""
+    """Rows of the arms without a policy; expert and oracle only if all truths are known. `rng` is the teacher's."""
     memory, queries = eval_set.environment.memory, eval_set.queries
-    teaching = teaching or TeacherConfig()
     latest = [[e for e in memory.entries(q) if e.level == "record"][: eval_set.latest] for q in queries]
     profile = [[e for e in memory.entries(q) if e.level == "profile"] for q in queries]
     rows = system_rows(eval_set, "popularity", Popularity())
@@ -135,7 +129,7 @@ def reference_rows(eval_set: EvalSet, rng: np.random.Generator, teaching: Teache
     rows += appended_rows(eval_set, "query_only", [[]] * len(queries))
     rows += appended_rows(eval_set, "naive_memory", latest)
     rows += appended_rows(eval_set, "static_memory", profile)
-    script = teacher(eval_set.grammar, teaching, rng, eval_set.aspects, eval_set.rules.max_calls)
+    script = teacher(eval_set.grammar, teaching or TeacherConfig(), rng, eval_set.aspects, eval_set.rules.max_calls)
     rows += episode_rows(eval_set, "teacher", NO_POLICY, play(eval_set, ScriptActor(script)))
     if all(query.truth is not None for query in queries):
         rows += episode_rows(eval_set, "expert", NO_POLICY, play(eval_set, ScriptActor(expert(eval_set.grammar))))
@@ -146,9 +140,9 @@ def reference_rows(eval_set: EvalSet, rng: np.random.Generator, teaching: Teache
 def policy_rows(
     eval_set: EvalSet, arm: str, model: PreTrainedModel, generator: torch.Generator, all_calls: bool = False
 ) -> list[Row]:
-    """A language model, greedy and then sampled (temperature 1, drawn from `generator`).
+    """Rows of a language model: greedy, then sampled with `generator` at temperature 1. `all_calls` forces searches.
 
-    Ablations are eval_sets with other rules: `global_k` 0 has no global memory, `max_calls` 0 no local one.
+    To ablate, change the rules of the eval set: `global_k=0` removes global memory, `max_calls=0` local memory.
     """
     greedy = play(eval_set, LMActor(model, eval_set.grammar, None, 0.0), all_calls)
     sampled = play(eval_set, LMActor(model, eval_set.grammar, generator, 1.0), all_calls)
@@ -156,7 +150,7 @@ def policy_rows(
 
 
 def play(eval_set: EvalSet, actor: Actor, all_calls: bool = False) -> list[Episode]:
-    """One scored episode a query of the eval_set, in order. The reward's weights play no part in what is reported."""
+    """One scored episode per query, in order. The reward's default weights are used; they do not affect any row."""
     episodes = []
     for start in range(0, len(eval_set.queries), eval_set.batch):
         queries = eval_set.queries[start : start + eval_set.batch]
@@ -167,13 +161,13 @@ def play(eval_set: EvalSet, actor: Actor, all_calls: bool = False) -> list[Episo
 
 
 def episode_rows(eval_set: EvalSet, arm: str, mode: str, episodes: Sequence[Episode]) -> list[Row]:
-    """A row for each scored episode."""
+    """One row per scored episode."""
     rows = []
     for episode in episodes:
         rank = episode.rewards["rank"]
         rows.append(
             Row(
-                **_place(eval_set, arm, mode, episode.query),
+                **_row_key(eval_set, arm, mode, episode.query),
                 rank=int(rank) if np.isfinite(rank) else None,
                 format=episode.rewards["format"],
                 calls=len(episode.calls),
@@ -185,14 +179,15 @@ def episode_rows(eval_set: EvalSet, arm: str, mode: str, episodes: Sequence[Epis
 
 
 def system_rows(eval_set: EvalSet, arm: str, system: System) -> list[Row]:
-    """A row for each query: the system learns from the split's train users and scores the whole pool, not knowing
-    the target. Ties go to the smaller id, as in the item index. Raises ValueError for a score that is NaN.
+    """One row per query: fit the system on train users; it scores the whole pool without seeing the target.
+
+    Ties go to the smaller id, as in the item index. Raises ValueError if a score is NaN.
     """
     dataset = eval_set.environment.dataset
     pool = sorted(dataset.items)
     place = {item: n for n, item in enumerate(pool)}
     system = system.fit(dataset, eval_set.environment.split)
-    # a query at a time: (queries, items) at once would not fit for a large shop
+    # one query at a time: a (queries, items) matrix would not fit into memory for a large shop
     ranks = [
         target_ranks([system.rank(replace(query, target="", truth=None), pool)], [place[query.target]])[0]
         for query in eval_set.queries
@@ -201,45 +196,45 @@ def system_rows(eval_set: EvalSet, arm: str, system: System) -> list[Row]:
 
 
 def appended_rows(eval_set: EvalSet, arm: str, memories: Sequence[Sequence[MemoryEntry]]) -> list[Row]:
-    """A row for each query: the profile is the query followed by these memories, word for word."""
+    """One row per query: the profile is the query followed by the texts of its memories."""
     texts = [" ".join(entry.text for entry in entries) for entries in memories]
     profiles = [f"{query.text} {text}".strip() for query, text in zip(eval_set.queries, texts, strict=True)]
     return profile_rows(eval_set, arm, profiles, [len(eval_set.grammar.tokenizer.encode(text)) for text in texts])
 
 
 def profile_rows(eval_set: EvalSet, arm: str, profiles: Sequence[str], tokens: Sequence[int]) -> list[Row]:
-    """A row for each query of an arm that writes a profile without playing an episode."""
+    """One row per query: rank the pool for its profile. `tokens`: memory tokens per query."""
     ranks = eval_set.environment.items.ranks(profiles, [query.target for query in eval_set.queries])
     return ranked_rows(eval_set, arm, ranks, tokens)
 
 
 def ranked_rows(eval_set: EvalSet, arm: str, ranks: Sequence[int], tokens: Sequence[int]) -> list[Row]:
-    """A row for each query of an arm without a policy: it always answers, and calls nothing."""
+    """One row per query of an arm without a policy: it always answers and makes no calls."""
     return [
-        Row(**_place(eval_set, arm, NO_POLICY, query), rank=int(rank), format=1.0, calls=0, memory_tokens=count)
+        Row(**_row_key(eval_set, arm, NO_POLICY, query), rank=int(rank), format=1.0, calls=0, memory_tokens=count)
         for query, rank, count in zip(eval_set.queries, ranks, tokens, strict=True)
     ]
 
 
-def _place(eval_set: EvalSet, arm: str, mode: str, query: Query) -> dict:
+def _row_key(eval_set: EvalSet, arm: str, mode: str, query: Query) -> dict:
     source = source_of(eval_set.environment.dataset)
     return dict(arm=arm, mode=mode, part=eval_set.part, seed=eval_set.seed, source=source, query=query.id)
 
 
 def source_of(dataset: Dataset) -> str:
-    """The name of a data set; of a synthetic shop also its seeds: shops of two seeds have other people in them."""
+    """The name of a data set. A synthetic shop's name has its seeds, because each seed makes other people."""
     name = str(dataset.meta.get("name", ""))
     world = dataset.meta.get("world")
     return f"{name} {world['seed']}.{world['map_seed']}" if world else name
 
 
 def memory_tokens(episode: Episode, grammar: Grammar) -> int:
-    """Tokens that the policy was given beyond the bare query: global lines and replies of the memory tool."""
+    """Number of tokens that the policy read beyond the bare query: global lines and replies of the memory tool."""
     return episode.mask.count(0) - len(grammar.prompt(episode.query.text, ()))
 
 
 def aspect_counts(episode: Episode, names: Iterable[str]) -> dict[str, int]:
-    """How many aspects the calls named, how many of them matter, and how many matter. {} where truth is unknown."""
+    """Counts of aspects: looked up, looked up and right, and right in all. {} if the truth is unknown."""
     if episode.query.truth is None:
         return {}
     matter = {plain(aspect) for aspect in episode.query.truth}
@@ -248,7 +243,7 @@ def aspect_counts(episode: Episode, names: Iterable[str]) -> dict[str, int]:
 
 
 def names_aspect(text: str, name: str) -> bool:
-    """Whether the words of an aspect's name stand in `text`, in a row and whole: `sizes` does not name `size`."""
+    """Whether `text` contains the aspect's name as whole consecutive words: `sizes` does not name `size`."""
     return bool(name) and f" {name} " in f" {plain(text)} "
 
 
@@ -256,41 +251,40 @@ Group = tuple[str, str, str]  # arm, mode, part
 
 
 def summary(rows: Sequence[Row], rng: np.random.Generator) -> dict[Group, dict]:
-    """{(arm, mode, part): means, interval, difference to the arm before}, arms in their fixed order.
+    """{(arm, mode, part): its `means`, "interval" and "difference"}, arms in their fixed order; None: undefined.
 
-    `interval` is the 95 % bootstrap interval of nDCG@10. `difference` is {"to", "ndcg@10", "interval"}, paired by
-    (seed, query), against the nearest arm before that answered the same part: in the same mode where it has it, else
-    greedy or without a policy. None stands for what is not defined.
+    "interval" is the 95 % bootstrap interval of nDCG@10. "difference" is {"to", "ndcg@10", "interval"}: the gain on the
+    nearest earlier arm with rows on the same part (`arm_before`, `rows_in_mode`), paired by (seed, query).
     Raises ValueError for an unknown arm or part, and for two rows of one arm on one query of one seed.
     """
     groups = grouped(rows)
-    found = {}
-    for (arm, mode, part), answered in groups.items():
-        result = means(answered)
-        result["interval"] = interval([ndcg_10(row) for row in answered], answered, rng)
+    numbers = {}
+    for (arm, mode, part), group in groups.items():
+        result = means(group)
+        result["interval"] = interval([ndcg_10(row) for row in group], group, rng)
         before = arm_before(groups, arm, part)
-        result["difference"] = before and difference(answered, before, rows_in_mode(groups, before, mode, part), rng)
-        found[arm, mode, part] = result
-    return found
+        result["difference"] = before and difference(group, before, rows_in_mode(groups, before, mode, part), rng)
+        numbers[arm, mode, part] = result
+    return numbers
 
 
 def grouped(rows: Sequence[Row]) -> dict[Group, list[Row]]:
-    """Rows by (arm, mode, part), arms in their fixed order."""
-    strange = {row.arm for row in rows} - set(ARMS) | {row.part for row in rows} - set(PARTS)
-    if strange:
-        raise ValueError(f"no such arm or part: {', '.join(sorted(strange))}")
+    """Rows by (arm, mode, part), arms in their fixed order. Raises ValueError as `summary` does."""
+    unknown = {row.arm for row in rows} - set(ARMS) | {row.part for row in rows} - set(PARTS)
+    if unknown:
+        raise ValueError(f"no such arm or part: {', '.join(sorted(unknown))}")
     groups: dict[Group, list[Row]] = {}
     # also by seed and query: processes finish in any order, and intervals must not depend on it
     for row in sorted(rows, key=lambda r: (ARMS.index(r.arm), PARTS.index(r.part), r.mode, r.seed, r.query)):
         groups.setdefault((row.arm, row.mode, row.part), []).append(row)
-    for group, answered in groups.items():
-        if len({(row.seed, row.query) for row in answered}) < len(answered):
-            raise ValueError(f"{' '.join(group)}: two rows answer one query of one seed")
+    for key, group in groups.items():
+        if len({(row.seed, row.query) for row in group}) < len(group):
+            raise ValueError(f"{' '.join(key)}: two rows answer one query of one seed")
     return groups
 
 
 def means(rows: Sequence[Row]) -> dict:
-    """Means over the rows of one group; None where no row has the number."""
+    """Means over the rows of one group; None if no row has the value."""
     ranks = [_rank(row) for row in rows]
     result: dict = {f"ndcg@{k}": float(ndcg_at_k(ranks, k).mean()) for k in CUTOFFS}
     result |= {f"recall@{k}": float(recall_at_k(ranks, k).mean()) for k in CUTOFFS}
@@ -307,7 +301,7 @@ def means(rows: Sequence[Row]) -> dict:
 
 
 def difference(new: Sequence[Row], before: str, old: Sequence[Row], rng: np.random.Generator) -> dict | None:
-    """nDCG@10 of `new` minus that of `old`, over the (seed, query) pairs that both answered; None if there are none."""
+    """Mean nDCG@10 of `new` minus `old`, over the (seed, query) pairs in both; None if there are none."""
     known = {(row.seed, row.query): ndcg_10(row) for row in old}
     shared = [row for row in new if (row.seed, row.query) in known]
     if not shared:
@@ -317,23 +311,23 @@ def difference(new: Sequence[Row], before: str, old: Sequence[Row], rng: np.rand
 
 
 def interval(values: Sequence[float], rows: Sequence[Row], rng: np.random.Generator) -> list[float] | None:
-    """[low, high], 95 %, rows of one query drawn together; None for fewer than two queries."""
+    """[low, high] of the mean, 95 %, with rows of one query resampled together; None for fewer than two queries."""
     numbers: dict[tuple[str, str], int] = {}
     clusters = [numbers.setdefault((row.source, row.query), len(numbers)) for row in rows]
     if len(numbers) < 2:
         return None
-    found = bootstrap_interval(values, rng, clusters=clusters)
-    return [found.low, found.high]
+    bounds = bootstrap_interval(values, rng, clusters=clusters)
+    return [bounds.low, bounds.high]
 
 
 def arm_before(groups: Mapping[Group, Sequence[Row]], arm: str, part: str) -> str | None:
-    """The nearest arm before this one, in the fixed order, that answered this part."""
+    """The nearest earlier arm in the fixed order that has rows on this part."""
     ran = {name for name, _, where in groups if where == part}
     return next((name for name in reversed(ARMS[: ARMS.index(arm)]) if name in ran), None)
 
 
 def rows_in_mode(groups: Mapping[Group, Sequence[Row]], arm: str, mode: str, part: str) -> Sequence[Row]:
-    """The arm's rows in this mode if it has them, else greedy, else those without a policy, else sampled."""
+    """The arm's rows in this mode; if it has none, its greedy rows, those without a policy, or its sampled rows."""
     modes = (mode, GREEDY, NO_POLICY, SAMPLED)
     return next(groups[arm, m, part] for m in modes if (arm, m, part) in groups)
 
@@ -352,10 +346,10 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def report_dict(rows: Sequence[Row], rng: np.random.Generator) -> dict[str, dict]:
-    """{arm: {"ndcg@10", "recall@10", "interval", ..., "sampled": {...}, "held": {..., "sampled": {...}}}}: strict JSON.
+    """{arm: {"ndcg@10", "recall@10", "interval", ..., "sampled": {...}, "held": {..., "sampled": {...}}}}, strict JSON.
 
-    The arm's own numbers are those of the test part, greedy for a policy; `sampled`, `held` and `validation` are there
-    where they were run.
+    An arm's own numbers are those of the test part, greedy for a policy. "sampled", "held" and "validation" are present
+    if they were run.
     """
     arms: dict[str, dict] = {}
     for (arm, mode, part), numbers in summary(rows, rng).items():

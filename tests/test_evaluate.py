@@ -1,6 +1,5 @@
-"""Evaluation: what each arm is, what is counted, and the numbers made from rows, by hand."""
+"""Evaluation: what each arm does, what is counted, and the numbers made from rows, checked by hand."""
 
-import io
 import json
 import math
 import pickle
@@ -11,9 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
-from mrrec_mini.app.tables import arms_table
 from mrrec_mini.datatypes import Call, Episode, MemoryEntry, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import (
@@ -44,11 +41,18 @@ from mrrec_mini.systems.popularity import Popularity
 from mrrec_mini.world import ASPECTS, CATEGORIES, USES, WorldConfig, make_world, oracle_profile
 
 WORLD = WorldConfig(users=12, items=100, categories=6, held=2, history=10, queries=3)
-BLIND = ("popularity", "neighbours", "query_only", "naive_memory", "static_memory", "teacher")  # no truth needed
-REFERENCES = (*BLIND, "expert", "oracle")
+NO_TRUTH = (
+    "popularity",
+    "neighbours",
+    "query_only",
+    "naive_memory",
+    "static_memory",
+    "teacher",
+)  # needed
+REFERENCES = (*NO_TRUTH, "expert", "oracle")
 
 
-def make_bench(dataset, part="test", **changes) -> EvalSet:
+def make_eval_set(dataset, part="test", **changes) -> EvalSet:
     split = dataset.split(0, 0.4, 0.1, 0.5)
     environment = Environment.build(dataset, split, ExtractiveSummarizer(), np.random.default_rng(0))
     words = [
@@ -60,13 +64,13 @@ def make_bench(dataset, part="test", **changes) -> EvalSet:
         *(value for values in ASPECTS.values() for value in values),
     ]
     grammar = Grammar(WordTokenizer(CONTROL, list(dict.fromkeys(words))))
-    made = {eval_set.part: eval_set for eval_set in eval_sets(environment, grammar, RolloutConfig(), seed=7)}
-    return replace(made[part], **changes)
+    parts = {eval_set.part: eval_set for eval_set in eval_sets(environment, grammar, RolloutConfig(), seed=7)}
+    return replace(parts[part], **changes)
 
 
 @pytest.fixture(scope="module")
 def eval_set() -> EvalSet:
-    return make_bench(make_world(WORLD))
+    return make_eval_set(make_world(WORLD))
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +110,8 @@ def test_the_profile_of_each_arm(eval_set):
         latest.append(" ".join([query.text, *(record_entry(p, config).text for p in reversed(purchases))]))
     entries = [eval_set.environment.memory.entries(query) for query in eval_set.queries]
     profile = [
-        " ".join([query.text, *(e.text for e in found if e.level == "profile")])
-        for query, found in zip(eval_set.queries, entries, strict=True)
+        " ".join([query.text, *(e.text for e in memory if e.level == "profile")])
+        for query, memory in zip(eval_set.queries, entries, strict=True)
     ]
     expected = {
         "query_only": ranks(eval_set, [query.text for query in eval_set.queries]),
@@ -116,7 +120,7 @@ def test_the_profile_of_each_arm(eval_set):
         "oracle": ranks(eval_set, [oracle_profile(query) for query in eval_set.queries]),
     }
     assert {name: [row.rank for row in arm(rows, name)] for name in expected} == expected
-    assert len({tuple(found) for found in expected.values()}) == 4  # four different arms
+    assert len({tuple(places) for places in expected.values()}) == 4  # four different arms
 
 
 def test_the_number_of_latest_records_is_an_argument(eval_set):
@@ -133,7 +137,7 @@ def test_the_expert_looks_up_what_matters_and_nothing_else(eval_set):
 def test_without_truth_there_is_no_expert_no_oracle_and_no_count_of_aspects(eval_set):
     blind = replace(eval_set, queries=tuple(replace(query, truth=None) for query in eval_set.queries))
     rows = reference_rows(blind, rng())
-    assert {row.arm for row in rows} == set(BLIND)
+    assert {row.arm for row in rows} == set(NO_TRUTH)
     assert {(row.asked, row.right, row.matter) for row in rows} == {(None, None, None)}
 
 
@@ -144,64 +148,64 @@ def test_the_parts_are_the_splits_and_an_empty_part_is_left_out(eval_set):
     assert [b.queries for b in eval_sets(none_held, eval_set.grammar, eval_set.rules, 0)] == [split.test_queries]
 
 
-def test_rules_without_memory_leave_the_arms_without_memory(eval_set):
+def test_rules_without_memory_leave_an_arm_without_memory(eval_set):
     bare = replace(eval_set, rules=RolloutConfig(max_calls=0, global_k=0))
-    found = {(row.calls, row.memory_tokens, row.format) for row in arm(reference_rows(bare, rng()), "teacher")}
-    assert found == {(0, 0, 1.0)}  # it plans no search that the rules forbid
+    counts = {(row.calls, row.memory_tokens, row.format) for row in arm(reference_rows(bare, rng()), "teacher")}
+    assert counts == {(0, 0, 1.0)}  # the teacher plans no search that the rules forbid
 
 
 # --- systems ----------------------------------------------------------------------------------------------------------
 
 
 class Fixed:
-    """A system whose scores are given: {item: score}, 0 for all others. It notes what it is asked."""
+    """A system with given scores, {item: score}, and 0 for all other items. It notes its calls."""
 
     def __init__(self, scores):
-        self.scores, self.fitted, self.asked = scores, [], []
+        self.scores, self.fitted, self.ranked = scores, [], []
 
     def fit(self, dataset, split):
         self.fitted.append((dataset, split))
         return self
 
     def rank(self, query, candidates):
-        self.asked.append((query, candidates))
+        self.ranked.append((query, candidates))
         return np.array([self.scores.get(item, 0.0) for item in candidates])
 
 
 def test_a_system_ranks_the_whole_pool_and_ties_go_to_the_smaller_id(eval_set):
-    """Items i0000000 to i0000099, all at 0 but for one above and one that was never returned."""
+    """Items i0000000 to i0000099: one scores 1, one scores -inf, all others 0."""
     targets = ["i0000000", "i0000001", "i0000002", "i0000003", "i0000099"]
     queries = tuple(replace(eval_set.queries[0], id=str(n), target=target) for n, target in enumerate(targets))
     rows = system_rows(replace(eval_set, queries=queries), "popularity", Fixed({"i0000002": 1.0, "i0000001": -np.inf}))
-    # 2 is first; of the tied 98 the first is 0, then 3 (1 is not among them), and 99 the last; 1 stands behind all
+    # 2 comes first, then the 98 tied items by id: 0, 3, ..., 99; 1 comes last
     assert [row.rank for row in rows] == [2, 100, 1, 3, 99]
     assert {(row.format, row.calls, row.memory_tokens, row.mode) for row in rows} == {(1.0, 0, 0, "")}
 
 
-def test_a_system_is_fitted_once_and_never_told_the_target(eval_set):
+def test_a_system_is_fitted_once_and_never_sees_the_target(eval_set):
     system = Fixed({})
     system_rows(eval_set, "popularity", system)
     assert system.fitted == [(eval_set.environment.dataset, eval_set.environment.split)]
-    assert [query for query, _ in system.asked] == [replace(q, target="", truth=None) for q in eval_set.queries]
-    assert all(list(candidates) == sorted(eval_set.environment.dataset.items) for _, candidates in system.asked)
+    assert [query for query, _ in system.ranked] == [replace(q, target="", truth=None) for q in eval_set.queries]
+    assert all(list(candidates) == sorted(eval_set.environment.dataset.items) for _, candidates in system.ranked)
 
 
-def test_a_score_that_is_no_number_is_refused(eval_set):
-    """It would compare with nothing and leave every target first."""
+def test_a_nan_score_is_refused(eval_set):
+    """A NaN compares false with everything, so every target would come first."""
     with pytest.raises(ValueError, match="NaN"):
         system_rows(eval_set, "popularity", Fixed({"i0000000": np.nan}))
 
 
-def test_the_two_systems_are_arms_of_their_own(eval_set):
+def test_popularity_and_neighbours_are_arms(eval_set):
     rows = reference_rows(eval_set, rng())
     assert arm(rows, "popularity") == system_rows(eval_set, "popularity", Popularity())
     assert arm(rows, "neighbours") == system_rows(eval_set, "neighbours", Neighbours())
     assert [row.rank for row in arm(rows, "popularity")] != [row.rank for row in arm(rows, "neighbours")]
 
 
-def test_text_is_compared_with_histories_and_memory_with_the_query_alone(eval_set):
-    found = report_dict(reference_rows(eval_set, rng()), rng())
-    before = {name: found[name]["difference"] and found[name]["difference"]["to"] for name in BLIND[:4]}
+def test_each_arm_is_compared_with_the_one_before_it(eval_set):
+    arms = report_dict(reference_rows(eval_set, rng()), rng())
+    before = {name: arms[name]["difference"] and arms[name]["difference"]["to"] for name in NO_TRUTH[:4]}
     assert before == {
         "popularity": None,
         "neighbours": "popularity",
@@ -243,13 +247,13 @@ def test_batches_keep_the_order_and_change_only_what_is_drawn(eval_set, model):
 def test_all_calls_reaches_the_rollout(eval_set):
     class Listening(ScriptActor):
         def turn(self, max_new, forbidden, allowed):
-            heard.append(tuple(forbidden))
+            seen.append(tuple(forbidden))
             return super().turn(max_new, forbidden, allowed)
 
-    heard = []
+    seen = []
     actor = Listening(lambda state: lambda state: eval_set.grammar.write_search("", "price"))
     play(replace(eval_set, queries=eval_set.queries[:1]), actor, all_calls=True)
-    assert heard == [(eval_set.grammar.control["<profile>"],)] * 3 + [(eval_set.grammar.control["<search>"],)]
+    assert seen == [(eval_set.grammar.control["<profile>"],)] * 3 + [(eval_set.grammar.control["<search>"],)]
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------
@@ -269,13 +273,14 @@ def an_episode(grammar, calls=(), truth=None, shared=()) -> Episode:
             (grammar.reply([line("mug price luxury")], number), 0),
         ):
             tokens, mask = tokens + ids, mask + [own] * len(ids)
-    made = tuple(Call(text, ()) for text in calls)
-    return Episode(query, tuple(tokens), tuple(mask), (0.0,) * len(mask), made, None, "one search too many")
+    searches = tuple(Call(text, ()) for text in calls)
+    return Episode(query, tuple(tokens), tuple(mask), (0.0,) * len(mask), searches, None, "one search too many")
 
 
 def test_memory_tokens_by_hand(eval_set):
-    """<query> mug for hiking <global> is no memory. A global line: <line> mug price, 3 tokens. A reply of one entry:
-    <memory> <m1> mug price luxury </memory>, 6 tokens. What the policy writes does not count."""
+    """`<query> mug for hiking <global>` is not memory. A global line, `<line> mug price`, has 3 tokens. A reply of one
+    entry, `<memory> <m1> mug price luxury </memory>`, has 6. What the policy writes does not count.
+    """
     grammar, shared = eval_set.grammar, (line("mug price"), line("mug size"))
     assert memory_tokens(an_episode(grammar), grammar) == 0
     assert memory_tokens(an_episode(grammar, shared=shared), grammar) == 6
@@ -285,11 +290,11 @@ def test_memory_tokens_by_hand(eval_set):
 def test_aspects_are_counted_once_and_against_the_truth(eval_set):
     truth = {"price": "luxury", "size": "small", "Heel Height": "low"}
     names = ["price", "size", "color", "heel height"]
-    # price twice and color: asked {price, color}, right {price}; "height" alone does not name "heel height"
-    found = an_episode(eval_set.grammar, ("mug price", "price color", "height"), truth)
-    assert aspect_counts(found, names) == {"asked": 2, "right": 1, "matter": 3}
-    found = an_episode(eval_set.grammar, ("Heel-Height and size",), truth)
-    assert aspect_counts(found, names) == {"asked": 2, "right": 2, "matter": 3}
+    # price twice and color: looked up {price, color}, right {price}; "height" alone does not name "heel height"
+    episode = an_episode(eval_set.grammar, ("mug price", "price color", "height"), truth)
+    assert aspect_counts(episode, names) == {"asked": 2, "right": 1, "matter": 3}
+    episode = an_episode(eval_set.grammar, ("Heel-Height and size",), truth)
+    assert aspect_counts(episode, names) == {"asked": 2, "right": 2, "matter": 3}
     assert aspect_counts(an_episode(eval_set.grammar, (), truth), names) == {"asked": 0, "right": 0, "matter": 3}
     assert aspect_counts(an_episode(eval_set.grammar, ("price",)), names) == {}
 
@@ -336,7 +341,7 @@ FOUR = [
 
 
 def test_means_by_hand():
-    """nDCG@k: 1 / log2(2) = 1, 1 / log2(4) = 1/2, 1 / log2(501) at k = 1000 only, and 0 for no answer; all over 4."""
+    """nDCG@k: 1 / log2(2) = 1, 1 / log2(4) = 1/2, 1 / log2(501) only at k = 1000, 0 without an answer; divided by 4."""
     expected = {
         "ndcg@10": 1.5 / 4,
         "ndcg@100": 1.5 / 4,
@@ -364,7 +369,7 @@ def test_means_by_hand():
         pytest.param((1 / math.log2(3) + 1 / math.log2(5)) / 4, id="rank from 0"),
     ],
 )
-def test_the_hand_case_tells_plausible_mistakes(wrong):
+def test_the_hand_case_detects_plausible_mistakes(wrong):
     assert abs(means(FOUR)["ndcg@10"] - wrong) > 0.01
 
 
@@ -378,17 +383,19 @@ def numbers(rows, arm="grpo", mode="greedy", part="test"):
 
 
 def test_the_interval_is_that_of_the_metrics_module():
-    found = bootstrap_interval([1.0, 0.5, 0.0, 0.0], rng())
-    assert numbers(FOUR)["interval"] == [found.low, found.high]
+    bounds = bootstrap_interval([1.0, 0.5, 0.0, 0.0], rng())
+    assert numbers(FOUR)["interval"] == [bounds.low, bounds.high]
 
 
 def test_one_query_has_no_interval():
     assert numbers([row()])["interval"] is None
-    assert numbers([row(seed=0), row(seed=1)])["interval"] is None  # one query of one data set, asked twice
+    assert numbers([row(seed=0), row(seed=1)])["interval"] is None  # one query of one data set, answered twice
 
 
-def test_three_seeds_on_one_data_set_are_not_three_times_the_queries():
-    """Rows of one query go together: the interval is that of one seed. In shops of their own, it is narrower."""
+def test_three_seeds_on_one_data_set_do_not_triple_the_queries():
+    """Rows of one query are resampled together, so the interval equals that of one seed. With one shop per seed, the
+    interval is narrower.
+    """
 
     def width(rows):
         low, high = numbers(rows)["interval"]
@@ -402,31 +409,31 @@ def test_three_seeds_on_one_data_set_are_not_three_times_the_queries():
 
 
 def test_the_difference_is_paired_by_seed_and_query():
-    """grpo - warm_start: a: 1 - 1/2, b: 1/2 - 1, c: 0 - 0. Mean 0 for the right pairs, whatever the order of rows."""
+    """grpo - warm_start: a: 1 - 1/2, b: 1/2 - 1, c: 0 - 0. The mean over the right pairs is 0, in any order of rows."""
     old = [row("c", None, "warm_start"), row("b", 1, "warm_start"), row("a", 3, "warm_start")]
     new = [row("a", 1), row("b", 3), row("c", 500)]
-    found = numbers(new + old)["difference"]
-    assert (found["to"], found["ndcg@10"]) == ("warm_start", pytest.approx(0.0))
-    gains = bootstrap_interval([0.5, -0.5, 0.0], rng())  # bounds of the paired gains; drawn later, so roughly
-    assert found["interval"] == pytest.approx([gains.low, gains.high], abs=0.1)
+    result = numbers(new + old)["difference"]
+    assert (result["to"], result["ndcg@10"]) == ("warm_start", pytest.approx(0.0))
+    gains = bootstrap_interval([0.5, -0.5, 0.0], rng())  # the bounds of the paired gains; other draws, so approximately
+    assert result["interval"] == pytest.approx([gains.low, gains.high], abs=0.1)
 
 
 def test_only_shared_queries_are_compared():
-    """Seed 1 ran grpo alone: its row counts in the mean and not in the difference."""
-    found = numbers([row("a", 1), row("a", 1, seed=1), row("a", 3, "warm_start")])
-    assert found["ndcg@10"] == 1.0
-    assert found["difference"] == {"to": "warm_start", "ndcg@10": 0.5, "interval": None}
+    """Seed 1 ran only grpo: its row counts in the mean but not in the difference."""
+    result = numbers([row("a", 1), row("a", 1, seed=1), row("a", 3, "warm_start")])
+    assert result["ndcg@10"] == 1.0
+    assert result["difference"] == {"to": "warm_start", "ndcg@10": 0.5, "interval": None}
     assert numbers([row("a", 1), row("b", 1, "warm_start")])["difference"] is None
 
 
 def test_a_query_is_compared_within_its_own_seed():
-    """Seed 0: 1 - 1/2; seed 1: 1/2 - 1/3. Against seed 0 alone, or seed 1 alone, the mean would be 1/4 or 5/12."""
+    """Seed 0: 1 - 1/2; seed 1: 1/2 - 1/3. Compared with seed 0 only, or seed 1 only, the mean would be 1/4 or 5/12."""
     new = [row("a", 1), row("a", 3, seed=1)]
     old = [row("a", 3, "warm_start"), row("a", 7, "warm_start", seed=1)]
     assert numbers(new + old)["difference"]["ndcg@10"] == pytest.approx((1 / 2 + 1 / 6) / 2)
 
 
-def test_the_arm_before_is_the_nearest_that_ran_on_the_part():
+def test_the_arm_before_is_the_nearest_earlier_one_on_the_part():
     rows = [
         row("a", 3, "query_only", ""),
         row("a", 3, "warm_start", "greedy"),
@@ -437,16 +444,18 @@ def test_the_arm_before_is_the_nearest_that_ran_on_the_part():
         row("a", 3, "query_only", "", "held"),
         row("a", 1, "grpo", "sampled", "held"),
     ]
-    found = {key: value["difference"] for key, value in summary(rows, rng()).items()}
-    assert found["query_only", "", "test"] is None
-    assert found["warm_start", "sampled", "test"]["ndcg@10"] == pytest.approx(1 / 3 - 1 / 2)  # to query_only: no mode
-    assert found["grpo", "greedy", "test"]["ndcg@10"] == pytest.approx(1 - 1 / 2)  # greedy to greedy
-    assert found["grpo", "sampled", "test"]["ndcg@10"] == pytest.approx(1 / 2 - 1 / 3)  # sampled to sampled
-    assert found["expert", "", "test"] == {"to": "grpo", "ndcg@10": 0.0, "interval": None}  # to the greedy one
-    assert found["grpo", "sampled", "held"]["to"] == "query_only"
+    differences = {key: value["difference"] for key, value in summary(rows, rng()).items()}
+    assert differences["query_only", "", "test"] is None
+    assert differences["warm_start", "sampled", "test"]["ndcg@10"] == pytest.approx(
+        1 / 3 - 1 / 2
+    )  # to query_only: no mode
+    assert differences["grpo", "greedy", "test"]["ndcg@10"] == pytest.approx(1 - 1 / 2)  # greedy to greedy
+    assert differences["grpo", "sampled", "test"]["ndcg@10"] == pytest.approx(1 / 2 - 1 / 3)  # sampled to sampled
+    assert differences["expert", "", "test"] == {"to": "grpo", "ndcg@10": 0.0, "interval": None}  # to the greedy one
+    assert differences["grpo", "sampled", "held"]["to"] == "query_only"
 
 
-def test_what_cannot_be_summarised_is_refused():
+def test_unknown_arms_unknown_parts_and_repeated_rows_are_refused():
     with pytest.raises(ValueError, match="no such arm or part: gpt"):
         summary([row(arm="gpt")], rng())
     with pytest.raises(ValueError, match="no such arm or part: training"):
@@ -476,7 +485,7 @@ def many() -> list[Row]:
     ]
 
 
-def test_the_report_has_the_promised_shape():
+def test_the_shape_of_the_report():
     arms = report_dict(many(), rng())
     assert tuple(arms) == ARMS
     grpo = arms["grpo"]
@@ -487,12 +496,12 @@ def test_the_report_has_the_promised_shape():
     assert {"ndcg@10", "ndcg@100", "ndcg@1000", "recall@10", "interval", "difference"} <= set(grpo)
 
 
-def test_validation_stands_apart_from_test():
+def test_validation_is_separate_from_test():
     rows = [row("a", 1), row("b", 3, part="validation"), row("b", 7, mode="sampled", part="validation")]
-    found = report_dict(rows, rng())["grpo"]
-    assert (found["ndcg@10"], found["queries"]) == (1.0, 1)
-    assert found["validation"]["ndcg@10"] == pytest.approx(1 / 2)
-    assert found["validation"]["sampled"]["ndcg@10"] == pytest.approx(1 / 3)
+    report = report_dict(rows, rng())["grpo"]
+    assert (report["ndcg@10"], report["queries"]) == (1.0, 1)
+    assert report["validation"]["ndcg@10"] == pytest.approx(1 / 2)
+    assert report["validation"]["sampled"]["ndcg@10"] == pytest.approx(1 / 3)
 
 
 def test_the_report_is_strict_json(eval_set, model):
@@ -504,24 +513,6 @@ def test_the_report_is_strict_json(eval_set, model):
     assert arms["warm_start"]["ndcg@10"] == 0.0 < arms["oracle"]["ndcg@10"]
 
 
-def test_rows_survive_processes():
+def test_rows_can_be_pickled():
     rows = [*FOUR, row("ключ\u2028\n", None, source="日本")]
     assert rows == pickle.loads(pickle.dumps(rows))
-
-
-def shown(arms) -> str:
-    console = Console(width=200, file=io.StringIO())
-    console.print(arms_table(arms))
-    return console.file.getvalue()
-
-
-def test_the_table_has_a_line_for_each_arm():
-    text = shown(report_dict([*many(), row("c", 1, right=2, asked=2, matter=3)], rng()))
-    assert all(f"\n{name} " in text for name in ARMS)
-    assert "2.0 of 3.0" in text and "0.500" in text
-
-
-def test_the_table_copes_with_what_was_not_run():
-    assert "grpo" in shown(report_dict([row("a", 1, "grpo", "sampled")], rng()))
-    assert "oracle" in shown(report_dict([row("a", None, "oracle", "", "held")], rng()))
-    assert shown({})

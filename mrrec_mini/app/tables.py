@@ -1,6 +1,7 @@
 """The tables of an evaluation, for a terminal 80 columns wide.
 
-TODO-DOC
+Flow: after `evaluate`, whose `report_dict` they show, for `mrrec demo` and `mrrec evaluate`. There is one line per arm:
+first the quality of its ranking, then what the arm did. 80 columns, because a pipe is no wider. Equations: none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from mrrec_mini.evaluate import SAMPLED
 
 
 def arms_table(arms: Mapping[str, Mapping]) -> Tables:
-    """What `report_dict` returned, for people: tables of a line an arm. They fit 80 columns, for a pipe has no more."""
+    """The result of `report_dict` as tables: quality, quality on held-out categories if they ran, behaviour."""
     tables = [quality_table(arms, "nDCG@10 over the whole pool, unseen users, 95 % interval")]
     if held := {arm: numbers["held"] for arm, numbers in arms.items() if "held" in numbers}:
         tables.append(quality_table(held, "the same, in categories that no training query named"))
@@ -24,7 +25,7 @@ def arms_table(arms: Mapping[str, Mapping]) -> Tables:
 
 
 def quality_table(arms: Mapping[str, Mapping], title: str) -> Table:
-    """nDCG@10, greedy for a policy, and sampled; and by how much it differs from the arm before."""
+    """nDCG@10, greedy for a policy; nDCG@10 sampled; and the difference to the arm before."""
     table = plain_table(title, "nDCG@10", "sampled", "to the arm before")
     for arm, numbers in arms.items():
         change = with_interval(numbers.get("difference"), "+")
@@ -33,7 +34,7 @@ def quality_table(arms: Mapping[str, Mapping], title: str) -> Table:
 
 
 def behaviour_table(arms: Mapping[str, Mapping]) -> Table:
-    """What the arms did (a policy: greedy) to get there."""
+    """What each arm did; a policy greedily."""
     table = plain_table("what they did", "recall@10", "format", "calls", "memory tokens", "right aspects")
     for arm, numbers in arms.items():
         aspects = (numbers.get("aspects_right"), numbers.get("aspects_that_matter"))
@@ -49,7 +50,7 @@ def behaviour_table(arms: Mapping[str, Mapping]) -> Table:
 
 
 def plain_table(title: str, *names: str) -> Table:
-    """An empty table with a column for the arm and one for each name: two spaces between columns, no frame."""
+    """An empty table without a frame: a column for the arm, then one per name, two spaces apart."""
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     for name in names:
@@ -58,14 +59,14 @@ def plain_table(title: str, *names: str) -> Table:
 
 
 def with_interval(numbers: Mapping | None, sign: str = "") -> str:
-    """`0.412 0.388..0.437`, a difference `+.012 -.003..+.027`; "-" where the arm was not run so."""
+    """`0.412 0.388..0.437`, or for a difference `+.012 -.003..+.027`; "-" if there is no value."""
     if not numbers or "ndcg@10" not in numbers:
         return "-"
     values = [numbers["ndcg@10"], *(numbers["interval"] or ())]
-    said = [f"{value:{sign}.3f}" for value in values]
+    texts = [f"{value:{sign}.3f}" for value in values]
     if sign:
-        said = [text.replace("0.", ".", 1)[:5] for text in said]  # +.123, and +1.00: all of one width
-    return " ".join([said[0], "..".join(said[1:])]).strip()
+        texts = [text.replace("0.", ".", 1)[:5] for text in texts]  # +.123 and +1.00: all have the same width
+    return " ".join([texts[0], "..".join(texts[1:])]).strip()
 
 
 def number(value: float | None, form: str = ".3f") -> str:
