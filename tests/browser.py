@@ -16,7 +16,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def chromium() -> str | None:
-    """Where the browser is: as CHROMIUM says, else on the path."""
+    """The path of the browser: the value of CHROMIUM, or the first found on the PATH. None without any."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -24,11 +24,11 @@ def chromium() -> str | None:
 def opened(
     file: Path, width: int = 1280, height: int = 1000, scheme: str = "light"
 ) -> Iterator[tuple[object, list[str]]]:
-    """A page, and what it should not have done by then: messages, errors, and requests beyond the file itself."""
+    """Yield a page and a growing list of what it should not do: console messages, errors, requests for other files."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # no sandbox: it needs rights that containers do not give, and the page is one that we wrote
+        # no sandbox: it needs rights that containers do not give, and the page is our own
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         wrong: list[str] = []
@@ -41,7 +41,7 @@ def opened(
 
 
 def picture(file: Path, out: Path) -> None:
-    """The first query of the episode browser, sampled, with a token of the policy under the pointer."""
+    """Take a picture of the first query in the episode browser, sampled, with the pointer on a token of the policy."""
     with opened(file.resolve(), 1200, height=1150) as (page, _):
         page.click("#tab-episodes")
         page.check("[value=sampled]")

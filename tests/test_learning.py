@@ -1,4 +1,4 @@
-"""Does it learn when to look up? The game of `tutorials/toys.py`, played and trained in the real loop (slow)."""
+"""Does a policy learn when to look up? The game of `tutorials/toys.py`, trained in the real loop (slow)."""
 
 import sys
 from copy import deepcopy
@@ -34,7 +34,7 @@ from toys import (
 
 
 def play_script(task, looks_up):
-    """Whoever reads before it answers, and looks up where `looks_up` says so."""
+    """Mean reward of a script that looks up if `looks_up(query)` and answers with the last value that it read."""
 
     def script(state):
         if looks_up(state.query) and not state.calls:
@@ -46,7 +46,7 @@ def play_script(task, looks_up):
     return float(np.mean([e.reward for e in task.play(actor, task.test_queries, GRAMMAR, RULES, REWARD)]))
 
 
-def test_the_best_reward_is_that_of_looking_up_where_it_is_needed():
+def test_looking_up_only_if_needed_has_the_best_reward():
     task = Task.make(0)
     assert play_script(task, needs_look_up) == pytest.approx(BEST)
     assert play_script(task, lambda query: True) == pytest.approx(0.6)
@@ -73,14 +73,14 @@ SEEDS = range(5)
 
 @cache
 def start(seed: int):
-    """The task of a seed and the policy that imitates its teacher."""
+    """(task, policy that imitates the teacher) of a seed."""
     task = Task.make(seed)
     return task, warm_policy(task, seed)
 
 
 @cache
 def learned(seed: int):
-    """(before, after, the log of the training in between)."""
+    """(report before training, report after it, the log of the training)."""
     task, model = start(seed)
     model = deepcopy(model)
     before = report(model, task)
@@ -90,13 +90,13 @@ def learned(seed: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
-def test_it_learns_to_look_up_where_it_is_needed_and_only_there(seed):
+def test_it_learns_to_look_up_only_if_needed(seed):
     before, after, lines = learned(seed)
     print(f"\nseed {seed}: {before} -> {after}; {sum(line['num_tokens'] for line in lines):.0f} tokens")
-    assert before.reward < 0.7 and abs(before.calls_needed - before.calls_idle) < 0.3  # it did not come so
+    assert before.reward < 0.7 and abs(before.calls_needed - before.calls_idle) < 0.3  # not yet learned
     assert after.reward >= 0.95 * BEST
     assert after.calls_needed > 0.9 and after.calls_idle < 0.1
-    # a collapse would show as a cliff in the reward, a norm that runs away, groups that agree before they have learned
+    # signs of a collapse: a drop in the reward, an exploding gradient norm, groups with equal rewards before learning
     assert np.mean([line["reward"] for line in lines[-10:]]) > 0.9 * BEST
     assert max(line["grad_norm"] for line in lines) < 10 and lines[0]["frac_reward_zero_std"] < 0.5
     assert lines[0]["entropy"] > lines[-1]["entropy"] > 0

@@ -1,19 +1,18 @@
-"""What an answer rests on: the same greedy episode without a memory, and Table 3's overlap of keywords beside it.
+"""Which memories an answer rests on: the same greedy episode without them, and the keyword overlap of Table 3.
 
-Flow: after rollout. `Withheld` stands between an episode and any memory and passes over some entries of a query's user;
-play the episode again with it, and `effect` says what is otherwise: the words of the profile, the items of the list,
-the place of the first one and of a known target, the searches. The memory itself is never changed.
+Flow: after rollout. `Withheld` wraps a memory and hides some entries of a query's user. Play the episode again with it;
+`effect` says what changes: the words of the profile, the recommended items, the rank of the first item and of a known
+target, the searches. The memory itself is never changed.
 
-Withheld is not deleted: the next best entry takes the place (eq. 8 on what is left), and the others keep their order.
-In an index that was made anew they would not: min-max scales each list by its extremes over all rows, so a row that
-goes away moves the scores of rows that have nothing to do with it. As it is, an entry that no search returned has no
-effect at all, and what has one has it by what it says. Of entries with the same text a search returns one; where that
-one is withheld, so is the text.
+Withholding is not deleting. The next best entry moves up (eq. 8 on the remaining entries) and the others keep their
+order. In an index built without the entry they might not, since min-max fusion scales each list by its extremes over
+all rows. So an entry that no search returned has no effect, and any effect comes from what the entry says. A search
+returns one of several entries with the same text; if that one is withheld, so is the text.
 
-Table 3 of the paper asks of retrieved memory whether it contributed to the profile (MPC) and to the right item (MRC),
-by overlap of keywords and by a judge. Overlap says that words agree, not that one came from the other: that is what the
-counterfactual is for. Guessed: the share of retrieved entries with a keyword in common, since the paper prints no
-formula; words of the query are no keywords, for they agree without any memory.
+Table 3 of the paper asks whether retrieved memory contributed to the profile (MPC) and to the right item (MRC), by
+keyword overlap and by an LLM judge. Overlap shows that words agree, not that one came from the other; the
+counterfactual shows that. Guessed: the share of retrieved entries with a keyword in common, since the paper prints no
+formula. Words of the query do not count as keywords, because they agree without any memory.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mrrec_mini.datatypes import Episode, MemoryEntry, Query
 from mrrec_mini.hybrid import Hit, HybridIndex
 from mrrec_mini.rollout import Searchable
 
-FRAME = frozenset({"bought", "rated", "overall", *"12345"})  # stands in memory lines whatever they say
+FRAME = frozenset({"bought", "rated", "overall", *"12345"})  # words of every memory line
 FUNCTION = frozenset(  # words that agree by chance
     {"a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "from", "has", "have", "i", "in", "is", "it", "its"}
     | {"my", "not", "of", "on", "or", "so", "that", "the", "this", "to", "was", "with"}
@@ -36,44 +35,44 @@ FUNCTION = frozenset(  # words that agree by chance
 
 @dataclass(frozen=True)
 class Withheld:
-    """A memory whose tool passes over some entries, each query's own; many variants are one batch of a rollout."""
+    """A memory that hides some entries, which may differ between the queries of a batch."""
 
     memory: Searchable
-    ids: Mapping[str, Collection[str]]  # id of a query -> the entries that its episode is not to see
+    ids: Mapping[str, Collection[str]]  # id of a query -> ids of the entries hidden from its episode
 
     def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
         return self.memory.search_global(text, k)
 
-    def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]:
-        gone = [self.ids.get(query.id, ()) for query, _ in asked]
-        more = max(map(len, gone), default=0)  # so many places at most become free
-        found = self.memory.search_many(asked, k + more)
+    def search_many(self, searches: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]:
+        hidden = [self.ids.get(query.id, ()) for query, _ in searches]
+        more = max(map(len, hidden), default=0)  # so many more entries are enough to fill all k places
+        replies = self.memory.search_many(searches, k + more)
         return [
             tuple(entry for entry in entries if entry.id not in ids)[:k]
-            for entries, ids in zip(found, gone, strict=True)
+            for entries, ids in zip(replies, hidden, strict=True)
         ]
 
 
-# --- what an episode led to, and what is otherwise ------------------------------------------------------------------
+# --- what an episode leads to, and what changes ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an episode led to."""
+    """What an episode leads to. Places count from 1, excluded items left out."""
 
-    calls: tuple[str, ...]  # what the policy searched for
+    calls: tuple[str, ...]  # the search texts
     profile: str
-    items: tuple[str, ...]  # ids of the k that fit best and were not met, best first
-    first: str | None  # the item that was recommended first before anything was withheld
-    first_place: int | None  # from 1, among what was not met; None: nothing fits, now or then
+    items: tuple[str, ...]  # ids of the k best items, best first
+    first: str | None  # the item recommended first when nothing was withheld
+    first_place: int | None  # None if nothing was recommended, before or after
     target: str | None  # an item that the caller watches
     target_place: int | None
-    end: str  # "answer", or why the episode ended without one: then the query is the profile
+    end: str  # "answer", or why the episode ended without one (then the query is the profile)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What is otherwise where some entries are withheld."""
+    """What changes when some entries are hidden."""
 
     withheld: tuple[str, ...]
     before: Outcome
@@ -111,27 +110,23 @@ class Effect:
         }
 
     def __str__(self) -> str:
-        """In one line, for people."""
         if not self.changed:
             return "nothing changes"
-        was, now = self.before, self.after
-        said = []
+        was, now, parts = self.before, self.after, []
         if was.profile != now.profile:
-            swapped = [f"-{word}" for word in self.words_lost] + [f"+{word}" for word in self.words_gained]
-            said.append(f"profile {' '.join(swapped) or 'in another order'}")
+            parts.append(f"profile {_swaps(self.words_lost, self.words_gained)}")
         if was.items != now.items:
-            swapped = [f"-{item}" for item in self.items_out] + [f"+{item}" for item in self.items_in]
-            said.append(f"list {' '.join(swapped) or 'in another order'}")
-        for item, old, new in dict.fromkeys(  # the first one may be the target
-            [(was.first, was.first_place, now.first_place), (was.target, was.target_place, now.target_place)]
-        ):
+            parts.append(f"list {_swaps(self.items_out, self.items_in)}")
+        first = (was.first, was.first_place, now.first_place)
+        target = (was.target, was.target_place, now.target_place)
+        for item, old, new in dict.fromkeys([first, target]):  # once, if the first item is the target
             if old != new:
-                said.append(f"{item} from place {old} to {new or 'none'}")
+                parts.append(f"{item} from place {old} to {new or 'none'}")
         if was.calls != now.calls:
-            said.append(f"searches {'; '.join(now.calls) or 'none'}")
+            parts.append(f"searches {'; '.join(now.calls) or 'none'}")
         if was.end != now.end:
-            said.append(f"the episode ends: {now.end}")
-        return ", ".join(said)
+            parts.append(f"the episode ends: {now.end}")
+        return ", ".join(parts)
 
 
 def effect(
@@ -140,56 +135,63 @@ def effect(
     after: Episode,
     withheld: Iterable[str],
     k: int,
-    met: Collection[str] = (),
+    excluded: Collection[str] = (),
     target: str | None = None,
 ) -> Effect:
-    """What came of withholding these entries. `met`: items that are not recommended; `target`: an item to watch."""
-    was = outcome(items, before, k, met, target)
-    return Effect(tuple(withheld), was, outcome(items, after, k, met, target, was.first))
+    """What withholding these entries changes. `excluded`: items not to recommend; `target`: an item to watch."""
+    was = outcome(items, before, k, excluded, target)
+    return Effect(tuple(withheld), was, outcome(items, after, k, excluded, target, was.first))
 
 
 def outcome(
     items: HybridIndex,
     episode: Episode,
     k: int,
-    met: Collection[str] = (),
+    excluded: Collection[str] = (),
     target: str | None = None,
     first: str | None = None,
 ) -> Outcome:
-    """`first`: the item to watch; None: the one that this episode recommends first. ValueError for an unknown item."""
+    """What an episode leads to. `first`: the item to watch as such; None: the one that this episode recommends first.
+
+    Raises ValueError for an unknown item.
+    """
     profile = profile_of(episode)
-    fit = tuple(hit.id for hit in best(items, profile, k, met))
+    fit = tuple(hit.id for hit in best(items, profile, k, excluded))
     first = first or (fit[0] if fit else None)
     return Outcome(
         tuple(call.text for call in episode.calls),
         profile,
         fit,
         first,
-        place(items, profile, first, met) if first and fit else None,
+        place(items, profile, first, excluded) if first and fit else None,
         target,
-        place(items, profile, target, met) if target else None,
+        place(items, profile, target, excluded) if target else None,
         episode.end,
     )
 
 
 def profile_of(episode: Episode) -> str:
-    """The profile that the policy wrote; where it broke off, the query."""
+    """The profile that the policy wrote, or the query if it did not answer."""
     return episode.answer.profile if episode.answer else episode.query.text
 
 
-def best(items: HybridIndex, profile: str, k: int, met: Collection[str] = ()) -> list[Hit]:
-    """Eq. (3) without what was met: the k best, best first."""
-    return [hit for hit in items.search(profile, k + len(met)) if hit.id not in met][:k]
+def best(items: HybridIndex, profile: str, k: int, excluded: Collection[str] = ()) -> list[Hit]:
+    """Eq. (3) without the excluded items: the k best items for a profile, best first."""
+    return [hit for hit in items.search(profile, k + len(excluded)) if hit.id not in excluded][:k]
 
 
-def place(items: HybridIndex, profile: str, item: str, met: Collection[str] = ()) -> int:
-    """Where an item stands for a profile, from 1, among what was not met; the item itself counts in any case."""
-    own, *ranks = items.ranks([profile] * (1 + len(met)), [item, *met])
+def place(items: HybridIndex, profile: str, item: str, excluded: Collection[str] = ()) -> int:
+    """The rank of an item for a profile, from 1, without the excluded items; the item itself always counts."""
+    own, *ranks = items.ranks([profile] * (1 + len(excluded)), [item, *excluded])
     return int(own - sum(rank < own for rank in ranks))
 
 
+def _swaps(lost: Sequence[str], gained: Sequence[str]) -> str:
+    return " ".join([*(f"-{text}" for text in lost), *(f"+{text}" for text in gained)]) or "in another order"
+
+
 def _more(these: Sequence[str], those: Sequence[str]) -> tuple[str, ...]:
-    """What is in `these` more often than in `those`, in order."""
+    """What `these` has more often than `those`, in order."""
     return tuple((Counter(these) - Counter(those)).elements())
 
 
@@ -197,22 +199,22 @@ def _more(these: Sequence[str], those: Sequence[str]) -> tuple[str, ...]:
 
 
 def profile_contribution(entries: Sequence[MemoryEntry], query: str, profile: str) -> float | None:
-    """MPC by keywords: the share of retrieved entries that have one in common with the profile.   Table 3"""
+    """MPC by keywords: the share of retrieved entries with a keyword in common with the profile.   Table 3"""
     return _sharing(entries, query, profile)
 
 
 def item_contribution(entries: Sequence[MemoryEntry], query: str, item_text: str) -> float | None:
-    """MRC by keywords: the share of retrieved entries that have one in common with the right item.   Table 3"""
+    """MRC by keywords: the share of retrieved entries with a keyword in common with the right item.   Table 3"""
     return _sharing(entries, query, item_text)
 
 
 def keywords(text: str, query: str = "") -> set[str]:
-    """Words that say something, and that the query did not say already."""
+    """The words of a text without function words, words of every memory line, and words of the query."""
     return set(words(text)) - FRAME - FUNCTION - set(words(query))
 
 
 def _sharing(entries: Sequence[MemoryEntry], query: str, text: str) -> float | None:
-    """None where nothing was retrieved: there is nothing that could have contributed."""
+    """The share in [0, 1]; None if nothing was retrieved."""
     wanted = keywords(text, query)
     shared = [bool(keywords(entry.text) & wanted) for entry in entries]
     return sum(shared) / len(shared) if shared else None

@@ -1,11 +1,11 @@
-"""A tour in the terminal: one person, one query, through every stage, with the objects that pass between them.
+"""A tour in the terminal: one user, one query, through every stage, with the objects that pass between the stages.
 
-Flow: after everything else; it calls the stages in order and shows what came out. `mrrec walkthrough` prints it step by
-step, notebook 00 does the same with room to try things. The shop is small (`SHOP`) and so is what is learned in it
-(`LESSON`, about 50 seconds of one core); notebook 10 looks at what that is worth.
+Flow: after everything else. The tour calls the stages in order and shows what each returns. `mrrec walkthrough` prints
+it step by step; notebook 00 takes the same way with room to try things. The shop (`SHOP`) and the training (`LESSON`)
+are small: about 50 seconds on one core. Notebook 10 shows what so little training is worth.
 
-Equations: none of its own. Departures: the lesson's teacher is weaker than the default recipe's, so that something is
-left to be learned in so few steps. Nothing here is chosen by how well it goes: the query is the first test query.
+Equations: none of its own. Departure: the teacher of `LESSON` is weaker than that of the default recipe, so that a few
+training steps make a difference. Nothing is selected by its outcome: the query is the first test query.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ LESSON = Recipe(
         rules=RolloutConfig(constrained=True),
     ),
 )
-TINY_SHOP = replace(SHOP, users=24, items=120, categories=5, held=1, history=8, queries=3)  # the code runs, no more
+TINY_SHOP = replace(SHOP, users=24, items=120, categories=5, held=1, history=8, queries=3)  # just to run the code
 TINY_LESSON = replace(FAST, sibling_users=10, traces=60, train=replace(FAST.train, steps=2, rules=LESSON.train.rules))
 
 
 @dataclass
 class Tour:
-    """What is looked at, each made when it is first asked for."""
+    """The objects of the tour. Each is made when it is first used."""
 
     seed: int = 0
     shop: WorldConfig = SHOP
@@ -77,12 +77,12 @@ class Tour:
 
     @cached_property
     def query(self) -> Query:
-        """The first test query: somebody whom nothing was learned from."""
+        """The first query of a test user. Nothing was learned from test users."""
         return self.environment.split.test_queries[0]
 
     @cached_property
     def start(self):
-        """(model, tokenizer) that has imitated a teacher, and nothing else."""
+        """(model, tokenizer) after the warm start."""
         torch.set_num_threads(1)
         return start_policy(self.environments, self.recipe, self.seed, self.say)
 
@@ -92,7 +92,7 @@ class Tour:
 
     @cached_property
     def group(self) -> list[Episode]:
-        """G sampled episodes of the query, as training would play them."""
+        """G sampled episodes of the query, as in training."""
         model, _ = self.start
         rules, reward = self.recipe.train.rules, self.recipe.train.reward
         actor = LMActor(model, self.eval_set.grammar, torch.Generator().manual_seed(self.seed), 1.0)
@@ -102,24 +102,24 @@ class Tour:
 
     @cached_property
     def learned(self):
-        """(the model after GRPO, one line of the log a step)."""
+        """(the model after GRPO, the log with one entry per step)."""
         model, tokenizer = deepcopy(self.start[0]), self.start[1]
         config = replace(self.recipe.train, seed=self.seed)
         trainer = Trainer(model, tokenizer, self.environments, config)
         log = train(trainer, report=lambda line: self.say("learn", line["step"], config.steps, ""))
         return model, log
 
-    def answers(self, model) -> list[Episode]:
-        """A model's greedy episodes of all test queries."""
+    def greedy_episodes(self, model) -> list[Episode]:
+        """A model's greedy episodes, one per test query."""
         return play(self.eval_set, LMActor(model, self.eval_set.grammar, None, 0.0))
 
     @cached_property
     def before(self) -> list[Episode]:
-        return self.answers(self.start[0])
+        return self.greedy_episodes(self.start[0])
 
     @cached_property
     def after(self) -> list[Episode]:
-        return self.answers(self.learned[0])
+        return self.greedy_episodes(self.learned[0])
 
     def rows(self, arm: str, episodes: Sequence[Episode]) -> list[Row]:
         return episode_rows(self.eval_set, arm, GREEDY, episodes)
@@ -127,27 +127,29 @@ class Tour:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to look at: what it is, in a sentence or two, where its code stands, and how to show it."""
+    """One step of the tour: an explanation of a few sentences, the files of its code, and a function that shows it."""
 
     title: str
-    says: str
-    file: str
+    text: str
+    files: str
     show: Callable[[Console], None]
 
 
 def lines(*texts: str) -> Callable[[Console], None]:
-    """Texts, one a line; what people wrote cannot act."""
+    """Show texts, one per line; they cannot control the terminal."""
     return lambda console: [console.print(Text(printable(text)), highlight=False) for text in texts] and None
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Callable[[Console], None]:
+    """Show a table whose cells cannot control the terminal."""
+
     def show(console: Console) -> None:
-        made = Table(box=None, pad_edge=False)
+        grid = Table(box=None, pad_edge=False)
         for name in head:
-            made.add_column(Text(printable(name)), overflow="fold")
+            grid.add_column(Text(printable(name)), overflow="fold")
         for row in rows:
-            made.add_row(*(Text(printable(str(cell))) for cell in row))
-        console.print(made)
+            grid.add_row(*(Text(printable(str(cell))) for cell in row))
+        console.print(grid)
 
     return show
 
@@ -158,74 +160,77 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Callable[[Co
 def data(tour: Tour) -> Iterator[Step]:
     query, dataset = tour.query, tour.environment.dataset
     yield Step(
-        "a wish",
-        "A query names a category and a use, and leaves the rest open. What the person really wants (`truth`) is known "
-        "in this shop, and shown to nobody.",
+        "a query",
+        "A query names a category and a use. It does not say what else the user wants. In this synthetic shop we know "
+        "that (`truth`); the policy never sees it.",
         "datatypes.py, world.py",
         lines(f"{query.user} asks: {query.text}", f"truth: {dict(query.truth or {})}"),
     )
-    met = dataset.history(query)
+    history = dataset.history(query)
+    latest = [(dataset.items[m.item].title, f"{m.rating:g}", m.review) for m in history[-3:]]
     yield Step(
         "a history",
-        f"What the person did strictly before: {len(met)} purchases. These are the last three.",
+        f"The user made {len(history)} purchases before this query. These are the last three.",
         "data.py",
-        table(
-            ("item", "rating", "review"), [(dataset.items[m.item].title, f"{m.rating:g}", m.review) for m in met[-3:]]
-        ),
+        table(("item", "rating", "review"), latest),
     )
 
 
 def memory(tour: Tour) -> Iterator[Step]:
-    held = tour.environment.memory.entries(tour.query)
-    some = [entry for level in ("record", "pattern", "profile") for entry in held if entry.level == level]
-    picked = [e for level in ("record", "pattern", "profile") for e in [x for x in some if x.level == level][:3]]
+    entries = tour.environment.memory.entries(tour.query)
+    levels = [[entry for entry in entries if entry.level == level] for level in ("record", "pattern", "profile")]
+    picked = [entry for level in levels for entry in level[:3]]
     yield Step(
         "local memory (eq. 1, 4, 5)",
-        f"Three levels, each made from the one before: {len(held)} entries of this person alone, written by counting "
-        "(extractive, no LM). Three of each:",
+        f"Local memory has {len(entries)} entries, all about this user. It has three levels, each built from the one "
+        "before: records, patterns, profile. The entries are written by counting, without a language model. Three "
+        "entries of each level:",
         "memory.py, summarize.py",
-        table(("level", "text", "rests on"), [(e.level, e.text, f"{len(e.rests_on)} record(s)") for e in picked]),
+        table(("level", "text", "built from"), [(e.level, e.text, f"{len(e.rests_on)} record(s)") for e in picked]),
     )
-    shown = tour.environment.memory.search_global(tour.query.text, tour.recipe.train.rules.global_k)
+    shared = tour.environment.memory.search_global(tour.query.text, tour.recipe.train.rules.global_k)
     yield Step(
         "global memory (eq. 6)",
-        "What decides in a category, learned from train users and about nobody. These lines go into the prompt.",
+        "Global memory says which aspects matter in a category. It is learned from train users and names none of them. "
+        "These lines go into the prompt.",
         "memory.py",
-        table(("line", "people behind it"), [(e.text, e.support) for e in shown]),
+        table(("line", "number of users behind it"), [(e.text, e.support) for e in shared]),
     )
 
 
 def retrieval(tour: Tour) -> Iterator[Step]:
     first = tour.environment.memory.search_global(tour.query.text, 1)
-    asked = first[0].text if first else tour.query.text
-    found = tour.environment.memory.local(tour.query).find_many([asked], 5)[0]
+    text = first[0].text if first else tour.query.text
+    hits = tour.environment.memory.local(tour.query).find_many([text], 5)[0]
     yield Step(
-        f'the memory tool, asked for "{asked}" (eq. 8)',
-        "Two lists of the same entries: words in common (BM25) and vectors (dense). Each is stretched to 0..1, then "
-        "they are added, .7 and .3.",
+        f'the memory tool, searching for "{text}" (eq. 8)',
+        "Every entry gets two scores: BM25 counts common words, dense compares vectors. Both lists of scores are scaled "
+        "to 0..1, then added with weights .7 and .3.",
         "bm25.py, dense.py, hybrid.py",
         table(
             ("memory", "BM25", "dense", "fused"),
-            [(e.text, f"{h.bm25:.2f}", f"{h.dense:.2f}", f"{h.score:.2f}") for e, h in found],
+            [(e.text, f"{h.bm25:.2f}", f"{h.dense:.2f}", f"{h.score:.2f}") for e, h in hits],
         ),
     )
 
 
 def rollout(tour: Tour) -> Iterator[Step]:
     episode = next(e for e in tour.before if e.query.id == tour.query.id)
-    written = sum(episode.mask)
     yield Step(
         "an episode (eq. 7 to 9)",
-        "A language model of some 140,000 parameters, which has only imitated a teacher so far, plays the query. It "
-        "thinks, searches, reads and answers; dim is what it was given, the rest it wrote.",
+        "The policy is a language model with about 140,000 parameters. So far it has only imitated a teacher. It "
+        "thinks, searches memory, reads the results and answers. It wrote the bright lines; the dim lines were given.",
         "grammar.py, sampler.py, rollout.py",
         lambda console: print_transcript(tour.eval_set.grammar.transcript(episode.tokens, episode.mask), console),
     )
     yield Step(
         "who wrote what",
-        "Only sampled tokens can be praised or blamed: the mask is 1 there, and 0 for prompt and memory.",
+        "The loss covers only the tokens that the policy wrote. A mask marks them: 1 for a token of the policy, 0 for the "
+        "prompt and for memory.",
         "datatypes.py",
-        lines(f"{len(episode.tokens)} tokens, {written} of them written by the policy; it ended: {episode.end}"),
+        lines(
+            f"{len(episode.tokens)} tokens, {sum(episode.mask)} of them written by the policy; it ended with: {episode.end}"
+        ),
     )
 
 
@@ -236,9 +241,10 @@ def reward(tour: Tour) -> Iterator[Step]:
         for n, (e, t) in enumerate(terms, start=1)
     ]
     yield Step(
-        "what each was worth (eq. 10)",
-        f"The same query, played {len(rows)} times at temperature 1: r = .1 format + 5 recommendation + .1 memory. "
-        "Recommendation is where the item that the person took stands when the profile searches the shop.",
+        "the reward (eq. 10)",
+        f"The policy plays the query {len(rows)} times, sampling at temperature 1. The reward is r = .1 format + 5 "
+        "recommendation + .1 memory. For the recommendation term, the shop is searched with the profile that the policy "
+        "wrote; the term depends on the rank of the item that the user took.",
         "reward.py, environment.py",
         table(("episode", "searches", "rank", "format", "recommendation", "memory", "r"), rows),
     )
@@ -247,18 +253,13 @@ def reward(tour: Tour) -> Iterator[Step]:
 def update(tour: Tour) -> Iterator[Step]:
     batch = to_batch(tour.group, [0] * len(tour.group))
     advantages = group_advantages(batch.rewards, batch.groups, tour.recipe.train.grpo.sigma)
+    pairs = enumerate(zip(batch.rewards.tolist(), advantages.tolist(), strict=True), start=1)
     yield Step(
-        "compared with its group (sec. 3.3)",
-        "The advantage is an episode's reward minus the group's mean. It is the same for each token that the policy "
-        "wrote in that episode; a group whose rewards are all equal teaches nothing.",
+        "the advantages (sec. 3.3)",
+        "The advantage of an episode is its reward minus the mean reward of its group. Every token that the policy "
+        "wrote in the episode gets this advantage. A group whose rewards are all equal teaches nothing.",
         "reinforce.py, grpo.py",
-        table(
-            ("episode", "reward", "advantage"),
-            [
-                (n, f"{r:.2f}", f"{a:+.2f}")
-                for n, (r, a) in enumerate(zip(batch.rewards.tolist(), advantages.tolist(), strict=True), start=1)
-            ],
-        ),
+        table(("episode", "reward", "advantage"), [(n, f"{r:.2f}", f"{a:+.2f}") for n, (r, a) in pairs]),
     )
     with torch.no_grad():
         logprobs, _ = token_logprobs(tour.start[0], batch.tokens, batch.mask)
@@ -267,16 +268,16 @@ def update(tour: Tour) -> Iterator[Step]:
     loss = grpo_loss(logprobs, logprobs, advantages, batch.mask, config, len(tour.group), sampled)
     yield Step(
         "the loss (eq. 11)",
-        "On fresh episodes the ratio is 1 and the clip sleeps; the value of the loss means nothing, its gradient "
-        "everything.",
+        "The policy has not changed since it played these episodes, so the probability ratio is 1 and nothing is "
+        "clipped. The value of the loss tells little; what counts is its gradient.",
         "grpo.py, train.py",
         lines(f"loss of this group {float(loss):+.4f}, over {sampled} sampled tokens"),
     )
     _, log = tour.learned
     yield Step(
-        f"{len(log)} steps of learning",
-        f"{tour.recipe.train.prompts_per_step} queries a step, {tour.recipe.train.group} episodes each. Mean reward by "
-        "step:",
+        f"{len(log)} training steps",
+        f"Each step plays {tour.recipe.train.prompts_per_step} queries, {tour.recipe.train.group} episodes each. The "
+        "mean reward by step:",
         "train.py",
         lines(*curve([line["reward"] for line in log], width=60).splitlines()),
     )
@@ -288,22 +289,22 @@ def evaluation(tour: Tour) -> Iterator[Step]:
     low, high = gain["interval"] or (float("nan"), float("nan"))
     verdict = "it is above 0" if low > 0 else "it cannot be told from 0" if high > 0 else "it is below 0"
     yield Step(
-        "before and after",
-        f"All {len(before)} test queries, greedy, the whole pool ranked. The difference is paired by query, with "
-        "a 95 % interval.",
+        "before and after training",
+        f"All {len(before)} test queries, played greedily; all items are ranked. The difference is paired by query and "
+        "has a 95 % interval.",
         "metrics.py, evaluate.py",
         lines(
             f"nDCG@10 before {means(before)['ndcg@10']:.3f}, after {means(after)['ndcg@10']:.3f}",
             f"difference {gain['ndcg@10']:+.3f}, {low:+.3f} to {high:+.3f}: {verdict}",
         ),
     )
-    one, other = (next(e for e in those if e.query.id == tour.query.id) for those in (tour.before, tour.after))
+    old, new = (next(e for e in those if e.query.id == tour.query.id) for those in (tour.before, tour.after))
     yield Step(
-        "the same query after learning",
-        f"The item that the person took stood at {one.rewards['rank']:g}; now it stands at {other.rewards['rank']:g}. "
-        "One query is an anecdote; the interval above is not.",
+        "the same query after training",
+        f"The item that the user took was at rank {old.rewards['rank']:g} before training; now it is at rank "
+        f"{new.rewards['rank']:g}. One query is an anecdote; the interval above counts.",
         "demo.py, report.py",
-        lambda console: print_transcript(tour.eval_set.grammar.transcript(other.tokens, other.mask), console),
+        lambda console: print_transcript(tour.eval_set.grammar.transcript(new.tokens, new.mask), console),
     )
 
 
@@ -311,7 +312,7 @@ SHOWS = dict(zip(STAGES, (data, memory, retrieval, rollout, reward, update, eval
 
 
 def steps(tour: Tour, stage: str | None = None) -> Iterator[tuple[str, Step]]:
-    """(stage, step) in order; of one stage, where it is named. ValueError: there is no such stage."""
+    """Yield (stage, step) in order, for one stage if it is named. Raises ValueError for an unknown stage."""
     if stage is not None and stage not in SHOWS:
         raise ValueError(f"no stage is called {stage!r}; there are {', '.join(STAGES)}")
     for name in [stage] if stage else STAGES:
@@ -320,11 +321,11 @@ def steps(tour: Tour, stage: str | None = None) -> Iterator[tuple[str, Step]]:
 
 
 def print_step(stage: str, step: Step, console: Console) -> None:
-    """The way through the stages with this one marked, what the step says, and what it shows."""
+    """Print all stages with this one marked, then the step's title, text, objects and files."""
     way = Text(" > ").join(Text(name, "bold reverse" if name == stage else "dim") for name in STAGES)
     console.print()
     console.print(way)
     console.print(Text(printable(step.title), "bold"))
-    console.print(Text(printable(step.says)))
+    console.print(Text(printable(step.text)))
     step.show(console)
-    console.print(Text(f"code: {step.file}", "dim"))
+    console.print(Text(f"code: {step.files}", "dim"))

@@ -1,4 +1,4 @@
-"""The report: the page is made of what rollout, reward and credit say; and nothing in it can act or reach out."""
+"""The report: the page shows what rollout, reward and credit return; nothing in it can act or use the network."""
 
 import base64
 import hashlib
@@ -19,15 +19,15 @@ from mrrec_mini.app.report import (
     CHARTS,
     QUERIES,
     Player,
-    about_query,
     every_nth,
     gather,
-    group_praise,
     json_in_html,
     page,
+    query_data,
     read_arms,
     read_log,
     reward_parts,
+    token_advantages,
     token_texts,
 )
 from mrrec_mini.chat_grammar import grammar_of
@@ -65,7 +65,7 @@ def player() -> Player:
 
 @lru_cache(maxsize=1)
 def group():
-    """G scored episodes of one query: some break off, one ranks its target among the first ten, one far below."""
+    """G scored episodes of one query: some have no answer, one ranks its target in the first ten, one far below."""
     it, query = player(), environment().split.test_queries[3]
     actor = LMActor(taught_model(), it.grammar, torch.Generator().manual_seed(3))
     episodes = environment().play(actor, [query] * CONFIG.group, it.grammar, CONFIG.rules, CONFIG.reward)
@@ -74,34 +74,34 @@ def group():
     return episodes
 
 
-def columns(told):
-    """(who, text, log-probability, advantage) of every token of an episode as it is told."""
-    return [(run["who"], *token) for run in told["runs"] for token in run["tokens"]]
+def columns(data):
+    """(who, text, log-probability, advantage) of every token in the data of an episode."""
+    return [(run["who"], *token) for run in data["runs"] for token in run["tokens"]]
 
 
 # --- what is shown is what was played -------------------------------------------------------------------------------
 
 
-def test_tokens_are_told_with_who_wrote_them_and_the_models_own_log_probabilities():
+def test_each_token_has_its_writer_and_the_models_log_probability():
     it = player()
     for episode in group():
-        said = columns(it.told(episode))
-        assert [who == "policy" for who, *_ in said] == [bool(bit) for bit in episode.mask]
+        shown = columns(it.episode_data(episode))
+        assert [who == "policy" for who, *_ in shown] == [bool(bit) for bit in episode.mask]
         first = episode.mask.index(1)
-        assert {who for who, *_ in said[:first]} == {"prompt"} and "prompt" not in {who for who, *_ in said[first:]}
+        assert {who for who, *_ in shown[:first]} == {"prompt"} and "prompt" not in {who for who, *_ in shown[first:]}
         whole = "".join(text for _, text in it.grammar.transcript(episode.tokens, episode.mask))
-        assert "".join(text for _, text, *_ in said).replace(" ", "") == whole.replace(" ", "")
+        assert "".join(text for _, text, *_ in shown).replace(" ", "") == whole.replace(" ", "")
         expected = fresh_logprobs(taught_model(), episode.tokens)
-        for (who, _, logprob, advantage), model in zip(said, expected.tolist(), strict=True):
+        for (who, _, logprob, advantage), model in zip(shown, expected.tolist(), strict=True):
             assert advantage is None
             assert logprob == pytest.approx(model, abs=1e-4) if who == "policy" else logprob is None
 
 
-def test_a_character_of_several_tokens_is_said_once_and_nothing_is_lost():
+def test_a_character_of_several_tokens_appears_once_and_nothing_is_lost():
     words, text = tokenizer(), "mug 🙂 naïve א mug"
-    said = token_texts(words.encode(text), grammar_of(words))
-    assert "".join(said).replace(" ", "") == text.replace(" ", "")
-    assert len(said) == len(words.encode(text)) and "🙂" in said and said[said.index("🙂") - 1] == ""
+    shown = token_texts(words.encode(text), grammar_of(words))
+    assert "".join(shown).replace(" ", "") == text.replace(" ", "")
+    assert len(shown) == len(words.encode(text)) and "🙂" in shown and shown[shown.index("🙂") - 1] == ""
     broken = [words.first_byte + 0xF0, *words.encode("mug"), words.first_byte + 0xC3]
     assert "".join(token_texts(broken, grammar_of(words))) == "\ufffdmug\ufffd"
 
@@ -111,52 +111,53 @@ def test_the_advantages_of_a_group_are_those_of_training_and_zero_on_average(sig
     episodes, config = group(), replace(CONFIG, grpo=GRPOConfig(sigma=sigma))
     rewards = torch.tensor([episode.reward for episode in episodes])
     expected = group_advantages(rewards, torch.zeros(len(episodes)), sigma)
-    praise = group_praise(episodes, player().grammar, environment(), config)
-    for row, episode, value in zip(praise, episodes, expected.tolist(), strict=True):
+    advantages = token_advantages(episodes, player().grammar, environment(), config)
+    for row, episode, value in zip(advantages, episodes, expected.tolist(), strict=True):
         own = [x for x, bit in zip(row, episode.mask, strict=False) if bit]
         assert own == [pytest.approx(value)] * sum(episode.mask) and sum(map(abs, row)) == pytest.approx(
             sum(map(abs, own))
         )
-    firsts = [row[episode.mask.index(1)] for row, episode in zip(praise, episodes, strict=True)]
+    firsts = [row[episode.mask.index(1)] for row, episode in zip(advantages, episodes, strict=True)]
     assert sum(firsts) == pytest.approx(0, abs=1e-5) and max(map(abs, firsts)) > 0.01
 
 
-def test_turn_credit_gives_each_decision_its_own():
+def test_turn_credit_gives_each_decision_its_own_advantage():
     episodes, it = group(), player()
-    praise = group_praise(episodes, it.grammar, environment(), replace(CONFIG, credit="turn"))
+    advantages = token_advantages(episodes, it.grammar, environment(), replace(CONFIG, credit="turn"))
     expected = turn_advantages(episodes, [0] * len(episodes), it.grammar, environment().items, CONFIG.reward)
-    assert praise == expected.tolist()
-    told = it.told(episodes[0], praise[0])
-    own = [advantage for who, *_, advantage in columns(told) if who == "policy"]
-    assert len(set(own)) > 1 and all(advantage is None for who, *_, advantage in columns(told) if who != "policy")
+    assert advantages == expected.tolist()
+    data = it.episode_data(episodes[0], advantages[0])
+    own = [advantage for who, *_, advantage in columns(data) if who == "policy"]
+    assert len(set(own)) > 1 and all(advantage is None for who, *_, advantage in columns(data) if who != "policy")
 
 
-def test_the_one_that_is_shown_is_the_first_of_its_group_and_a_greedy_one_has_no_advantage():
+def test_the_first_episode_of_a_group_is_shown_and_a_greedy_one_has_no_advantage():
     it = Player(environment(), taught_model(), grammar_of(tokenizer()), replace(Recipe(), train=CONFIG), seed=3)
     query, rewards = group()[0].query, [episode.reward for episode in group()]
-    told = it.play(query)
-    assert told["sampled"]["group"] == rewards and rewards[0] != max(rewards)
-    assert told["sampled"]["reward"] == rewards[0]
-    praise = group_praise(group(), it.grammar, environment(), CONFIG)
-    assert {**told["sampled"], "group": None} == {**it.told(group()[0], praise[0]), "group": None}
-    assert "group" not in told["greedy"] and {advantage for *_, advantage in columns(told["greedy"])} == {None}
-    assert it.told(environment().play(it.greedy, [query], it.grammar, CONFIG.rules, CONFIG.reward)[0]) == told["greedy"]
+    data = it.play(query)
+    assert data["sampled"]["group"] == rewards and rewards[0] != max(rewards)
+    assert data["sampled"]["reward"] == rewards[0]
+    advantages = token_advantages(group(), it.grammar, environment(), CONFIG)
+    assert {**data["sampled"], "group": None} == {**it.episode_data(group()[0], advantages[0]), "group": None}
+    assert "group" not in data["greedy"] and {advantage for *_, advantage in columns(data["greedy"])} == {None}
+    [greedy] = environment().play(it.greedy, [query], it.grammar, CONFIG.rules, CONFIG.reward)
+    assert it.episode_data(greedy) == data["greedy"]
 
 
 def test_memories_are_those_of_the_episode_with_the_scores_of_the_index():
     it, env = player(), environment()
     for episode in group():
-        told = it.told(episode)
-        assert [call["text"] for call in told["calls"]] == [call.text for call in episode.calls]
-        for said, call in zip(told["calls"], episode.calls, strict=True):
+        data = it.episode_data(episode)
+        assert [call["text"] for call in data["calls"]] == [call.text for call in episode.calls]
+        for shown, call in zip(data["calls"], episode.calls, strict=True):
             hits = env.memory.local(episode.query).index.search(call.text, CONFIG.rules.memory_k)
             assert [entry.id for entry in call.entries] == [hit.id for hit in hits]
-            for one, entry, hit in zip(said["found"], call.entries, hits, strict=True):
+            for one, entry, hit in zip(shown["found"], call.entries, hits, strict=True):
                 assert (one["id"], one["text"], one["level"]) == (printable(entry.id), entry.text, entry.level)
                 assert (one["score"], one["bm25"], one["cosine"]) == (hit.score, hit.bm25, hit.dense)
                 assert one["used"] == (episode.answer is not None and entry.id in episode.answer.evidence)
     query = group()[0].query
-    shared = about_query(query, env, CONFIG.rules)["global"]
+    shared = query_data(query, env, CONFIG.rules)["global"]
     assert [one["text"] for one in shared] == [
         e.text for e in env.memory.search_global(query.text, CONFIG.rules.global_k)
     ]
@@ -166,20 +167,20 @@ def test_memories_are_those_of_the_episode_with_the_scores_of_the_index():
 def test_the_ranking_is_that_of_the_index_and_shows_where_the_target_stands():
     env, inside = environment(), set()
     for episode in group():
-        told = player().told(episode)
+        data = player().episode_data(episode)
         if episode.answer is None:
-            assert (told["rank"], told["ranking"], told["profile"]) == (None, [], None)
+            assert (data["rank"], data["ranking"], data["profile"]) == (None, [], None)
             continue
         hits = env.items.search(episode.answer.profile, 10)
-        rows = told["ranking"]
+        rows = data["ranking"]
         assert [(row["id"], row["score"], row["bm25"], row["cosine"]) for row in rows[:10]] == [
             (hit.id, hit.score, hit.bm25, hit.dense) for hit in hits
         ]
         [marked] = [row for row in rows if row["target"]]
-        assert (marked["id"], marked["rank"]) == (episode.query.target, told["rank"])
-        assert told["rank"] == env.items.ranks([episode.answer.profile], [episode.query.target])[0]
-        assert len(rows) == 10 + (told["rank"] > 10)
-        inside.add(told["rank"] <= 10)
+        assert (marked["id"], marked["rank"]) == (episode.query.target, data["rank"])
+        assert data["rank"] == env.items.ranks([episode.answer.profile], [episode.query.target])[0]
+        assert len(rows) == 10 + (data["rank"] > 10)
+        inside.add(data["rank"] <= 10)
     assert inside == {True, False}
 
 
@@ -191,7 +192,7 @@ def test_the_parts_of_the_reward_add_up():
     assert [part["name"] for part in reward_parts(group()[0], RewardConfig())] == ["format", "recommendation", "memory"]
 
 
-def test_queries_are_chosen_evenly_and_not_by_their_outcome():
+def test_queries_are_evenly_spaced_and_not_selected_by_outcome():
     queries = environment().split.test_queries
     assert every_nth(queries, 100) == list(queries) and every_nth([], 5) == []
     assert every_nth(list(range(100)), 4) == [0, 25, 50, 75] and every_nth(list(range(5)), 3) == [0, 1, 3]
@@ -202,15 +203,15 @@ def test_queries_are_chosen_evenly_and_not_by_their_outcome():
 
 
 def test_a_run_keeps_its_policy_from_before_learning(tmp_path):
-    """Every episode is praised, so that the policy moves: in a run so small nothing is earned."""
+    """All advantages are 1, so that the policy changes: in such a small run all rewards are equal."""
     run = copied_run(tmp_path)
     environments = prepare(Dataset.load(shop()), QUICK, 0)
     start, tokenizer = start_policy(environments, QUICK, 0)
     assert same_weights(load_start(run)[0], start)
     start_over(run)
     save_start(run, start, tokenizer)
-    praise = Formulas(group_advantages=lambda rewards, *_: torch.ones_like(rewards))
-    train(Trainer(deepcopy(start), tokenizer, environments, QUICK.train, praise), run)
+    formulas = Formulas(group_advantages=lambda rewards, *_: torch.ones_like(rewards))
+    train(Trainer(deepcopy(start), tokenizer, environments, QUICK.train, formulas), run)
     before, after = load_start(run)[0], load_policy(run)[0]
     assert same_weights(before, start) and not same_weights(before, after)
     start_over(run)
@@ -252,14 +253,14 @@ def test_the_command_writes_the_page_beside_the_run_or_elsewhere(tmp_path):
     run = copied_run(tmp_path)
     done = mrrec("report", run, "--json")
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["file"] == str(run / "report.html") and told["bytes"] == (run / "report.html").stat().st_size
-    assert told["queries"] == 12 and told["notes"] == []
+    answer = json.loads(done.stdout)
+    assert answer["file"] == str(run / "report.html") and answer["bytes"] == (run / "report.html").stat().st_size
+    assert answer["queries"] == 12 and answer["notes"] == []
     html = (run / "report.html").read_text(encoding="utf-8")
     data = in_page(html)
     assert data == gather(run) and data["arms"] == [] and data["name"] == "run"
     assert all({"before", "after"} <= set(query) for query in data["queries"])
-    assert str(tmp_path) not in html and str(made_run().parent) not in html  # a page is handed on
+    assert str(tmp_path) not in html and str(made_run().parent) not in html  # people share the page
     other = mrrec("report", run, "--out", tmp_path / "far" / "away.html")
     assert (other.exit_code, other.stdout) == (0, "") and "away.html" in other.stderr
     assert (tmp_path / "far" / "away.html").read_text(encoding="utf-8") == html
@@ -269,7 +270,7 @@ def in_page(html: str):
     return json.loads(re.search('<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
 
 
-def test_a_run_from_before_such_policies_were_kept_is_shown_without(tmp_path):
+def test_a_run_without_its_first_policy_is_shown_without_it(tmp_path):
     run = copied_run(tmp_path)
     shutil.rmtree(run / "before")
     done = mrrec("report", run, "--json")
@@ -279,19 +280,19 @@ def test_a_run_from_before_such_policies_were_kept_is_shown_without(tmp_path):
     assert "did not keep" in note and not any("before" in query for query in data["queries"])
 
 
-def test_damaged_checkpoints_are_passed_over_and_named(tmp_path):
+def test_damaged_checkpoints_are_skipped_and_named(tmp_path):
     run = copied_run(tmp_path)
     shutil.copytree(run / "checkpoints" / "step-000002", run / "checkpoints" / "step-000003")
     (run / "before" / "checkpoints" / "step-000000" / "words.json").write_text("{}")
-    told = json.loads(mrrec("report", run, "--json").stdout)
-    newest, first = told["notes"]
+    answer = json.loads(mrrec("report", run, "--json").stdout)
+    newest, first = answer["notes"]
     assert newest.startswith("checkpoints/step-000003: ") and "step-000002 is used" in newest
     assert "words.json" in first and str(tmp_path) not in newest + first
     data = in_page((run / "report.html").read_text(encoding="utf-8"))
     assert all("after" in query and "before" not in query for query in data["queries"])
 
 
-def test_what_is_no_run_and_what_is_spoiled_is_refused_and_nothing_is_written(tmp_path):
+def test_a_missing_or_damaged_run_is_refused_and_nothing_is_written(tmp_path):
     refused(mrrec("report", tmp_path / "none"), 3, "none is not a run")
     run = copied_run(tmp_path)
     (run / "evaluation.json").write_text('{"grpo": {"ndcg@10": "high"}}')
@@ -308,7 +309,7 @@ def test_what_is_no_run_and_what_is_spoiled_is_refused_and_nothing_is_written(tm
     shutil.rmtree(run / "checkpoints")
     refused(mrrec("report", run), 3, "no checkpoint")
     assert not [path for path in run.iterdir() if "report" in path.name]
-    with pytest.raises(DataError, match="no number"):
+    with pytest.raises(DataError, match="is not a number"):
         (run / "evaluation.json").write_text('{"grpo": {"ndcg@10": true}}')
         read_arms(run / "evaluation.json")
 
@@ -323,12 +324,12 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
     assert [path.name for path in run.iterdir() if "report" in path.name] == ["report.html"]
 
 
-# --- nothing in it acts, nothing reaches out ------------------------------------------------------------------------
+# --- nothing in the page acts or uses the network -------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def evil_report() -> Path:
-    """The page of a run whose data set imitates every control token, drives terminals, and speaks HTML."""
+    """The page of a run whose data set contains control tokens, terminal escape sequences and HTML."""
     folder = made_run().parent / "evil"
     folder.mkdir(exist_ok=True)
     hostile = Dataset.load(hostile_shop(folder))
@@ -365,7 +366,7 @@ def test_no_text_can_end_the_block_that_holds_it():
         json_in_html(float("inf"))
 
 
-def test_the_page_names_no_address_and_reaches_for_nothing():
+def test_the_page_has_no_address_and_fetches_nothing():
     html = re.sub("'sha256-[^']*'", "", page(gather(made_run()))).replace("http-equiv", "")
     for word in (
         "http",
@@ -393,7 +394,7 @@ def test_the_page_names_no_address_and_reaches_for_nothing():
         assert not re.search(word, html), word
 
 
-def test_the_policy_of_the_page_allows_its_own_script_and_style_and_nothing_else():
+def test_the_security_policy_allows_only_the_pages_own_script_and_style():
     html = page({})
     policy = re.search('http-equiv="Content-Security-Policy"\\s+content="([^"]*)"', html)[1]
     assert html.index(policy) < html.index("<style>")
@@ -440,7 +441,7 @@ def test_the_page_in_a_browser(browser):
         page.keyboard.type("mug")  # the filter, without a mouse
         assert 0 < count() < every and page.text_content("#count") == f"{count()} of {every} queries"
         page.fill("#find", "nobody asks this")
-        assert count() == 0 and "No query fits" in page.text_content("#detail")
+        assert count() == 0 and "No query matches" in page.text_content("#detail")
         page.fill("#find", "")
         shares = []
         for change in ("better", "worse", "same"):
@@ -464,7 +465,7 @@ def test_the_page_in_a_browser(browser):
         assert page.evaluate("document.activeElement === document.querySelectorAll('.side .token')[1]")
         assert (wrong, page.title()) == ([], "mrrec report")
         page.evaluate("() => { const image = new Image(); image.src = 'https://x.invalid/a.png'; }")
-        page.wait_for_timeout(200)  # had anything reached out, it would have been stopped
+        page.wait_for_timeout(200)  # the security policy must stop this request
         assert any("Content Security Policy" in line for line in wrong)
 
 

@@ -1,4 +1,4 @@
-"""The tour: every stage shows its objects, text of people cannot act, and it stops when it is told to."""
+"""The tour: every stage shows its objects, texts cannot control the terminal, and the user can leave."""
 
 import re
 from dataclasses import replace
@@ -14,7 +14,7 @@ from runs import HOSTILE, mrrec, refused
 
 @lru_cache(maxsize=1)
 def tiny() -> Tour:
-    """Made once for all tests."""
+    """One tour for all tests."""
     return Tour(0, TINY_SHOP, TINY_LESSON)
 
 
@@ -48,10 +48,10 @@ def test_data_and_memory_show_the_real_objects():
     assert all(e.text in text for e in tiny().environment.memory.search_global(query.text, 6))
 
 
-def test_rewards_advantages_and_places_are_the_episodes_own():
-    told = shown("reward")
+def test_rewards_and_advantages_are_those_of_the_episodes():
+    text = shown("reward")
     for episode in tiny().group:
-        assert f"{episode.reward:.2f}" in told
+        assert f"{episode.reward:.2f}" in text
     rewards = [episode.reward for episode in tiny().group]
     mean = sum(rewards) / len(rewards)
     assert all(f"{reward - mean:+.2f}" in shown("update") for reward in rewards)
@@ -90,22 +90,22 @@ def test_an_unknown_stage_is_refused():
 
 @pytest.fixture
 def asked(monkeypatch):
-    """asked(*answers): a terminal whose person answers so after each step; an exception is raised in their place."""
+    """asked(*answers): a terminal whose user gives these answers after the steps; an exception type is raised instead."""
     monkeypatch.setattr(tour, "SHOP", TINY_SHOP)
     monkeypatch.setattr(tour, "LESSON", replace(TINY_LESSON))
 
     def script(*answers):
-        left = iter(answers)
+        remaining = iter(answers)
 
         def answer(*_):
-            one = next(left)
-            if isinstance(one, type):
-                raise one
-            return one
+            text = next(remaining)
+            if isinstance(text, type):
+                raise text
+            return text
 
         monkeypatch.setattr("mrrec_mini.app.cli._is_terminal", lambda: True)
         monkeypatch.setattr("mrrec_mini.app.cli.err.input", answer)
-        return left
+        return remaining
 
     return script
 
@@ -116,14 +116,14 @@ def test_no_input_goes_through_one_stage():
 
 
 def test_it_stops_after_each_step(asked):
-    left = asked("", "", "never asked for")
+    remaining = asked("", "", "never asked for")
     done = mrrec("walkthrough", "memory")
     assert done.exit_code == 0 and "global memory (eq. 6)" in done.stdout
-    assert next(left) == "never asked for"
+    assert next(remaining) == "never asked for"
 
 
 @pytest.mark.parametrize(("answer", "code"), [("q", 0), ("Q ", 0), (EOFError, 0), (KeyboardInterrupt, 130)])
-def test_one_can_leave(asked, answer, code):
+def test_the_user_can_leave(asked, answer, code):
     asked(answer)
     done = mrrec("walkthrough", "memory")
     assert done.exit_code == code and "local memory" in done.stdout and "global memory (eq. 6)" not in done.stdout
