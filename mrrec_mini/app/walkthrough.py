@@ -204,8 +204,8 @@ def retrieval(tour: Tour) -> Iterator[Step]:
     hits = tour.environment.memory.local(tour.query).find_many([text], 5)[0]
     yield Step(
         f'the memory tool, searching for "{text}" (eq. 8)',
-        "Every entry gets two scores: BM25 counts common words, dense compares vectors. Both lists of scores are scaled "
-        "to 0..1, then added with weights .7 and .3.",
+        "Every entry gets two scores: BM25 counts common words, dense compares vectors. Both lists of scores are "
+        "scaled to 0..1, then added with weights .7 and .3.",
         "bm25.py, dense.py, hybrid.py",
         table(
             ("memory", "BM25", "dense", "fused"),
@@ -216,21 +216,20 @@ def retrieval(tour: Tour) -> Iterator[Step]:
 
 def rollout(tour: Tour) -> Iterator[Step]:
     episode = next(e for e in tour.before if e.query.id == tour.query.id)
+    written = sum(episode.mask)
     yield Step(
         "an episode (eq. 7 to 9)",
         "The policy is a language model with about 140,000 parameters. So far it has only imitated a teacher. It "
-        "thinks, searches memory, reads the results and answers. It wrote the bright lines; the dim lines were given.",
+        "thinks, searches memory, reads the results and answers. It wrote the bold lines; the dim lines were given to it.",
         "grammar.py, sampler.py, rollout.py",
         lambda console: print_transcript(tour.eval_set.grammar.transcript(episode.tokens, episode.mask), console),
     )
     yield Step(
         "who wrote what",
-        "The loss covers only the tokens that the policy wrote. A mask marks them: 1 for a token of the policy, 0 for the "
-        "prompt and for memory.",
+        "The loss covers only the tokens that the policy wrote. A mask marks them: 1 for a token of the policy, 0 for "
+        "the prompt and for memory.",
         "datatypes.py",
-        lines(
-            f"{len(episode.tokens)} tokens, {sum(episode.mask)} of them written by the policy; it ended with: {episode.end}"
-        ),
+        lines(f"{len(episode.tokens)} tokens, {written} of them written by the policy; it ended with: {episode.end}"),
     )
 
 
@@ -243,8 +242,8 @@ def reward(tour: Tour) -> Iterator[Step]:
     yield Step(
         "the reward (eq. 10)",
         f"The policy plays the query {len(rows)} times, sampling at temperature 1. The reward is r = .1 format + 5 "
-        "recommendation + .1 memory. For the recommendation term, the shop is searched with the profile that the policy "
-        "wrote; the term depends on the rank of the item that the user took.",
+        "recommendation + .1 memory. For the recommendation term, the shop is searched with the profile that the "
+        "policy wrote; the term depends on the rank of the item that the user took.",
         "reward.py, environment.py",
         table(("episode", "searches", "rank", "format", "recommendation", "memory", "r"), rows),
     )

@@ -90,7 +90,7 @@ def test_an_unknown_stage_is_refused():
 
 @pytest.fixture
 def asked(monkeypatch):
-    """asked(*answers): a terminal whose user gives these answers after the steps; an exception type is raised instead."""
+    """asked(*answers): a terminal whose user gives these answers; an exception type is raised instead."""
     monkeypatch.setattr(tour, "SHOP", TINY_SHOP)
     monkeypatch.setattr(tour, "LESSON", replace(TINY_LESSON))
 
