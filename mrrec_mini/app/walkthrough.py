@@ -220,7 +220,7 @@ def rollout(tour: Tour) -> Iterator[Step]:
     yield Step(
         "an episode (eq. 7 to 9)",
         "The policy is a language model with about 140,000 parameters. So far it has only imitated a teacher. It "
-        "thinks, searches memory, reads the results and answers. It wrote the bold lines; the dim lines were given to it.",
+        "thinks, searches memory, reads the results and answers. It wrote the bold lines; the dim lines are its input.",
         "grammar.py, sampler.py, rollout.py",
         lambda console: print_transcript(tour.eval_set.grammar.transcript(episode.tokens, episode.mask), console),
     )
