@@ -128,6 +128,7 @@ def _seed_task(config: DemoConfig, seed: int, say: Say) -> SeedResult:
 def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
     """One seed from data to rows, in this process. Raises DataError if no test user has a query."""
     clock = _Clock()
+
     # 1. data: split the users, build memory and indexes
     recipe = _with_seed(config.chosen, seed)
     dataset, world = open_data(config.data, seed, config.fast)
@@ -207,9 +208,10 @@ def _other_arms(
     }
     rows: list[Row] = []
     for arm, own in arms.items():
-        model, words = (
-            (deepcopy(before), tokenizer) if arm == "reinforce" else start_policy(environments, own, seed, say)
-        )
+        if arm == "reinforce":
+            model, words = deepcopy(before), tokenizer
+        else:
+            model, words = start_policy(environments, own, seed, say)
         trainer = Trainer(model, words, environments, own.train)
         train(trainer, report=lambda line, arm=arm: say(arm, line["step"], own.train.steps, _note(line)))  # noqa: B023
         for eval_set in eval_sets(environments[0], grammar_of(words), own.train.rules, seed):
