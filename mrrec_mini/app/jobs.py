@@ -496,7 +496,7 @@ def context_of(plan: Plan, seed: int) -> SeedContext:
 
 
 def run_job(plan: Plan, job: tuple[str, int], say: Say = quiet) -> None:
-    """Run one job (name, seed) in this process and save its result. `say` hears of its start and of its end."""
+    """Run one job (name, seed) in this process and save its result. `say` is called at its start and at its end."""
     name, seed = job
     say(f"{name} {seed}", 0, 1, "")
     write_text(plan.result_path(name, seed), json.dumps(JOBS[name].function(context_of(plan, seed))))

@@ -44,6 +44,7 @@ def test_one_worker_runs_in_this_process(tmp_path):
     assert heard == [("a", 1, 1, "half way"), ("b", 1, 1, "half way")]
 
 
+@pytest.mark.slow
 def test_tasks_wait_for_what_they_need_and_progress_comes_back(tmp_path):
     heard = []
     needs = {"a": (), "b": ("a", "finished long ago"), "c": ()}
@@ -65,12 +66,14 @@ def is_gone(process: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_failure_is_raised_here_and_ends_the_children(tmp_path):
     with pytest.raises(LookupError, match="the task's own error"):
         run_tasks(partial(failing, tmp_path), {"bad": (), "slow": ()}, 2)
     assert is_gone(int((tmp_path / "slow").read_text()))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_children(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_tasks(partial(interrupting, tmp_path), {"slow": (), "other": ("slow",)}, 2)
