@@ -6,7 +6,7 @@ evaluation. Rows are plain data: they can cross process boundaries and be joined
 order; each is compared with the one before it:
 
     popularity             items by how many train users bought them before the query; ignores text
-    neighbours             items bought by people with a shared history (item-item neighbours); ignores text
+    neighbours             items bought by people who also bought this user's items (item-item neighbours); ignores text
     bm25_query             BM25 of the query alone; this arm and the next three are run separately, see below
     dense_query            the query's vector alone
     blair                  a text encoder trained on which item a review is about; it encodes the query

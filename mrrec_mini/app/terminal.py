@@ -40,9 +40,9 @@ def bar_per_seed(console: Console, seeds: Sequence[int]) -> Iterator[Say]:
 
 
 def _bars(console: Console) -> Progress:
-    columns = ("{task.description}", BarColumn(), "{task.completed}", "{task.fields[note]}")
-    columns = [TextColumn(column) if isinstance(column, str) else column for column in columns]
-    return Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
+    phase, done, note = map(TextColumn, ("{task.description}", "{task.completed}", "{task.fields[note]}"))
+    hidden = not console.is_terminal
+    return Progress(phase, BarColumn(), done, note, TimeElapsedColumn(), console=console, disable=hidden)
 
 
 def print_transcript(transcript: Sequence[tuple[str, str]], console: Console) -> None:
