@@ -1,4 +1,4 @@
-"""BM25: hand-computed scores, rank-bm25 bit for bit, and the wrong versions that the numbers reject."""
+"""BM25: hand-computed scores, rank-bm25 bit for bit, and wrong versions that the numbers reject."""
 
 import math
 
@@ -56,14 +56,14 @@ def test_term_part_rises_and_saturates(tf, k1, b, length):
 
 
 def test_scores_by_hand():
-    soap = 0.693147 * 2.5 / 2.125  # log 2: row 0 alone has it
+    soap = 0.693147 * 2.5 / 2.125  # log 2: only row 0 has it
     red = (0.182322 * 2.5 / 2.125, 0.182322 * 5 / 3.875)  # log 1.2: both rows have it
     assert index(TEXTS).scores("Red soap?") == pytest.approx([soap + red[0], red[1]], abs=1e-6)
     assert index(TEXTS).scores("soap SOAP") == pytest.approx([2 * soap, 0], abs=1e-6)
 
 
 def naive(query, text, texts, idf=idf_lucene, term=term_part, df_of=lambda word, t: word in t, repeats=True):
-    """The formula read off the page, one word at a time."""
+    """The formula as written, one word at a time."""
     split = [words(t) for t in texts]
     avgdl = sum(map(len, split)) / len(split)
     asked = words(query) if repeats else sorted(set(words(query)))
@@ -90,21 +90,21 @@ WRONG = {
 }
 
 
-def reading(**version):
+def ours_and_naive(**version):
     query = "red red soap"
     texts = [*TEXTS, "red cream cream", "blue soap for dry and red hands"]
     expected = [naive(query, text, texts, **version) for text in texts]
     return index(texts).scores(query), expected
 
 
-def test_scores_are_the_formula():
-    ours, expected = reading()
+def test_scores_follow_the_formula():
+    ours, expected = ours_and_naive()
     assert ours == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("version", WRONG.values(), ids=WRONG.keys())
-def test_wrong_versions_are_told_apart(version):
-    ours, expected = reading(**version)
+def test_wrong_versions_are_rejected(version):
+    ours, expected = ours_and_naive(**version)
     assert not np.allclose(ours, expected, rtol=1e-3)
 
 
@@ -124,7 +124,7 @@ def test_okapi_equals_rank_bm25_bit_for_bit(seed):
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_tiny_memories_find_the_right_row_where_rank_bm25_cannot(n):
+def test_tiny_memories_find_the_right_row_and_rank_bm25_does_not(n):
     texts = ["likes a light scent", "dislikes sticky cream"][:n]
     assert BM25Okapi([words(text) for text in texts]).get_scores(["scent"])[0] <= 0
     scores = index(texts).scores("scent")
@@ -132,18 +132,18 @@ def test_tiny_memories_find_the_right_row_where_rank_bm25_cannot(n):
     assert all(scores[1:] == 0)
 
 
-def test_statistics_come_from_the_corpus_and_not_from_the_rows():
+def test_statistics_come_from_the_corpus_not_the_rows():
     corpus = ["the soap", "the cream", "the lotion", "the jade roller"]
     rows = ["the the comb", "jade comb"]
     scores = BM25(rows, BM25Stats.fit(corpus)).scores
-    assert scores("jade")[1] > scores("the")[0]  # among the rows alone both words have df = 1
-    # 9 words / 4 texts = 2.25; the comb is nowhere in the corpus: df = 0, log(1 + 4.5 / 0.5) = log 10
+    assert scores("jade")[1] > scores("the")[0]  # counted over the rows alone, both words would have df = 1
+    # 9 words / 4 texts = 2.25; comb is not in the corpus: df = 0, log(1 + 4.5 / 0.5) = log 10
     assert scores("comb")[1] == pytest.approx(math.log(10) * 2.5 / (1 + 1.5 * (0.25 + 0.75 * 2 / 2.25)))
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.lists(st.sampled_from(ALPHABET[:8]), min_size=1, max_size=6), min_size=1, max_size=8), st.data())
-def test_a_row_that_shares_no_word_changes_nothing(rows, data):
+def test_a_row_that_shares_no_word_changes_no_score(rows, data):
     texts = [" ".join(row) for row in rows]
     query = " ".join(data.draw(st.lists(st.sampled_from(ALPHABET[:8]), min_size=1, max_size=5)))
     stats = BM25Stats.fit(texts)
@@ -153,7 +153,7 @@ def test_a_row_that_shares_no_word_changes_nothing(rows, data):
 
 @pytest.mark.parametrize("texts", [[], [""], ["", "..."]])
 @pytest.mark.parametrize("idf", ["lucene", "okapi"])
-def test_nothing_to_count_is_no_error(texts, idf):
+def test_texts_without_words_are_no_error(texts, idf):
     stats = BM25Stats.fit(texts, idf)
     assert BM25(texts, stats).scores("soap").tolist() == [0.0] * len(texts)
     assert np.isfinite(BM25(["soap"], stats).scores("soap")).all()
@@ -167,14 +167,14 @@ def test_bad_settings_are_named():
         index(TEXTS, b=1.5)
 
 
-# ---- frequent words as columns, parts joined, rank-bm25 itself
+# ---- full columns, merging, rank-bm25 itself
 
 
-def test_columns_change_no_bit(monkeypatch):
+def test_columns_change_no_bit_of_a_score(monkeypatch):
     texts = random_texts(np.random.default_rng(5), 60)
     stats = BM25Stats.fit(texts)
     slow = BM25(texts, stats)
-    monkeypatch.setattr(bm25, "MANY", 1)
+    monkeypatch.setattr(bm25, "COLUMN_MIN_ROWS", 1)
     fast = BM25(texts, stats)
     assert not slow._columns and 5 < len(fast._columns) < len(fast.vocabulary)
     for query in [" ".join(ALPHABET), "w0 w0 w3 w29 unheard w0", "w29 w28", ""]:
@@ -183,21 +183,21 @@ def test_columns_change_no_bit(monkeypatch):
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000), st.data())
-def test_a_joined_index_is_the_one_built_at_once(seed, data):
-    """Postings for postings: the same rows, in the same order, with the same weights."""
+def test_a_merged_index_equals_one_built_at_once(seed, data):
+    """Posting by posting: the same rows, in the same order, with the same weights."""
     rng = np.random.default_rng(seed)
     texts = random_texts(rng, 12)
     stats = BM25Stats.fit([*texts, "other words"])
     kept = data.draw(st.lists(st.integers(0, 11), unique=True))  # in their new order
-    place = np.full(12, -1)
-    place[kept] = np.arange(len(kept))
-    parts = [(BM25(texts[:7], stats), place[:7]), (BM25(texts[7:], stats), place[7:])]
-    joined, whole = BM25.merged(parts, len(kept)), BM25([texts[i] for i in kept], stats)
+    new_row = np.full(12, -1)
+    new_row[kept] = np.arange(len(kept))
+    parts = [(BM25(texts[:7], stats), new_row[:7]), (BM25(texts[7:], stats), new_row[7:])]
+    merged, whole = BM25.merged(parts, len(kept)), BM25([texts[i] for i in kept], stats)
     for word in ALPHABET:
-        assert np.array_equal(joined.scores(word), whole.scores(word))
-        term, other = joined.vocabulary.get(word), whole.vocabulary.get(word)
+        assert np.array_equal(merged.scores(word), whole.scores(word))
+        term, other = merged.vocabulary.get(word), whole.vocabulary.get(word)
         if other is not None:
-            assert np.array_equal(joined._rows_of(term), whole._rows_of(other))
+            assert np.array_equal(merged.rows[merged._slice(term)], whole.rows[whole._slice(other)])
 
 
 def test_rank_bm25_itself():
@@ -206,6 +206,6 @@ def test_rank_bm25_itself():
     ours = RankBM25(texts, 1.2, 0.4)
     assert np.array_equal(ours.scores("Red soap red"), theirs.get_scores(["red", "soap", "red"]))
     assert ours.scores("red")[1] > ours.scores("red")[0] > 0
-    assert not np.allclose(RankBM25(texts).scores("red"), ours.scores("red"))  # k1 and b reach it
-    for empty in ([], [""], ["", "!"]):  # where it divides by zero
+    assert not np.allclose(RankBM25(texts).scores("red"), ours.scores("red"))  # k1 and b are passed on
+    for empty in ([], [""], ["", "!"]):  # rank-bm25 divides by zero here
         assert RankBM25(empty).scores("red").tolist() == [0.0] * len(empty)
