@@ -79,8 +79,7 @@ class BM25Stats:
             n, total = n + 1, total + len(tokens)
             df.update(dict.fromkeys(tokens, 1))  # once per text; lift_negative needs the order of first occurrence
         values = {word: IDF[idf](n, count) for word, count in df.items()}
-        if idf == "okapi":
-            values = lift_negative(values)
+        values = lift_negative(values) if idf == "okapi" else values
         return cls(avgdl=total / n if total else 1.0, idf=values, unseen=IDF[idf](n, 0))
 
 
@@ -151,9 +150,8 @@ class BM25:
             term, row = np.repeat(term, np.diff(part.starts)), new_row[part.rows]
             pairs.append(term[row >= 0] * n + row[row >= 0])
             weights.append(part.weights[row >= 0])
-        # sort the postings by word, then row
         pair = np.concatenate(pairs)
-        order = np.argsort(pair)  # no two pairs are equal
+        order = np.argsort(pair)  # by word, then row; no two pairs are equal
         term, rows = np.divmod(pair[order], max(n, 1))
         return cls.from_parts(n, vocabulary, _starts(term, len(vocabulary)), rows, np.concatenate(weights)[order])
 

