@@ -1,28 +1,27 @@
-"""Hybrid retrieval: the BM25 list and the dense list of the same rows, fused into one ranking.
+"""Hybrid retrieval: fuse the BM25 scores and the dense scores of the same rows into one ranking.
 
 Flow: `TextSpace.fit` counts a corpus once. A `HybridIndex` over a user's 5 to 100 memory entries answers the policy's
-memory calls (`search`, eq. 8); one over the item pool turns an ideal item profile into a rank (`ranks`, for eq. 10).
-`tune_weight` chooses w on queries whose answers are known.
+memory calls (`search`, eq. 8). One over the item pool turns an ideal item profile into a rank (`ranks`, for eq. 10).
+`tune_weight` chooses w on queries with known answers.
 
 Equations, for a query q, a row x and w = `bm25_weight`:
 
-    score(q, x) = w f(bm25(q, .))(x) + (1 - w) f(cos(q, .))(x)           with f, on each list alone, one of
-    minmax(s)(x) = (s(x) - min s) / (max s - min s), 0 for a constant list (Lee, 1997; over all rows of the index)
+    score(q, x) = w f(bm25(q, .))(x) + (1 - w) f(cos(q, .))(x)      with f, applied to each list of scores alone, one of
+    minmax(s)(x) = (s(x) - min s) / (max s - min s), 0 if s is constant  (Lee, 1997; over all rows of the index)
     rrf(s)(x) = 1 / (rrf_k + rank of x in s), rank from 1                (Cormack et al., 2009; weighted by w)
 
 The paper retrieves with dense vectors only (`dense=<name>, bm25_weight=0` here). The fusion and its weight are ours:
-min-max with 0.5 to 0.7 on BM25 lost least where the two lists differ in strength, and RRF lost much.
+min-max with w from 0.5 to 0.7 lost least if one list is much better than the other; RRF lost much.
 
-Guessed: a row that a list does not hold (BM25: it shares no word; dense: it has no known word, hence no vector) gets
-that list's minimum under min-max, nothing under RRF. Under min-max a new row can stretch a list and so reorder others.
+Guessed: a row that a list cannot score (BM25: no shared word; dense: no known word, so no vector) gets the minimum of
+that list under min-max, and 0 under RRF. Under min-max a new row can stretch a list and so reorder other rows.
 
-Order: score descending, then id ascending (as strings). A query's scores are the same bits alone and in any batch:
-BM25 adds in query order, cosines are exact sums (see `dense.py`), the rest goes element by element. So scores are
-compared as they are: rounding them first would only move the borders.
+Order: score descending, then id ascending (as strings). A query gets the same bits alone and in any batch, so scores
+are not rounded: BM25 adds in query order, cosines are exact sums (see `dense.py`), fusion works element by element.
 
-Rows come and go (`add`, `update`, `delete`): new ones lie in parts of their own beside the first, all scanned, and what
-is deleted is left out. Parts of like size are joined, so that n rows are in about log n parts. Given the same space, an
-index that has grown answers as one that was built of its rows at once, to the last bit.
+Growth (`add`, `update`, `delete`): new rows form a segment beside the first, and every segment is scanned. Deleted rows
+are skipped. Segments of similar size are merged, so n rows are in about log n segments. In the same space, an index
+that has grown answers exactly, to the last bit, like one built from all its rows at once.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -39,46 +39,42 @@ from mrrec_mini.bm25 import BM25, IDF, BM25Stats, RankBM25
 from mrrec_mini.dense import LSA, Embedder, Vectors, cosine, embed, embed_int16, make_embedder, to_int16, top_k
 from mrrec_mini.metrics import ndcg_of_set
 
-CELLS = 1 << 17  # scores made at a time, queries x rows: 1 MB a list, so that fusing happens in the cache ...
-LEAST = 16  # ... but never fewer queries than this, so that they share one pass over a large pool's vectors
-WEIGHTS = tuple(tenth / 10 for tenth in range(11))
+CHUNK_SCORES = 1 << 17  # scores (queries x rows) per chunk: 1 MB per list, so that fusion stays in the cache ...
+MIN_CHUNK = 16  # ... but at least so many queries, which share one pass over the vectors
+WEIGHTS = tuple(tenth / 10 for tenth in range(11))  # that `tune_weight` tries
 
 
 @dataclass(frozen=True)
 class HybridConfig:
-    """What a text space is made of. ValueError for values out of range."""
+    """Settings of a text space. Raises ValueError if a value is out of range."""
 
     bm25_weight: float = 0.7  # w in [0, 1]
     fusion: str = "minmax"  # or "rrf"
-    rrf_k: int = 60  # >= 0; larger: the head of a list counts less
+    rrf_k: int = 60  # >= 0; the larger, the less the top of a list counts
     k1: float = 1.5
     b: float = 0.75
-    lexical: str = "bm25"  # or "rank_bm25": that package over the rows of each index alone (k1, b; its own idf)
+    lexical: str = "bm25"  # or "rank_bm25": that package, with statistics of each index alone (uses k1 and b, not idf)
     idf: str = "lucene"  # or "okapi"
-    dense: str = "lsa"  # or "static", "minilm", "none" (BM25 alone), or a path or hub name of an encoder
-    dims: int = 128  # of the LSA, at most
+    dense: str = "lsa"  # or "static", "minilm", "none" (BM25 alone), or the path or hub name of an encoder
+    dims: int = 128  # upper bound for the LSA
     seed: int = 0  # of the LSA's randomised SVD
     device: str = "cpu"  # of the encoder
-    vectors: str = "float32"  # or "int16": half the room and exact in float32, for a pool of a million
+    vectors: str = "float32"  # or "int16": half the memory and faster, for a pool of a million
 
     def __post_init__(self):
         if not 0 <= self.bm25_weight <= 1:
             raise ValueError(f"bm25_weight must be in [0, 1], not {self.bm25_weight}")
-        if self.fusion not in ("minmax", "rrf"):
-            raise ValueError(f"fusion must be 'minmax' or 'rrf', not {self.fusion!r}")
-        if self.lexical not in ("bm25", "rank_bm25"):
-            raise ValueError(f"lexical must be 'bm25' or 'rank_bm25', not {self.lexical!r}")
-        if self.vectors not in ("float32", "int16"):
-            raise ValueError(f"vectors must be 'float32' or 'int16', not {self.vectors!r}")
-        if self.idf not in IDF:
-            raise ValueError(f"idf must be one of {sorted(IDF)}, not {self.idf!r}")
+        allowed = {"fusion": ("minmax", "rrf"), "lexical": ("bm25", "rank_bm25"), "vectors": ("float32", "int16")}
+        for name, values in (allowed | {"idf": tuple(IDF)}).items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
         if self.rrf_k < 0 or self.dims < 1:
             raise ValueError(f"rrf_k must be >= 0 and dims >= 1, not {self.rrf_k}, {self.dims}")
 
 
 @dataclass(frozen=True)
 class TextSpace:
-    """The fitted statistics that many indexes share, so that a user's few rows are weighed by what all texts say."""
+    """Fitted statistics that many indexes share, so a user's few rows are weighted by the statistics of all texts."""
 
     config: HybridConfig
     stats: BM25Stats
@@ -86,7 +82,7 @@ class TextSpace:
 
     @classmethod
     def fit(cls, texts: Sequence[str], config: HybridConfig | None = None) -> TextSpace:
-        """Idf, mean length and embedder from `texts` (training users and items only: what is fitted here leaks)."""
+        """Fit on `texts` of training users and items only; anything else leaks test data."""
         config = config or HybridConfig()
         embedder = None
         if config.dense != "none":
@@ -98,27 +94,21 @@ class TextSpace:
         return self.embedder.id if self.embedder else "none"
 
     def vectors(self, texts: Sequence[str]) -> Vectors | None:
-        """Of rows with these texts, as the configuration stores them."""
+        """(n, d) vectors of n texts in the configured type; None if there is no embedder."""
         if self.embedder is None:
             return None
         return embed_int16(self.embedder, texts) if self.config.vectors == "int16" else embed(self.embedder, texts)
 
     def lexical(self, texts: Sequence[str]) -> BM25 | RankBM25:
-        """The lexical half of an index over these texts."""
-        config = self.config
-        if config.lexical == "rank_bm25":
-            return RankBM25(texts, config.k1, config.b)
-        return BM25(texts, self.stats, config.k1, config.b)
+        """The lexical half of an index over `texts`."""
+        k1, b = self.config.k1, self.config.b
+        return RankBM25(texts, k1, b) if self.config.lexical == "rank_bm25" else BM25(texts, self.stats, k1, b)
 
     def pack(self) -> tuple[dict, dict[str, bytes]]:
-        """What `unpack` makes the same space of: small fields, fit for JSON, and large parts by name."""
+        """Split into small fields (JSON) and large parts by name (bytes), for `unpack`."""
         lsa = self.embedder if isinstance(self.embedder, LSA) else None
-        fields = {
-            "config": asdict(self.config),
-            "avgdl": self.stats.avgdl,
-            "unseen": self.stats.unseen,
-            "dims": lsa.table.shape[1] if lsa else None,
-        }
+        fields = {"config": asdict(self.config), "avgdl": self.stats.avgdl, "unseen": self.stats.unseen}
+        fields["dims"] = lsa.table.shape[1] if lsa else None
         parts = {"idf": json.dumps(dict(self.stats.idf)).encode()}
         if lsa:
             parts["vocabulary"] = json.dumps({word: int(row) for word, row in lsa.vocabulary.items()}).encode()
@@ -127,7 +117,7 @@ class TextSpace:
 
     @classmethod
     def unpack(cls, fields: Mapping, parts: Mapping[str, bytes]) -> TextSpace:
-        """The space as it was: the same numbers, hence the same scores. A pretrained embedder is loaded again."""
+        """Rebuild the space of `pack`: same numbers, same scores. A pretrained embedder is loaded again."""
         config = HybridConfig(**fields["config"])
         stats = BM25Stats(fields["avgdl"], json.loads(parts["idf"]), fields["unseen"])
         if config.dense == "none":
@@ -140,7 +130,7 @@ class TextSpace:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One row found: the fused score and the two that it was made from."""
+    """One row found: the fused score and its two sources."""
 
     id: str
     score: float
@@ -148,151 +138,155 @@ class Hit:
     dense: float  # cosine; 0.0 for dense="none"
 
 
-class Part:
-    """Rows that lie together, by ascending id, so that position settles a tie; not `live`: deleted."""
+class Segment:
+    """Rows stored together by ascending id, so that position settles a tie. A deleted row is not `live`."""
 
     def __init__(self, ids: tuple[str, ...], lexical: BM25 | RankBM25, vectors: Vectors | None):
+        """`ids` (n,) ascending; `lexical` and `vectors` over the same rows."""
         self.ids, self.lexical, self.vectors = ids, lexical, vectors
         self.live = np.ones(len(ids), dtype=bool)
         self.has_vector = vectors.values.any(axis=1) if vectors else None  # (n,)
 
     def row(self, id: str) -> int | None:
-        """Where `id` is; None where it is not, or no more."""
+        """Row of `id`; None if it is not here or was deleted."""
         row = bisect_left(self.ids, id)
         return row if row < len(self.ids) and self.ids[row] == id and self.live[row] else None
 
     @classmethod
-    def joined(cls, parts: Sequence[Part]) -> Part:
-        """One part of the living rows of several."""
-        rows = sorted((part.ids[row], n, row) for n, part in enumerate(parts) for row in np.flatnonzero(part.live))
-        places = [np.full(len(part.ids), -1) for part in parts]
-        for place, (_, n, row) in enumerate(rows):
-            places[n][row] = place
-        lexical = BM25.merged([(part.lexical, place) for part, place in zip(parts, places, strict=True)], len(rows))
+    def merged(cls, segments: Sequence[Segment]) -> Segment:
+        """One segment with the live rows of several."""
+        # sort the live rows by id; new_rows[i] maps the rows of segment i to theirs in the result, -1: deleted
+        rows = sorted((one.ids[row], i, row) for i, one in enumerate(segments) for row in np.flatnonzero(one.live))
+        new_rows = [np.full(len(one.ids), -1) for one in segments]
+        for new, (_, i, row) in enumerate(rows):
+            new_rows[i][row] = new
+        # copy postings and vectors to their new rows
+        lexical = BM25.merged([(one.lexical, new) for one, new in zip(segments, new_rows, strict=True)], len(rows))
         vectors = None
-        if parts[0].vectors:
-            values = np.empty((len(rows), parts[0].vectors.values.shape[1]), parts[0].vectors.values.dtype)
-            for part, place in zip(parts, places, strict=True):
-                values[place[place >= 0]] = part.vectors.values[place >= 0]
-            vectors = Vectors(values, parts[0].vectors.embedder_id)
+        if first := segments[0].vectors:
+            values = np.empty((len(rows), first.values.shape[1]), first.values.dtype)
+            for one, new in zip(segments, new_rows, strict=True):
+                values[new[new >= 0]] = one.vectors.values[new >= 0]
+            vectors = Vectors(values, first.embedder_id)
         return cls(tuple(id for id, _, _ in rows), lexical, vectors)
 
 
-@dataclass(frozen=True)
-class Order:
-    """The living rows of all parts by ascending id. A position counts through the parts, one after the other."""
+class IdOrder:
+    """The live rows of all segments, sorted by id. Positions count through the segments, one after the other."""
 
-    base: np.ndarray  # living rows of the first part
-    tail: tuple[str, ...]  # ids of the living rows of the others, ascending
-    positions: np.ndarray | None  # (n,) of all of them; None: the first part as it is
-    has_vector: np.ndarray | None  # (n,) of all of them; None: there are no vectors
+    def __init__(self, segments: Sequence[Segment]):
+        first, *others = segments
+        self._first_ids, self._first_live = first.ids, np.flatnonzero(first.live)
+        self._other_ids = tuple(id for one in others for id in one.ids)
+        # the first segment is large and sorted already, so we sort only the rows of the others and insert them
+        other_live = chain.from_iterable(one.live for one in others)
+        places = enumerate(zip(self._other_ids, other_live, strict=True), start=len(first.ids))
+        tail = sorted((id, position) for position, (id, live) in places if live)
+        self._tail_ids = tuple(id for id, _ in tail)
+        self._positions = None  # (n,) by ascending id; None: the first segment, complete
+        if tail or len(self._first_live) < len(first.ids):
+            at = np.searchsorted(self._first_live, [bisect_left(first.ids, id) for id in self._tail_ids])
+            self._positions = np.insert(self._first_live, at, [position for _, position in tail])
+        self.has_vector = self.gather([one.has_vector for one in segments]) if first.vectors else None  # (n,)
 
-    @classmethod
-    def from_parts(cls, parts: Sequence[Part]) -> Order:
-        first, *rest = parts
-        base = np.flatnonzero(first.live)
-        tail, start = [], len(first.ids)
-        for part in rest:
-            tail += [(part.ids[row], start + row) for row in np.flatnonzero(part.live).tolist()]
-            start += len(part.ids)
-        tail.sort()
-        ids, positions = tuple(id for id, _ in tail), None
-        if tail or len(base) < len(first.ids):
-            at = np.searchsorted(base, [bisect_left(first.ids, id) for id in ids])
-            positions = np.insert(base, at, [position for _, position in tail])
-        order = cls(base, ids, positions, None)
-        if first.vectors is None:
-            return order
-        return replace(order, has_vector=order.sort([part.has_vector for part in parts]))
+    def gather(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+        """(..., rows) of each segment -> (..., n) by ascending id."""
+        whole = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
+        return whole if self._positions is None else whole[..., self._positions]
 
-    def sort(self, lists: Sequence[np.ndarray]) -> np.ndarray:
-        """(..., rows) of each part -> (..., n)"""
-        whole = lists[0] if len(lists) == 1 else np.concatenate(lists, axis=-1)
-        return whole if self.positions is None else whole[..., self.positions]
+    def place(self, id: str) -> int:
+        """Place of a live row in the order: how many ids are smaller."""
+        in_first = int(np.searchsorted(self._first_live, bisect_left(self._first_ids, id)))
+        return in_first + bisect_left(self._tail_ids, id)
 
-    def position(self, place: int) -> int:
-        return place if self.positions is None else int(self.positions[place])
-
-    def smaller(self, id: str, first: Part) -> int:
-        """How many ids are smaller."""
-        return int(np.searchsorted(self.base, bisect_left(first.ids, id))) + bisect_left(self.tail, id)
+    def id(self, place: int) -> str:
+        """Id of the row at a place; the inverse of `place`."""
+        position = place if self._positions is None else int(self._positions[place])
+        in_other = position - len(self._first_ids)
+        return self._first_ids[position] if in_other < 0 else self._other_ids[in_other]
 
 
 class HybridIndex:
-    """Rows to be ranked: id and text each, in a given space."""
+    """Rows to rank, each with an id and a text, in a given space."""
 
     def __init__(self, ids: Sequence[str], texts: Sequence[str], space: TextSpace, vectors: Vectors | None = None):
-        """n >= 0 rows. `vectors`: those of the texts, in their order, where they are kept; else they are made.
+        """n >= 0 rows. `vectors` (n, d): stored vectors of the texts, in their order; None: computed here.
 
-        ids, texts and vectors of different length, or an id given twice: ValueError.
+        Raises ValueError if the lengths differ or an id is given twice.
         """
         self.space = space
-        self._given = dict.fromkeys(ids)  # keeps the order
-        self._hold([self._part(ids, texts, vectors)])
+        self._rows = dict.fromkeys(ids)  # ids of the live rows, in the order given
+        self._set_segments([self._segment(ids, texts, vectors)])
 
     @classmethod
-    def from_parts(cls, space: TextSpace, part: Part) -> HybridIndex:
-        """An index of one part that was made before."""
+    def from_parts(cls, space: TextSpace, segment: Segment) -> HybridIndex:
+        """An index over a saved segment."""
         index = cls.__new__(cls)
-        index.space, index._given = space, dict.fromkeys(part.ids)
-        index._hold([part])
+        index.space, index._rows = space, dict.fromkeys(segment.ids)
+        index._set_segments([segment])
         return index
 
     def __len__(self) -> int:
-        return len(self._given)
+        return len(self._rows)
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """In the order in which they were given."""
-        return tuple(self._given)
+        """Ids in the order given."""
+        return tuple(self._rows)
 
-    # --- rows come and go -------------------------------------------------------------------------------------------
+    # --- growth ------------------------------------------------------------------------------------------------------
 
     def add(self, ids: Sequence[str], texts: Sequence[str]) -> None:
-        """More rows, weighed by the statistics of the space as it is. ValueError: an id is there, or given twice."""
+        """Add rows, weighted by the unchanged statistics of the space.
+
+        Raises ValueError if an id is already present or given twice, if the lengths differ, or for rank_bm25.
+        """
         for id in ids:
-            if id in self._given:
-                raise ValueError(f"id {id!r} is there already; use update")
-        self._append(self._part(ids, texts), ids)
+            if id in self._rows:
+                raise ValueError(f"id {id!r} is already in this index; use update")
+        self._append(self._fresh_segment(ids, texts), ids)
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Rows that are found no more. LookupError, and nothing is deleted, where one is not there."""
-        gone = dict.fromkeys(ids)
-        for id in gone:
-            if id not in self._given:
-                raise LookupError(f"id {id!r} is no row of this index")
-        for id in gone:
-            part, row = next((part, row) for part in self._parts if (row := part.row(id)) is not None)
-            part.live[row] = False
-            del self._given[id]
-        self._hold(self._parts)
+        """Delete rows. Raises LookupError, and deletes nothing, if one of them is not in the index."""
+        ids = dict.fromkeys(ids)
+        for id in ids:
+            if id not in self._rows:
+                raise LookupError(f"id {id!r} is not in this index")
+        for id in ids:
+            segment, row = next((one, row) for one in self._segments if (row := one.row(id)) is not None)
+            segment.live[row] = False
+            del self._rows[id]
+        self._set_segments(self._segments)
 
     def update(self, ids: Sequence[str], texts: Sequence[str]) -> None:
-        """Other texts for rows that are there. LookupError as in `delete`, ValueError as in `add`."""
-        fresh = self._part(ids, texts)  # what can fail comes first
+        """Replace the texts of rows. Raises LookupError as `delete` does, ValueError as `add` does."""
+        fresh = self._fresh_segment(ids, texts)  # may raise, so it comes before the deletion
         self.delete(ids)
         self._append(fresh, ids)
 
-    def _append(self, fresh: Part, ids: Sequence[str]) -> None:
+    def _fresh_segment(self, ids: Sequence[str], texts: Sequence[str]) -> Segment:
         if self.space.config.lexical == "rank_bm25":
-            raise ValueError("rank_bm25 counts over its rows, so new ones would change every score; build a new index")
-        parts = [*self._parts, fresh]
-        while len(parts) > 1 and 2 * len(parts[-1].ids) >= len(parts[-2].ids):
-            parts[-2:] = [Part.joined(parts[-2:])]
-        self._given.update(dict.fromkeys(ids))
-        self._hold(parts)
+            raise ValueError("rank_bm25 counts its own rows, so new ones would change every score; build a new index")
+        return self._segment(ids, texts)
 
-    def joined(self) -> Part:
-        """All living rows in one part; what is saved."""
-        if len(self._parts) > 1 or not self._parts[0].live.all():
-            self._hold([Part.joined(self._parts)])
-        return self._parts[0]
+    def _append(self, fresh: Segment, ids: Sequence[str]) -> None:
+        segments = [*self._segments, fresh]
+        while len(segments) > 1 and 2 * len(segments[-1].ids) >= len(segments[-2].ids):
+            segments[-2:] = [Segment.merged(segments[-2:])]
+        self._rows.update(dict.fromkeys(ids))
+        self._set_segments(segments)
 
-    def _part(self, ids: Sequence[str], texts: Sequence[str], vectors: Vectors | None = None) -> Part:
-        if len(ids) != len(texts) or (vectors is not None and len(vectors.values) != len(texts)):
-            raise ValueError(
-                f"{len(ids)} ids for {len(texts)} texts and {len(vectors.values) if vectors else 0} vectors"
-            )
+    def merge(self) -> Segment:
+        """Merge all live rows into one segment and return it, e.g. to save it."""
+        if len(self._segments) > 1 or not self._segments[0].live.all():
+            self._set_segments([Segment.merged(self._segments)])
+        return self._segments[0]
+
+    def _segment(self, ids: Sequence[str], texts: Sequence[str], vectors: Vectors | None = None) -> Segment:
+        """A segment of new rows. Raises ValueError as `__init__` does."""
+        if len(ids) != len(texts) or (vectors and len(vectors.values) != len(texts)):
+            also = f" and {len(vectors.values)} vectors" if vectors else ""
+            raise ValueError(f"{len(ids)} ids for {len(texts)} texts{also}")
         by_id = sorted(range(len(ids)), key=ids.__getitem__)
         ordered = tuple(ids[row] for row in by_id)
         for left, right in pairwise(ordered):
@@ -302,99 +296,88 @@ class HybridIndex:
         vectors = Vectors(vectors.values[by_id], vectors.embedder_id) if vectors else self.space.vectors(texts)
         if vectors and self.space.config.vectors == "int16" and vectors.values.dtype != np.int16:
             vectors = to_int16(vectors)
-        return Part(ordered, self.space.lexical(texts), vectors)
+        return Segment(ordered, self.space.lexical(texts), vectors)
 
-    def _hold(self, parts: list[Part]) -> None:
-        self._parts, self._found_order = parts, None
+    def _set_segments(self, segments: list[Segment]) -> None:
+        self._segments = segments
+        self.__dict__.pop("_order", None)  # outdated
 
-    @property
-    def _order(self) -> Order:
-        """Of the rows as they are now; found when it is asked for, so that many changes in a row cost it once."""
-        if self._found_order is None:
-            self._found_order = Order.from_parts(self._parts)
-        return self._found_order
+    @cached_property
+    def _order(self) -> IdOrder:
+        """Order of the present rows, computed at first use, so that a series of changes pays for it once."""
+        return IdOrder(self._segments)
 
-    def _place(self, id: str) -> int:
-        """Where `id` stands among the living rows by ascending id."""
-        return self._order.smaller(id, self._parts[0])
-
-    def _id(self, place: int) -> str:
-        position = self._order.position(place)
-        for part in self._parts:
-            if position < len(part.ids):
-                return part.ids[position]
-            position -= len(part.ids)
-        raise IndexError(place)
-
-    # --- asking -----------------------------------------------------------------------------------------------------
+    # --- queries -----------------------------------------------------------------------------------------------------
 
     def search(self, query: str, k: int) -> list[Hit]:
-        """The k best rows, best first; k > n: all n. Nothing known of the query (every score of both lists 0): []."""
+        """The k best rows (all n if k > n), best first. [] if no word of the query is known: all raw scores are 0."""
         return self.search_many([query], k)[0]
 
     def search_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """`search` for each of `queries`. k < 0: ValueError."""
+        """`search` for each query. Raises ValueError if k < 0."""
         if k < 0:
             raise ValueError(f"k must be >= 0, not {k}")
-        if k == 0 or not self._given:
+        if k == 0 or not self._rows:
             return [[] for _ in queries]
         found: dict[str, list[Hit]] = {}
-        for query, bm25, dense, score in self._score(queries):
-            known = bm25.any() or dense.any()
-            found[query] = self._hits(bm25, dense, score, k) if known else []
+        for query, bm25, dense, score in self._scored(queries):
+            best = top_k(score, k) if bm25.any() or dense.any() else np.empty(0, dtype=np.intp)
+            ids = map(self._order.id, best.tolist())
+            found[query] = list(map(Hit, ids, score[best].tolist(), bm25[best].tolist(), dense[best].tolist()))
         return [list(found[query]) for query in queries]
 
     def scores(self, queries: Sequence[str]) -> np.ndarray:
-        """(Q, n) float64 fused scores, column j being `ids[j]`. A query with no known word: zeros."""
-        given = [self._place(id) for id in self._given]
-        score_of = {query: score[given] for query, _, _, score in self._score(queries)}
+        """(Q, n) float64 fused scores; column j is `ids[j]`. Zeros for a query with no known word."""
+        places = [self._order.place(id) for id in self._rows]
+        score_of = {query: score[places] for query, _, _, score in self._scored(queries)}
         return np.array([score_of[query] for query in queries]).reshape(len(queries), len(self))
 
     def ranks(self, queries: Sequence[str], targets: Sequence[str]) -> np.ndarray:
-        """(Q,) int64: 1-based rank of `targets[i]` among ALL rows for `queries[i]`; counted, not sorted.
+        """(Q,) int64: rank from 1 of `targets[i]` among ALL rows for `queries[i]`; counted, not sorted.
 
-        rank = 1 + rows that score higher + rows of equal score and smaller id. A query with no known word scores every
-        row 0: the rank is then the place of the id. A target that is no row, or unequal lengths: ValueError.
+        rank = 1 + rows with a higher score + rows with an equal score and a smaller id. A query with no known word
+        scores every row 0, so the smaller ids rank first. Raises ValueError if a target is not in the index or the
+        lengths differ.
         """
         if len(queries) != len(targets):
             raise ValueError(f"{len(queries)} queries for {len(targets)} targets")
-        self._known(targets)
+        self._require(targets)
         asked: dict[str, list[int]] = {}
         for i, query in enumerate(queries):
             asked.setdefault(query, []).append(i)
         ranks = np.empty(len(queries), dtype=np.int64)
-        for query, _, _, score in self._score(queries):
+        for query, _, _, score in self._scored(queries):
             for i in asked[query]:
-                ranks[i] = count_rank(score, self._place(targets[i]))
+                ranks[i] = count_rank(score, self._order.place(targets[i]))
         return ranks
 
-    def _known(self, targets: Iterable[str]) -> None:
+    def _require(self, targets: Iterable[str]) -> None:
         for target in targets:
-            if target not in self._given:
-                raise ValueError(f"target {target!r} is no row of this index")
+            if target not in self._rows:
+                raise ValueError(f"target {target!r} is not in this index")
 
-    def _score(self, queries: Sequence[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        """(query, bm25, cosine, fused), each (n,) by ascending id; every different query once, a chunk at a time."""
-        for chunk, bm25, dense in self._lists(queries):
+    def _scored(self, queries: Sequence[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (query, bm25, cosine, fused), (n,) each by ascending id, for every distinct query."""
+        for chunk, bm25, dense in self._raw_scores(queries):
             yield from zip(chunk, bm25, dense, self._fuse(bm25, dense, self.space.config.bm25_weight), strict=True)
 
-    def _lists(self, queries: Sequence[str]) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-        """(different queries, their bm25, their cosines), (chunk, n) each by ascending id, before they are fused."""
-        different = list(dict.fromkeys(queries))
-        step = max(LEAST, CELLS // max(1, len(self)))
-        for start in range(0, len(different), step):
-            chunk = different[start : start + step]
-            bm25 = [np.array([part.lexical.scores(query) for query in chunk]) for part in self._parts]
-            bm25 = self._order.sort(bm25)  # (chunk, n)
+    def _raw_scores(self, queries: Sequence[str]) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        """Yield (queries, bm25, cosines) for chunks of the distinct queries; (chunk, n) each by ascending id."""
+        distinct = list(dict.fromkeys(queries))
+        step = max(MIN_CHUNK, CHUNK_SCORES // max(1, len(self)))
+        for start in range(0, len(distinct), step):
+            chunk = distinct[start : start + step]
+            columns = [np.array([one.lexical.scores(query) for query in chunk]) for one in self._segments]
+            bm25 = self._order.gather(columns)
             if self.space.embedder is None:
                 dense = np.zeros_like(bm25)
             else:
-                asked = embed(self.space.embedder, chunk)
-                dense = self._order.sort([cosine(asked, part.vectors) for part in self._parts])
+                vectors = embed(self.space.embedder, chunk)
+                dense = self._order.gather([cosine(vectors, one.vectors) for one in self._segments])
             yield chunk, bm25, dense
 
     def _fuse(self, bm25: np.ndarray, dense: np.ndarray, bm25_weight: float) -> np.ndarray:
-        """(Q, n), (Q, n) -> (Q, n): w f(bm25) + (1 - w) f(cosine)."""
+        """(Q, n), (Q, n) -> (Q, n): w f(bm25) + (1 - w) f(cosine); f(bm25) alone if there is no embedder."""
         config = self.space.config
         if self.space.embedder is None:
             return minmax(bm25) if config.fusion == "minmax" else reciprocal_rank(bm25, bm25 != 0, config.rrf_k)
@@ -408,28 +391,19 @@ class HybridIndex:
         lexical += semantic
         return lexical
 
-    def _hits(self, bm25: np.ndarray, dense: np.ndarray, score: np.ndarray, k: int) -> list[Hit]:
-        best = top_k(score, k)
-        ids = (self._id(place) for place in best.tolist())
-        columns = (ids, score[best].tolist(), bm25[best].tolist(), dense[best].tolist())
-        return [Hit(*row) for row in zip(*columns, strict=True)]
 
+def tune_weight(judged: Iterable[tuple[HybridIndex, str, Collection[str]]], k: int = 10) -> dict[float, float]:
+    """{w: mean nDCG@k} over queries with known answers; choose `max(found, key=found.get)`.
 
-def tune_weight(
-    judged: Iterable[tuple[HybridIndex, str, Collection[str]]], k: int = 10, weights: Sequence[float] = WEIGHTS
-) -> dict[float, float]:
-    """{w: mean nDCG@k} over queries of which is known what they should find; use `max(found, key=found.get)`.
-
-    `judged`: for each query the index that it asks, its text, and the ids that are right (all count alike), all of the
-    validation part: a weight that was chosen on the queries it is reported on is worth nothing. Without a query, or for
-    an id that is no row: ValueError.
+    `judged`: per query its index, its text and the relevant ids (all of one grade). Use validation queries only, never
+    those that the weight is reported on. Raises ValueError if there is no query or an id is not in its index.
     """
-    found: dict[float, list[float]] = {weight: [] for weight in weights}
-    for index, query, right in judged:
-        index._known(right)
-        places = [index._place(id) for id in sorted(right)]
-        for _, bm25, dense in index._lists([query]):
-            for weight in weights:
+    found: dict[float, list[float]] = {weight: [] for weight in WEIGHTS}
+    for index, query, relevant in judged:
+        index._require(relevant)
+        places = [index._order.place(id) for id in sorted(relevant)]
+        for _, bm25, dense in index._raw_scores([query]):
+            for weight in WEIGHTS:
                 [score] = index._fuse(bm25, dense, weight)
                 ranks = [count_rank(score, place) for place in places]
                 found[weight].append(ndcg_of_set(ranks, [1] * len(ranks), k))
@@ -439,9 +413,9 @@ def tune_weight(
 
 
 def minmax(scores: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
-    """(s - min s) / (max s - min s) for each list of (Q, n), in [0, 1]; constant lists, one row included, give zeros.
+    """(s - min s) / (max s - min s) for each list of (Q, n), in [0, 1]; zeros for a constant list, e.g. of one row.
 
-    `present` (n,) bool: rows that the lists really hold; the others count as the minimum. None: all.
+    `present` (n,) bool: rows that the lists score; the others count as the minimum. None: all rows.
     """
     if scores.size == 0:
         return np.zeros_like(scores)
@@ -466,6 +440,6 @@ def reciprocal_rank(scores: np.ndarray, present: np.ndarray, k: int) -> np.ndarr
 
 
 def count_rank(scores: np.ndarray, position: int) -> int:
-    """1 + how many of (n,) scores stand before `position`: the higher ones, and equal ones at smaller positions."""
+    """1 + number of (n,) scores that are higher, or equal at a smaller position."""
     value = scores[position]
     return 1 + int(np.count_nonzero(scores > value) + np.count_nonzero(scores[:position] == value))

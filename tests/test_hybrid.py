@@ -1,4 +1,4 @@
-"""Hybrid retrieval: fusion by hand, ranks against a full sort, tiny memories, ties, batches, wrong versions."""
+"""Hybrid retrieval: fusion by hand, ranks against a full sort, tiny memories, ties, batches, growth, wrong versions."""
 
 from itertools import pairwise
 
@@ -51,14 +51,14 @@ def make(texts=CORPUS, ids=None, config=VARIANTS[0], corpus=CORPUS):
 
 
 def synthetic(n, seed=0, longest=9):
-    """n texts of few different words, some of them equal: many ties. Ids in no order."""
+    """n texts of few distinct words, some of them equal, so there are many ties. Ids in random order."""
     rng = np.random.default_rng(seed)
     texts = [" ".join(rng.choice([f"w{i}" for i in range(25)], rng.integers(1, longest))) for _ in range(n)]
     return [f"i{j:04d}" for j in rng.permutation(n)], texts
 
 
 def by_formula(index, texts, query, config):
-    """(n,) scores from the two raw lists, in plain Python, columns as in `index.ids`."""
+    """(n,) scores from the two raw lists in plain Python, in the order of `index.ids`."""
     bm25 = BM25(texts, index.space.stats, config.k1, config.b).scores(query).tolist()
     vectors = index.space.vectors(texts)
     cos = cosine(embed(index.space.embedder, [query]), vectors)[0].tolist()
@@ -81,7 +81,7 @@ def by_formula(index, texts, query, config):
 
 
 def full_order(index, query):
-    """Ids by (score desc, id asc): the slow way that `search` and `ranks` must agree with."""
+    """Ids by (score desc, id asc): the slow way, which `search` and `ranks` must agree with."""
     score = dict(zip(index.ids, index.scores([query])[0].tolist(), strict=True))
     return sorted(index.ids, key=lambda id: (-score[id], id))
 
@@ -93,10 +93,10 @@ def test_minmax_by_hand():
     lists = np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0], [-1.0, 0.0, 1.0]])
     # (1-1)/2, (3-1)/2, (2-1)/2; constant; (-1+1)/2, (0+1)/2, (1+1)/2
     assert minmax(lists).tolist() == [[0, 1, 0.5], [0, 0, 0], [0, 0.5, 1]]
-    assert lists[0].tolist() == [1, 3, 2]  # the input is left alone
+    assert lists[0].tolist() == [1, 3, 2]  # the input is unchanged
     assert minmax(np.array([[7.0]])).tolist() == [[0.0]]  # one row
     assert minmax(np.zeros((2, 0))).shape == (2, 0)
-    # row 1 is missing: it counts as the minimum of the others, 2, and not as 0
+    # row 1 is not present: it counts as the minimum of the others, 2, not as 0
     assert minmax(np.array([[2.0, 0.0, 4.0]]), np.array([True, False, True])).tolist() == [[0, 0, 1]]
     assert minmax(np.array([[2.0, 0.0]]), np.array([False, False])).tolist() == [[0, 0]]
 
@@ -110,11 +110,11 @@ WRONG_MINMAX = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_MINMAX.values(), ids=WRONG_MINMAX.keys())
-def test_wrong_minmax_is_told_apart(wrong):
+def test_wrong_minmax_is_rejected(wrong):
     index = make()
-    part = index.joined()
-    bm25 = np.stack([part.lexical.scores(query) for query in QUERIES])
-    cos = cosine(embed(index.space.embedder, QUERIES), part.vectors)
+    segment = index.merge()
+    bm25 = np.stack([segment.lexical.scores(query) for query in QUERIES])
+    cos = cosine(embed(index.space.embedder, QUERIES), segment.vectors)
     a, b = wrong(bm25, cos)
     assert not np.allclose(index.scores(QUERIES), 0.7 * a + 0.3 * b, atol=1e-3)
     assert np.allclose(index.scores(QUERIES), 0.7 * minmax(bm25) + 0.3 * minmax(cos))
@@ -125,9 +125,9 @@ def test_wrong_minmax_is_told_apart(wrong):
 
 def test_reciprocal_rank_by_hand():
     scores = np.array([[0.2, 0.9, 0.9, 0.5]])
-    here = np.array([[True, True, True, False]])
-    # rank 1 and 2: the two of 0.9, smaller position first; rank 3: 0.2; the last is not in the list
-    assert reciprocal_rank(scores, here, 60).tolist() == [[1 / 63, 1 / 61, 1 / 62, 0]]
+    present = np.array([[True, True, True, False]])
+    # ranks 1 and 2: the two of 0.9, smaller position first; rank 3: 0.2; the last row is not present
+    assert reciprocal_rank(scores, present, 60).tolist() == [[1 / 63, 1 / 61, 1 / 62, 0]]
 
 
 def test_rrf_by_hand():
@@ -137,7 +137,7 @@ def test_rrf_by_hand():
     dense = {hit.id: hit.dense for hit in index.search("citrus scent", 3)}
     assert bm25["a"] > bm25["c"] > bm25["b"] == 0
     assert dense["a"] > dense["c"] > dense["b"]
-    # b shares no word, so BM25 does not list it: only 1 / (60 + 3) from the dense list
+    # b shares no word, so it has no BM25 rank: only 1 / (60 + 3) from the dense list
     expected = {"a": 1 / 61, "c": 1 / 62, "b": 0.5 / 63}
     assert {hit.id: hit.score for hit in index.search("citrus scent", 3)} == pytest.approx(expected)
     wrong = {
@@ -152,7 +152,7 @@ def test_rrf_by_hand():
 @pytest.mark.parametrize(
     "config", [c for c in VARIANTS if c.dense == "lsa"], ids=lambda c: f"{c.fusion}-{c.bm25_weight}"
 )
-def test_scores_are_the_formula_on_random_rows(config):
+def test_scores_follow_the_formula_on_random_rows(config):
     ids, texts = synthetic(40)
     texts[3] = "unheard"  # a row without a vector
     index = make(texts, ids, config, corpus=[t for t in texts if t != "unheard"])
@@ -181,15 +181,15 @@ def test_count_rank_and_its_wrong_versions():
     scores = np.array([0.5, 0.9, 0.5, 0.5, 0.1])
     assert [count_rank(scores, i) for i in range(5)] == [2, 1, 3, 4, 5]
     right = [2, 1, 3, 4, 5]
-    assert [int((scores > s).sum()) for s in scores] != right  # from 0
-    assert [1 + int((scores > s).sum()) for s in scores] != right  # optimistic: ties cost nothing
+    assert [int((scores > s).sum()) for s in scores] != right  # ranks from 0
+    assert [1 + int((scores > s).sum()) for s in scores] != right  # optimistic: ties are free
     assert [int((scores >= s).sum()) for s in scores] != right  # pessimistic
     assert [
         1 + int((scores > s).sum() + (scores[i + 1 :] == s).sum()) for i, s in enumerate(scores)
     ] != right  # id desc
 
 
-def test_ties_go_by_id_and_not_by_place():
+def test_ties_go_by_id_not_by_position():
     index = make(["citrus", "citrus", "steel", "citrus"], ["m9", "m10", "m1", "m2"])
     assert [hit.id for hit in index.search("citrus", 4)] == ["m10", "m2", "m9", "m1"]  # strings: "m10" < "m2"
     assert index.ranks(["citrus"] * 4, ["m9", "m10", "m1", "m2"]).tolist() == [3, 1, 4, 2]
@@ -203,7 +203,7 @@ def test_a_query_with_no_known_word():
         assert index.ranks([query] * 3, ["b", "c", "a"]).tolist() == [2, 3, 1]
 
 
-def test_scores_stand_in_the_given_order():
+def test_scores_are_in_the_order_given():
     index = make(["steel", "citrus"], ["z", "a"])
     assert index.ids == ("z", "a")
     assert index.scores(["citrus"]).argmax() == 1 and index.scores(["steel"]).argmax() == 0
@@ -222,7 +222,7 @@ def test_tiny_memories_find_the_right_row(n, config):
     assert n == 1 or hits[0].score > hits[1].score
 
 
-def test_one_row_has_nothing_to_be_compared_with():
+def test_a_single_row_scores_zero_under_minmax():
     (hit,) = make(["citrus"], ["a"]).search("citrus", 1)
     assert hit.score == 0.0 and hit.bm25 > 0 and hit.dense > 0
 
@@ -235,7 +235,7 @@ def test_no_rows(config):
     assert index.search_many(["citrus", ""], 3) == [[], []]
     assert index.scores(["citrus"]).shape == (1, 0)
     assert index.ranks([], []).tolist() == []
-    with pytest.raises(ValueError, match="no row"):
+    with pytest.raises(ValueError, match="not in this index"):
         index.ranks(["citrus"], ["a"])
 
 
@@ -256,7 +256,7 @@ def test_k():
     assert index.scores([]).shape == (0, len(CORPUS))
 
 
-def test_a_hundred_thousand_characters_are_only_slow():
+def test_a_query_of_a_hundred_thousand_characters_works():
     index = make()
     assert index.search("citrus scent " * 8000, 1)[0].id == "m0"
 
@@ -274,8 +274,8 @@ def test_a_query_scores_the_same_alone_and_in_any_batch(config, monkeypatch):
     ranks = index.ranks(queries, targets)
     hits = index.search_many(queries, 5)
     assert np.array_equal(together[:50], together[50:][::-1])
-    monkeypatch.setattr(hybrid, "CELLS", 1)
-    monkeypatch.setattr(hybrid, "LEAST", 3)
+    monkeypatch.setattr(hybrid, "CHUNK_SCORES", 1)
+    monkeypatch.setattr(hybrid, "MIN_CHUNK", 3)
     assert np.array_equal(index.scores(queries), together[:50])
     assert np.array_equal(index.ranks(queries, targets), ranks)
     assert index.search_many(queries, 5) == hits
@@ -287,7 +287,7 @@ def test_a_query_scores_the_same_alone_and_in_any_batch(config, monkeypatch):
 def test_equal_queries_are_scored_once(monkeypatch):
     index = make()
     asked = []
-    lexical = index.joined().lexical
+    lexical = index.merge().lexical
     score = lexical.scores
     monkeypatch.setattr(lexical, "scores", lambda query: asked.append(query) or score(query))
     queries, targets = ["steel", "citrus", "steel", "steel"], ["m4", "m0", "m5", "m4"]
@@ -304,14 +304,14 @@ def test_equal_queries_are_scored_once(monkeypatch):
     st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5).map(" ".join), min_size=1, max_size=8),
     st.data(),
 )
-def test_a_foreign_row_keeps_the_order_of_the_others(texts, data):
-    """By words alone and with fixed statistics; a fused order may change, because a new row can stretch a list."""
+def test_a_row_that_shares_no_word_keeps_the_order_of_the_others(texts, data):
+    """For BM25 alone with fixed statistics. A fused order may change, because a new row can stretch a list."""
     query = " ".join(data.draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4)))
     space = TextSpace.fit([*texts, "a b c d e f"], HybridConfig(dense="none"))
     ids = [f"m{i}" for i in range(len(texts))]
     before = [hit.id for hit in HybridIndex(ids, texts, space).search(query, 99)]
     after = [hit.id for hit in HybridIndex([*ids, "foreign"], [*texts, "zyx"], space).search(query, 99)]
-    if before:  # [] where no row shares a word
+    if before:  # [] if no row shares a word
         assert [id for id in after if id != "foreign"] == before
         after_scores = HybridIndex([*ids, "foreign"], [*texts, "zyx"], space).scores([query])[0]
         assert after_scores[-1] == after_scores.min()
@@ -319,7 +319,7 @@ def test_a_foreign_row_keeps_the_order_of_the_others(texts, data):
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.sampled_from(VARIANTS))
-def test_scores_fall_down_the_list_and_stay_in_range(seed, config):
+def test_hits_are_sorted_and_scores_stay_in_range(seed, config):
     ids, texts = synthetic(12, seed)
     hits = make(texts, ids, config, corpus=texts).search(synthetic(1, seed + 1)[1][0], 12)
     assert all((-a.score, a.id) < (-b.score, b.id) for a, b in pairwise(hits))
@@ -327,13 +327,13 @@ def test_scores_fall_down_the_list_and_stay_in_range(seed, config):
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_the_weight_takes_one_list_alone(weight):
+def test_weight_0_or_1_ranks_by_one_list_alone(weight):
     hits = make(config=HybridConfig(bm25_weight=weight, dims=4)).search("dry skin cream", 8)
     raw = [hit.bm25 if weight else hit.dense for hit in hits]
     assert raw == sorted(raw, reverse=True)
 
 
-def test_meaning_finds_what_words_miss():
+def test_dense_finds_a_row_that_shares_no_word():
     texts = ["lemon", "steel"]
     lexical, fused = (make(texts, ["b", "a"], HybridConfig(dense=d, dims=4)) for d in ("none", "lsa"))
     assert lexical.search("citrus", 1) == []
@@ -343,14 +343,14 @@ def test_meaning_finds_what_words_miss():
 # ---- bad input
 
 
-def test_bad_rows_and_targets_are_named():
+def test_bad_rows_and_targets_are_refused():
     space = TextSpace.fit(CORPUS, HybridConfig(dense="none"))
     with pytest.raises(ValueError, match="2 ids for 1 texts"):
         HybridIndex(["a", "b"], ["soap"], space)
     with pytest.raises(ValueError, match="'a' is given twice"):
         HybridIndex(["a", "b", "a"], ["soap"] * 3, space)
     index = HybridIndex(["a"], ["soap"], space)
-    with pytest.raises(ValueError, match="target 'q' is no row"):
+    with pytest.raises(ValueError, match="target 'q' is not in this index"):
         index.ranks(["soap"], ["q"])
     with pytest.raises(ValueError, match="1 queries for 2 targets"):
         index.ranks(["soap"], ["a", "a"])
@@ -375,17 +375,17 @@ def test_bad_settings_are_refused(wrong):
         HybridConfig(**wrong)
 
 
-def test_a_hit_says_what_it_was_made_of():
+def test_a_hit_holds_the_raw_scores():
     index = make(config=HybridConfig(dense="none"))
     hit = index.search("citrus", 1)[0]
-    assert hit == Hit("m0", 1.0, float(index.joined().lexical.scores("citrus")[0]), 0.0)
+    assert hit == Hit("m0", 1.0, float(index.merge().lexical.scores("citrus")[0]), 0.0)
 
 
-# ---- rows come and go
+# ---- growth
 
 
 def same_answers(grown, built, queries):
-    """Every answer of two indexes, bit for bit."""
+    """Assert that two indexes give the same answers, bit for bit."""
     assert sorted(grown.ids) == sorted(built.ids) and len(grown) == len(built)
     assert grown.search_many(queries, 5) == built.search_many(queries, 5)
     assert grown.search_many(queries, 99) == built.search_many(queries, 99)
@@ -397,8 +397,8 @@ def same_answers(grown, built, queries):
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(VARIANTS), st.integers(0, 10_000), st.data())
-def test_an_index_that_grew_is_the_one_built_from_scratch(config, seed, data):
-    """After any sequence of add, update and delete; what is refused changes nothing."""
+def test_an_index_that_grew_equals_one_built_from_scratch(config, seed, data):
+    """After any sequence of add, update and delete. A refused call changes nothing."""
     _, words = synthetic(30, seed)
     space = TextSpace.fit(words[:20], config)
     queries = [*synthetic(4, seed + 1)[1], "zyx", ""]
@@ -420,25 +420,25 @@ def test_an_index_that_grew_is_the_one_built_from_scratch(config, seed, data):
         if data.draw(st.booleans()):
             same_answers(index, HybridIndex(list(now), list(now.values()), space), queries)
     same_answers(index, HybridIndex(list(now), list(now.values()), space), queries)
-    index.joined()
+    index.merge()
     same_answers(index, HybridIndex(list(now), list(now.values()), space), queries)
 
 
-def test_rows_are_added_in_few_parts():
-    """n additions of one row make about log n parts, each less than half of the one before, and answer as one."""
+def test_added_rows_are_in_few_segments():
+    """n additions of one row make about log n segments, each less than half the size of the one before."""
     index = make()
     ids, texts = synthetic(200)
     for id, text in zip(ids, texts, strict=True):
         index.add([id], [text])
     built = make([*CORPUS, *texts], [*(f"m{i}" for i in range(8)), *ids])
     assert index.search_many(["w1 w2", "citrus w3"], 208) == built.search_many(["w1 w2", "citrus w3"], 208)
-    sizes = [len(part.ids) for part in index._parts]
+    sizes = [len(segment.ids) for segment in index._segments]
     assert sum(sizes) == 208 and len(sizes) <= 9
     assert all(2 * right < left for left, right in pairwise(sizes))
 
 
-def test_a_deleted_row_stretches_no_list():
-    """The best and the worst row of each list are gone, so min-max has to be over the others."""
+def test_a_deleted_row_does_not_stretch_a_list():
+    """With the best and the worst row deleted, min-max runs over the others only."""
     index = make()
     best = index.search("dry skin cream for hiking", 8)
     index.delete([best[0].id, best[-1].id])
@@ -447,16 +447,16 @@ def test_a_deleted_row_stretches_no_list():
     assert after[0].score > best[1].score + 0.1
 
 
-def test_what_is_refused_is_named_and_changes_nothing():
+def test_a_refused_change_names_the_id_and_changes_nothing():
     index = make()
     before = index.search("citrus", 8)
-    with pytest.raises(ValueError, match="'m1' is there already"):
+    with pytest.raises(ValueError, match="'m1' is already in this index"):
         index.add(["new", "m1"], ["soap", "soap"])
     with pytest.raises(ValueError, match="'n' is given twice"):
         index.add(["n", "n"], ["soap", "soap"])
-    with pytest.raises(LookupError, match="'n' is no row"):
+    with pytest.raises(LookupError, match="'n' is not in this index"):
         index.delete(["m1", "n"])
-    with pytest.raises(LookupError, match="'n' is no row"):
+    with pytest.raises(LookupError, match="'n' is not in this index"):
         index.update(["m1", "n"], ["soap", "soap"])
     with pytest.raises(ValueError, match="1 ids for 2 texts"):
         index.update(["m1"], ["soap", "soap"])
@@ -467,7 +467,7 @@ def test_what_is_refused_is_named_and_changes_nothing():
 
 
 def test_rank_bm25_can_be_chosen():
-    """The readable first implementation: what it counts are the rows alone, and so it cannot grow."""
+    """It counts the rows of its index alone, so it cannot grow."""
     from rank_bm25 import BM25Okapi
 
     from mrrec_mini.bm25 import words
@@ -480,14 +480,17 @@ def test_rank_bm25_can_be_chosen():
         assert [found[f"m{i}"] for i in range(8)] == theirs.get_scores(words(query)).tolist()
     with pytest.raises(ValueError, match="build a new index"):
         index.add(["new"], ["soap"])
-    own = TextSpace.fit(CORPUS, HybridConfig(idf="okapi", dims=4, k1=1.2, b=0.3))  # the same numbers, counted by us
+    with pytest.raises(ValueError, match="build a new index"):
+        index.update(["m0"], ["soap"])
+    assert "m0" in index.ids  # the refused update deleted nothing
+    own = TextSpace.fit(CORPUS, HybridConfig(idf="okapi", dims=4, k1=1.2, b=0.3))  # the same formula, ours
     ours = HybridIndex([f"m{i}" for i in range(8)], CORPUS, own)
     assert np.array_equal(ours.scores(QUERIES), index.scores(QUERIES))
 
 
 @pytest.mark.parametrize("lexical", ["rank_bm25", "bm25"])
-def test_the_floor_of_rank_bm25_breaks_a_memory_of_one_entry(lexical):
-    """One entry, and the word it was asked for: ours says that it fits, rank-bm25 that it fits less than nothing."""
+def test_rank_bm25_fails_on_a_memory_of_one_entry(lexical):
+    """One entry that contains the query word: ours scores it above zero, rank-bm25 below."""
     space = TextSpace.fit(CORPUS, HybridConfig(lexical=lexical, dense="none"))
     [hit] = HybridIndex(["a"], ["likes a light citrus scent"], space).search("citrus", 1)
     assert (hit.bm25 > 0) == (lexical == "bm25")
@@ -502,7 +505,7 @@ def test_the_tuned_weight_is_the_best_of_a_full_search(k):
     judged = [("citrus scent", {"m1"}), ("dry skin", {"m2", "m3"}), ("a film of lotion in summer", {"m6"})]
     found = tune_weight([(index, query, right) for query, right in judged], k=k)
     assert list(found) == [i / 10 for i in range(11)]
-    for weight, value in found.items():  # the slow way: an index for each weight, a sort, nDCG from its definition
+    for weight, value in found.items():  # the slow way: an index per weight, a full sort, nDCG from its definition
         other = make(config=HybridConfig(dims=4, bm25_weight=weight))
         ndcg = []
         for query, right in judged:
@@ -513,14 +516,14 @@ def test_the_tuned_weight_is_the_best_of_a_full_search(k):
     assert len(set(found.values())) > 1
 
 
-def test_the_weight_needs_queries_and_rows():
+def test_tuning_needs_queries_and_known_ids():
     with pytest.raises(ValueError, match="no query"):
         tune_weight([])
-    with pytest.raises(ValueError, match="target 'q' is no row"):
+    with pytest.raises(ValueError, match="target 'q' is not in this index"):
         tune_weight([(make(), "citrus", {"q"})])
 
 
-def test_a_space_is_packed_and_unpacked_to_the_last_bit():
+def test_pack_and_unpack_keep_every_bit():
     for config in VARIANTS:
         space = TextSpace.fit(CORPUS, config)
         again = TextSpace.unpack(*space.pack())
@@ -529,10 +532,10 @@ def test_a_space_is_packed_and_unpacked_to_the_last_bit():
         same_answers(HybridIndex(ids, texts, again), HybridIndex(ids, texts, space), [*QUERIES, "zyx steel"])
 
 
-def test_kept_vectors_are_those_that_would_be_made():
-    """A store keeps float32 ones, whatever the index works with."""
+def test_stored_vectors_give_the_same_answers_as_computed_ones():
+    """A store holds float32 vectors, whatever type the index uses."""
     for config in (HybridConfig(dims=4), HybridConfig(dims=4, vectors="int16")):
         space = TextSpace.fit(CORPUS, config)
         ids = [f"m{i}" for i in range(8)][::-1]
-        kept = HybridIndex(ids, CORPUS, space, embed(space.embedder, CORPUS))
-        same_answers(kept, HybridIndex(ids, CORPUS, space), QUERIES)
+        stored = HybridIndex(ids, CORPUS, space, embed(space.embedder, CORPUS))
+        same_answers(stored, HybridIndex(ids, CORPUS, space), QUERIES)
