@@ -2,12 +2,12 @@
 
     python -m benchmarks.bm25 [--fast] [--json]
 
-Texts of 12 to 30 words drawn by Zipf's law from 50,000, queries of 5 to 12. An arm does all that a caller waits for:
-words of the query, scores, the 100 best. rank-bm25 has no fast way to the best ones; it gets NumPy's argpartition.
-Ours runs with okapi weights, so that its scores can be held against rank-bm25's, which they have to equal to the last
-bit. bm25s leaves out the factor k1 + 1 and counts in float32, and is compared by its own lucene formula. Its compile
-time stands apart. The floor is the time to read once, at the speed of a sum, what a query of ours has to touch: 16
-bytes a posting, 8 a row for each column, and the scores, written and read.
+Texts of 12 to 30 words drawn by Zipf's law from 50,000 words, queries of 5 to 12. Each arm is timed over all that a
+caller waits for: splitting the query, scores, the 100 best. rank-bm25 has no fast selection of the best, so it gets
+NumPy's argpartition. Ours uses okapi weights, so that its scores must equal rank-bm25's to the last bit. bm25s omits
+the factor k1 + 1 and computes in float32; it is compared with our lucene formula. Its compile time is reported apart.
+The floor is the time to read, at the speed of a sum, the bytes that our query touches: 16 per posting, 8 per row for
+each full column, and the scores, written and read.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mrrec_mini.bm25 import BM25, BM25Stats, words
 from mrrec_mini.dense import top_k
 
 K = 100
-TARGET = 300.0  # times rank-bm25's speed
-NEAR = 1.7  # at most so many times the milliseconds of bm25s: what the prototype needed
+TARGET = 300.0  # speed of ours / rank-bm25's
+NEAR = 1.7  # milliseconds of ours / of bm25s, at most: the ratio of the prototype
 
 
 def touched(index: BM25, query: str) -> int:
-    """Bytes that a query reads and writes at least."""
+    """Minimal number of bytes that a query reads and writes."""
     total = 16 * index.n
     for word in words(query):
         term = index.vocabulary.get(word)
@@ -41,10 +41,11 @@ def touched(index: BM25, query: str) -> int:
 
 
 def measure(n: int, rounds: int) -> dict:
-    """Everything about one size."""
+    """All results for n texts."""
     import bm25s
     from rank_bm25 import BM25Okapi
 
+    # 1. build the three indexes, and ours again with lucene weights for bm25s
     texts, asked = zipf_texts(n), queries(rounds)
     stats, fit_s = timed(lambda: BM25Stats.fit(texts, "okapi"))
     ours, build_s = timed(lambda: BM25(texts, stats))
@@ -53,8 +54,9 @@ def measure(n: int, rounds: int) -> dict:
     fast = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend="numba")
     _, fast_build_s = timed(lambda: fast.index(split, show_progress=False))
     lucene = BM25(texts, BM25Stats.fit(texts))
-    texts = split = None  # hundreds of megabytes
+    texts = split = None  # free hundreds of megabytes
 
+    # 2. the arms take turns; bm25s compiles at its first query
     def rank_bm25(i: int) -> np.ndarray:
         scores = theirs.get_scores(words(asked[i]))
         return np.argpartition(scores, -K)[-K:]
@@ -67,6 +69,8 @@ def measure(n: int, rounds: int) -> dict:
     for arm in arms.values():
         arm(0)
     spent = in_rounds(arms, rounds)
+
+    # 3. how far the scores differ
     apart = near = 0.0
     for i in range(rounds):
         scores = ours.scores(asked[i])

@@ -1,15 +1,15 @@
-"""What a policy could reach at most in the synthetic shop: three readers that know more than any policy can.
+"""Upper bounds for a policy in the synthetic shop: readers that know more than any policy can.
 
     python -m benchmarks.ceilings [--seeds 0 1 2] [--fast] [--json]
 
-    expert          looks up the aspects that matter, believes this category's pattern, else the profile's line
-    told            the expert's look-ups; of the lines that it is shown it takes one that states the true value, if any
-    usual           knows what the person usually wants of each aspect that matters, as an endless history would tell;
+    expert          looks up the aspects that matter, then believes this category's pattern, otherwise the profile line
+    told            the expert's look-ups; among the lines it sees, it picks one that states the true value, if any
+    usual           knows what the person usually wants for each aspect that matters, as from an endless history, but
                     not the exceptions of single categories
     oracle          knows what is wanted here
 
-`told` bounds every reader of this memory, `usual` every memory of this kind. nDCG@10 over the whole pool, greedy and
-without any policy, 95 % intervals, queries drawn anew.
+`told` bounds every reader of this memory, `usual` bounds every memory of this kind. nDCG@10 over the whole pool,
+without a policy; 95 % intervals resample the queries.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from dataclasses import replace
 
 from benchmarks.common import at_most, document, finish, show
 
-AIM = 0.85  # of the oracle: more than any reader of this memory can reach
+AIM = 0.85  # share of the oracle; no policy that reads this memory can reach it
 
 
 def readers(eval_set) -> dict[str, list]:
-    """{reader: a row a query}"""
+    """{reader: one row per query}"""
     import numpy as np
 
     from mrrec_mini.evaluate import episode_rows, play, profile_rows
@@ -35,9 +35,8 @@ def readers(eval_set) -> dict[str, list]:
 
     config = WorldConfig(**eval_set.environment.dataset.meta["world"])
     names, values = list(ASPECTS), [list(words) for words in ASPECTS.values()]
-    wanted = {
-        query.user: preferences(config, int(query.user[1:])) for query in eval_set.queries
-    }  # (categories, aspects)
+    # {user: (categories, aspects) numbers of the values that the user prefers}
+    wanted = {query.user: preferences(config, int(query.user[1:])) for query in eval_set.queries}
 
     def told(state):
         stated = {f"{aspect} {value}" for aspect, value in state.query.truth.items()}
@@ -92,12 +91,12 @@ def measure(seeds: Sequence[int], fast: bool) -> dict[str, dict]:
         best = means(answered["oracle"])["ndcg@10"]
         found[part] = {
             reader: {
-                "ndcg@10": (mean := means(those)["ndcg@10"]),
-                "interval": interval([ndcg_10(row) for row in those], those, np.random.default_rng(0)),
+                "ndcg@10": (mean := means(answers)["ndcg@10"]),
+                "interval": interval([ndcg_10(row) for row in answers], answers, np.random.default_rng(0)),
                 "of_oracle": mean / best,
-                "queries": len(those),
+                "queries": len(answers),
             }
-            for reader, those in answered.items()
+            for reader, answers in answered.items()
         }
     return found
 
@@ -116,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append((reader, f"{n['ndcg@10']:.3f}", f"{low:.3f}..{high:.3f}", f"{n['of_oracle']:.0%}"))
         show(part, rows, sys.stderr if given.json else None)
     claims = [
-        at_most(f"{part}: share of the oracle that a reader who is told reaches", n["told"]["of_oracle"], AIM)
+        at_most(f"{part}: share of the oracle that the `told` reader reaches", n["told"]["of_oracle"], AIM)
         for part, n in found.items()
     ]
     return finish(document(claims, seeds=given.seeds, readers=found), given.json)

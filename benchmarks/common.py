@@ -1,9 +1,9 @@
-"""What every benchmark shares: claims, the JSON document, the machine, and arms as processes of their own.
+"""Shared by all benchmarks: claims, the JSON document, the machine, and arms in separate processes.
 
-A *claim* is a number with its target, and whether it holds. A *document* is what `--json` prints: the claims, all that
-was measured, and on what. An *arm* is one of the things that are compared: a process that makes one step when it is
-told to, so that the arms of a comparison take turns and the load of the machine meets all of them alike. It answers in
-CPU seconds of its own process, and its peak memory is its own.
+A *claim* is a number with a target, and whether it holds. A *document* is what `--json` prints: the claims, all
+measurements, and the machine. An *arm* is one of the systems compared. It runs in its own process and makes one step
+when asked, so that the arms of a comparison take turns and share the load of the machine fairly. It reports the CPU
+seconds and the peak memory of its process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-QUIET = {  # one thread, no network, no bars
+QUIET = {  # one thread, no network, no progress bars
     **{name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
     **{"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"},
     "TRL_EXPERIMENTAL_SILENCE": "1",
@@ -39,7 +39,7 @@ def fresh_model(size: str, seed: int = 0):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(seed)  # initialisation draws from the global generator
+    torch.manual_seed(seed)  # initialisation uses the global generator
     config = LlamaConfig(
         **SIZES[size],
         vocab_size=VOCABULARY,
@@ -56,12 +56,12 @@ def fresh_model(size: str, seed: int = 0):
 
 
 def claim(name: str, value: float, target: float) -> dict:
-    """`value` is to be at least `target`."""
+    """A claim that holds if `value` is at least `target`."""
     return {"name": name, "value": round(value, 3), "target": target, "holds": value >= target}
 
 
 def at_most(name: str, value: float, target: float) -> dict:
-    """`value`, an error, is to be at most `target`."""
+    """A claim that holds if `value` is at most `target`."""
     return {"name": name, "value": value, "target": target, "holds": value <= target}
 
 
@@ -71,17 +71,17 @@ def document(claims: Sequence[Mapping], **measured) -> dict:
 
 
 def machine() -> dict:
-    """On what it was measured. `bf16`: what the processor has for it, as Linux lists it."""
+    """The machine and the versions measured. `bf16`: the flags of the processor for it, as Linux lists them."""
     known = Path("/proc/cpuinfo")
     lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
-    said: dict[str, str] = {}
+    listed: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(":")
-        said.setdefault(name.strip(), value.strip())
-    flags = said.get("flags", "").split()
+        listed.setdefault(name.strip(), value.strip())
+    flags = listed.get("flags", "").split()
     return {
         "date": date.today().isoformat(),
-        "cpu": said.get("model name") or platform.processor() or platform.machine(),
+        "cpu": listed.get("model name") or platform.processor() or platform.machine(),
         "bf16": [flag for flag in flags if flag in ("avx512_bf16", "amx_bf16", "amx_tile")],
         "python": platform.python_version(),
         **{name: _version(name) for name in PEERS if _version(name)},
@@ -96,7 +96,7 @@ def _version(name: str) -> str | None:
 
 
 def show(title: str, rows: Sequence[Sequence[object]], file=None) -> None:
-    """A table for people; the first row is its heading. Numbers to three digits."""
+    """Print a table; the first row is its heading. Floats get four significant digits."""
     text = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
     print(f"\n{title}", file=file)
@@ -105,7 +105,7 @@ def show(title: str, rows: Sequence[Sequence[object]], file=None) -> None:
 
 
 def finish(found: dict, as_json: bool) -> int:
-    """Print the claims (people) or the document (--json). 1: a claim does not hold."""
+    """Print the claims, and the document if `as_json`. Returns the exit status: 1 if a claim does not hold."""
     rows = [("claim", "value", "target", "holds")]
     rows += [(c["name"], c["value"], c["target"], "yes" if c["holds"] else "NO") for c in found["claims"]]
     if found["claims"]:
@@ -119,7 +119,7 @@ def finish(found: dict, as_json: bool) -> int:
 
 
 class Arm:
-    """An arm seen from outside: a fresh process that makes a step when asked and tells what it cost."""
+    """An arm seen from outside: a fresh process that makes a step when asked and reports its cost."""
 
     def __init__(self, command: Sequence[str]):
         self.process = subprocess.Popen(
@@ -133,13 +133,13 @@ class Arm:
         self.ready = self._answer()
 
     def step(self) -> dict:
-        """One step; what the arm measured."""
+        """Ask for one step; returns the measurements of the arm."""
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
         return self._answer()
 
     def close(self) -> None:
-        """Let it end by itself; if it does not, it is stopped."""
+        """Let the process end; kill it after a minute."""
         self.process.stdin.close()
         try:
             self.process.wait(timeout=60)
@@ -150,12 +150,12 @@ class Arm:
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"an arm ended early with {self.process.wait()}; its last words stand above")
+            raise RuntimeError(f"an arm ended early (exit status {self.process.wait()}); its last messages are above")
         return json.loads(line)
 
 
 def in_turns(commands: Mapping[str, Sequence[str]], steps: int) -> dict[str, list[dict]]:
-    """Each arm's steps. All arms make their step n, in a rotating order, before one makes its step n + 1."""
+    """Measurements of each arm. All arms make step n, in a rotating order, before any makes step n + 1."""
     arms: dict[str, Arm] = {}
     try:
         for name, command in commands.items():
@@ -173,7 +173,7 @@ def in_turns(commands: Mapping[str, Sequence[str]], steps: int) -> dict[str, lis
 
 @contextmanager
 def answers() -> Iterator[Callable[[Mapping], None]]:
-    """Inside an arm: the way to answer. Whatever else is printed goes to stderr, so that answers stay clean."""
+    """Inside an arm: yield the function that answers. All other output goes to stderr, so stdout holds only answers."""
     out, sys.stdout = sys.stdout, sys.stderr
 
     def answer(content: Mapping) -> None:
@@ -187,18 +187,18 @@ def answers() -> Iterator[Callable[[Mapping], None]]:
 
 
 def asked() -> bool:
-    """Inside an arm: wait for the next step. False: there is none."""
+    """Inside an arm: wait for the next request. False: there is no further step."""
     return sys.stdin.readline().strip() == "step"
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held so far."""
+    """Peak memory of this process so far."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # bytes there, KiB elsewhere
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # macOS reports bytes, others KiB
 
 
 def median(steps: Sequence[Mapping], key: str) -> float:
-    """Of the steps but the first, which pays for warming up (of the only one, where there is one)."""
+    """Median over the steps without the first, which includes the warm-up; a single step is kept."""
     return statistics.median(step[key] for step in (steps[1:] or steps))

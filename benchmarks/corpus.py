@@ -1,4 +1,4 @@
-"""What the retrieval benchmarks share: texts with natural word counts, timings in turns, the speed of the memory."""
+"""Shared by the retrieval benchmarks: texts with natural word frequencies, timings in turns, memory bandwidth."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 WORDS = 50_000
-SHORTEST, LONGEST = 12, 30  # words of a text
+SHORTEST, LONGEST = 12, 30  # words per text
 
 
 def zipf_texts(n: int, seed: int = 0, shortest: int = SHORTEST, longest: int = LONGEST) -> list[str]:
-    """n texts of words w0, w1, ... where word r is drawn in proportion to 1 / (r + 1)^1.05."""
+    """n texts of the words w0, w1, ...; word r is drawn with probability proportional to 1 / (r + 1)^1.05."""
     rng = np.random.default_rng(seed)
     share = 1 / np.arange(1, WORDS + 1) ** 1.05
     up_to = np.cumsum(share / share.sum())
@@ -25,12 +25,12 @@ def zipf_texts(n: int, seed: int = 0, shortest: int = SHORTEST, longest: int = L
 
 
 def queries(n: int, seed: int = 1) -> list[str]:
-    """n texts of 5 to 12 words of the same kind."""
+    """n texts of 5 to 12 words from the same distribution."""
     return zipf_texts(n, seed, 5, 12)
 
 
 def in_rounds(arms: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of `arm(i)` for each round i and arm; in a round the arms take turns, in a rotating order."""
+    """Wall seconds of `arm(i)` for each arm and round i. In each round all arms run, in a rotating order."""
     names, spent = list(arms), {name: [] for name in arms}
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
@@ -41,7 +41,7 @@ def in_rounds(arms: Mapping[str, Callable[[int], object]], rounds: int) -> dict[
 
 
 def timed(work: Callable[[], object]) -> tuple[object, float]:
-    """(what `work` returns, wall seconds)"""
+    """(result of `work`, wall seconds)"""
     start = time.perf_counter()
     return work(), time.perf_counter() - start
 
@@ -56,7 +56,7 @@ def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def bandwidth(megabytes: int = 256) -> float:
-    """Bytes a second that one thread reads from memory: the best of five sums over an array larger than any cache."""
+    """Bytes per second that one thread reads from memory: best of five sums over an array larger than any cache."""
     array = np.ones(megabytes << 17)  # 8 bytes each
     array.sum()
     return array.nbytes / min(timed(array.sum)[1] for _ in range(5))

@@ -3,20 +3,20 @@
     python -m benchmarks.grpo_vs_trl [--fast] [--json]          needs TRL: pip install -e '.[trl]'
     python -m benchmarks.grpo_vs_trl --bf16                     ours in bf16 against ours in fp32
 
-Same on both sides: weights, prompts (the very ids, tool schema included), group size, tool and its answers, cap of a
+Same on both sides: weights, prompts (the same ids, tool schema included), group size, tool and its answers, tokens per
 turn, temperature, micro-batch, AdamW, loss (token mean, no KL, no sigma), fp32, one thread. Neither suppresses a stop
-token. What the two sample differs by chance, so a ratio is one of CPU seconds for each sampled token.
+token. The two sample different tokens by chance, so a ratio compares CPU seconds per sampled token.
 
     single turn   a chat prompt of about 80 tokens, 64 new tokens, untrained weights
-    multi-turn    a request with a tool's schema, two look-ups in the user's memory, an answer; the weights had some
-                  supervised steps, so that they call the tool
+    multi-turn    a request with a tool's schema, two look-ups in the user's memory, an answer; some supervised steps
+                  have taught the weights to call the tool
 
-Both arms are processes of their own that make their steps in turns; the first step is dropped. `rollout` is all up to
-and including advantages, `update` the rest up to the optimiser's step. Before anything is timed, `prove` holds the two
-against each other: prompt ids, tool-answer ids, and the gradient of the loss on one batch of episodes.
+Both arms are separate processes that take turns making steps; the first step is dropped. `rollout` is everything up to
+and including the advantages, `update` the rest up to the optimiser's step. Before timing, `prove` compares the two:
+prompt ids, tool-answer ids, and the gradient of the loss on one batch of episodes.
 
-Ours runs through `rollout`, `LMActor`, `to_batch`, `token_logprobs`, `group_advantages`, `grpo_loss`. The two things
-written for this file alone are `ChatGrammar`, which speaks the chat template that TRL speaks, and a toy memory.
+Ours runs through `rollout`, `LMActor`, `to_batch`, `token_logprobs`, `group_advantages`, `grpo_loss`. Only two parts
+are written for this file: `ChatGrammar`, which speaks the chat template that TRL uses, and a toy memory.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from mrrec_mini.datatypes import Episode, MemoryEntry, Query
 from mrrec_mini.grammar import Final, Malformed, Search, Turn
 
 HERE = "benchmarks.grpo_vs_trl"
-TARGETS = {"single": 2.0, "multi": 3.0}  # CPU of TRL / ours
+TARGETS = {"single": 2.0, "multi": 3.0}  # CPU seconds of TRL / ours
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class Task:
     """One row of the table."""
 
     size: str  # of the model, a key of common.SIZES
-    calls: int  # look-ups; 0: single turn, without a tool
-    prompts: int  # a step
-    new_tokens: int  # cap of a turn
+    calls: int  # look-ups; 0: single turn without a tool
+    prompts: int  # per step
+    new_tokens: int  # at most, per turn
     temperature: float
     steps: int = 4  # the first is dropped
     group: int = 8
     micro: int = 64  # rows of a micro-batch
-    warm_steps: int = 0  # supervised, before anything is measured
+    warm_steps: int = 0  # supervised steps before the measurement
 
     @property
     def kind(self) -> str:
@@ -93,7 +93,7 @@ FAST = (
     Task("1M", calls=0, prompts=8, new_tokens=64, temperature=1.0, steps=3),
     Task("1M", calls=2, prompts=4, new_tokens=48, temperature=0.7, steps=3, micro=32, warm_steps=60),
 )
-LOSS = {"sigma": "none", "length": "token", "clip": (0.2, 0.28)}  # and TRL's names for it, in `trl_arm`
+LOSS = {"sigma": "none", "length": "token", "clip": (0.2, 0.28)}  # `make_trainer` has TRL's names for these
 
 
 # --- the world: people, facts, a tool --------------------------------------------------------------------------------
@@ -108,12 +108,12 @@ WORDS = tuple(
 
 
 def look_up(facts: dict, user: str, aspect: str) -> str:
-    """What is remembered: the answer of the tool, on both sides."""
+    """The tool's answer, on both sides."""
     return facts.get(user, {}).get(aspect, "nothing is known")
 
 
 class MemoryTool:
-    """TRL's environment of one episode; its method is the tool, and its docstring the schema in the prompt."""
+    """TRL's environment of one episode. Its method is the tool; the docstring becomes the schema in the prompt."""
 
     def __init__(self, facts: dict):
         self._facts = facts
@@ -132,7 +132,7 @@ class MemoryTool:
 
 
 class ToyMemory:
-    """The same for `rollout`: the two methods of `Memory` that it calls."""
+    """The same memory for `rollout`: the two methods of `Memory` that it calls."""
 
     def __init__(self, facts: dict):
         self.facts = facts
@@ -148,13 +148,13 @@ class ToyMemory:
 
 
 class ChatGrammar:
-    """The surface of `prompts.Grammar` in the words of a chat template, so that both arms see the same ids."""
+    """The interface of `grammar.Grammar` with a chat template, so that both arms see the same ids."""
 
     def __init__(self, tokenizer, template: str, tools: list[Callable] | None):
         self.tokenizer, self.template, self.tools = tokenizer, template, tools
         self.stop = (tokenizer.eos_token_id,)
         self.opens, self.closes = tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
-        self._prompts: dict[str, list[int]] = {}  # a group asks for the same one
+        self._prompts: dict[str, list[int]] = {}  # a group shares its prompt
 
     def prompt(self, query_text: str, global_entries: Sequence[MemoryEntry]) -> list[int]:
         if query_text not in self._prompts:
@@ -192,32 +192,35 @@ class ChatGrammar:
             call = json.loads(self.tokenizer.decode(ids[start + 1 : end]))
             return Search("", str(call["arguments"]["aspect"]))
         except (ValueError, TypeError, KeyError):
-            return Malformed("a call that is none")
+            return Malformed("a malformed call")
 
     def _ids(self, text: str) -> list[int]:
-        # frame and content in one string, as TRL does it: the ids have to be the same. The package keeps them apart.
+        # template and content in one string, as TRL does, for equal ids; the package tokenises them separately
         return self.tokenizer.encode(text, add_special_tokens=False)
 
 
 def variety(tokens: Sequence[int]) -> float:
-    """A reward that differs between episodes: the share of different tokens in what follows the prompt."""
+    """A reward that differs between episodes: the share of distinct tokens after the prompt."""
     return len(set(tokens)) / max(1, len(tokens))
 
 
-# --- preparing: one folder a task, read by every arm -----------------------------------------------------------------
+# --- preparation: one folder per task, read by every arm -------------------------------------------------------------
 
 
 def prepare(task: Task, folder: Path) -> None:
-    """Tokenizer, chat template, rows and weights into `folder`."""
+    """Write tokenizer, chat template, rows and weights to `folder`."""
     import torch
 
+    # 1. people, facts and requests
     rng = random.Random(0)
     facts = {f"user{u}": {a: f"{rng.choice(VALUES)} and {rng.choice(VALUES)}" for a in ASPECTS} for u in range(32)}
     texts = [_request(task, rng) for _ in range(task.prompts * task.steps)]
     rows = [{"text": text, "user": f"user{i % 32}"} for i, text in enumerate(texts)]
     (folder / "task.json").write_text(json.dumps({"task": asdict(task), "facts": facts, "rows": rows}))
+    # 2. template and tokenizer
     (folder / "template.jinja").write_text((_trl_templates() / "qwen3_training.jinja").read_text())
     _tokenizer(rng, facts).save_pretrained(folder / "tokenizer")
+    # 3. weights, after the supervised steps
     world = World(folder)
     model = fresh_model(task.size)
     model.config.eos_token_id = model.generation_config.eos_token_id = world.grammar.stop[0]
@@ -241,7 +244,7 @@ def _trl_templates() -> Path:
 
 
 def _tokenizer(rng: random.Random, facts: dict):
-    """Byte-level BPE, trained here. The chat template is byte for byte one that TRL knows how to read answers of."""
+    """Byte-level BPE, trained here. The chat template equals, byte for byte, one whose answers TRL can parse."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -267,14 +270,14 @@ def _tokenizer(rng: random.Random, facts: dict):
 
 
 def _common_texts() -> list[str]:
-    """Sentences of the world, often enough to get tokens of their own."""
+    """Sentences of the world, frequent enough that their words become tokens."""
     sentences = [f"Find a {item} for {use}." for item in ITEMS for use in USES]
     facts = [f"{aspect} {value} and {other}," for aspect in ASPECTS for value in VALUES for other in VALUES]
     return [*sentences, *facts, '{"name": "search_memory", "arguments": {"aspect": "colour"}}\nuser\nassistant\nsystem']
 
 
 class World:
-    """What an arm reads from the folder."""
+    """The content of a prepared folder, as an arm reads it."""
 
     def __init__(self, folder: Path):
         from transformers import PreTrainedTokenizerFast
@@ -295,13 +298,13 @@ class World:
         return LlamaForCausalLM.from_pretrained(self.folder / "model", dtype="float32")
 
     def step(self, number: int) -> list[Query]:
-        """The queries of a step, each G times."""
+        """The queries of a step, each repeated for its group."""
         size = self.task.prompts
         return [q for q in self.queries[number * size : (number + 1) * size] for _ in range(self.task.group)]
 
 
 def warm(model, world: World, rng: random.Random) -> float:
-    """Supervised steps on scripted episodes: look things up, then answer with them. Returns the last loss."""
+    """Supervised steps on scripted episodes (look up, then answer with the results). Returns the last loss."""
     import torch
 
     from mrrec_mini.reinforce import to_batch, token_logprobs
@@ -309,7 +312,7 @@ def warm(model, world: World, rng: random.Random) -> float:
     rate = {"1M": 3e-3, "10M": 1e-3}[world.task.size]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     for _ in range(world.task.warm_steps):
-        text = _request(world.task, rng)  # one for the batch: equal prompts are computed once
+        text = _request(world.task, rng)  # one per batch: equal prompts are computed once
         batch = to_batch([scripted(world, text, rng) for _ in range(8)], range(8))
         logprobs, _ = token_logprobs(model, batch.tokens, batch.mask)
         loss = -logprobs.sum() / batch.mask.sum()
@@ -321,7 +324,7 @@ def warm(model, world: World, rng: random.Random) -> float:
 
 
 def scripted(world: World, text: str, rng: random.Random) -> Episode:
-    """An episode as it should be."""
+    """A correct episode: `task.calls` look-ups, then an answer with their results."""
     grammar, task = world.grammar, world.task
     query = Query("", rng.choice(list(world.facts)), text, target="", time=0)
     tokens = grammar.prompt(query.text, ())
@@ -341,7 +344,7 @@ def scripted(world: World, text: str, rng: random.Random) -> Episode:
 
 
 def play(world: World, model, queries: Sequence[Query], seed: int) -> tuple[list[Episode], float]:
-    """Scored episodes, and the CPU seconds that went into sampling (the rest is tool, parser, records)."""
+    """Scored episodes, and the CPU seconds spent in sampling (the rest is tool, parser, records)."""
     import torch
 
     from mrrec_mini.rollout import LMActor, RolloutConfig, rollout
@@ -377,7 +380,7 @@ def play(world: World, model, queries: Sequence[Query], seed: int) -> tuple[list
 
 
 def backward(world: World, model, batch, advantages) -> None:
-    """The gradient of eq. 11, by micro-batches."""
+    """Accumulate the gradient of eq. 11 over micro-batches."""
     from mrrec_mini.grpo import GRPOConfig, grpo_loss
     from mrrec_mini.reinforce import rows_by_length, token_logprobs
 
@@ -436,14 +439,14 @@ def our_arm(folder: Path, precision: str) -> None:
 
 
 def make_trainer(world: World, **more):
-    """TRL's trainer on the task, with a clock around its two halves and a count of its tokens (`trainer.found`)."""
+    """TRL's trainer on the task. `trainer.found` holds the seconds of its two halves and its token counts."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     task = world.task
 
     class Timed(GRPOTrainer):
-        found: dict  # of the step in hand
+        found: dict  # of the current step
 
         def _generate_and_score_completions(self, inputs):
             start = time.process_time()
@@ -470,7 +473,7 @@ def make_trainer(world: World, **more):
         "max_steps": task.steps,
         "temperature": task.temperature,
         "generation_kwargs": {"max_new_tokens": task.new_tokens},
-        # the whole completion, tool answers included: out of the way, the turns have their own cap
+        # covers the whole completion, tool answers included, so it is large; the turns have their own limit
         "max_completion_length": task.new_tokens if not task.calls else 1024,
         "max_tool_calling_iterations": task.calls or None,
         "loss_type": "dapo",
@@ -503,7 +506,7 @@ def make_trainer(world: World, **more):
 
 
 def trl_arm(folder: Path, lean: bool) -> None:
-    """`lean`: without what can be taken out of TRL: the entropy (by a patch, it has no switch) and its log."""
+    """`lean` removes what can be removed from TRL: the entropy (by a patch, as it has no switch) and the log."""
     import torch
     from transformers import TrainerCallback
 
@@ -520,7 +523,7 @@ def trl_arm(folder: Path, lean: bool) -> None:
 
             def on_step_begin(self, *_, **__):
                 if not asked():
-                    raise SystemExit("no further step was asked for")
+                    raise SystemExit("no further step was requested")
                 trainer.found = dict.fromkeys(("rollout", "sampling", "prefilled", "sampled", "calls"), 0)
                 self.start = time.process_time()
 
@@ -547,11 +550,11 @@ def _without_entropy(trainer) -> None:
     trainer._get_per_token_logps_and_entropies = without
 
 
-# --- the proof that both compute the same ----------------------------------------------------------------------------
+# --- proof that both compute the same --------------------------------------------------------------------------------
 
 
 def prove(folder: Path) -> None:
-    """Print how far apart the two are: prompt ids, tool-answer ids, and the gradient on one batch of episodes."""
+    """Print how the two differ in prompt ids, tool-answer ids, and the gradient on one batch of episodes."""
     import torch
 
     from mrrec_mini.grpo import group_advantages
@@ -580,7 +583,7 @@ def prove(folder: Path) -> None:
 
 
 def _trl_gradient(trainer, world: World, episodes: Sequence[Episode], advantages) -> dict:
-    """TRL's loss on our episodes: prompts padded to the left, what follows to the right."""
+    """Gradient of TRL's loss on our episodes: prompts padded on the left, completions on the right."""
     import torch
     from trl.trainer.utils import pad
 
@@ -615,7 +618,7 @@ def _trl_gradient(trainer, world: World, episodes: Sequence[Episode], advantages
 
 
 def _same_ids(world: World, trainer) -> bool:
-    """Whether both render every request, and every answer of the tool, into the same ids."""
+    """Whether both turn every request and every tool answer into the same ids."""
     trainer._batch_environments = [None] * len(world.queries)
     theirs, _, _ = trainer._tokenize_prompts([[{"role": "user", "content": q.text}] for q in world.queries])
     same = [list(t) == world.grammar.prompt(q.text, ()) for t, q in zip(theirs, world.queries, strict=True)]
@@ -632,19 +635,19 @@ def _same_ids(world: World, trainer) -> bool:
 
 
 def per_token(steps: Sequence[dict], key: str) -> float:
-    """CPU seconds for each sampled token: the median of the steps but the first."""
+    """CPU seconds per sampled token: the median over the steps without the first."""
     return median([{key: s[key] / s["sampled"]} for s in steps], key)
 
 
 def compare(found: dict[str, list[dict]], one: str, other: str) -> dict:
-    """How many times the CPU of `other` goes into `one`, for each sampled token; and their peaks of memory."""
+    """CPU of `one` / CPU of `other`, per sampled token, and the ratio of their peak memories."""
     ratios = {key: per_token(found[one], key) / per_token(found[other], key) for key in ("rollout", "update", "step")}
     peaks = {name: max(s["peak_mb"] for s in found[name]) for name in (one, other)}
     return {**ratios, "memory": peaks[one] / peaks[other]}
 
 
 def judge(results: Sequence[dict]) -> list[dict]:
-    """The claims: a ratio of CPU seconds for each task, and for each that the gradients agree."""
+    """Two claims per task: the ratio of CPU seconds, and that the gradients agree. RuntimeError if the ids differ."""
     claims = []
     for r in results:
         kind, size = r["kind"], r["task"]["size"]
@@ -652,7 +655,7 @@ def judge(results: Sequence[dict]) -> list[dict]:
         difference = r["proof"]["gradient_difference"]
         claims.append(at_most(f"{kind} turn, {size}: largest difference of the gradients", difference, 1e-5))
         if not r["proof"]["same_ids"]:
-            raise RuntimeError(f"{kind} turn, {size}: the arms do not see the same ids; nothing was compared")
+            raise RuntimeError(f"{kind} turn, {size}: the arms do not see the same ids, so nothing was compared")
     return claims
 
 
@@ -667,13 +670,13 @@ def _wait(command: list[str]) -> str:
         [sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **QUIET}, stdout=subprocess.PIPE, text=True
     )
     if done.returncode:
-        raise SystemExit(f"{' '.join(command[:3])} failed with {done.returncode}; its last words stand above")
+        raise SystemExit(f"{' '.join(command[:3])} failed with {done.returncode}; its last messages are above")
     return done.stdout
 
 
 def measure(task: Task, bf16: bool, lean: bool) -> dict:
-    """One row: prepared, proven, timed."""
-    with tempfile.TemporaryDirectory(prefix="mrrec-eval_set-") as name:
+    """Prepare, prove and time one task."""
+    with tempfile.TemporaryDirectory(prefix="mrrec-grpo-") as name:
         folder = Path(name)
         (folder / "task.json").write_text(json.dumps(asdict(task)))
         _wait(_child("prepare", folder))
@@ -705,7 +708,7 @@ def table(result: dict, file) -> None:
     title = f"{result['kind']} turn, {task['size']}, {task['prompts']} prompts x {task['group']}"
     show(title, rows, file)
     ratio = result["ratio"]
-    print("  for each sampled token: " + ", ".join(f"{k} {v:.2f}x" for k, v in ratio.items()), file=file)
+    print("  per sampled token: " + ", ".join(f"{k} {v:.2f}x" for k, v in ratio.items()), file=file)
     if "proof" in result:
         print(f"  {result['proof']}", file=file)
 
@@ -715,14 +718,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fast", action="store_true", help="small: about a minute, 1M only, noisy")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
     parser.add_argument("--bf16", action="store_true", help="ours in bf16 against ours in fp32, without TRL")
-    parser.add_argument("--lean", action="store_true", help="a third arm: TRL without entropy and log, by a patch")
+    parser.add_argument("--lean", action="store_true", help="a third arm: TRL without its entropy and log")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="float32", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.child:
         return child(given)
-    _trl_templates()  # says at once what is missing
+    _trl_templates()  # fails at once if TRL is missing
     results = []
     for task in FAST if given.fast else FULL:
         results.append(measure(task, given.bf16, given.lean))
@@ -737,7 +740,7 @@ def child(given: argparse.Namespace) -> int:
         import torch
 
         torch.set_num_threads(1)
-        with answers():  # what it says goes to stderr
+        with answers():  # its output goes to stderr
             prepare(Task(**json.loads((folder / "task.json").read_text())), folder)
     elif given.child == "prove":
         prove(folder)

@@ -1,12 +1,12 @@
-"""Hybrid top-1000 on the paper's 1,058,417 items: built, saved, loaded by memory map, asked alone and in batches.
+"""Hybrid top-1000 on the paper's 1,058,417 items: build, save, load by memory map, query alone and in batches.
 
     python -m benchmarks.hybrid [--fast] [--json]
 
-Texts of 12 to 30 words drawn by Zipf's law from 50,000 (no product texts: only their number and lengths matter here),
-LSA of 256 dimensions as int16, min-max fusion with the default weight. Building and asking are processes of their own,
-so that the peak memory of each is its own; pages of mapped files count. The peer is asked in turns with ours in one
+Texts of 12 to 30 words drawn by Zipf's law from 50,000 words (no product texts: only their number and lengths matter
+here), LSA of 256 dimensions as int16, min-max fusion with the default weight. Building and querying run in separate
+processes, so each has its own peak memory; it includes the pages of mapped files. The peer takes turns with ours in one
 process, over the same rows: SciPy's sparse product, NumPy's float32 matrix times vector, min-max, argpartition, sort.
-Growth is the exponent of the median milliseconds of one query over 10,000, 100,000 and all items.
+Growth is the exponent of the median milliseconds per query over 10,000, 100,000 and all items.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.common import Arm, answers, asked, at_most, claim, document, finish, peak_megabytes, show
 from benchmarks.corpus import in_rounds, milliseconds, queries, timed, zipf_texts
 from mrrec_mini.bm25 import words
-from mrrec_mini.dense import STEP, embed
+from mrrec_mini.dense import INT16_SCALE, embed
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace, minmax
 from mrrec_mini.index_on_disk import load, save
 
@@ -34,9 +34,9 @@ CONFIG = HybridConfig(dims=256, vectors="int16")
 
 
 def build(n: int, folder: Path) -> dict:
-    """The index of n items, in a folder."""
+    """Build the index of n items and save it in `folder`."""
     texts = zipf_texts(n)
-    made_by_then = peak_megabytes()
+    texts_alone = peak_megabytes()
     space, fit_s = timed(lambda: TextSpace.fit(texts, CONFIG))
     index, index_s = timed(lambda: HybridIndex([f"item{i:07d}" for i in range(n)], texts, space))
     size, save_s = timed(lambda: save(index, folder))
@@ -47,25 +47,25 @@ def build(n: int, folder: Path) -> dict:
         "save_s": save_s,
         "items_a_second": n / (fit_s + index_s + save_s),
         "file_mb": size / 1e6,
-        "texts_alone_mb": made_by_then,
+        "texts_alone_mb": texts_alone,
         "peak_mb": peak_megabytes(),
     }
 
 
 def plain_way(index: HybridIndex):
-    """The same ranking as one writes it with SciPy and NumPy; approximately, since its sums round."""
+    """The same ranking written with SciPy and NumPy in the plain way; approximate, because its sums round."""
     from scipy.sparse import csc_matrix
 
-    part = index.joined()
-    shape = (len(index), len(part.lexical.vocabulary))
-    postings = csc_matrix((part.lexical.weights, part.lexical.rows, part.lexical.starts), shape=shape).tocsr()
-    wide = part.vectors.values.astype(np.float32) / np.float32(STEP)
+    segment = index.merge()
+    shape = (len(index), len(segment.lexical.vocabulary))
+    postings = csc_matrix((segment.lexical.weights, segment.lexical.rows, segment.lexical.starts), shape=shape).tocsr()
+    wide = segment.vectors.values.astype(np.float32) / np.float32(INT16_SCALE)
 
     def top(query: str) -> np.ndarray:
         counts = np.zeros(shape[1])
         for word in words(query):
-            if word in part.lexical.vocabulary:
-                counts[part.lexical.vocabulary[word]] += 1
+            if word in segment.lexical.vocabulary:
+                counts[segment.lexical.vocabulary[word]] += 1
         bm25 = postings @ counts
         cosines = wide @ embed(index.space.embedder, [query]).values[0]
         weight = index.space.config.bm25_weight
@@ -77,7 +77,7 @@ def plain_way(index: HybridIndex):
 
 
 def ask(folder: Path, rounds: int) -> dict:
-    """Load and ask; then the peer beside it."""
+    """Load the index and time it alone, then in turns with the peer."""
     index, load_s = timed(lambda: load(folder))
     asked_for = queries(rounds + 1)
     _, first_s = timed(lambda: index.search(asked_for[-1], K))
@@ -86,17 +86,17 @@ def ask(folder: Path, rounds: int) -> dict:
     index.add(["new"], ["w1 w77 w49999"])
     index.delete([index.ids[0]])
     changed = in_rounds({"ours": lambda i: index.search(asked_for[i], K)}, max(3, rounds // 5))["ours"]
-    of_ours_alone = peak_megabytes()
+    peak_of_ours = peak_megabytes()
     fresh = load(folder)
     plain = plain_way(fresh)
     together = in_rounds(
         {"ours": lambda i: fresh.search(asked_for[i], K), "plain": lambda i: plain(asked_for[i])}, max(3, rounds // 2)
     )
     same = []
-    part = fresh.joined()
+    ids = fresh.merge().ids
     for query in asked_for[:5]:
         mine = [hit.id for hit in fresh.search(query, K)]
-        same.append(len(set(mine) & {part.ids[row] for row in plain(query)}) / len(mine))
+        same.append(len(set(mine) & {ids[row] for row in plain(query)}) / len(mine))
     return {
         "items": len(fresh),
         "load_s": load_s,
@@ -110,12 +110,12 @@ def ask(folder: Path, rounds: int) -> dict:
         },
         "same_top_as_the_plain_way": float(np.mean(same)),
         "plain_over_ours": float(np.median(together["plain"]) / np.median(together["ours"])),
-        "peak_mb": of_ours_alone,
+        "peak_mb": peak_of_ours,
     }
 
 
 def arm(work: str, *values: str) -> None:
-    """Inside a process of its own."""
+    """Work inside an arm's process: build or ask at each step."""
     with answers() as answer:
         answer({"ready": True})
         while asked():
@@ -131,7 +131,7 @@ def alone(*command: str) -> dict:
 
 
 def growth(results: Sequence[dict]) -> float:
-    """The exponent of items -> p50 of one query: slope of the logarithms."""
+    """Exponent of the p50 of one query as a function of the number of items: slope in logarithms."""
     sizes = [math.log(r["items"]) for r in results]
     return float(np.polyfit(sizes, [math.log(r["ms"]["one query"]["p50_ms"]) for r in results], 1)[0])
 

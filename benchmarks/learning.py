@@ -1,20 +1,20 @@
-"""What helps the policy to learn: arms of one experiment on the same shops, warm starts, steps and queries.
+"""Learning experiments: which choices help the policy, all arms on the same shops, warm starts, steps and queries.
 
     python -m benchmarks.learning credit|estimators|frontier|fresh [--seeds 0 1 2] [--fast] [--json] [--out DIR]
 
     credit      {trajectory, turn credit} x {free, constrained decoding} x {several, one shop to train in}
     estimators  REINFORCE with each baseline; GRPO, and GRPO with each other sigma and length rule; equal numbers of
                 episodes
-    frontier    nDCG@10 against memory tokens as a call, or a token of memory, costs more; in a shop whose queries say
-                none, one, two or all three of the wanted values
-    fresh       what was chosen, once, on shops that nothing was chosen on (seeds 10, 11, 12), beside the paper's own
-                (trajectory credit, free decoding) and what it must beat
+    frontier    nDCG@10 against memory tokens as the cost per call, or per token of memory, rises; in a shop whose
+                queries state none, one, two or all three of the wanted values
+    fresh       the chosen recipe, run once on shops that no choice was based on (seeds 10, 11, 12), beside the paper's
+                own (trajectory credit, free decoding) and the references it must beat
 
-An arm differs from the first one of its experiment in what its name says and in nothing else. All arms of a seed set
-out from one warm start. Every run is kept in DIR as soon as it is done, under a name made from its configuration, and
-is not made again: an interrupted experiment goes on where it stopped, what two experiments have in common is run once,
-and processes can share the seeds (after a change of the code, take another DIR). Tables hold nDCG@10 over the whole
-pool with 95 % intervals, queries drawn anew, and paired differences to the first arm. One thread a process.
+An arm differs from the first arm of its experiment only in what its name says. All arms of a seed start from one warm
+start. Each run is saved in DIR as soon as it is done, under a name derived from its configuration, and is not repeated:
+an interrupted experiment resumes where it stopped, experiments share the runs they have in common, and processes can
+share the seeds. (After a change of the code, use another DIR.) Tables hold nDCG@10 over the whole pool with 95 %
+intervals that resample the queries, and paired differences to the first arm. Each process uses one thread.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from benchmarks.common import claim, document, finish, show
+from mrrec_mini.files import write_text
 
 SAID = (0.25, 0.25, 0.25, 0.25)
 FRESH = (10, 11, 12)
-LABELS = (("left", (6, 4)), ("right", (-6, 4)), ("left", (6, -12)))  # in turn, for neighbours lie close
+LABELS = (("left", (6, 4)), ("right", (-6, 4)), ("left", (6, -12)))  # alternate, so that close neighbours are legible
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What one arm is made of, where it is not the default recipe."""
+    """How an arm differs from the default recipe."""
 
     train: dict  # fields of TrainConfig
     grpo: dict
@@ -58,7 +59,7 @@ PARTS_OF_TRAIN = ("grpo", "rules", "reward")
 
 
 def experiments() -> dict[str, dict[str, Setting]]:
-    """{experiment: {arm: setting}}; the first arm is what the others are compared with."""
+    """{experiment: {arm: setting}}; the other arms are compared with the first."""
     credit = {}
     for siblings, shops in ((None, "several shops"), (0, "one shop")):
         for constrained, decoding in ((False, "free"), (True, "constrained")):
@@ -106,9 +107,9 @@ def shop_and_recipe(arm: Setting, seed: int, fast: bool):
     return world, replace(recipe, siblings=siblings, train=train)
 
 
-@lru_cache(maxsize=1)  # the arms of a seed play in the same shops
+@lru_cache(maxsize=1)  # the arms of a seed share their shops
 def shops(world, recipe, seed: int):
-    """The environments of a seed; of the recipe only what makes them may differ from the default."""
+    """The environments of a seed. `recipe` must be the default except in the fields that define environments."""
     from mrrec_mini.recipe import prepare
     from mrrec_mini.world import make_world
 
@@ -118,18 +119,18 @@ def shops(world, recipe, seed: int):
 def environments_of(world, recipe, seed: int):
     from mrrec_mini.recipe import Recipe
 
-    made_of = ("shares", "siblings", "sibling_users")
-    return shops(world, Recipe(**{name: getattr(recipe, name) for name in made_of}), seed)
+    defining = ("shares", "siblings", "sibling_users")
+    return shops(world, Recipe(**{name: getattr(recipe, name) for name in defining}), seed)
 
 
 def digest(*parts) -> str:
-    """A name for dataclasses and plain values: the same for equal ones, in any process."""
+    """A file name derived from dataclasses and plain values; equal values give equal names in every process."""
     plain = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def warm_policy(folder: Path, environments, recipe, seed: int):
-    """The warm start of a seed, made once for all arms."""
+    """The warm start of a seed, trained once and loaded by every arm."""
     from mrrec_mini.grammar import CONTROL
     from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
     from mrrec_mini.recipe import start_policy
@@ -141,7 +142,7 @@ def warm_policy(folder: Path, environments, recipe, seed: int):
 
 
 def run(world, recipe, seed: int, warm: Path) -> dict:
-    """Train one arm on one seed and let it answer: rows, the learning curve, and what it cost."""
+    """Train one arm on one seed and evaluate it: rows, learning curve, cost."""
     import torch
 
     from mrrec_mini.evaluate import eval_sets, policy_rows
@@ -163,7 +164,7 @@ def run(world, recipe, seed: int, warm: Path) -> dict:
 
 
 def reference(world, recipe, seed: int, warm: Path) -> dict:
-    """What every arm of a seed is held against: its warm start, free and forced to search; arms without a policy."""
+    """References of a seed: the warm start, free and forced to use all calls, and the arms without a policy."""
     import numpy as np
     import torch
 
@@ -181,18 +182,14 @@ def reference(world, recipe, seed: int, warm: Path) -> dict:
 
 
 def kept(path: Path, make) -> dict:
-    """What the file holds, or what `make` returns, which is then kept there whole."""
+    """Content of the JSON file `path`; if it is missing, `make` computes it and it is saved first."""
     if not path.is_file():
-        content = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{time.time_ns()}")
-        unfinished.write_text(json.dumps(content), encoding="utf-8")
-        unfinished.replace(path)
+        write_text(path, json.dumps(make()))
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def measure(experiment: str, seeds: Sequence[int], out: Path, fast: bool) -> dict[str, dict[int, dict]]:
-    """{arm: {seed: run}}, the references under "references": they decode as the default recipe does."""
+    """{arm: {seed: run}}, and the references under "references"; these decode as the default recipe does."""
     import torch
 
     from mrrec_mini.recipe import FAST, Recipe
@@ -205,7 +202,7 @@ def measure(experiment: str, seeds: Sequence[int], out: Path, fast: bool) -> dic
         for name, arm in arms.items():
             print(f"{experiment}: {name}, seed {seed}", file=sys.stderr)
             world, recipe = shop_and_recipe(arm, seed, fast)
-            # neither the warm start nor what is told of it hangs on how the arm then learns
+            # the warm start and the references do not depend on how the arm learns afterwards
             common = replace(recipe, train=(FAST if fast else Recipe()).train)
             base = digest(world, common, seed)
             warm = out / "warm" / base
@@ -226,7 +223,7 @@ def rows_of(runs: dict[int, dict], part: str, mode: str, arm: str = "grpo") -> l
 
 
 def summarize(found: dict[str, dict[int, dict]]) -> dict[str, dict]:
-    """{arm: {part: means, interval, difference to the first arm, share of the expert}}"""
+    """{arm: {part: means, interval, share of the expert, differences to the first arm and to the references}}"""
     import numpy as np
 
     from mrrec_mini.evaluate import difference, interval, means, ndcg_10
@@ -260,20 +257,9 @@ def summarize(found: dict[str, dict[int, dict]]) -> dict[str, dict]:
     return {name: table[name] for name in (*references, *arms)}
 
 
-def printed(table: dict[str, dict], part: str, file) -> None:
-    heading = (
-        "arm",
-        "nDCG@10",
-        "95 %",
-        "to the first",
-        "95 %",
-        "sampled",
-        "of expert",
-        "right",
-        "calls",
-        "memory",
-        "CPU s",
-    )
+def print_table(table: dict[str, dict], part: str, file) -> None:
+    names = "arm|nDCG@10|95 %|to the first|95 %|sampled|of expert|right|calls|memory|CPU s"
+    heading = tuple(names.split("|"))
     rows = [heading]
     for name, parts in table.items():
         line = parts[part]
@@ -289,11 +275,8 @@ def printed(table: dict[str, dict], part: str, file) -> None:
                 f"{parts['cpu_seconds']:.0f}" if "cpu_seconds" in parts else "",
             )
         )
-    show(
-        {"test": "unseen people, familiar categories", "held": "categories that no training query named"}[part],
-        rows,
-        file,
-    )
+    titles = {"test": "unseen people, familiar categories", "held": "categories that no training query named"}
+    show(titles[part], rows, file)
 
 
 def _span(ends: Sequence[float], sign: str = "") -> str:
@@ -301,7 +284,7 @@ def _span(ends: Sequence[float], sign: str = "") -> str:
 
 
 def draw(table: dict[str, dict], path: Path) -> None:
-    """The frontier as a picture: nDCG@10 with its interval against the tokens that memory put into an episode."""
+    """Plot the frontier: nDCG@10 with its interval against the memory tokens per episode."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -321,7 +304,7 @@ def draw(table: dict[str, dict], path: Path) -> None:
             panel.errorbar(*place, yerr=[[low], [high]], capsize=3, **mark)
             side, shift = next(sides) if learned else LABELS[1]
             panel.annotate(name.replace("_", " "), place, shift, ha=side, textcoords="offset points", fontsize=8)
-        panel.set(title=title, xlabel="memory tokens an episode")
+        panel.set(title=title, xlabel="memory tokens per episode")
         panel.grid(alpha=0.3)
         panel.margins(x=0.2)
     panels[0].set_ylabel("nDCG@10, 95 % interval")
@@ -329,7 +312,7 @@ def draw(table: dict[str, dict], path: Path) -> None:
 
 
 def claims_of(experiment: str, table: dict[str, dict]) -> list[dict]:
-    """What the chosen recipe has to reach; the other experiments choose, and claim nothing."""
+    """Targets of the chosen recipe. The other experiments serve to choose it and claim nothing."""
     if experiment != "fresh":
         return []
     found = []
@@ -345,17 +328,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=list(experiments()))
     parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--fast", action="store_true", help="tiny shops and three steps: does it run?")
-    parser.add_argument("--json", action="store_true", help="one document on stdout, tables on stderr")
+    parser.add_argument("--fast", action="store_true", help="tiny shops and three steps, to see that it runs")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
-    parser.add_argument("--plot", type=Path, help="also a picture of the frontier (.png, .svg); needs matplotlib")
+    parser.add_argument("--plot", type=Path, help="also plot the frontier (.png, .svg); needs matplotlib")
     given = parser.parse_args(arguments)
     if given.plot and given.experiment != "frontier":
-        parser.error("--plot draws the frontier and nothing else")
+        parser.error("--plot works with the frontier experiment only")
     seeds = given.seeds or (FRESH if given.experiment == "fresh" else (0, 1, 2))
     table = summarize(measure(given.experiment, seeds, given.out, given.fast))
     for part in ("test", "held"):
-        printed(table, part, sys.stderr if given.json else None)
+        print_table(table, part, sys.stderr if given.json else None)
     if given.plot:
         draw(table, given.plot)
     found = document(claims_of(given.experiment, table), experiment=given.experiment, seeds=list(seeds), arms=table)

@@ -1,12 +1,12 @@
-"""Our Sampler against `transformers.generate`: new tokens a CPU second at batch 1, 8 and 64.
+"""Our Sampler against `transformers.generate`: new tokens per CPU second at batch 1, 8 and 64.
 
     python -m benchmarks.sampler [--fast] [--json]
 
-Same weights, prompts, number of new tokens (there is no stop token), and dtype (fp32), one thread. The prompts of a
-batch differ and have one length, so neither sharing of prompts nor leaving of stopped rows counts here: it is the bare
-decoding, which `generate` was made for. With its default, a cache that grows by concatenation, and with
-`cache_implementation="static"`, uncompiled. The arms take turns; the first round is dropped, the rest gives medians.
-Before it is timed, greedy tokens are compared.
+Same weights, prompts, number of new tokens (no stop token) and dtype (fp32), one thread. The prompts of a batch differ
+and have equal length, so the sampler gains nothing by sharing prompts or dropping finished rows: this is plain
+decoding, which `generate` was made for. `generate` runs with its default cache, which grows by concatenation, and with
+`cache_implementation="static"`, uncompiled. The arms take turns; we drop the first round and report medians. Before
+timing, the greedy tokens of all arms must be equal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.common import SIZES, VOCABULARY, claim, document, finish, fresh_model, show
 
 PROMPT, NEW = 80, 64
-TARGET = 1.0  # tokens a second of ours / of generate's better one: no slower
+TARGET = 1.0  # tokens per second of ours / of the better `generate`
 
 
 def ours(model, prompts: list[list[int]], new: int, greedy: bool) -> list[list[int]]:
@@ -36,7 +36,7 @@ def theirs(model, prompts: list[list[int]], new: int, greedy: bool, cache: str) 
     import torch
 
     ids = torch.tensor(prompts)
-    how = {} if greedy else {"top_k": 0}  # its default keeps the 50 best
+    how = {} if greedy else {"top_k": 0}  # the default samples from the 50 best
     if cache != "dynamic":
         how["cache_implementation"] = cache
     drawn = model.generate(
@@ -59,18 +59,18 @@ def arms(model, prompts: list[list[int]], new: int, greedy: bool) -> dict[str, C
 
 
 def measure(size: str, batch: int, greedy: bool, rounds: int) -> dict:
-    """Tokens a CPU second of each arm."""
+    """New tokens per CPU second of each arm."""
     import torch
 
     model = fresh_model(size).eval()
     generator = torch.Generator().manual_seed(batch)
     prompts = torch.randint(1, VOCABULARY, (batch, PROMPT), generator=generator).tolist()
-    those = arms(model, prompts, NEW, greedy)
-    if greedy and len({str(arm()) for arm in those.values()}) > 1:
-        raise RuntimeError(f"{size}, batch {batch}: the arms write different greedy tokens; nothing was compared")
-    spent: dict[str, list[float]] = {name: [] for name in those}
+    to_time = arms(model, prompts, NEW, greedy)
+    if greedy and len({str(arm()) for arm in to_time.values()}) > 1:
+        raise RuntimeError(f"{size}, batch {batch}: the arms write different greedy tokens, so nothing was compared")
+    spent: dict[str, list[float]] = {name: [] for name in to_time}
     for _ in range(rounds):
-        for name, arm in those.items():
+        for name, arm in to_time.items():
             start = time.process_time()
             arm()
             spent[name].append(time.process_time() - start)
@@ -79,7 +79,7 @@ def measure(size: str, batch: int, greedy: bool, rounds: int) -> dict:
 
 
 def judge(results: Sequence[dict]) -> list[dict]:
-    """A claim for each row: ours against the better of the other two."""
+    """One claim per row: ours against the better of the other two."""
     claims = []
     for r in results:
         speed = r["tokens_per_cpu_second"]
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for r in results:
         how = "greedy" if r["greedy"] else "sampled"
         rows.append((r["size"], r["batch"], how, *(float(v) for v in r["tokens_per_cpu_second"].values())))
-    show("new tokens a CPU second", rows, sys.stderr if given.json else None)
+    show("new tokens per CPU second", rows, sys.stderr if given.json else None)
     return finish(document(judge(results), results=results), given.json)
 
 

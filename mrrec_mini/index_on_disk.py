@@ -53,8 +53,8 @@ def save(index: HybridIndex, folder: Path) -> int:
 def load(folder: Path) -> HybridIndex:
     """Open a saved index; its arrays are memory maps and its scores are the same to the last bit.
 
-    Raises FileNotFoundError if `folder` has no index, DataError if its format differs, a file is missing or cut short, or
-    the embedder of its space has changed.
+    Raises FileNotFoundError if `folder` has no index; DataError if its format differs, a file is missing or truncated,
+    or if the embedder of its space has changed.
     """
     if not (folder / "index.json").is_file():
         raise FileNotFoundError(f"no index in {folder}; build it and save it there")

@@ -1,4 +1,4 @@
-"""The benchmarks: claims follow from timings as they should, and each script prints one clean document."""
+"""The benchmarks: claims follow from the timings, and each script prints one clean JSON document."""
 
 import importlib.util
 import itertools
@@ -13,7 +13,7 @@ import torch
 
 from house import ROOT
 
-sys.path.insert(0, str(ROOT))  # scripts, no part of the package
+sys.path.insert(0, str(ROOT))  # the scripts are not part of the package
 
 from benchmarks import bm25, ceilings, corpus, dense, grpo_vs_trl, hybrid, index, learning, quality, sampler, store
 from benchmarks.common import SIZES, at_most, claim, fresh_model, median
@@ -32,15 +32,15 @@ def run(*command: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_says_how_to_call_it(script, capsys):
+def test_help_shows_the_command(script, capsys):
     with pytest.raises(SystemExit) as end:
         SCRIPTS[script].main(["--help"])
     assert end.value.code == 0
-    said = capsys.readouterr().out
-    assert f"python -m benchmarks.{script}" in said and "--fast" in said and "--json" in said
+    shown = capsys.readouterr().out
+    assert f"python -m benchmarks.{script}" in shown and "--fast" in shown and "--json" in shown
 
 
-def test_the_models_have_the_sizes_they_are_named_after():
+def test_the_models_have_the_sizes_in_their_names():
     with torch.device("meta"):  # shapes without numbers
         counts = {size: sum(p.numel() for p in fresh_model(size).parameters()) for size in SIZES}
     assert counts == {"1M": 1_059_968, "10M": 9_619_584}
@@ -60,7 +60,7 @@ TRL = steps([90, 6, 8, 40], [90, 6, 8, 40], [100, 100, 100, 100], 3000)
 OURS = steps([70, 2, 4, 90], [70, 1, 2, 90], [200, 50, 200, 200], 1500)
 
 
-def test_a_ratio_is_of_medians_for_each_token_without_the_first_step():
+def test_a_ratio_compares_medians_per_token_without_the_first_step():
     # rollout: TRL .06 .08 .40 -> .08; ours 2/50 = .04, 4/200 = .02, 90/200 = .45 -> .04. 0.08 / 0.04 = 2
     # update:  TRL .08;                 ours 1/50 = .02, 2/200 = .01, 90/200 = .45 -> .02. 0.08 / 0.02 = 4
     # step:    TRL .16;                 ours 3/50 = .06, 6/200 = .03, .9 -> .06.           0.16 / 0.06 = 2.67
@@ -68,7 +68,7 @@ def test_a_ratio_is_of_medians_for_each_token_without_the_first_step():
     assert ratio == pytest.approx({"rollout": 2.0, "update": 4.0, "step": 8 / 3, "memory": 2.0})
 
 
-def test_the_median_drops_the_first_step_and_keeps_an_only_one():
+def test_the_median_drops_the_first_step_but_keeps_a_single_one():
     assert median([{"x": 100}, {"x": 1}, {"x": 3}, {"x": 2}], "x") == 2
     assert median([{"x": 5}], "x") == 5
 
@@ -85,13 +85,13 @@ def made_up(calls: int, ratio: float, difference: float = 1e-9, same_ids: bool =
 @pytest.mark.parametrize(
     ("calls", "ratio", "holds"), [(0, 2.0, True), (0, 1.99, False), (2, 3.0, True), (2, 2.99, False), (2, 2.0, False)]
 )
-def test_single_turn_has_to_be_twice_and_multi_turn_three_times_as_fast(calls, ratio, holds):
+def test_single_turn_must_be_twice_and_multi_turn_three_times_as_fast(calls, ratio, holds):
     first, second = grpo_vs_trl.judge([made_up(calls, ratio)])
     assert (first["value"], first["holds"]) == (ratio, holds)
     assert second["holds"]
 
 
-def test_gradients_that_differ_are_no_claim_and_ids_that_differ_no_comparison():
+def test_different_gradients_fail_the_claim_and_different_ids_stop_the_comparison():
     assert not grpo_vs_trl.judge([made_up(0, 2.5, difference=1.1e-5)])[1]["holds"]
     with pytest.raises(RuntimeError, match="do not see the same ids"):
         grpo_vs_trl.judge([made_up(0, 2.5, same_ids=False)])
@@ -103,7 +103,7 @@ def test_a_claim_holds_at_its_target():
     assert at_most("x", 1e-5, 1e-5)["holds"] and not at_most("x", 2e-5, 1e-5)["holds"]
 
 
-def test_the_sampler_is_held_against_the_better_of_the_other_two():
+def test_the_sampler_is_compared_with_the_better_of_the_other_two():
     speed = {"ours": 300.0, "generate": 100.0, "generate, static cache": 200.0}
     [found] = sampler.judge([{"size": "1M", "batch": 8, "greedy": True, "tokens_per_cpu_second": speed}])
     assert found["value"] == 1.5 and "1M, batch 8, greedy" in found["name"]
@@ -137,8 +137,8 @@ def first(tmp_path_factory):
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_a_grown_store_holds_everybody_as_often_as_was_asked_for(first, tmp_path, apart):
-    """A copy has the memory of the one it was copied from, ids and all, and the history too."""
+def test_a_grown_store_holds_every_person_the_requested_number_of_times(first, tmp_path, apart):
+    """A copy has the memory of its original, ids included, and its history."""
     path = shutil.copy(first, tmp_path / "grown.db")
     store.grow(path, 3 * store.PEOPLE, apart)
     with store.Store.open(first) as few, store.Store.open(path) as many:
@@ -194,17 +194,17 @@ def name_of(experiment: str, arm: str, seed: int = 0) -> str:
     return learning.digest(world, recipe, seed)
 
 
-def test_experiments_share_the_runs_that_they_have_in_common_and_no_others():
+def test_experiments_share_exactly_the_runs_they_have_in_common():
     default = name_of("fresh", "chosen")
     assert default == name_of("credit", "trajectory, constrained, several shops")
     assert default == name_of("estimators", "GRPO, token, no sigma")
     assert name_of("fresh", "the paper's own") == name_of("credit", "trajectory, free, several shops")
     assert default != name_of("fresh", "chosen", seed=1) and default != name_of("frontier", "free")
     for experiment, arms in learning.experiments().items():
-        assert len({name_of(experiment, arm) for arm in arms}) == len(arms)  # no arm is another one again
+        assert len({name_of(experiment, arm) for arm in arms}) == len(arms)  # no two arms are the same run
 
 
-def test_what_was_made_is_kept_whole_and_not_made_again(tmp_path):
+def test_a_saved_run_is_not_repeated(tmp_path):
     path = tmp_path / "runs" / "one.json"
     assert learning.kept(path, lambda: {"rows": [1]}) == {"rows": [1]}
     assert learning.kept(path, lambda: {"rows": [2]}) == {"rows": [1]}
@@ -214,7 +214,7 @@ def test_what_was_made_is_kept_whole_and_not_made_again(tmp_path):
 # --- retrieval -------------------------------------------------------------------------------------------------------
 
 
-def test_texts_have_the_lengths_and_the_law_that_they_are_said_to_have():
+def test_texts_have_the_stated_lengths_and_word_frequencies():
     texts = corpus.zipf_texts(2000, seed=3)
     assert texts == corpus.zipf_texts(2000, seed=3) != corpus.zipf_texts(2000, seed=4)
     split = [text.split() for text in texts]
@@ -231,21 +231,20 @@ def test_arms_take_turns():
     assert [len(seconds) for seconds in spent.values()] == [3, 3]
 
 
-def test_what_a_query_touches_is_counted():
+def test_the_bytes_that_a_query_touches_are_counted():
     texts = ["a b", "a c", "a"]
     index = bm25.BM25(texts, bm25.BM25Stats.fit(texts))
-    assert bm25.touched(index, "a b b x") == 16 * 3 + 16 * (
-        3 + 1 + 1
-    )  # the scores; three postings of a, one of b, twice
+    # the scores; then three postings of a, and one of b, twice
+    assert bm25.touched(index, "a b b x") == 16 * 3 + 16 * (3 + 1 + 1)
 
 
-def test_retrieval_claims_fail_where_they_should():
+def test_retrieval_claims_fail_just_below_their_targets():
     found = {"texts": 10, "times_rank_bm25": 299.0, "times_of_bm25s": 1.8}
     apart = {"worst_difference_to_rank_bm25": 1e-16, "worst_relative_difference_to_bm25s": 1e-4}
     assert [c["holds"] for c in bm25.judge([{**found, **apart}])] == [False] * 4
-    missed = {"rows": 10, "single_over_read": 2.1, "single_over_batch": 9.9}
+    missed = {"rows": 10, "single_over_read": 2.1}
     missed["recall"] = {"ours, single": 0.999, "ours, batch": 0.999}
-    assert [c["holds"] for c in dense.judge(missed)] == [False] * 4
+    assert [c["holds"] for c in dense.judge(missed)] == [False] * 3
 
 
 def test_growth_is_the_exponent():
@@ -253,7 +252,7 @@ def test_growth_is_the_exponent():
     assert hybrid.growth(found) == pytest.approx(0.8)
 
 
-def test_a_small_pool_is_built_saved_asked_and_found_by_the_plain_way(tmp_path, monkeypatch):
+def test_a_small_pool_is_built_saved_and_queried_like_the_plain_way(tmp_path, monkeypatch):
     monkeypatch.setattr(hybrid, "K", 50)
     monkeypatch.setattr(hybrid, "CONFIG", HybridConfig(dims=8, vectors="int16"))
     built = hybrid.build(300, tmp_path / "pool")
@@ -262,7 +261,7 @@ def test_a_small_pool_is_built_saved_asked_and_found_by_the_plain_way(tmp_path, 
     assert found["same_top_as_the_plain_way"] > 0.99
 
 
-def test_entries_that_matter_are_those_that_are_named():
+def test_entries_that_matter_name_a_wanted_value():
     memory = [
         MemoryEntry("1", "u", "pattern", "mug price luxury", (), "mug"),
         MemoryEntry("2", "u", "pattern", "mug size large", (), "mug"),
@@ -279,14 +278,14 @@ def test_entries_that_matter_are_those_that_are_named():
     assert bare.text == "mug for camping" and bare.right == {"mug price luxury", "mug size large"}
     item = Item("i", "a mug", ("mug",), {"size": ("large",), "use": ("camping",)})
     [real] = quality.by_value(Dataset({"i": item}, (), ()))(query, memory)
-    assert real.right == {"mug size large"}  # camping is said already, "larger" is another word
+    assert real.right == {"mug size large"}  # the query says camping already; "larger" is another word
 
 
-# --- the grammar that speaks a chat template -------------------------------------------------------------------------
+# --- the grammar for a chat template ---------------------------------------------------------------------------------
 
 
 class Letters:
-    """A tokenizer of letters; 1 opens and 2 closes a call, 0 ends a turn."""
+    """A tokenizer of single letters; 1 opens and 2 closes a call, 0 ends a turn."""
 
     eos_token_id = 0
 
@@ -302,14 +301,14 @@ class Letters:
     [
         ([*b"a mug", 0], grpo_vs_trl.Final("", "a mug", ())),
         ([1, *b'{"name": "search_memory", "arguments": {"aspect": "size"}}', 2, 0], grpo_vs_trl.Search("", "size")),
-        ([1, *b'{"name": "search_memory"}', 2, 0], grpo_vs_trl.Malformed("a call that is none")),
-        ([1, *b"[1]", 2, 0], grpo_vs_trl.Malformed("a call that is none")),
-        ([1, *b"{", 0], grpo_vs_trl.Malformed("a call that is none")),
+        ([1, *b'{"name": "search_memory"}', 2, 0], grpo_vs_trl.Malformed("a malformed call")),
+        ([1, *b"[1]", 2, 0], grpo_vs_trl.Malformed("a malformed call")),
+        ([1, *b"{", 0], grpo_vs_trl.Malformed("a malformed call")),
         ([*b"a mug"], grpo_vs_trl.Malformed("a turn did not stop")),
         ([], grpo_vs_trl.Malformed("a turn did not stop")),
     ],
 )
-def test_a_turn_in_the_chat_template_is_read(said, read):
+def test_a_turn_in_the_chat_template_is_parsed(said, read):
     assert grpo_vs_trl.ChatGrammar(Letters(), "", None).parse(said, 0) == read
 
 
@@ -318,7 +317,9 @@ def test_a_turn_in_the_chat_template_is_read(said, read):
 
 def document_of(*command: str) -> dict:
     done = run(*command)
-    assert done.returncode in (0, 1), done.stderr[-2000:]  # 1: a claim does not hold, which a busy machine may cause
+    assert done.returncode in (0, 1), done.stderr[
+        -2000:
+    ]  # 1: a claim does not hold, which may happen on a busy machine
     found = json.loads(done.stdout)
     for c in found["claims"]:
         assert set(c) == {"name", "value", "target", "holds"} and isinstance(c["holds"], bool)
@@ -328,7 +329,7 @@ def document_of(*command: str) -> dict:
 
 
 @pytest.mark.slow
-def test_sampler_writes_the_same_greedy_tokens_as_generate_and_prints_one_document():
+def test_sampler_decodes_the_same_greedy_tokens_as_generate_and_prints_one_document():
     found = document_of("benchmarks.sampler", "--fast", "--json")
     assert len(found["claims"]) == len(found["results"]) == 6  # three batches, greedy and sampled
 
@@ -344,14 +345,14 @@ def test_grpo_against_trl_proves_the_gradients_equal_and_prints_one_document():
         assert result["proof"]["same_ids"]
         assert result["proof"]["gradient_difference"] <= 1e-5 < 10 * result["proof"]["largest_gradient"]
         ours, trl = (sum(s["sampled"] for s in result["steps"][arm]) for arm in ("ours", "trl"))
-        assert 0.8 < ours / trl < 1.25  # the same policy: token counts differ by chance only
+        assert 0.8 < ours / trl < 1.25  # the same policy, so token counts differ only by chance
     assert multi["proof"]["masked_tokens"] > 0 and single["proof"]["masked_tokens"] == 0
     calls = [s["calls"] for s in multi["steps"]["ours"]] + [s["calls"] for s in multi["steps"]["trl"]]
-    assert min(calls) > 0.5  # the tool is used, by each arm in each step; how often, a processor's rounding decides
+    assert min(calls) > 0.5  # each arm calls the tool in each step; how often depends on the processor's rounding
 
 
 @pytest.mark.slow
-def test_a_learning_experiment_prints_one_document_and_a_second_time_makes_nothing(tmp_path):
+def test_a_learning_experiment_prints_one_document_and_repeats_nothing_the_second_time(tmp_path):
     command = ("benchmarks.learning", "fresh", "--seeds", "0", "1", "--fast", "--json", "--out", str(tmp_path))
     found = document_of(*command)
     assert len(found["claims"]) == 4 and set(found["arms"]) >= {"chosen", "the paper's own", "expert", "oracle"}
@@ -362,10 +363,10 @@ def test_a_learning_experiment_prints_one_document_and_a_second_time_makes_nothi
 
 
 @pytest.mark.slow
-def test_the_ceilings_stand_in_their_order():
+def test_the_ceilings_are_ordered():
     found = document_of("benchmarks.ceilings", "--fast", "--json")["readers"]["test"]
     assert found["expert"]["ndcg@10"] < found["oracle"]["ndcg@10"] and found["oracle"]["of_oracle"] == 1.0
-    assert found["usual"]["ndcg@10"] < found["oracle"]["ndcg@10"]  # exceptions are not known to it
+    assert found["usual"]["ndcg@10"] < found["oracle"]["ndcg@10"]  # it does not know the exceptions
 
 
 @pytest.mark.slow
@@ -375,9 +376,9 @@ def test_a_benchmark_of_retrieval_prints_one_document(script):
     if missing and script in ("bm25", "dense"):
         pytest.skip(f"needs {', '.join(missing)}: pip install -e '.[bench]'")
     found = document_of(f"benchmarks.{script}", "--fast", "--json")
-    for said in found["claims"]:
+    for one in found["claims"]:
         exact = ("recall of ours", "worst difference", "peak MB", "share of the plain way")
-        assert said["holds"] or not any(word in said["name"] for word in exact), said  # the rest is speed and luck
+        assert one["holds"] or not any(word in one["name"] for word in exact), one  # the rest is speed and luck
 
 
 @pytest.mark.slow
