@@ -1,4 +1,4 @@
-"""Upper bounds for a policy in the synthetic shop: readers that know more than any policy can.
+"""Ceilings for a policy in the synthetic shop: readers that know more than any policy can.
 
     python -m benchmarks.ceilings [--seeds 0 1 2] [--fast] [--json]
 
@@ -8,8 +8,8 @@
                     not the exceptions of single categories
     oracle          knows what is wanted here
 
-`told` bounds every reader of this memory, `usual` bounds every memory of this kind. nDCG@10 over the whole pool,
-without a policy; 95 % intervals resample the queries.
+`told` bounds every reader that always writes one of the lines shown, `usual` every memory of this kind. nDCG@10 over
+the whole pool, without a policy; 95 % intervals resample the queries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from benchmarks.common import at_most, document, finish, show
 
-AIM = 0.85  # share of the oracle; no policy that reads this memory can reach it
+AIM = 0.85  # share of the oracle: the first aim, which `told` misses
 
 
 def readers(eval_set) -> dict[str, list]:
