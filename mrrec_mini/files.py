@@ -34,7 +34,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
     Missing parent folders are made. An OSError names `path`, since a full disk does not say which file it refused.
     """
-    fresh = path.with_name(f".{path.name}.tmp")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield fresh
