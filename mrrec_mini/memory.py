@@ -1,27 +1,27 @@
-"""Hierarchical memory: behaviour records, preference patterns and a profile for each user, and shared global aspects.
+"""Hierarchical memory: records, preference patterns and a profile per user, and global aspects shared by all users.
 
-Flow: reads a `Dataset`; `rollout.py` asks it by `search` (eq. 8) and `search_global`; `store.py` keeps its entries.
+Flow: `Memory.build` reads a `Dataset`; `rollout.py` queries the result (eq. 8); `store.py` saves its entries.
 
-Equations: M_u = M(H_u) (eq. 1) is `local_entries`; patterns, profile (eq. 4, 5) and global aspects (eq. 6) are written
-by the `Summarizer` handed in, from what `local_entries` and `sample_contrasts` prepare; eq. 8 is `Memory.search`.
+Equations: M_u = M(H_u) (eq. 1) is `local_entries`. A `Summarizer` writes patterns and profile (eq. 4, 5) and the global
+aspects (eq. 6) from what `local_entries` and `sample_contrasts` prepare. Eq. 8 is `Memory.search`.
 
 Departures from the paper: lines are short, lower-case and regular (`mug price luxury`, `overall price midrange`), one
-for each (category, aspect), because the policy is a model of 0.1M parameters that has to copy from them. Global memory
-is made from what train users bought before their first query, not from the queries: no target can leak into it.
-Guessed: similar items are those that share most attributes and title words (Jaccard) among a few random ones of the
-category; "unchosen" means not in this user's history; a purchase is contrasted only if it was liked (rating above 3).
+per category and aspect, because a policy of 0.1M parameters has to copy from them. Global memory is built from what
+train users bought before their first query, not from the queries, so no target can leak into it.
+Guessed: of a few random items of the category, the similar ones are those that share the most attributes and title
+words (Jaccard). "Unchosen" means absent from this user's history. Only liked purchases are contrasted (rating above 3).
 
-Private: every local read names its query, hence its user; caches are keyed by user; the text space, which only counts
-words, is fitted on train users. Titles and reviews are untrusted: they enter as plain words, so no tag or control
-character survives.
+Privacy: every local read takes a query, so it is tied to that query's user. Caches are keyed by user. The text space
+only counts words and is fitted on train users. Titles and reviews are untrusted: only their plain words are kept, so no
+tag or control character survives.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote
@@ -34,34 +34,34 @@ from mrrec_mini.datatypes import Interaction, Item, MemoryEntry, Query
 from mrrec_mini.dense import Vectors
 from mrrec_mini.hybrid import Hit, HybridConfig, HybridIndex, TextSpace
 
-LIKED = 3.0  # ratings above this say that the purchase was right
+LIKED = 3.0  # a rating above this means that the user liked the purchase
 
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """What is written, how long a line is, and how much is sampled for the global memory."""
+    """Which levels are written, how long a line is, and how much is sampled for the global memory."""
 
     levels: tuple[str, ...] = ("record", "pattern", "profile")  # levels of local memory in use (Table 2)
-    title_words: int = 8  # of a record
-    review_words: int = 12  # of a record
-    line_words: int = 12  # at most, of a pattern, a profile or a global line
-    min_users: int = 3  # a global aspect, and a word's weight, is kept only when so many users stand behind it
-    contrasts: int = 400  # purchases sampled for each scenario
-    candidates: int = 16  # random items of the scenario, of which ...
-    unchosen: int = 6  # ... so many most similar ones are contrasted with the bought item
+    title_words: int = 8  # limit per record
+    review_words: int = 12  # limit per record
+    line_words: int = 12  # limit per pattern, profile or global line
+    min_users: int = 3  # fewest users who must support a global aspect, or use a word that the text space learns
+    contrasts: int = 400  # purchases sampled per scenario
+    candidates: int = 16  # random items of the scenario drawn per purchase
+    unchosen: int = 6  # the most similar of them are contrasted with the bought item
 
 
-# --- what memory and its summariser say to each other ---------------------------------------------------------------
+# --- what memory and its summariser exchange ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Purchase:
-    """One element of a history, joined with its item; `record` is the id of its behaviour record."""
+    """One interaction joined with its item."""
 
-    record: str
+    record: str  # id of its behaviour record
     user: str
     item: Item
-    rating: float
+    rating: float  # 1 to 5
     review: str
 
     @property
@@ -71,14 +71,14 @@ class Purchase:
 
 @dataclass(frozen=True)
 class Preference:
-    """A user prefers `value` of `aspect` in `scenario` ("": everywhere)."""
+    """A user prefers `value` of `aspect` in `scenario` ("": in all scenarios)."""
 
     scenario: str
     aspect: str
     value: str
     strength: float  # summed evidence, in the summariser's own unit; may be negative
-    rests_on: tuple[str, ...]  # ids of the records that speak for it
-    firm: bool = True  # False: too weak for a line of its own, but it counts towards the profile
+    rests_on: tuple[str, ...]  # ids of the records that support it
+    firm: bool = True  # False: too weak for its own line, but it counts towards the profile
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ class Contrast:
 
     bought: Purchase
     unchosen: tuple[Item, ...]
-    history: tuple[Purchase, ...]  # everything that this user bought, i+ included
+    history: tuple[Purchase, ...]  # all purchases of this user, i+ included
 
 
 @dataclass(frozen=True)
 class Aspect:
-    """`name` decides in `scenario`, as the purchases of `users` show."""
+    """The aspect `name` decides choices in `scenario`; the purchases of `users` show it."""
 
     scenario: str
     name: str
@@ -101,35 +101,32 @@ class Aspect:
 
 
 class Summarizer(Protocol):
-    """f_LLM of eq. 4-6. `summarize.py` has an extractive one and one that asks a language model."""
+    """f_LLM of eq. 4-6: `summarize.py` counts, `summarize_lm.py` asks a language model."""
 
     def fit(self, purchases: Sequence[Purchase]) -> Summarizer:
-        """A summariser that has read the train users' purchases."""
+        """Return a summariser that has learned from the train users' purchases."""
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
-        """Eq. (4): preferences in one category from one user's purchases there."""
+        """Eq. (4): preferences in one category, from one user's purchases there."""
 
     def profile(self, patterns: Sequence[Preference]) -> list[Preference]:
-        """Eq. (5): preferences everywhere from all patterns of one user."""
+        """Eq. (5): preferences in all categories, from all patterns of one user."""
 
     def aspects(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
         """Eq. (6), prompt A: what decided between the bought and the unchosen items."""
 
     def merge(self, aspects: Sequence[Aspect]) -> list[Aspect]:
-        """Eq. (6), prompt B: one canonical name an aspect, nothing specific to a product or a user."""
-
-
-# --- lines ----------------------------------------------------------------------------------------------------------
+        """Eq. (6), prompt B: one canonical name per aspect, nothing specific to a product or a user."""
 
 
 @lru_cache(maxsize=65_536)  # values and titles recur
 def plain(text: str, words: int | None = None) -> str:
-    """The first `words` words, lower-case, no punctuation but inner apostrophes: `<mem> Red-Mug` -> `mem red mug`."""
+    """The first `words` words, lower-case, no punctuation except inner apostrophes: `<m1> Red-Mug` -> `m1 red mug`."""
     return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())[:words])
 
 
 def entry_id(*parts: object) -> str:
-    """Parts joined by "/", each percent-encoded, so that no odd user name can take another one's id."""
+    """Join percent-encoded parts by "/". No user name, however odd, can collide with another user's id."""
     return "/".join(quote(str(part), safe="") for part in parts)
 
 
@@ -142,16 +139,16 @@ def record_entry(purchase: Purchase, config: MemoryConfig) -> MemoryEntry:
 
 
 def preference_entries(user: str, preferences: Iterable[Preference], config: MemoryConfig) -> list[MemoryEntry]:
-    """One short, self-contained line for each (scenario, aspect): `mug price luxury`, `overall price midrange`."""
-    chunks: dict[tuple[str, str], list[Preference]] = {}
+    """One self-contained line per (scenario, aspect), from firm preferences: `mug price luxury`."""
+    groups: dict[tuple[str, str], list[Preference]] = {}
     for preference in preferences:
         if preference.firm:
-            chunks.setdefault((preference.scenario, preference.aspect), []).append(preference)
+            groups.setdefault((preference.scenario, preference.aspect), []).append(preference)
     entries = []
-    for (scenario, aspect), chunk in chunks.items():
+    for (scenario, aspect), group in groups.items():
         level = "pattern" if scenario else "profile"
-        words = [scenario or "overall", aspect, *(preference.value for preference in chunk)]
-        rests_on = tuple(dict.fromkeys(record for preference in chunk for record in preference.rests_on))
+        words = [scenario or "overall", aspect, *(preference.value for preference in group)]
+        rests_on = tuple(dict.fromkeys(record for preference in group for record in preference.rests_on))
         identity = entry_id(user, level, scenario, aspect) if scenario else entry_id(user, level, aspect)
         text = plain(" ".join(words), config.line_words)
         entries.append(MemoryEntry(identity, user, level, text, rests_on, scenario, len(rests_on)))
@@ -159,7 +156,7 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
 
 
 def patterns_by_category(purchases: Sequence[Purchase], summarizer: Summarizer) -> dict[str, list[Preference]]:
-    """Eq. (4) for each category of one user's history, in the order in which they were first bought from."""
+    """Eq. (4) for each category of one user's history, in the order of the first purchase in each."""
     by_category: dict[str, list[Purchase]] = {}
     for purchase in purchases:
         by_category.setdefault(plain(purchase.scenario), []).append(purchase)
@@ -167,21 +164,20 @@ def patterns_by_category(purchases: Sequence[Purchase], summarizer: Summarizer) 
 
 
 def local_entries(purchases: Sequence[Purchase], summarizer: Summarizer, config: MemoryConfig) -> list[MemoryEntry]:
-    """Eq. (1): M_u, the entries of one user from H_u (oldest first), coarse levels first, latest record first."""
+    """Eq. (1): M_u from H_u (oldest first). Profile lines come first, then patterns, then records, latest first."""
     if not purchases:
         return []
-    patterns = [one for those in patterns_by_category(purchases, summarizer).values() for one in those]
+    by_category = patterns_by_category(purchases, summarizer)
+    patterns = [pattern for category in by_category.values() for pattern in category]
     user = purchases[0].user
-    entries = {
-        "profile": preference_entries(user, summarizer.profile(patterns), config),
-        "pattern": preference_entries(user, patterns, config),
-        "record": [record_entry(purchase, config) for purchase in reversed(purchases)],
-    }
-    return [entry for level, lines in entries.items() if level in config.levels for entry in lines]
+    entries = preference_entries(user, summarizer.profile(patterns), config)
+    entries += preference_entries(user, patterns, config)
+    entries += [record_entry(purchase, config) for purchase in reversed(purchases)]
+    return [entry for entry in entries if entry.level in config.levels]
 
 
 def global_line(aspect: Aspect, config: MemoryConfig) -> MemoryEntry:
-    """`mug price`; with a description, where the summariser gives one: `mug price: what a buyer is ready to pay`."""
+    """`mug price`, or with the summariser's description `mug price: what a buyer is ready to pay`."""
     text = plain(f"{aspect.scenario} {aspect.name}")
     if description := plain(aspect.description, max(config.line_words - len(text.split()), 0)):
         text = f"{text}: {description}"
@@ -189,11 +185,8 @@ def global_line(aspect: Aspect, config: MemoryConfig) -> MemoryEntry:
     return MemoryEntry(identity, None, "global", text, (), aspect.scenario, len(aspect.users))
 
 
-# --- contrasts ------------------------------------------------------------------------------------------------------
-
-
 def features(item: Item) -> frozenset[str]:
-    """What similarity is measured on: (aspect, value) pairs and title words."""
+    """The item's (aspect, value) pairs and title words: `similarity` compares these."""
     pairs = {f"{aspect}={value}" for aspect, values in item.attributes.items() for value in values}
     return frozenset(pairs | set(plain(item.title).split()))
 
@@ -206,51 +199,47 @@ def similarity(one: frozenset[str], other: frozenset[str]) -> float:
 def sample_contrasts(
     histories: Sequence[tuple[Purchase, ...]], items: Iterable[Item], config: MemoryConfig, rng: np.random.Generator
 ) -> list[Contrast]:
-    """For each scenario, liked purchases i+ with the most similar of some random items that the user did not buy, I-.
+    """Per scenario, sample liked purchases i+, each with the most similar of some random items not bought by its user.
 
-    Costs contrasts x candidates comparisons for each scenario, however many items it has.
+    Costs contrasts x candidates comparisons per scenario, however many items it has.
     """
-    stock: dict[str, list[Item]] = {}
+    # 1. Group all items, and all liked purchases with their user's history, by scenario.
+    items_in_stock: dict[str, list[Item]] = {}
     for item in items:
-        stock.setdefault(item.category[-1], []).append(item)
+        items_in_stock.setdefault(item.category[-1], []).append(item)
     liked: dict[str, list[tuple[Purchase, tuple[Purchase, ...]]]] = {}
     for history in histories:
         for purchase in history:
             if purchase.rating > LIKED:
                 liked.setdefault(purchase.scenario, []).append((purchase, history))
-    known: dict[str, frozenset[str]] = {}  # features by item id
-
-    def seen(item: Item) -> frozenset[str]:
-        if item.id not in known:
-            known[item.id] = features(item)
-        return known[item.id]
-
     contrasts = []
     for scenario, pool in liked.items():
+        # 2. Draw purchases (without replacement) and candidate items for each (with replacement).
         chosen = rng.permutation(len(pool))[: config.contrasts]
-        shelf = stock[scenario]
-        draws = rng.integers(len(shelf), size=(len(chosen), config.candidates))  # (contrasts, candidates)
+        stock = items_in_stock[scenario]
+        draws = rng.integers(len(stock), size=(len(chosen), config.candidates))  # (contrasts, candidates)
+        known = {stock[i].id: features(stock[i]) for i in np.unique(draws)}
         for number, drawn in zip(chosen, draws, strict=True):
             purchase, history = pool[number]
+            # 3. Drop the candidates that the user bought at any time.
             owned = {other.item.id for other in history}
-            others = {shelf[i].id: shelf[i] for i in drawn if shelf[i].id not in owned}
-            shared = {identity: similarity(seen(purchase.item), seen(item)) for identity, item in others.items()}
+            others = {stock[i].id: stock[i] for i in drawn if stock[i].id not in owned}
+            # 4. Keep the most similar ones. A purchase with no candidate left is skipped.
+            bought = features(purchase.item)
+            shared = {identity: similarity(bought, known[identity]) for identity in others}
             if nearest := sorted(shared, key=shared.__getitem__, reverse=True)[: config.unchosen]:
                 contrasts.append(Contrast(purchase, tuple(others[identity] for identity in nearest), history))
     return contrasts
 
 
-# --- the memory -----------------------------------------------------------------------------------------------------
-
-
 class EntryIndex:
-    """Entries behind one hybrid index. Of entries with equal text only the first can be found: a near-duplicate in the
-    top 3 would waste a place."""
+    """Entries behind one hybrid index. Of entries with equal text only the first can be found, because a near-duplicate
+    in the top 3 would waste a place."""
 
     def __init__(self, entries: Sequence[MemoryEntry], space: TextSpace, vectors: Vectors | None = None) -> None:
-        """`vectors`: those of the entries, in their order, where they are kept; else they are made."""
+        """`vectors`: saved vectors of the entries, in the same order; None: compute them."""
         self.entries = tuple(entries)
-        first: dict[str, int] = {}
+        first: dict[str, int] = {}  # text -> place of its first entry
         for place, entry in enumerate(entries):
             first.setdefault(entry.text, place)
         self._by_id = {entries[place].id: entries[place] for place in first.values()}
@@ -258,12 +247,8 @@ class EntryIndex:
             vectors = Vectors(vectors.values[list(first.values())], vectors.embedder_id)
         self.index = HybridIndex(list(self._by_id), list(first), space, vectors) if first else None
 
-    def found_by_text(self, texts: Collection[str]) -> tuple[MemoryEntry, ...]:
-        """The entries with these texts that can be found; of equal ones, one."""
-        return tuple(entry for entry in self._by_id.values() if entry.text in texts)
-
     def find_many(self, texts: Sequence[str], k: int) -> list[tuple[tuple[MemoryEntry, Hit], ...]]:
-        """For each text its k best entries with their scores, best first; () when nothing is there or asked."""
+        """The k best entries per text with their scores, best first; () for a blank text or an empty index."""
         asked = [text for text in texts if text.strip()]
         if self.index is None or not asked or k <= 0:
             return [()] * len(texts)
@@ -271,26 +256,25 @@ class EntryIndex:
         return [tuple((self._by_id[h.id], h) for h in next(found)) if text.strip() else () for text in texts]
 
     def search_many(self, texts: Sequence[str], k: int) -> list[tuple[MemoryEntry, ...]]:
-        """The entries of `find_many`."""
+        """Like `find_many`, without the scores."""
         return [tuple(entry for entry, _ in found) for found in self.find_many(texts, k)]
 
 
 @dataclass
 class Memory:
-    """Global memory, and the local memory of whoever asks, as of the time of the query."""
+    """Global memory, and the local memory of each query's user as of the query's time."""
 
     dataset: Dataset
     config: MemoryConfig
     summarizer: Summarizer
     space: TextSpace
     global_entries: tuple[MemoryEntry, ...]
-    train_users: frozenset[str]  # whose behaviour taught the global memory and the text space
-    _global: EntryIndex = field(init=False, repr=False)
-    _shelves: dict[tuple[str, int], EntryIndex] = field(default_factory=dict, init=False, repr=False)
-    _found: dict[tuple, tuple[MemoryEntry, ...]] = field(default_factory=dict, init=False, repr=False)
+    train_users: frozenset[str]  # the global memory and the text space are learned from these users only
 
     def __post_init__(self) -> None:
-        self._global = EntryIndex(self.global_entries, self.space)
+        self.global_index = EntryIndex(self.global_entries, self.space)
+        self._indexes: dict[tuple[str, int], EntryIndex] = {}  # by user and query time
+        self._answers: dict[tuple, tuple[MemoryEntry, ...]] = {}  # by user, query time, text and k
 
     @classmethod
     def build(
@@ -302,85 +286,80 @@ class Memory:
         hybrid_config: HybridConfig,
         rng: np.random.Generator,
     ) -> Memory:
-        """Global memory and text space from the train users' histories; local memories are made when asked for."""
+        """Learn global memory and text space from the train users' histories. Local memories are built on demand."""
         train_users = frozenset(train_users)
+        # 1. What the train users did before their first query: no target is in it.
         histories = train_histories(dataset, train_users)
+        # 2. The summariser learns how people write.
         summarizer = summarizer.fit([purchase for history in histories for purchase in history])
+        # 3. Eq. 6: the aspects that decide between bought and unchosen items.
         contrasts = sample_contrasts(histories, dataset.items.values(), config, rng)
         shared = global_entries(summarizer, contrasts, config)
-        said = [[entry.text for entry in local_entries(history, summarizer, config)] for history in histories]
-        texts = common_words(said, config.min_users) + [entry.text for entry in shared]
+        # 4. Eq. 1, 4, 5 for the train users: the text space counts the words of their entries and of the global lines.
+        local = [[entry.text for entry in local_entries(history, summarizer, config)] for history in histories]
+        texts = common_words(local, config.min_users) + [entry.text for entry in shared]
         space = TextSpace.fit(texts, hybrid_config)
         return cls(dataset, config, summarizer, space, shared, train_users)
 
     def local(self, query: Query) -> EntryIndex:
-        """M_u of the query's own user from what lies strictly before the query; () for a new user."""
-        history = self.dataset.history(query)
-        key = (query.user, len(history))
-        if key not in self._shelves:
-            purchases = join(self.dataset, history)
-            self._shelves[key] = EntryIndex(local_entries(purchases, self.summarizer, self.config), self.space)
-        return self._shelves[key]
+        """M_u of the query's user, from interactions strictly before the query; empty for a new user."""
+        key = (query.user, query.time)
+        if key not in self._indexes:
+            purchases = join(self.dataset, self.dataset.history(query))
+            self._indexes[key] = EntryIndex(local_entries(purchases, self.summarizer, self.config), self.space)
+        return self._indexes[key]
 
     def entries(self, query: Query) -> tuple[MemoryEntry, ...]:
-        """All that this user's memory holds at the query."""
+        """All entries of this user's memory at the query."""
         return self.local(query).entries
 
     def search(self, query: Query, text: str, k: int = 3) -> tuple[MemoryEntry, ...]:
-        """Eq. (8): the memory tool. The k entries of the query's own user that fit `text` best, best first."""
+        """Eq. (8), the memory tool: the k entries of the query's user that match `text` best, best first."""
         return self.search_many([(query, text)], k)[0]
 
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int = 3) -> list[tuple[MemoryEntry, ...]]:
-        """`search` for many at once. Answers are kept, for the G episodes of a group ask the same things."""
-        keys = [(query.user, len(self.dataset.history(query)), text, k) for query, text in asked]
-        missing: dict[tuple[str, int], dict[str, Query]] = {}
-        for key, (query, text) in zip(keys, asked, strict=True):
-            if key not in self._found:
-                missing.setdefault(key[:2], {})[text] = query
-        for owner, texts in missing.items():
-            shelf = self.local(next(iter(texts.values())))
-            for text, entries in zip(texts, shelf.search_many(list(texts), k), strict=True):
-                self._found[(*owner, text, k)] = entries
-        return [self._found[key] for key in keys]
+        """`search` for many queries at once. Answers are cached: the G episodes of a group often ask the same."""
+        answers = []
+        for query, text in asked:
+            key = (query.user, query.time, text, k)
+            if key not in self._answers:
+                self._answers[key] = self.local(query).search_many([text], k)[0]
+            answers.append(self._answers[key])
+        return answers
 
     def search_global(self, text: str, k: int = 5) -> tuple[MemoryEntry, ...]:
-        """The k global entries that fit `text` best, best first."""
-        return tuple(entry for entry, _ in self.find_global(text, k))
-
-    def find_global(self, text: str, k: int) -> tuple[tuple[MemoryEntry, Hit], ...]:
-        """The same with their scores."""
-        return self._global.find_many([text], k)[0]
+        """The k global entries that match `text` best, best first."""
+        return self.global_index.search_many([text], k)[0]
 
 
 def join(dataset: Dataset, history: Sequence[Interaction]) -> tuple[Purchase, ...]:
-    """A history, oldest first, with its items. A record's id is its place in the history: later ones change nothing."""
+    """Add its item to each interaction of a history, oldest first. A record's id holds its place in the history."""
     return tuple(
-        Purchase(entry_id(met.user, "record", place), met.user, dataset.items[met.item], met.rating, met.review)
-        for place, met in enumerate(history)
+        Purchase(entry_id(one.user, "record", place), one.user, dataset.items[one.item], one.rating, one.review)
+        for place, one in enumerate(history)
     )
 
 
 def train_histories(dataset: Dataset, users: Iterable[str]) -> list[tuple[Purchase, ...]]:
-    """What each user did before the first of the own queries: no target is in it. Users without any are left out."""
-    wanted = frozenset(users)
-    first: dict[str, int] = {}
-    for query in dataset.queries_of(wanted):
+    """What each user did before their first query, so no target is included. Users without history are left out."""
+    users = frozenset(users)
+    first: dict[str, int] = {}  # time of each user's first query
+    for query in dataset.queries_of(users):
         first[query.user] = min(query.time, first.get(query.user, query.time))
-    histories = []
-    for user in sorted(wanted):
-        visible = [met for met in dataset.interactions_of(user) if user not in first or met.time < first[user]]
-        if visible:
-            histories.append(join(dataset, visible))
-    return histories
+    visible = (
+        [one for one in dataset.interactions_of(user) if user not in first or one.time < first[user]]
+        for user in sorted(users)
+    )
+    return [join(dataset, history) for history in visible if history]
 
 
-def common_words(said: Sequence[Sequence[str]], min_users: int) -> list[str]:
-    """All texts of all users, `said` by user, with only those words that at least `min_users` of them use.
+def common_words(texts_by_user: Sequence[Sequence[str]], min_users: int) -> list[str]:
+    """All texts of all users, reduced to the words that at least `min_users` users have.
 
-    What is fitted on them stays when a user is forgotten, so it must not hold anybody's own words.
+    What is fitted on them outlives `forget`, so it must not contain words of a single person.
     """
-    users = Counter(word for texts in said for word in {word for text in texts for word in words(text)})
-    return [" ".join(w for w in words(text) if users[w] >= min_users) for texts in said for text in texts]
+    users = Counter(word for texts in texts_by_user for word in {word for text in texts for word in words(text)})
+    return [" ".join(w for w in words(text) if users[w] >= min_users) for texts in texts_by_user for text in texts]
 
 
 def global_entries(

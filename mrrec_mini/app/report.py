@@ -172,7 +172,7 @@ def every_nth(queries: Sequence[Query], count: int) -> list[Query]:
 def query_data(query: Query, environment: Environment, rules: RolloutConfig) -> dict[str, object]:
     """The part of a query's data that is the same before and after learning."""
     target = environment.dataset.items[query.target]
-    shared = environment.memory.find_global(query.text, rules.global_k)
+    shared = environment.memory.global_index.find_many([query.text], rules.global_k)[0]
     truth = query.truth and ", ".join(f"{aspect} {value}" for aspect, value in query.truth.items())
     return {
         "id": printable(query.id),
