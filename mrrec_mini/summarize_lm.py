@@ -1,12 +1,23 @@
-"""f_LLM of eq. 4-6 with a language model: the paper's prompts, answers checked line by line.
+"""f_LLM of eq. 4-6 with a language model: prompts, and answers that are checked entry by entry.
 
-TODO-DOC
+Flow: takes the place of `summarize.py` in `mrrec memory build --model`.
+
+Equations: eq. 4 is `LMSummarizer.patterns`, eq. 5 `profile`, eq. 6 `aspects` (the paper's prompt A) and `merge` (B).
+
+Untrusted text: what people wrote enters a prompt as JSON strings in a fenced block that no text can close. An answer
+that does not parse, or an entry that breaks a rule, is dropped and counted; nothing raises. A preference rests on the
+records that its entry names, and these must be among those shown.
+
+Departures from the paper: the prompts are in our own words, and those for eq. 4 and 5 are our own. A global aspect is
+dropped if it repeats a value, a title, or three words in a row of a title or review.
+Guessed: the limits in `LMSummarizer`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +34,7 @@ SHORT_RULE = "Write names and values in one to three lower-case words. Answer wi
 
 PATTERNS_PROMPT = """Below are one person's purchases in the category {category}, with ratings from 1 to 5.
 Which values of which aspects does this person look for in this category? A low rating speaks against a value.
-List an aspect at most once, only where purchases show it; `datatypes` are the numbers of these purchases.
+List an aspect at most once, only where purchases show it; `records` are the numbers of these purchases.
 {rules}
 [{{"aspect": "price", "value": "luxury", "records": [1, 3]}}]
 {data}
@@ -58,7 +69,7 @@ Leave out whatever speaks of a single product, brand or person. A number stands 
 
 
 def fenced(data: Any) -> str:
-    """JSON in a fenced block. Backticks and angle brackets are escaped: no text closes the fence or makes a tag."""
+    """JSON in a fenced block. Backticks and angle brackets are escaped, so no text closes the fence or forms a tag."""
     text = json.dumps(data, ensure_ascii=True, indent=1)
     for sign in "`<>":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -66,10 +77,10 @@ def fenced(data: Any) -> str:
 
 
 class Recorded:
-    """A `generate` that keeps its answers in a file, a JSON line each: what was asked once is not asked again.
+    """A `generate` that saves its answers, one JSON line each, and asks the model only for prompts it has not seen.
 
-    So a memory that takes hours to write goes on where it was stopped. `calls` counts what was asked of the model,
-    `reused` what the file knew. A last line that was cut is written anew; any other broken line is a ValueError.
+    So a build that takes hours can resume. `calls` counts answers of the model, `reused` answers from the file. A last
+    line cut short by a kill is removed. Raises ValueError, naming file and line, for any other broken line.
     """
 
     def __init__(self, generate: Callable[[str], str], path: Path):
@@ -83,66 +94,62 @@ class Recorded:
                 answer = json.loads(line)
                 self._known[answer["prompt"]] = answer["answer"]
             except (ValueError, LookupError, TypeError):
-                raise ValueError(f"{path}:{number}: no answer of a model; remove the line, it is asked again") from None
+                raise ValueError(f"{path}:{number}: not a saved answer; remove the line to ask again") from None
         if len(whole) < len(content):
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
+            os.truncate(path, len(whole))
 
     def __call__(self, prompt: str) -> str:
-        key = hashlib.sha256(prompt.encode()).hexdigest()  # not the prompt: it holds what people wrote
+        key = hashlib.sha256(prompt.encode()).hexdigest()  # not the prompt: it contains what people wrote
         if key in self._known:
             self.reused += 1
-            return self._known[key]
-        self.calls += 1
-        answer = self._known[key] = self.generate(prompt)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"prompt": key, "answer": answer}) + "\n")
-        return answer
+        else:
+            self.calls += 1
+            self._known[key] = self.generate(prompt)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"prompt": key, "answer": self._known[key]}) + "\n")
+        return self._known[key]
 
 
 @dataclass
 class LMSummarizer:
-    """Asks a language model. `dropped` counts what was left out, by reason."""
+    """A `memory.Summarizer` that asks a language model."""
 
-    generate: Callable[[str], str]
-    name_words: int = 3  # a longer name or value is dropped
+    generate: Callable[[str], str]  # prompt -> answer
+    name_words: int = 3  # an entry with a longer name or value is dropped
     description_words: int = 12  # a longer description is cut
-    shown: int = 50  # purchases or lines in one prompt, latest or strongest first; bounds the prompt's length
-    dropped: Counter[str] = field(default_factory=Counter)
+    shown: int = 50  # limit on purchases or lines per prompt: the latest or the strongest
+    dropped: Counter[str] = field(default_factory=Counter)  # answers and entries, by reason
 
     def fit(self, purchases: Sequence[Purchase]) -> LMSummarizer:
-        """Nothing to learn: the model knows words."""
+        """Return itself: the model already knows words."""
         return self
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
-        """Eq. (4): one prompt for one user's purchases in one category."""
+        """Eq. (4): one prompt per user and category."""
         if not purchases:
             return []
         recent = purchases[-self.shown :]
         data = [{"number": n, **described(purchase)} for n, purchase in enumerate(recent, 1)]
         category = plain(purchases[0].scenario)
-        written = self._ask(PATTERNS_PROMPT.format(category=category, rules=SHORT_RULE, data=fenced(data)))
+        written = self._ask(PATTERNS_PROMPT, data, category=category)
         return list(self._preferences(category, written, "records", [(one.record,) for one in recent]))
 
     def profile(self, patterns: Sequence[Preference]) -> list[Preference]:
-        """Eq. (5): one prompt for all patterns of one user."""
+        """Eq. (5): one prompt per user."""
         if not patterns:
             return []
         strongest = sorted(patterns, key=lambda pattern: -pattern.strength)[: self.shown]
-        data = [
-            {"number": n, "category": one.scenario, "aspect": one.aspect, "value": one.value}
-            for n, one in enumerate(strongest, 1)
-        ]
-        written = self._ask(PROFILE_PROMPT.format(rules=SHORT_RULE, data=fenced(data)))
+        lines = ({"category": one.scenario, "aspect": one.aspect, "value": one.value} for one in strongest)
+        written = self._ask(PROFILE_PROMPT, [{"number": n, **line} for n, line in enumerate(lines, 1)])
         return list(self._preferences("", written, "lines", [pattern.rests_on for pattern in strongest]))
 
     def aspects(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
-        """Eq. (6), prompt A: one prompt for each contrast."""
+        """Eq. (6), prompt A, once per contrast."""
         return [aspect for contrast in contrasts for aspect in self._contrast(contrast)]
 
     def merge(self, aspects: Sequence[Aspect]) -> list[Aspect]:
-        """Eq. (6), prompt B: one prompt for each scenario."""
+        """Eq. (6), prompt B, once per scenario."""
         by_scenario: dict[str, list[Aspect]] = defaultdict(list)
         for aspect in merge_names(aspects):
             by_scenario[aspect.scenario].append(aspect)
@@ -152,11 +159,8 @@ class LMSummarizer:
         path = [plain(name) for name in contrast.bought.item.category]
         levels = {"subcategory": path[-1], "category": path[-2] if len(path) > 1 else path[-1]}
         data = {"bought": described(contrast.bought), "unchosen": [facts(item) for item in contrast.unchosen]}
-        prompt = ASPECTS_PROMPT.format(
-            category=levels["subcategory"], parent=levels["category"], rules=SHORT_RULE, data=fenced(data)
-        )
         secrets = specifics(contrast)
-        for entry in self._ask(prompt):
+        for entry in self._ask(ASPECTS_PROMPT, data, category=levels["subcategory"], parent=levels["category"]):
             name, description = self._name(entry, "aspect"), self._description(entry)
             level = entry.get("level")
             if name is None or not isinstance(level, str) or level not in levels:
@@ -169,7 +173,7 @@ class LMSummarizer:
     def _merge(self, scenario: str, named: Sequence[Aspect]) -> Iterator[Aspect]:
         data = [{"number": n, "aspect": one.name, "description": one.description} for n, one in enumerate(named, 1)]
         used: set[int] = set()
-        for entry in self._ask(MERGE_PROMPT.format(rules=SHORT_RULE, data=fenced(data))):
+        for entry in self._ask(MERGE_PROMPT, data):
             name, group = self._name(entry, "aspect"), numbers(entry, "names", len(named))
             if name is None or group is None or used & set(group):
                 self.dropped["bad entry"] += 1
@@ -181,7 +185,7 @@ class LMSummarizer:
     def _preferences(
         self, scenario: str, written: Iterable[dict], key: str, sources: Sequence[tuple[str, ...]]
     ) -> Iterator[Preference]:
-        """The answer's entries, each resting on the records behind the numbers it names; strength: their count."""
+        """One preference per valid entry. Its strength is the number of records behind the numbers under `key`."""
         aspects: set[str] = set()
         for entry in written:
             aspect, value = self._name(entry, "aspect"), self._name(entry, "value")
@@ -193,9 +197,9 @@ class LMSummarizer:
             rests_on = tuple(dict.fromkeys(record for n in shown_by for record in sources[n - 1]))
             yield Preference(scenario, aspect, value, float(len(rests_on)), rests_on)
 
-    def _ask(self, prompt: str) -> list[dict]:
-        """The answer as a list of objects; a fence around it is allowed, anything else is dropped."""
-        answer = self.generate(prompt).strip()
+    def _ask(self, prompt: str, data: Any, **names: str) -> list[dict]:
+        """The objects in the answer's JSON list, which may be fenced. Anything else is dropped and counted."""
+        answer = self.generate(prompt.format(rules=SHORT_RULE, data=fenced(data), **names)).strip()
         if fence := re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", answer, re.DOTALL):
             answer = fence[1]
         try:
@@ -209,17 +213,16 @@ class LMSummarizer:
         return [entry for entry in written if isinstance(entry, dict)]
 
     def _name(self, entry: Mapping[str, Any], key: str) -> str | None:
-        """A name of 1 to `name_words` plain words, else None."""
+        """The entry's name in 1 to `name_words` plain words, or None."""
         name = plain(entry[key]) if isinstance(entry.get(key), str) else ""
         return name if 1 <= len(name.split()) <= self.name_words else None
 
     def _description(self, entry: Mapping[str, Any]) -> str:
-        description = entry.get("description")
-        return plain(description, self.description_words) if isinstance(description, str) else ""
+        return plain(text, self.description_words) if isinstance(text := entry.get("description"), str) else ""
 
 
 def facts(item: Item) -> dict[str, Any]:
-    """An item as it stands in a prompt."""
+    """An item as a prompt shows it."""
     return {
         "title": item.title,
         "attributes": {aspect: list(values) for aspect, values in item.attributes.items()},
@@ -228,31 +231,29 @@ def facts(item: Item) -> dict[str, Any]:
 
 
 def described(purchase: Purchase) -> dict[str, Any]:
-    """A purchase as it stands in a prompt."""
+    """A purchase as a prompt shows it."""
     return {**facts(purchase.item), "rating": purchase.rating, "review": purchase.review[:1000]}
 
 
 def numbers(entry: Mapping[str, Any], key: str, most: int) -> list[int] | None:
-    """A non-empty list of different whole numbers in 1..most, else None."""
+    """The entry's list of distinct whole numbers in 1..most, or None if it is no such list or empty."""
     given = entry.get(key)
     if not isinstance(given, list) or not given or any(type(n) is not int or not 1 <= n <= most for n in given):
-        return None
+        return None  # `type`: True is an int as well
     return given if len(set(given)) == len(given) else None
 
 
 def specifics(contrast: Contrast) -> set[str]:
-    """What must not reach the global memory: attribute values, titles, and runs of three words of title or review."""
-    texts = [contrast.bought.review]
-    found = set()
-    for item in (contrast.bought.item, *contrast.unchosen):
-        texts.append(item.title)
-        found |= {value for _, value in values_of(item)} | {plain(item.title)}
-    for words in (plain(text).split() for text in texts):
+    """What must not reach the global memory: values, titles, and any three words in a row of a title or the review."""
+    items = (contrast.bought.item, *contrast.unchosen)
+    found = {value for item in items for _, value in values_of(item)} | {plain(item.title) for item in items}
+    for text in (contrast.bought.review, *(item.title for item in items)):
+        words = plain(text).split()
         found |= {" ".join(words[i : i + 3]) for i in range(len(words) - 2)}
     return found - {plain(name) for name in contrast.bought.item.category}
 
 
 def is_specific(text: str, secrets: Iterable[str]) -> bool:
-    """Does the text hold one of these as whole words?"""
+    """Whether the text contains one of these as whole words."""
     padded = f" {text} "
     return any(f" {secret} " in padded for secret in secrets if secret)
