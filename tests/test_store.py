@@ -1,4 +1,4 @@
-"""The store: what is written is read, by its owner alone; what is forgotten is gone; what grows is as if built anew."""
+"""The store: only the owner reads what was written, forgetting deletes, and growing equals building from scratch."""
 
 import json
 import sqlite3
@@ -45,7 +45,7 @@ def draws() -> np.random.Generator:
 
 
 def learned_from(dataset: Dataset) -> Memory:
-    """50 of the 60 people train."""
+    """The memory that 50 of the 60 users teach."""
     users = shop().users()[:50]
     return Memory.build(dataset, users, MemoryConfig(), ExtractiveSummarizer(), HybridConfig(dims=16), draws())
 
@@ -81,35 +81,35 @@ def lines(scope) -> list[bytes]:
     return [line.encode() for line in scope.export()]
 
 
-def whole(path: Path) -> bytes:
-    """Everything that lies in the file and beside it."""
+def all_bytes(path: Path) -> bytes:
+    """The bytes of the file and of the files beside it."""
     return b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
 
 
-# --- built, it is the memory --------------------------------------------------------------------------------------
+# --- a built store equals the memory ------------------------------------------------------------------------------
 
 
-def test_a_built_store_holds_what_memory_holds_and_finds_what_memory_finds(store):
+def test_a_built_store_has_the_entries_and_the_search_results_of_the_memory(store):
     for user in shop().users():
         query = as_of_now(user)
         assert store.for_user(user).entries() == memory().entries(query)
         for text in ("mug price", "luxury", "nothing of the kind", "overall size small"):
             assert tuple(f.entry for f in store.for_user(user).search(text, 4)) == memory().search(query, text, 4)
-    assert store.shared_entries() == memory().global_entries and store.shared_entries()
+    assert store.entry_index().entries == memory().global_entries != ()
     for text in ("mug", "lamp for hiking"):
-        assert store.search_shared(text, 5) == memory().search_global(text, 5)
+        assert store.entry_index().search_many([text], 5)[0] == memory().search_global(text, 5)
 
 
-def test_it_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_fill", lambda *_: 1 / 0)
+def test_a_failed_build_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_write_user", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_store(tmp_path / "memory.db", shop(), memory())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_not_written_over(path):
+def test_a_build_does_not_overwrite_a_store(path):
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="already exists"):
         build_store(path, shop(), memory())
     assert path.read_bytes() == before
 
@@ -117,7 +117,7 @@ def test_it_is_not_written_over(path):
 # --- the verbs ----------------------------------------------------------------------------------------------------
 
 
-def test_a_note_is_found_and_the_same_text_twice_is_one(store):
+def test_a_note_is_found_and_the_same_text_twice_is_one_note(store):
     alice = store.for_user(ALICE)
     before = alice.list().total
     note = alice.add("allergic to wool")
@@ -128,7 +128,7 @@ def test_a_note_is_found_and_the_same_text_twice_is_one(store):
     assert alice.add("allergic to silk").id != note.id
 
 
-def test_a_number_is_not_given_twice(store):
+def test_the_id_of_a_deleted_entry_is_not_used_again(store):
     alice = store.for_user(ALICE)
     gone = alice.add("first")
     alice.delete(gone.id)
@@ -138,7 +138,7 @@ def test_a_number_is_not_given_twice(store):
     assert alice.remember(next(iter(shop().items.values())), 5.0, "fine").id != record.id
 
 
-def test_pages_say_how_much_there_is_and_go_on(store):
+def test_pages_give_the_total_and_together_the_whole_list(store):
     alice = store.for_user(ALICE)
     everything = alice.list(limit=1000)
     assert not everything.truncated and everything.total == len(everything.rows) > 7
@@ -158,7 +158,7 @@ def test_pages_say_how_much_there_is_and_go_on(store):
             alice.list(limit=limit)
 
 
-def test_an_update_is_read_searched_and_told(store):
+def test_an_update_shows_in_get_search_and_history(store):
     alice = store.for_user(ALICE)
     note = alice.add("likes tea")
     changed = alice.update(note.id, "likes coffee")
@@ -171,7 +171,7 @@ def test_an_update_is_read_searched_and_told(store):
     assert alice.update(note.id, "likes coffee") == changed and alice.history(note.id).total == 2  # nothing changed
 
 
-def test_an_update_of_what_has_changed_since_is_refused(store):
+def test_an_update_of_an_outdated_version_is_refused(store):
     alice = store.for_user(ALICE)
     note = alice.add("likes tea")
     alice.update(note.id, "likes coffee", version=1)
@@ -180,7 +180,7 @@ def test_an_update_of_what_has_changed_since_is_refused(store):
     assert alice.get(note.id).text == "likes coffee"
 
 
-def test_what_is_deleted_is_not_found_and_its_history_says_so(store):
+def test_a_deleted_entry_is_not_found_and_its_history_shows_the_deletion(store):
     alice = store.for_user(ALICE)
     note = alice.add("likes tea")
     alice.delete(note.id)
@@ -202,7 +202,7 @@ def test_a_blank_text_is_refused(store, text):
         store.for_user(text)
 
 
-def test_why_names_the_records_and_what_a_search_saw(store):
+def test_why_gives_the_records_and_the_search_scores(store):
     alice = store.for_user(ALICE)
     pattern = alice.list(level="pattern").rows[0]
     why = alice.why(pattern.id, pattern.text)
@@ -212,9 +212,9 @@ def test_why_names_the_records_and_what_a_search_saw(store):
     assert alice.why(pattern.id)["search"] is None
 
 
-# --- nobody reaches what is another's -----------------------------------------------------------------------------
+# --- no user reaches another user's rows --------------------------------------------------------------------------
 
-VERBS = {  # everything that takes an id
+VERBS = {  # every method that takes an id
     "get": lambda scope, identity: scope.get(identity),
     "update": lambda scope, identity: scope.update(identity, "mine now"),
     "delete": lambda scope, identity: scope.delete(identity),
@@ -224,7 +224,7 @@ VERBS = {  # everything that takes an id
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_foreign_id_is_answered_as_an_unknown_one(store, verb):
+def test_another_users_id_gets_the_same_error_as_an_unknown_id(store, verb):
     secret = store.for_user(BOB).add("canarybob")
     before = lines(store.for_user(BOB))
     with pytest.raises(LookupError) as foreign:
@@ -238,7 +238,7 @@ def test_a_foreign_id_is_answered_as_an_unknown_one(store, verb):
 
 
 class TellTale(ExtractiveSummarizer):
-    """Eq. (6) by somebody who tells everything: each word of a review, and of the titles that it was compared with."""
+    """Eq. (6) that leaks: every word of the review and of the compared titles becomes an aspect."""
 
     def aspects(self, contrasts):
         return [
@@ -250,7 +250,7 @@ class TellTale(ExtractiveSummarizer):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_who_asks_for_what_is_not_theirs_is_kept_as_their_own_and_changes_nothing(store, verb):
+def test_a_refused_id_is_logged_under_the_asking_user_and_changes_nothing(store, verb):
     secret, alice = store.for_user(BOB).add("canarybob").id, store.for_user(ALICE)
     asked = [secret, "u000002/note/77", "x" * 10_000]
     before = lines(alice), lines(store.for_user(BOB)), store.generation, alice.history()
@@ -261,14 +261,14 @@ def test_who_asks_for_what_is_not_theirs_is_kept_as_their_own_and_changes_nothin
     assert [json.loads(line) for line in lines(alice)[len(before[0]) :]] == kept and alice.stats()["refused"] == 3
     assert (lines(alice)[: len(before[0])], lines(store.for_user(BOB)), store.generation, alice.history()) == before
     assert store.for_user(BOB).stats()["refused"] == 0
-    assert alice._generation() == 1  # what was worked out from Alice's rows is as good as before
-    VERBS[verb](store.for_user(BOB), secret)  # one's own is nothing to keep
+    assert alice._person()[0] == 1  # what was derived from Alice's rows is still valid
+    VERBS[verb](store.for_user(BOB), secret)  # access to one's own entry is not logged
     assert store.for_user(BOB).stats()["refused"] == 0
-    assert alice.forget() and alice.stats()["refused"] == 0 and b"x" * 200 not in whole(store.path)
+    assert alice.forget() and alice.stats()["refused"] == 0 and b"x" * 200 not in all_bytes(store.path)
 
 
-def test_no_verb_changes_a_row_of_somebody_else(store, path):
-    """Alice has what Bob has: the same items at the same places, notes with the same numbers."""
+def test_no_method_changes_a_row_of_another_user(store, path):
+    """Alice and Bob have the same items at the same places, and notes with the same numbers."""
     alice, bob, items = store.for_user(ALICE), store.for_user(BOB), list(shop().items.values())[:2]
     for scope in (alice, bob):
         first = scope.remember(items[0], 5.0, "so small").id
@@ -299,7 +299,7 @@ def test_no_verb_changes_a_row_of_somebody_else(store, path):
         assert of_others() == before, verb
 
 
-def test_an_item_that_is_met_again_is_as_it_was_met_last(store):
+def test_a_user_keeps_the_last_version_of_an_item(store):
     alice, bob, item = store.for_user(ALICE), store.for_user(BOB), next(iter(shop().items.values()))
     for scope in (alice, bob):
         scope.remember(item, 5.0)
@@ -308,7 +308,7 @@ def test_an_item_that_is_met_again_is_as_it_was_met_last(store):
     assert bob.purchases()[-1].item == item
 
 
-def test_with_the_last_record_of_an_item_goes_the_item(store):
+def test_deleting_the_last_record_of_an_item_deletes_the_item(store):
     alice, item = store.for_user(ALICE), replace(next(iter(shop().items.values())), id="canaryitem")
     one, other = (alice.remember(item, 5.0, "fine").id for _ in range(2))
     alice.delete(one)
@@ -317,8 +317,8 @@ def test_with_the_last_record_of_an_item_goes_the_item(store):
     assert not any(b'"id": "canaryitem"' in line for line in lines(alice))
 
 
-def test_an_import_changes_nobody_else_s_items(store):
-    """Alice and Bob bought the same thing; Bob takes in a file in which he wrote another title for it."""
+def test_an_import_does_not_change_another_users_items(store):
+    """Alice and Bob bought the same item; Bob imports a file in which he gave it another title."""
     alice, bob, item = store.for_user(ALICE), store.for_user(BOB), next(iter(shop().items.values()))
     for scope in (alice, bob):
         scope.remember(item, 5.0, "fine")
@@ -329,7 +329,7 @@ def test_an_import_changes_nobody_else_s_items(store):
     assert lines(alice) == before
 
 
-def test_an_import_that_rests_on_somebody_else_s_record_is_not_shown_it(store):
+def test_an_import_that_names_another_users_record_is_not_shown_its_text(store):
     bob, secret = store.for_user(BOB), store.for_user(ALICE).add("canaryalice")
     mine = lines(bob)
     place = next(i for i, line in enumerate(mine) if b'"line": "entry"' in line)
@@ -345,8 +345,8 @@ NAMES = ["a", "A", "a/../b", "%", "_", "a/note", "@global", "' OR 1=1 --", "😀
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(NAMES), min_size=2, max_size=5, unique=True), st.data())
-def test_no_verb_ever_shows_a_word_of_somebody_else(built, tmp_path_factory, names, data):
-    """Each user says a word of their own; whatever anybody then does, nobody is shown another one's word."""
+def test_no_method_shows_a_word_of_another_user(built, tmp_path_factory, names, data):
+    """Each user adds a word of their own. No method shows it to any other user."""
     file = tmp_path_factory.mktemp("canary") / "memory.db"
     file.write_bytes(built)
     words = {name: f"canary{number}" for number, name in enumerate(names)}
@@ -374,30 +374,30 @@ def test_no_verb_ever_shows_a_word_of_somebody_else(built, tmp_path_factory, nam
                 shown.append(str(error.value))
             assert mine.stats()["refused"] == refused + len(VERBS)
             shown += [*mine.export(), mine.history(limit=100), mine.stats()]
-            said = repr(shown)
-            assert words[name] in said
-            assert not [w for owner, w in words.items() if owner != name and w in said]
+            output = repr(shown)
+            assert words[name] in output
+            assert not [w for owner, w in words.items() if owner != name and w in output]
         assert [store.for_user(name).get(ids[name]).text for name in names] == [f"said {words[name]}" for name in names]
         store.summarizer = TellTale(store.summarizer.config, store.summarizer.reading)
         assert "canary" not in repr(store.rebuild_global(draws(), shop().items.values()))
         for name in names[1:]:
             store.for_user(name).forget()
         assert words[names[0]] in repr(store.for_user(names[0]).list(limit=100))
-    left = whole(file)
+    left = all_bytes(file)
     assert words[names[0]].encode() in left
     assert not [word for word in list(words.values())[1:] if word.encode() in left]
 
 
-def test_a_word_that_few_people_say_is_not_learned():
-    said = [["mug canary"], ["mug lamp"], ["mug lamp lamp"]]
-    assert common_words(said, 3) == ["mug", "mug", "mug"]
-    assert common_words(said, 2) == ["mug", "mug lamp", "mug lamp lamp"]
-    assert common_words(said, 1) == ["mug canary", "mug lamp", "mug lamp lamp"]
+def test_a_word_that_few_users_have_is_not_learned():
+    texts = [["mug canary"], ["mug lamp"], ["mug lamp lamp"]]
+    assert common_words(texts, 3) == ["mug", "mug", "mug"]
+    assert common_words(texts, 2) == ["mug", "mug lamp", "mug lamp lamp"]
+    assert common_words(texts, 1) == ["mug canary", "mug lamp", "mug lamp lamp"]
 
 
-def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(tmp_path):
-    """The canary is in a review of a train user, so everything that is learned has seen it. Another is said of luxury
-    and of nothing else, often enough to be learned as a word for it, were it not one person's."""
+def test_forgetting_leaves_no_byte_of_a_train_user(tmp_path):
+    """The first canary is in reviews of a train user, so everything learned has seen it. The second is used for luxury
+    items only, often enough to be learned as a word for luxury if several users wrote it."""
     data = shop()
     luxury = [item for item in data.items.values() if item.attributes["price"] == ("luxury",)][:12]
     secret = [
@@ -405,12 +405,13 @@ def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(
     ]
     secret += [Interaction(ALICE, item.id, n, 5.0, "canaryluxury") for n, item in enumerate(luxury)]
     others = [m for m in data.interactions if m.user != ALICE]
-    told = Dataset(data.items, tuple(sorted(others + secret, key=lambda m: (m.user, m.time))), data.queries, data.meta)
+    everyone = tuple(sorted(others + secret, key=lambda m: (m.user, m.time)))
+    dataset = Dataset(data.items, everyone, data.queries, data.meta)
     learned = Memory.build(
-        told, told.users(), MemoryConfig(), ExtractiveSummarizer(), HybridConfig(dims=16), np.random.default_rng(0)
+        dataset, dataset.users(), MemoryConfig(), ExtractiveSummarizer(), HybridConfig(dims=16), draws()
     )
     path = tmp_path / "memory.db"
-    build_store(path, told, learned)
+    build_store(path, dataset, learned)
     assert b"canaryword" in path.read_bytes() and b"canaryluxury" in path.read_bytes()
     with Store.open(path) as store:
         store._connection.execute("PRAGMA secure_delete = OFF")  # some builds of SQLite have it on, most do not
@@ -419,41 +420,41 @@ def test_forgetting_leaves_no_byte_of_a_person_whose_own_words_taught_the_store(
         assert store.for_user(ALICE).forget() > 0
         assert store.for_user(ALICE).list().total == store.for_user(ALICE).history().total == 0
         for secret_word in (b"canaryword", b"canaryluxury", b"canarynote", ALICE.encode()):
-            assert secret_word not in whole(path)  # while it is still open, log and all
+            assert secret_word not in all_bytes(path)  # while it is still open, in the log as well
         assert store.for_user(BOB).entries() == learned.entries(as_of_now(BOB))
 
 
 # --- remembering ---------------------------------------------------------------------------------------------------
 
 
-def as_if_built(scope) -> set:
-    """What eq. 1 makes of this user's behaviour from scratch: all but the notes."""
+def built_from_scratch(scope) -> set:
+    """Eq. 1 on this user's purchases: all entries except the notes."""
     return set(local_entries(scope.purchases(), scope.store.summarizer, scope.store.config))
 
 
-def test_one_purchase_more_is_as_if_all_had_been_built_anew(store):
+def test_remembering_a_purchase_equals_building_from_scratch(store):
     alice, items = store.for_user(ALICE), list(shop().items.values())
     for number, review in ((4, "love that it is small"), (9, "sadly luxury"), (5, ""), (4, "so soft")):
         alice.remember(items[number], 5.0 - number % 3, review)
-        assert set(alice.entries()) == as_if_built(alice)
+        assert set(alice.entries()) == built_from_scratch(alice)
 
 
 def test_only_its_category_and_the_profile_are_summarised_again(path):
-    asked = []
+    summarised = []
 
     class Counting(ExtractiveSummarizer):
         def patterns(self, purchases):
-            asked.append({one.scenario for one in purchases})
+            summarised.append({one.scenario for one in purchases})
             return super().patterns(purchases)
 
     counting = Counting(memory().summarizer.config, memory().summarizer.reading)
     with Store.open(path, summarizer=counting) as store:
         item = list(shop().items.values())[4]
         store.for_user(ALICE).remember(item, 5.0, "fine")
-    assert asked == [{item.category[-1]}]
+    assert summarised == [{item.category[-1]}]
 
 
-def test_a_line_corrected_by_hand_stays_when_its_category_is_written_anew(store):
+def test_a_line_corrected_by_hand_stays_when_its_category_is_summarised_again(store):
     alice = store.for_user(ALICE)
     line = alice.list(level="pattern").rows[0]
     alice.update(line.id, "this is what I said")
@@ -462,7 +463,7 @@ def test_a_line_corrected_by_hand_stays_when_its_category_is_written_anew(store)
     assert alice.get(line.id).text == "this is what I said"
 
 
-def test_with_a_record_goes_what_it_says(store):
+def test_deleting_a_record_removes_its_evidence(store):
     alice = store.for_user(ALICE)
     before = set(alice.entries())
     item = list(shop().items.values())[4]
@@ -473,7 +474,7 @@ def test_with_a_record_goes_what_it_says(store):
 
 
 @pytest.mark.parametrize("rating", [float("nan"), float("inf"), 0.0, 5.5, -1.0])
-def test_a_rating_that_is_none_is_refused(store, rating):
+def test_a_rating_outside_1_to_5_is_refused(store, rating):
     before = lines(store.for_user(ALICE))
     with pytest.raises(DataError, match="rating"):
         store.for_user(ALICE).remember(next(iter(shop().items.values())), rating, "")
@@ -481,7 +482,7 @@ def test_a_rating_that_is_none_is_refused(store, rating):
 
 
 class Growing(RuleBasedStateMachine):
-    """Whatever is added, updated and deleted, in any order: the index that a search uses is one built anew."""
+    """After any sequence of changes, a search uses the index that would be built from scratch."""
 
     @initialize()
     def begin(self):
@@ -526,7 +527,7 @@ class Growing(RuleBasedStateMachine):
         self.records.remove(identity)
 
     @rule(verb=st.sampled_from(sorted(VERBS)), identity=st.sampled_from(["nobody/note/0", "😀 ' --", "x" * 999]))
-    def ask_for_what_is_not_there(self, verb, identity):
+    def ask_for_an_unknown_id(self, verb, identity):
         with pytest.raises(NotYours):
             VERBS[verb](self.scope, identity)
 
@@ -537,12 +538,12 @@ class Growing(RuleBasedStateMachine):
         assert self.scope.stats()["events"] == self.scope.stats()["refused"] == 0
 
     @invariant()
-    def is_as_built_anew(self):
+    def equals_one_built_from_scratch(self):
         if not hasattr(self, "scope"):
             return
         entries = self.scope.entries()
         assert {e.id: e.text for e in entries if e.level == "note"} == self.notes
-        assert {e for e in entries if e.level != "note"} == as_if_built(self.scope)
+        assert {e for e in entries if e.level != "note"} == built_from_scratch(self.scope)
         in_order = self.scope.list(limit=1000).rows
         fresh = module.EntryIndex(in_order, self.store.space)
         for text in ("mug small", "lamp"):
@@ -563,136 +564,138 @@ TestGrowing = Growing.TestCase
 TestGrowing.settings = settings(deadline=None, max_examples=15, stateful_step_count=12)
 
 
-# --- the global memory, made anew ----------------------------------------------------------------------------------
+# --- rebuilding the global memory ----------------------------------------------------------------------------------
 
 
-def taught(*people: tuple[str, str]) -> tuple[Dataset, Memory]:
-    """The shop where some people add a word to every review, and what its training users teach."""
-    added = dict(people)
-    said = [replace(met, review=f"{met.review} {added.get(met.user, '')}") for met in shop().interactions]
-    told = Dataset(shop().items, tuple(said), (), {})  # no queries: nothing that a training user did is hidden
-    return told, learned_from(told)
+def shop_with_words(*added: tuple[str, str]) -> tuple[Dataset, Memory]:
+    """The shop with a word added to all reviews of some users, as (user, word), and the memory of its train users."""
+    word = dict(added)
+    met = [replace(one, review=f"{one.review} {word.get(one.user, '')}") for one in shop().interactions]
+    dataset = Dataset(shop().items, tuple(met), (), {})  # no queries: all that a train user did is visible
+    return dataset, learned_from(dataset)
 
 
-def test_the_training_users_of_the_split_are_who_may_teach(store, path):
+def test_only_train_users_teach_the_global_memory(store, path):
     store.for_user("somebody").remember(next(iter(shop().items.values())), 5.0)
     mine = lines(store.for_user(ALICE))
     store.for_user(ALICE).forget()
-    store.for_user(ALICE).restore(mine)  # a file may be written by anybody
+    store.for_user(ALICE).restore(mine)  # anybody can write an export, so an imported user does not teach
     with sqlite3.connect(path) as raw:
         teachers = {user for (user,) in raw.execute("SELECT user FROM person WHERE teaches = 1")}
         assert teachers == set(shop().users()[:50]) - {ALICE}
         assert raw.execute("SELECT count(*) FROM person WHERE teaches = 0").fetchone() == (12,)
 
 
-def test_a_fresh_store_made_anew_with_the_same_draws_is_the_same(tmp_path):
-    told, learned = taught()
-    build_store(tmp_path / "memory.db", told, learned)
+def test_rebuilding_a_fresh_store_with_the_same_draws_changes_nothing(tmp_path):
+    dataset, learned = shop_with_words()
+    build_store(tmp_path / "memory.db", dataset, learned)
     with Store.open(tmp_path / "memory.db") as store:
-        [before] = {tuple(store._shared())}
+        before = store._rows("SELECT * FROM shared")
         for _ in range(2):
-            assert store.rebuild_global(draws(), told.items.values()) == learned.global_entries != ()
-            assert tuple(store._shared()) == before  # vectors too
-        assert store.search_shared("mug", 5) == learned.search_global("mug", 5)
+            assert store.rebuild_global(draws(), dataset.items.values()) == learned.global_entries != ()
+            assert store._rows("SELECT * FROM shared") == before  # vectors too
+        assert store.entry_index().search_many(["mug"], 5)[0] == learned.search_global("mug", 5)
 
 
-def test_what_is_made_anew_has_seen_all_that_training_users_did_until_now(store):
-    """With queries: also what came after the first one, the targets among it."""
-    met = {user: shop().interactions_of(user) for user in shop().users()[:50]}
+def test_a_rebuilt_global_memory_uses_all_purchases_of_train_users_until_now(store):
+    """Also those after the first query, targets included."""
+    histories = {user: shop().interactions_of(user) for user in shop().users()[:50]}
     item = list(shop().items.values())[4]
     store.for_user(ALICE).remember(item, 5.0, "so small", at=99)
-    met[ALICE] += (Interaction(ALICE, item.id, 99, 5.0, "so small"),)
+    histories[ALICE] += (Interaction(ALICE, item.id, 99, 5.0, "so small"),)
     contrasts = sample_contrasts(
-        [join(shop(), those) for those in met.values()], shop().items.values(), store.config, draws()
+        [join(shop(), history) for history in histories.values()], shop().items.values(), store.config, draws()
     )
     wanted = global_entries(store.summarizer, contrasts, store.config)
-    heard = listening(store)
-    assert store.rebuild_global(draws(), shop().items.values()) == wanted == store.shared_entries() != ()
-    assert heard == [contrasts] and any(one.bought.user == ALICE for one in contrasts)
+    seen = listening(store)
+    rebuilt = store.rebuild_global(draws(), shop().items.values())
+    assert rebuilt == wanted == store.entry_index().entries != ()
+    assert seen == [contrasts] and any(one.bought.user == ALICE for one in contrasts)
 
 
 class Listening(ExtractiveSummarizer):
-    """Keeps the contrasts, and may do something before it answers."""
+    """Records the contrasts it gets. During the first call it runs `meanwhile`."""
 
     def aspects(self, contrasts):
-        self.heard.append(contrasts)
-        if len(self.heard) == 1 and self.meanwhile:
+        self.seen.append(contrasts)
+        if len(self.seen) == 1 and self.meanwhile:
             self.meanwhile()
         return super().aspects(contrasts)
 
 
 def listening(store, meanwhile=None) -> list:
+    """Give the store a listening summariser; returns the list of what it gets."""
     store.summarizer = Listening(store.summarizer.config, store.summarizer.reading)
     object.__setattr__(store.summarizer, "meanwhile", meanwhile)
-    object.__setattr__(store.summarizer, "heard", [])
-    return store.summarizer.heard
+    object.__setattr__(store.summarizer, "seen", [])
+    return store.summarizer.seen
 
 
-def test_there_is_to_choose_from_what_training_users_bought_or_the_data_set_has(store):
+def test_unchosen_items_come_from_train_users_purchases_and_the_given_items(store):
     rare = replace(next(iter(shop().items.values())), id="rare", title="canary rare")
-    store.for_user("u000059").remember(rare, 5.0)  # who does not train
+    store.for_user("u000059").remember(rare, 5.0)  # not a train user
     bought = {one.item.id for user in shop().users()[:50] for one in store.for_user(user).purchases()}
-    heard = listening(store)
+    seen = listening(store)
     store.rebuild_global(draws())
     store.rebuild_global(draws(), shop().items.values())
-    among_bought, among_all = ({item.id for one in those for item in one.unchosen} for those in heard)
+    among_bought, among_all = ({item.id for one in contrasts for item in one.unchosen} for contrasts in seen)
     assert among_bought <= bought and among_all - bought and among_all <= set(shop().items)
-    assert {one.bought.user for one in heard[1]} <= set(shop().users()[:50])
+    assert {one.bought.user for one in seen[1]} <= set(shop().users()[:50])
 
 
-def test_what_a_training_user_did_meanwhile_is_seen_and_what_others_did_does_not_hold_it_up(store, path):
+def test_a_rebuild_starts_again_when_a_train_user_changes_and_only_then(store, path):
     item = next(iter(shop().items.values()))
     with Store.open(path) as other:
-        heard = listening(store, lambda: other.for_user(ALICE).remember(item, 5.0, "meanwhile"))
+        changed = listening(store, lambda: other.for_user(ALICE).remember(item, 5.0, "meanwhile"))
         entries = store.rebuild_global(draws(), shop().items.values())
-        again = listening(store, lambda: other.for_user("somebody").remember(item, 5.0, "meanwhile"))
-        assert store.rebuild_global(draws(), shop().items.values()) == entries  # the same draws on the second try
-        gone = listening(store, lambda: other.for_user(ALICE).forget())
+        unchanged = listening(store, lambda: other.for_user("somebody").remember(item, 5.0, "meanwhile"))
+        assert store.rebuild_global(draws(), shop().items.values()) == entries  # the second try has the same draws
+        forgotten = listening(store, lambda: other.for_user(ALICE).forget())
         store.rebuild_global(draws(), shop().items.values())
-    assert [len(those) for those in (heard, again, gone)] == [2, 1, 2]
-    seen = [{one.bought.user for one in those} for those in (*heard, *again, *gone)]
-    assert [ALICE in users for users in seen] == [False, True, True, True, False]  # she had liked nothing before
+    assert [len(calls) for calls in (changed, unchanged, forgotten)] == [2, 1, 2]
+    users = [{one.bought.user for one in contrasts} for contrasts in (*changed, *unchanged, *forgotten)]
+    assert [ALICE in some for some in users] == [False, True, True, True, False]  # she had liked nothing before
 
 
-def test_what_fewer_than_enough_training_users_say_is_not_global_and_goes_with_them(tmp_path):
-    """Three say one word, two another; a third who says that one does not train."""
+def test_a_global_line_needs_enough_train_users_and_disappears_without_them(tmp_path):
+    """Three train users write one word and two another, which a user who does not train writes as well."""
     train, later = shop().users()[:50], shop().users()[50:]
-    told, learned = taught(
+    dataset, learned = shop_with_words(
         *((user, "canarythree") for user in train[:3]), *((user, "canarytwo") for user in train[3:5])
     )
-    build_store(tmp_path / "memory.db", told, learned)
+    build_store(tmp_path / "memory.db", dataset, learned)
     with Store.open(tmp_path / "memory.db") as store:
         store.summarizer = TellTale(store.summarizer.config, store.summarizer.reading)
-        mug = next(item for item in shop().items.values() if item.id == told.interactions_of(train[3])[0].item)
-        for user in (*train[:5], *later[:3]):  # in one category, or there would not be three of them in any
+        mug = next(item for item in shop().items.values() if item.id == dataset.interactions_of(train[3])[0].item)
+        for user in (*train[:5], *later[:3]):  # all in one category, so that three of them meet there
             word = "canarythree" if user in train[:3] else "canarytwo" if user in train else "canarylater"
             store.for_user(user).remember(mug, 5.0, f"fine {word}")
             store.for_user(later[4]).remember(mug, 5.0, "canarytwo")
 
-        def made() -> str:
-            return repr(store.rebuild_global(draws(), told.items.values()))
+        def rebuilt() -> str:
+            return repr(store.rebuild_global(draws(), dataset.items.values()))
 
-        before = made()
+        before = rebuilt()
         assert "canarythree" in before and "canarytwo" not in before and "canarylater" not in before
         for user in later:
             store.for_user(user).remember(mug, 1.0, "canarythree")
             store.for_user(user).add("canarythree")
-        assert made() == before  # who does not train changes nothing
+        assert rebuilt() == before  # users who do not train change nothing
         store.for_user(later[0]).forget()
-        assert made() == before
+        assert rebuilt() == before
         store.for_user(train[0]).forget()
-        after = made()
+        after = rebuilt()
         assert after != before and "canarythree" not in after
-        assert store.shared_entries() and "canarythree" not in repr(store.shared_entries())
+        assert store.entry_index().entries and "canarythree" not in repr(store.entry_index().entries)
         for user in train:
             store.for_user(user).forget()
-        assert made() == "()" and store.shared_entries() == ()
+        assert rebuilt() == "()" and store.entry_index().entries == ()
 
 
-# --- taking along --------------------------------------------------------------------------------------------------
+# --- export and import ---------------------------------------------------------------------------------------------
 
 
-def test_an_export_taken_in_elsewhere_is_the_same_byte_for_byte(store, tmp_path):
+def test_an_export_imported_elsewhere_exports_to_the_same_bytes(store, tmp_path):
     alice = store.for_user(ALICE)
     note = alice.add('quotes " and \u2028 and 😀 and \\ and </memory><m1>')
     alice.update(note.id, "other")
@@ -707,17 +710,17 @@ def test_an_export_taken_in_elsewhere_is_the_same_byte_for_byte(store, tmp_path)
         assert [f.entry for f in other.for_user(ALICE).search("small", 5)] == [
             f.entry for f in alice.search("small", 5)
         ]
-        # and what comes after comes as it would have come
+        # the next purchase has the same effect in both
         item = list(shop().items.values())[8]
         assert other.for_user(ALICE).remember(item, 5.0, "fine") == alice.remember(item, 5.0, "fine")
         assert other.for_user(ALICE).entries() == alice.entries()
 
 
-def test_an_import_is_for_who_exported_and_for_who_has_nothing(store):
+def test_an_import_needs_the_exporting_user_without_memories(store):
     alice = lines(store.for_user(ALICE))
     with pytest.raises(DataError, match=r"import:1: user: an export of 'u000001', not of 'u000002'"):
         store.for_user(BOB).restore(alice)
-    with pytest.raises(ValueError, match="has memories here already"):
+    with pytest.raises(ValueError, match="already has memories here"):
         store.for_user(ALICE).restore(alice)
     assert lines(store.for_user(ALICE)) == alice
 
@@ -738,13 +741,15 @@ BROKEN = {
     "a cut line": with_line(lambda line: line[: len(line) // 2]),
     "not UTF-8": with_line(lambda line: line.replace(b"overall", b"\xff\xfe")),
     "another kind": field("line", "secret"),
-    "a column of somebody's own": field("x) VALUES (1); DROP TABLE entry; --", 1),
+    "an injected column": field("x) VALUES (1); DROP TABLE entry; --", 1),
     "a user in a line": field("user", BOB),
     "a number as text": field("support", "many"),
+    "a number too large": field("support", 10**30),
     "a text as number": field("text", [1]),
     "twice the same id": lambda mine: [*mine, next(line for line in mine if b'"line": "entry"' in line)],
     "no first line": lambda mine: mine[1:],
-    "another format": lambda mine: [mine[0].replace(b'"format": 2', b'"format": 3'), *mine[1:]],
+    "an older format": lambda mine: [mine[0].replace(b'"format": 2', b'"format": 1'), *mine[1:]],
+    "a newer format": lambda mine: [mine[0].replace(b'"format": 2', b'"format": 3'), *mine[1:]],
     "nothing": lambda mine: [],
 }
 
@@ -765,7 +770,7 @@ def test_a_broken_import_names_the_line_and_changes_nothing(store, fault):
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def test_tables_are_strict_and_every_write_raises_the_generation(store, path):
+def test_tables_are_strict_and_every_write_increases_the_generation(store, path):
     with sqlite3.connect(path) as raw:
         made = raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL").fetchall()
     assert made and all("STRICT" in sql for _, sql in made)
@@ -783,40 +788,42 @@ def test_tables_are_strict_and_every_write_raises_the_generation(store, path):
     assert store.generation == seen[-1]
 
 
-def test_every_write_raises_the_generation_of_its_user_alone(store):
-    """What is summarised outside a transaction goes by it."""
+def test_every_write_increases_the_generation_of_its_user_only(store):
+    """Summaries made outside a transaction rely on it."""
     alice, item = store.for_user(ALICE), next(iter(shop().items.values()))
     others = store._rows("SELECT user, generation FROM person WHERE user != ?", (ALICE,))
-    note, seen = alice.add("one").id, [alice._generation()]
+    note, seen = alice.add("one").id, [alice._person()[0]]
     alice.update(note, "two")
-    seen.append(alice._generation())
+    seen.append(alice._person()[0])
     alice.delete(note)
-    seen.append(alice._generation())
+    seen.append(alice._person()[0])
     record = alice.remember(item, 4.0).id
-    seen.append(alice._generation())
+    seen.append(alice._person()[0])
     alice.delete(record)
-    seen.append(alice._generation())
+    seen.append(alice._person()[0])
     assert seen == sorted(set(seen))
     assert store._rows("SELECT user, generation FROM person WHERE user != ?", (ALICE,)) == others
 
 
-def test_a_search_looks_at_the_rows_of_its_user_alone(store):
-    """The plan of every statement that reads people's rows goes by the index on user."""
-    asked = []
-    store._connection.set_trace_callback(asked.append)
+def test_every_read_uses_the_index_on_the_user(store):
+    """No statement that reads people's rows scans a table."""
+    statements = []
+    store._connection.set_trace_callback(statements.append)
     alice = store.for_user(ALICE)
     note = alice.add("likes tea")
     alice.search("mug"), alice.list(), alice.history(), alice.get(note.id), alice.why(note.id, "tea")
     alice.update(note.id, "likes coffee"), alice.remember(list(shop().items.values())[4], 5.0, "fine")
     store._connection.set_trace_callback(None)
-    read = [one for one in asked if any(f" {t} " in f"{one} " for t in module.PERSONAL) and one.startswith("SELECT")]
+    read = [
+        one for one in statements if any(f" {t} " in f"{one} " for t in module.PERSONAL) and one.startswith("SELECT")
+    ]
     assert len(read) > 5
     for statement in read:
         plan = " ".join(row[3] for row in store._connection.execute(f"EXPLAIN QUERY PLAN {statement}"))
         assert "user=?" in plan and "SCAN" not in plan, (statement, plan)
 
 
-def test_a_store_that_is_none(tmp_path):
+def test_a_missing_or_broken_store_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="mrrec memory build"):
         Store.open(tmp_path / "memory.db")
     (tmp_path / "memory.db").write_bytes(b"not a database at all, only some text that is long enough" * 50)
@@ -827,17 +834,20 @@ def test_a_store_that_is_none(tmp_path):
         Store.open(tmp_path / "empty.db")
 
 
-def test_another_format_is_named_beside_ours(path):
+@pytest.mark.parametrize(
+    ("found", "advice"), [("3", "$"), ("1", "; commit 7d7495b reads both: export each user there")]
+)
+def test_another_format_is_refused(path, found, advice):
     with sqlite3.connect(path) as raw:
-        raw.execute("UPDATE meta SET value = '3' WHERE key = 'format'")
-    with pytest.raises(DataError, match="format '3', and this version of mrrec_mini reads 2"):
+        raw.execute("UPDATE meta SET value = ? WHERE key = 'format'", (found,))
+    with pytest.raises(DataError, match=f"a store of format '{found}', and this version of mrrec_mini reads 2{advice}"):
         Store.open(path)
 
 
-def test_vectors_of_another_embedder_are_refused_with_the_command_that_mends_it(path):
+def test_vectors_of_another_embedder_are_refused_with_the_command_that_helps(path):
     with sqlite3.connect(path) as raw:
         raw.execute("UPDATE meta SET value = 'lsa-16-other' WHERE key = 'embedder'")
-    with pytest.raises(DataError, match=r"are of lsa-16-other.*mrrec memory reindex --store"):
+    with pytest.raises(DataError, match=r"made by lsa-16-other.*mrrec memory reindex --store"):
         Store.open(path)
     assert module.reindex(path) > 100
     with Store.open(path) as store:

@@ -20,7 +20,7 @@ import numpy as np
 
 from mrrec_mini.app.counterfactual import Effect, Withheld, best, effect, profile_of
 from mrrec_mini.chat_grammar import ask_model, grammar_of
-from mrrec_mini.data import DataError, Dataset, shorten
+from mrrec_mini.data import Dataset, shorten
 from mrrec_mini.datatypes import Episode, Item, MemoryEntry, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
@@ -28,7 +28,7 @@ from mrrec_mini.hybrid import HybridConfig
 from mrrec_mini.memory import EntryIndex, Memory, MemoryConfig, Summarizer
 from mrrec_mini.recipe import Recipe, Say, load_chat_model, prepare, quiet, read_config
 from mrrec_mini.rollout import LMActor, Searchable, rollout
-from mrrec_mini.store import Store, build_store, clean
+from mrrec_mini.store import Store, build_store, require_text
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.summarize_lm import LMSummarizer, Recorded
 from mrrec_mini.train import load_policy
@@ -96,22 +96,22 @@ class StoredMemory:
 
     def __init__(self, store: Store):
         self.store = store
-        self._shelves: dict[str | None, EntryIndex] = {}  # None: the global memory's
+        self._indexes: dict[str | None, EntryIndex] = {}  # None: the global memory's
 
     def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
-        return self._shelf(None).search_many([text], k)[0]
+        return self._index(None).search_many([text], k)[0]
 
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]:
-        return [self._shelf(query.user).search_many([text], k)[0] for query, text in asked]
+        return [self._index(query.user).search_many([text], k)[0] for query, text in asked]
 
     def entries(self, user: str) -> tuple[MemoryEntry, ...]:
         """In the order in which they came."""
-        return self._shelf(user).entries
+        return self._index(user).entries
 
-    def _shelf(self, user: str | None) -> EntryIndex:
-        if user not in self._shelves:
-            self._shelves[user] = self.store.shelf() if user is None else self.store.for_user(user).shelf()
-        return self._shelves[user]
+    def _index(self, user: str | None) -> EntryIndex:
+        if user not in self._indexes:
+            self._indexes[user] = (self.store if user is None else self.store.for_user(user)).entry_index()
+        return self._indexes[user]
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,14 @@ class Assistant:
     @classmethod
     def open(cls, run: Path, store: Path | None = None, warn: Callable[[str], None] = warnings.warn) -> Assistant:
         """The assistant of a run folder, with its own store or another; `warn` is told of damaged checkpoints that
-        were passed over, and of a store that was brought to a newer format. FileNotFoundError where there is no run, no
-        checkpoint, or no such store.
+        were passed over. FileNotFoundError where there is no run, no checkpoint, or no such store.
         """
         recipe, seed, dataset = read_config(run)
         model, tokenizer = load_policy(run, warn)
         environment = prepare(dataset, without_siblings(recipe), seed)[0]
         if store is None and not (run / STORE).exists():
             build_store(run / STORE, dataset, environment.memory)
-        return cls(environment, Store.open(store or run / STORE, warn=warn), model, grammar_of(tokenizer), recipe)
+        return cls(environment, Store.open(store or run / STORE), model, grammar_of(tokenizer), recipe)
 
     def remember(self, user: str, item: str, rating: float, review: str = "") -> MemoryEntry:
         """That this user met an item: its record, and what follows from it for the category and the profile.
@@ -239,13 +238,6 @@ def as_of_now(user: str, text: str = "") -> Query:
     return Query("now", user, text, target="", time=FOREVER)
 
 
-def require_text(text: str, what: str) -> str:
-    """`text`, unless it is blank or no text at all (NUL, half a surrogate pair): DataError."""
-    if not text.strip():
-        raise DataError(f"{what} is empty; give at least one word")
-    return clean(text)
-
-
 def open_memory(data: Path, seed: int, summarizer: Summarizer | None = None) -> Memory:
     """The memory of a data-set folder, built from the train users of this seed's split; extractive if not told."""
     dataset = Dataset.load(data)
@@ -277,11 +269,9 @@ def make_store(data: Path, path: Path, seed: int, model: str | None = None, say:
     return found
 
 
-def rebuild_global(
-    path: Path, seed: int, data: Path | None, warn: Callable[[str], None] = warnings.warn
-) -> tuple[MemoryEntry, ...]:
+def rebuild_global(path: Path, seed: int, data: Path | None) -> tuple[MemoryEntry, ...]:
     """The global memory of a store made anew, and what it holds then; unchosen items are those of a data-set folder,
     or, without one, what training users bought."""
-    with Store.open(path, warn=warn) as store:
+    with Store.open(path) as store:
         items = Dataset.load(data).items.values() if data else ()
         return store.rebuild_global(memory_draws(seed), items)

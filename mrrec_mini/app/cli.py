@@ -364,7 +364,7 @@ def _of(store: Path, user: str):
 
     @contextmanager
     def opened():
-        with Store.open(store, warn=_tell) as whole:
+        with Store.open(store) as whole:
             yield whole.for_user(user)
 
     return opened()
@@ -576,7 +576,7 @@ def memory_reindex(store: StoreFile, as_json: Json = False) -> None:
     """Make every vector of a store anew, after its embedder has changed."""
     from mrrec_mini.store import reindex
 
-    count = reindex(store, _tell)
+    count = reindex(store)
     _answer_done({"vectors": count}, f"{count} vectors made anew", as_json)
 
 
@@ -598,7 +598,7 @@ def memory_rebuild_global(
     """
     from mrrec_mini.app.assistant import rebuild_global
 
-    entries = rebuild_global(store, seed, data, _tell)
+    entries = rebuild_global(store, seed, data)
     _answer_done({"global": len(entries)}, f"{len(entries)} global entries made anew", as_json)
 
 

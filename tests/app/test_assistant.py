@@ -141,7 +141,7 @@ def test_no_run_and_no_checkpoint_are_not_found(tmp_path):
 
 
 def test_the_store_is_the_memory_that_the_run_has(helper):
-    assert helper.store.shared_entries() == helper.environment.memory.global_entries
+    assert helper.store.entry_index().entries == helper.environment.memory.global_entries
     for user in helper.environment.dataset.users():
         assert helper.store.for_user(user).entries() == helper.environment.memory.entries(as_of_now(user))
     records = helper.store.for_user(USER).list(level="record")
@@ -159,8 +159,8 @@ def test_a_store_made_anew_with_the_seed_it_was_built_with_is_the_same(tmp_path)
     data = Dataset(shop.items, shop.interactions, now, {}).save(tmp_path / "data")
     assistant.make_store(data, tmp_path / "memory.db", 5)
     with assistant.Store.open(tmp_path / "memory.db") as store:
-        before = store.shared_entries()
-        assert assistant.rebuild_global(tmp_path / "memory.db", 5, data) == before == store.shared_entries() != ()
+        before = store.entry_index().entries
+        assert assistant.rebuild_global(tmp_path / "memory.db", 5, data) == before == store.entry_index().entries != ()
 
 
 def test_what_is_remembered_is_there_the_next_time(tmp_path):

@@ -154,7 +154,7 @@ def test_memory_build_for_people(tmp_path):
     done = mrrec("memory", "build", "--data", shop(), "--store", tmp_path / "memory.db")
     assert done.exit_code == 0 and "108 record" in done.stderr and "by extractive" in done.stderr
     again = mrrec("memory", "build", "--data", shop(), "--store", tmp_path / "memory.db")
-    refused(again, 1, "memory.db is there already; choose another file")
+    refused(again, 1, "memory.db already exists; choose another file")
 
 
 def test_memory_verbs_as_documents(kept, tmp_path):
