@@ -1,16 +1,16 @@
-"""Indexing the paper's volume: 3,000 people, some 73,000 local entries, with the writer that needs no language model.
+"""Indexing the paper's volume: 3,000 users and about 73,000 local entries, without a language model.
 
     python -m benchmarks.index [--fast] [--json]
 
-A synthetic shop of that size becomes a store: `Memory.build` (global memory, and the text space of all that the entries
-of train users say), then `build_store` (everybody's entries, their vectors, the file). Making the shop is not timed.
-Seconds of wall clock and of CPU of this process; a first, tiny store that pays for imports is not counted.
+A synthetic shop of that size becomes a store: `Memory.build` makes the global memory and the text space, then
+`build_store` writes all users' entries with their vectors. Making the shop is not timed. Measured are wall-clock and
+CPU seconds of this process. A tiny store is made first, to pay for imports; it is not counted.
 
-The paper says 2,435 s for 3,000 users, 73,000 local and 2,000 global memories, with a large language model as writer on
-hardware of its own. That stands beside our numbers as a reminder of the volume; it is no like-for-like ratio, and no
-claim. The claim is about ourselves: an entry costs no more in the large store than in one of a quarter of the people,
-made in the same run, so nothing in it is quadratic. The shop knows 40 categories and 10 aspects, 3 of which matter in
-each, so its global memory cannot come near 2,000 lines.
+The paper reports 2,435 s for 3,000 users, 73,000 local and 2,000 global memories, written by a large language model on
+other hardware. This is shown for scale only: it is neither a like-for-like ratio nor a claim. The claim is about our
+own code: an entry costs no more in the large store than in one with a quarter of the users, made in the same run, so
+nothing is quadratic. The shop has 40 categories and 10 aspects, of which 3 matter per category, so its global memory
+cannot come near 2,000 lines.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import WorldConfig, make_world
 
 PAPER = {"users": 3_000, "local": 73_000, "global": 2_000, "seconds": 2_435}
-TARGET = 1.2  # CPU seconds an entry, large / small
-FIRST = 20  # people of the store that is not counted
-PART = 4  # the small store has one in so many people
+TARGET = 1.2  # CPU seconds per entry, large / small
+FIRST = 20  # users in the store that is not counted
+PART = 4  # users of the large store / users of the small one
 
 
 def measure(users: int, folder: Path) -> dict:
-    """A store of so many people: what is in it and what each part cost."""
+    """Make a store of that many users; returns its contents and the cost of each part."""
     world = make_world(WorldConfig(users=users, categories=40, history=4, queries=2))
     train = world.split(0).train
     marks = [(time.perf_counter(), time.process_time())]
@@ -68,20 +68,20 @@ def measure(users: int, folder: Path) -> dict:
 
 def judge(small: dict, large: dict) -> list[dict]:
     costs = [one["parts"]["both"]["cpu"] / one["local"] for one in (small, large)]
-    name = f"CPU seconds an entry: {large['users']} people / {small['users']}"
+    name = f"CPU seconds per entry: {large['users']} users / {small['users']}"
     return [at_most(name, round(costs[1] / costs[0], 3), TARGET)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fast", action="store_true", help="600 people in place of 3,000")
+    parser.add_argument("--fast", action="store_true", help="600 users instead of 3,000")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
     given = parser.parse_args(arguments)
     users = 600 if given.fast else PAPER["users"]
     with threadpool_limits(1), TemporaryDirectory(prefix="mrrec-index-") as folder:
         _, small, large = (measure(size, Path(folder)) for size in (FIRST, users // PART, users))
     to = sys.stderr if given.json else None
-    rows = [("users", "local", "global", "MB", "part", "wall s", "CPU s", "local entries a wall s")]
+    rows = [("users", "local", "global", "MB", "part", "wall s", "CPU s", "local entries per wall s")]
     for one in (small, large):
         about = (one["users"], one["local"], one["entries"]["global"], one["megabytes"])
         rows += [(*about, part, *took.values(), one["local"] / took["wall"]) for part, took in one["parts"].items()]

@@ -1,17 +1,17 @@
-"""Does retrieval find the entries that matter? BM25, dense, and both fusions, k = 1..5 (the paper's Fig. 5 and 6).
+"""Does retrieval find the entries that matter? BM25, dense and both fusions, k = 1..5 (the paper's Fig. 5 and 6).
 
     python -m benchmarks.quality [--fast] [--json] [--data DIR]
 
-Memory. On the synthetic shop it is known which line of a person's memory answers which aspect (`warmstart.best_line`).
-It is asked for as the expert does, one aspect a call ("shop, by aspect"), and with the bare query ("shop, by query"),
-which should bring the lines of all aspects that matter. On real data (data/magazine, or `--data`) nobody knows: there
-an entry matters if it names a value of the target that the query does not say, in a row and whole, and it is asked for
-with the query. Requests for which no entry matters are left out and counted.
+Memory. On the synthetic shop it is known which line of a user's memory answers which aspect (`scripts.best_line`). The
+search text is either the expert's, one aspect per call ("shop, by aspect"), or the bare query ("shop, by query"), which
+should find the lines of all aspects that matter. On real data (data/magazine, or `--data`) this is unknown. There an
+entry matters if it contains a value of the target, as whole words in a row, that the query does not contain, and the
+search text is the query. Requests for which no entry matters are left out and counted.
 
-Items. nDCG@10 of the target over the whole pool, asked for with the query, and on the shop with the oracle's profile.
+Items. nDCG@10 of the target in the whole pool. The search text is the query or, on the shop, the oracle's profile.
 
-All arms share memory, requests and word statistics. The tuned weight is chosen on validation users, figures are of test
-users. Intervals are over users, 95 %; a difference to BM25 is paired, request by request.
+All arms share memory, requests and word statistics. The tuned weight is chosen on validation users; the figures are of
+test users. Intervals are over users, 95 %. A difference to BM25 is paired by request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import WorldConfig, make_world, oracle_profile
 
 KS = (1, 2, 3, 4, 5)
-ARMS = {  # name -> how the two lists are joined
+ARMS = {  # name -> how the two lists are fused
     "BM25": {"dense": "none"},
     "LSA": {"bm25_weight": 0.0},
     "min-max, default": {},
@@ -52,15 +52,15 @@ ENCODERS = {"static table": ("static", "wordllama"), "MiniLM": ("minilm", "gt_al
 
 @dataclass(frozen=True)
 class Request:
-    """A text that a memory is asked with, and the entries that it should bring."""
+    """A search text, and the entries that it should find."""
 
     query: Query
     text: str
-    right: frozenset[str]  # their texts: of entries with equal text only one can be found
+    right: frozenset[str]  # texts of these entries: of entries with equal text only one can be found
 
 
 def by_aspect(query: Query, entries: Sequence[MemoryEntry]) -> list[Request]:
-    """One request for each aspect that matters."""
+    """One request per aspect that matters."""
     head = query.text.split(" for ")[0]
     found = []
     for aspect in query.truth or {}:
@@ -71,12 +71,12 @@ def by_aspect(query: Query, entries: Sequence[MemoryEntry]) -> list[Request]:
 
 
 def by_query(query: Query, entries: Sequence[MemoryEntry]) -> list[Request]:
-    """The bare query for all of them."""
+    """The bare query, for the entries of all aspects."""
     return [Request(query, query.text, frozenset().union(*(one.right for one in by_aspect(query, entries))))]
 
 
 def by_value(dataset: Dataset):
-    """The bare query for all entries that name a value of the target that it does not say."""
+    """The bare query, for the entries with a value of the target that is not in the query."""
 
     def requests(query: Query, entries: Sequence[MemoryEntry]) -> list[Request]:
         target = dataset.items[query.target]
@@ -89,7 +89,7 @@ def by_value(dataset: Dataset):
 
 
 class Remembered:
-    """A pretrained embedder that encodes each text once: arms and requests ask for the same ones."""
+    """A pretrained embedder with a cache, because arms and requests share texts."""
 
     def __init__(self, embedder: Embedder):
         self.embedder, self.id = embedder, embedder.id
@@ -123,34 +123,35 @@ def spaces(space: TextSpace, weight: float, encoders: bool) -> dict[str, TextSpa
 
 
 def recalls(environment: Environment, requests: Sequence[Request], space: TextSpace) -> np.ndarray:
-    """(requests, ks) share of the right entries among the first k."""
-    shelves: dict[tuple[str, int], EntryIndex] = {}
+    """Recall@k, (requests, ks): the share of the right entries among the first k."""
+    indexes: dict[tuple[str, int], EntryIndex] = {}
     rows = []
     for request in requests:
         key = request.query.user, request.query.time
-        if key not in shelves:
-            shelves[key] = EntryIndex(environment.memory.entries(request.query), space)
-        [found] = shelves[key].search_many([request.text], max(KS))
+        if key not in indexes:
+            indexes[key] = EntryIndex(environment.memory.entries(request.query), space)
+        [found] = indexes[key].search_many([request.text], max(KS))
         hit = [entry.text in request.right for entry in found]
         rows.append([sum(hit[:k]) / len(request.right) for k in KS])
     return np.array(rows)
 
 
 def judged(environment: Environment, requests: Sequence[Request]) -> Iterable[tuple[HybridIndex, str, list[str]]]:
-    """What `tune_weight` reads."""
+    """The index, text and right ids per request, for `tune_weight`."""
     for request in requests:
-        shelf = environment.memory.local(request.query)
-        yield shelf.index, request.text, [e.id for e in shelf.found_by_text(request.right)]
+        memory = environment.memory.local(request.query)
+        first = {entry.text: entry.id for entry in reversed(memory.entries)}  # of equal texts the first can be found
+        yield memory.index, request.text, [first[text] for text in request.right]
 
 
 def asked_of(environment: Environment, queries: Sequence[Query], make) -> tuple[list[Request], int]:
-    """The requests of these queries for which something matters, and how many there are in all."""
+    """The requests of these queries for which an entry matters, and the number of all requests."""
     everything = [one for query in queries for one in make(query, environment.memory.entries(query))]
     return [one for one in everything if one.right], len(everything)
 
 
 def memory_part(name: str, environments: Sequence[Environment], make, encoders: bool) -> dict:
-    """Recall of one kind of request, over several data sets of that kind."""
+    """Recall for one kind of request, over several data sets."""
     rows: dict[str, list[np.ndarray]] = {}
     clusters: list[str] = []
     weights, total = [], 0
@@ -177,7 +178,7 @@ def memory_part(name: str, environments: Sequence[Environment], make, encoders: 
 
 
 def items_part(name: str, environments: Sequence[Environment], profile, encoders: bool) -> dict:
-    """nDCG@10 of the target in the whole pool."""
+    """nDCG@10 of the target in the whole pool, over several data sets."""
     rows: dict[str, list[np.ndarray]] = {}
     clusters: list[str] = []
     weights = []
@@ -209,7 +210,7 @@ def environment(dataset: Dataset, seed: int) -> Environment:
 
 
 def judge(memory: Sequence[dict], items: Sequence[dict]) -> list[dict]:
-    """Joining the lists should not cost what the better list alone brings, with a weight tuned on other users."""
+    """Fusion, with a weight tuned on other users, should not lose to the better single list."""
     claims = []
     for part in memory:
         mean = {arm: found["recall"][2].mean for arm, found in part["arms"].items()}

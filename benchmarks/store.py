@@ -1,21 +1,21 @@
-"""One durable add and one person's search, in a store of 1,000 people and in one of 100,000: the same time in both?
+"""Does a durable add, or one user's search, take longer in a store of 100,000 people than in one of 1,000?
 
     python -m benchmarks.store [--fast] [--json]
 
-The large file holds the same few hundred people as the small one, copied more often under other names, so that whoever
-is asked in one file has exactly the memory of whoever is asked in the other. They are copied by SQL in the store's own
-tables, in one transaction; a person's rows lie together, as `mrrec memory build` writes them. A third file, as large,
-has them apart, as where everybody comes back over years: then every row is a page of its own, and pages of a large file
-are colder than those of a small one. It is shown, and no claim.
+The large file holds the same few hundred people as the small one, copied more often under other names. So the user who
+asks in one file has exactly the memory of the user who asks in the other. The copies are made by SQL in the store's own
+tables, in one transaction. A person's rows lie together, as `mrrec memory build` writes them. In a third file, as large
+as the second, they lie apart, as if everybody came back over years: then every row is on a page of its own, and pages
+of a large file are in the cache less often. That file is shown, without a claim.
 
-Timed is what a caller waits for (wall clock): `Scope.search` and `Scope.add`, the files in turns, for people drawn at
-random; the first calls, as many to each, are not counted. All files have been read once, so they lie in the system's
-cache: how long a disk takes to find a page is not in the numbers. Peers, measured in the same turns:
+Measured is the wall-clock time of `Scope.search` and `Scope.add`. The files take turns, for people drawn at random. The
+first calls are not counted, equally many per file. All files are read once beforehand, so they are in the system's
+cache: the numbers do not include the time that a disk needs to find a page. Peers, measured in the same turns:
 
-- search: one FTS5 index over everybody's texts, joined to the entries of the one who asks; and the same index with the
-  name as one more word to match, which is how FTS5 would rather be asked. Neither has vectors.
-- add: the same text and vector into a file of one table, INSERT and COMMIT, WAL and synchronous=FULL as in the store:
-  the least that a durable write costs on this disk (the one that TMPDIR is on).
+- search: one FTS5 index over all texts, joined to the entries of the user who asks; and the same index with the user's
+  name as one more word to match, which suits FTS5 better. Neither has vectors.
+- add: INSERT and COMMIT of the same text and vector in a file with one table, with WAL and synchronous=FULL as in the
+  store: the lowest cost of a durable write on this disk (the one that TMPDIR is on).
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from mrrec_mini.store import PERSONAL, Store, build_store
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import WorldConfig, make_world
 
-PEOPLE = 200  # different ones; the others are their copies
+PEOPLE = 200  # distinct people; all others are copies of them
 TARGET = 1.2  # median in the large file / median in the small one
 K = 3
-PEERS = 10  # the peers of search take part in one turn of so many
+PEERS = 10  # the peers of search take part in one of so many turns
 
 
 def first_people(path: Path) -> None:
-    """A store of `PEOPLE` people with about ten entries each."""
+    """Make a store of `PEOPLE` people with about ten entries each."""
     world = make_world(WorldConfig(users=PEOPLE, items=1000, history=3, queries=1))
     users = world.split(0).train
     memory = Memory.build(
@@ -65,7 +65,7 @@ def name_of(person: int, copy: int) -> str:
 
 
 def grow(path: Path, people: int, apart: bool) -> None:
-    """A store of `PEOPLE` becomes one of `people`: everybody `people` / `PEOPLE` times."""
+    """Turn a store of `PEOPLE` into one of `people`, by copying everybody `people` / `PEOPLE` times."""
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         raw.executescript("PRAGMA synchronous = OFF; PRAGMA cache_size = -1000000;")
         raw.execute("BEGIN")
@@ -77,12 +77,12 @@ def grow(path: Path, people: int, apart: bool) -> None:
                 f"CREATE TEMP TABLE first AS SELECT *, row_number() OVER (PARTITION BY user) AS nth FROM {table}"
             )
             raw.execute(f"DELETE FROM {table}")
-            # ids of entries begin with the name of their owner, and stand in other columns too
+            # ids of entries begin with the name of their owner, and occur in other columns too
             renamed = ", ".join(
                 f"replace({c}, user, user || 'x' || copy)" if k == "TEXT" else c for c, k in kinds.items()
             )
             [[most]] = raw.execute("SELECT coalesce(max(nth), 0) FROM first")
-            for nth in range(1, most + 1) if apart else ("nth",):  # everybody's first row, then everybody's second one
+            for nth in range(1, most + 1) if apart else ("nth",):  # all first rows, then all second rows
                 raw.execute(
                     f"INSERT INTO {table} ({', '.join(kinds)})"
                     f" SELECT {renamed} FROM copy CROSS JOIN first WHERE nth = {nth}"
@@ -93,7 +93,7 @@ def grow(path: Path, people: int, apart: bool) -> None:
 
 
 def index(path: Path, store: Path) -> sqlite3.Connection:
-    """The peer of search: one full-text index over everybody's entries, beside a table that says whose they are."""
+    """The peer of search: one full-text index over all entries, and a table of their owners."""
     raw = sqlite3.connect(path, isolation_level=None)
     raw.execute("ATTACH ? AS store", (str(store),))
     raw.executescript(
@@ -127,7 +127,7 @@ def matched(raw: sqlite3.Connection, user: str, asked: str) -> list[tuple]:
 
 
 def bare(path: Path) -> sqlite3.Connection:
-    """The peer of add: a file of one table, as durable as the store."""
+    """The peer of add: a file with one table, as durable as the store."""
     raw = sqlite3.connect(path, isolation_level=None)
     raw.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
     raw.execute("CREATE TABLE note (number INTEGER PRIMARY KEY, user TEXT, text TEXT, vector BLOB)")
@@ -141,10 +141,10 @@ def insert(raw: sqlite3.Connection, user: str, text: str, vector: bytes) -> None
 
 
 def in_turns(arms: Mapping[str, Callable[[], object]], waits: dict[str, list[float]], draw: random.Random) -> None:
-    """One call of each arm; how long each took goes to `waits`, in ms.
+    """Call each arm once and add its time in ms to `waits`.
 
-    The order is drawn each time: who comes after its like finds the processor's caches filled, so a fixed order, even a
-    rotating one, makes one of two equal arms nearly twice as fast.
+    The order is drawn each time. An arm that runs after a similar one finds the processor's caches filled, so a fixed
+    order, even a rotating one, makes one of two equal arms nearly twice as fast.
     """
     for name in draw.sample(list(arms), len(arms)):
         start = time.perf_counter()
@@ -153,7 +153,7 @@ def in_turns(arms: Mapping[str, Callable[[], object]], waits: dict[str, list[flo
 
 
 def searching(stores: Mapping[str, Store], indexes: Mapping[str, sqlite3.Connection], names: Mapping, asked: str):
-    """The arms of one search. `names`: who asks, in each file."""
+    """The arms of one search. `names`: the user who asks, per file."""
     return {
         **{f"ours, {file}": partial(store.for_user(names[file]).search, asked, K) for file, store in stores.items()},
         **{f"FTS5 joined, {file}": partial(joined, raw, names[file], asked) for file, raw in indexes.items()},
@@ -169,10 +169,10 @@ def adding(stores: Mapping[str, Store], floor: sqlite3.Connection, names: Mappin
 
 
 def measure(small: int, large: int, searches: int, adds: int, folder: Path) -> dict:
-    """What the files are, and {arm: waits} of search and of add."""
+    """Facts about the files, and the waits per arm of search and of add."""
     draw = random.Random(0)
     first_people(folder / "first.db")
-    people = {f"{small}": small, f"{large}": large, f"{large} apart": large}  # by the name of a file
+    people = {f"{small}": small, f"{large}": large, f"{large} apart": large}  # by file name
     stores, indexes, files = {}, {}, {}
     for file, count in people.items():
         path = folder / f"{file}.db"
@@ -192,20 +192,20 @@ def measure(small: int, large: int, searches: int, adds: int, folder: Path) -> d
                 pass
 
     def somebody(person: int) -> dict[str, str]:
-        """The same person, in each file one of the copies."""
+        """One copy of the same person in each file."""
         return {file: name_of(person, draw.randrange(count // PEOPLE)) for file, count in people.items()}
 
     searched: dict[str, list[float]] = {}
     for turn in range(searches):
         names = somebody(draw.randrange(PEOPLE))
         asked = draw.choice(stores[f"{small}"].for_user(names[f"{small}"]).entries()).text
-        # a peer that reads a whole index empties the processor's caches for whoever comes next: not in every turn
+        # not in every turn, because a peer that reads a whole index empties the processor's caches for the next arm
         arms = searching(stores, {} if turn % PEERS else indexes, names, asked)
         if turn == 0 and not all(arm() for arm in arms.values()):
             raise RuntimeError("an arm finds nothing; nothing was compared")
         in_turns(arms, searched, draw)
 
-    # nobody of the small file is told twice, or memories would grow there and not in the large ones
+    # nobody in the small file gets two notes; otherwise memories would grow there and not in the large files
     everybody = [(person, copy) for person in range(PEOPLE) for copy in range(small // PEOPLE)]
     added: dict[str, list[float]] = {}
     with closing(bare(folder / "bare.db")) as floor:
@@ -222,13 +222,13 @@ def measure(small: int, large: int, searches: int, adds: int, folder: Path) -> d
 
 
 def of(waits: Sequence[float]) -> dict[str, float]:
-    """Median, and what one in a hundred waits longer than; the first tenth is not counted."""
+    """Median and 99th percentile, without the first tenth of the calls."""
     counted = waits[len(waits) // 10 :]
     return {"p50_ms": statistics.median(counted), "p99_ms": float(np.quantile(counted, 0.99)), "calls": len(counted)}
 
 
 def judge(found: Mapping[str, Mapping], small: int, large: int) -> list[dict]:
-    """For each verb: the median in the large file / that in the small one."""
+    """One claim per method: the median in the large file / the median in the small one."""
     claims = []
     for verb in ("search", "add"):
         ratio = found[verb][f"ours, {large}"]["p50_ms"] / found[verb][f"ours, {small}"]["p50_ms"]
@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show("the files", [("people", "entries", "MB", "seconds to make", "MB of the FTS5 index"), *rows], to)
     for verb in ("search", "add"):
         rows = [(arm, *about.values()) for arm, about in found[verb].items()]
-        show(f"{verb}: ms that a caller waits", [("arm", "p50", "p99", "calls"), *rows], to)
+        show(f"{verb}: ms per call", [("arm", "p50", "p99", "calls"), *rows], to)
     return finish(document(judge(found, small, large), **found), given.json)
 
 

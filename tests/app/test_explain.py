@@ -125,13 +125,13 @@ def test_an_index_made_anew_would_let_a_stranger_change_the_answer():
     """Why withheld is not deleted: the lamp is found by nobody, but it stretches the list of cosines."""
     space = TextSpace(HybridConfig(), BM25Stats(3.0, {}, 1.0), Dictated())
     first, second, tea, lamp = lines = [entry(text) for text in list(Dictated.vectors)[:4]]
-    shelf = EntryIndex(lines, space)
-    assert shelf.search_many(["small red mug"], 3) == [(first, second, tea)]
+    index = EntryIndex(lines, space)
+    assert index.search_many(["small red mug"], 3) == [(first, second, tea)]
     assert EntryIndex([first, second, tea], space).search_many(["small red mug"], 1) == [(second,)]
 
     class Shelved:
         def search_many(self, asked, k):
-            return shelf.search_many([text for _, text in asked], k)
+            return index.search_many([text for _, text in asked], k)
 
     query = as_of_now("u", "a mug")
     view = Withheld(Shelved(), {query.id: {lamp.id}})
