@@ -1,8 +1,8 @@
-"""No target reaches its own query, by memory, prompt, retrieval or learning; each check fails on a planted leak.
+"""No target reaches its own query through memory, prompt, retrieval or learning. Each check fails on a planted leak.
 
-The data are marked: the title of each target, and the review that its own buyer wrote, hold made-up words (canaries)
-that stand nowhere else. What can be seen of a query is collected as text, place by place, and searched for them. Then
-what must not be read is altered, and nothing may change.
+The data are marked: the title of each target, and its buyer's review, contain made-up words (canaries) that occur
+nowhere else. What a query can see is collected as text, place by place, and searched for them. Then the tests alter
+what must not be read, and nothing may change.
 """
 
 from bisect import bisect_right
@@ -27,7 +27,7 @@ from mrrec_mini.systems.neighbours import Neighbours
 from mrrec_mini.systems.popularity import Popularity
 from mrrec_mini.world import WorldConfig, make_world
 
-# 40 people: a word has to be met 8 times with one value before the summariser would learn that it stands for it
+# 40 users: the summariser learns a word for a value only after 8 reviews
 WORLD = WorldConfig(users=40, items=200, categories=6, held=2, history=10, queries=3)
 
 
@@ -35,31 +35,34 @@ WORLD = WorldConfig(users=40, items=200, categories=6, held=2, history=10, queri
 
 
 def own_words(query: Query) -> tuple[str, str]:
-    """The canaries of one query: in the target's title, and in the review of it."""
+    """The canaries of one query: one in the target's title, one in its review."""
     name = "".join(letter for letter in query.id if letter.isalnum())
     return f"titlecanary{name}", f"reviewcanary{name}"
 
 
 def price_word(dataset: Dataset, query: Query) -> str:
-    """One more in the review, the same for each price: reviews of targets, if read, would teach what it stands for."""
+    """A third canary, in the review, one per price: if reviews of targets were read, it would be learned as a word."""
     return f"pricecanary{dataset.items[query.target].attributes['price'][0]}"
 
 
 def marked(dataset: Dataset) -> Dataset:
-    items, said = dict(dataset.items), {}
+    items, reviews = dict(dataset.items), {}
     for query in dataset.queries:
         title, review = own_words(query)
         items[query.target] = replace(items[query.target], title=f"{title} {items[query.target].title}")
-        said[query.user, query.target, query.time] = f"{review} {price_word(dataset, query)}"
-    met = [replace(m, review=f"{said.get((m.user, m.item, m.time), '')} {m.review}") for m in dataset.interactions]
-    return replace(dataset, items=items, interactions=tuple(met))
+        reviews[query.user, query.target, query.time] = f"{review} {price_word(dataset, query)}"
+    interactions = tuple(
+        replace(one, review=f"{reviews.get((one.user, one.item, one.time), '')} {one.review}")
+        for one in dataset.interactions
+    )
+    return replace(dataset, items=items, interactions=interactions)
 
 
 def hand_made() -> Dataset:
-    """The first target of u is history to u's second query; something else happens at the very time of the first."""
+    """The first target of u is history at the second query. Another interaction has the time of the first query."""
     prices = ("luxury", "budget", "luxury", "budget", "luxury", "fair")
     items = [Item(f"i{n}", f"Vel mug{n}", ("home", "mug"), {"price": (price,)}) for n, price in enumerate(prices)]
-    met = (
+    interactions = (
         Interaction("u", "i0", 10, 5.0, "so luxury"),
         Interaction("u", "i1", 20, 2.0, "too budget"),
         Interaction("u", "i2", 100, 5.0, "fine"),  # the target of u-1
@@ -76,7 +79,7 @@ def hand_made() -> Dataset:
         Query("v-1", "v", "mug for travel", "i1", 100),
         Query("w-1", "w", "mug for travel", "i3", 100),
     )
-    return marked(Dataset({item.id: item for item in items}, met, queries))
+    return marked(Dataset({item.id: item for item in items}, interactions, queries))
 
 
 def split_of(dataset: Dataset) -> Split:
@@ -98,8 +101,8 @@ def shop() -> Dataset:
 
 
 def grammar_of(dataset: Dataset) -> Grammar:
-    """Knows every word of the data, canaries too: a leak would show as a token of its own."""
-    texts = [*(item_text(item) for item in dataset.items.values()), *(met.review for met in dataset.interactions)]
+    """A grammar that knows every word of the data, canaries included, so a leak has its own token."""
+    texts = [*(item_text(item) for item in dataset.items.values()), *(one.review for one in dataset.interactions)]
     texts += [*(query.text for query in dataset.queries), "overall bought rated"]
     return Grammar(WordTokenizer.train((text.lower() for text in texts), CONTROL, min_count=1), entry_tokens=40)
 
@@ -108,7 +111,7 @@ def grammar_of(dataset: Dataset) -> Grammar:
 
 
 def probing(dataset: Dataset, grammar: Grammar) -> ScriptActor:
-    """It cheats: it searches for the target's canaries and title. What comes back must still not be the target."""
+    """An actor that cheats: it searches for the target's canaries and title, which must not find the target."""
 
     def make(state):
         probes = [*own_words(state.query), dataset.items[state.query.target].title.lower()]
@@ -128,40 +131,40 @@ def play(env: Environment, actor, queries, grammar: Grammar) -> list[Episode]:
 
 
 def given(episode: Episode) -> list[int]:
-    """Prompt and replies: the tokens that the actor did not write itself."""
+    """Prompt and replies: the tokens that the actor did not write."""
     return [token for token, own in zip(episode.tokens, episode.mask, strict=True) if not own]
 
 
 def visible(env: Environment, grammar: Grammar, episode: Episode) -> dict[str, str]:
-    """{place: text} of all that an actor meets in the episode of a query, or could."""
+    """{place: text} of everything that an actor sees, or could see, in a query's episode."""
     query, memory = episode.query, env.memory
     probes = (*own_words(query), query.text, item_text(env.dataset.items[query.target]))
     found = [entry for probe in probes for entry in memory.search(query, probe, 9)]
     return {
-        "local memory": said(memory.entries(query)),
-        "global memory": said(memory.global_entries),
-        "retrieved": said(found),
+        "local memory": texts_of(memory.entries(query)),
+        "global memory": texts_of(memory.global_entries),
+        "retrieved": texts_of(found),
         "prompt": grammar.tokenizer.decode(grammar.prompt(query.text, episode.global_entries)),
         "episode": grammar.tokenizer.decode(given(episode)),
     }
 
 
-def said(entries) -> str:
+def texts_of(entries) -> str:
     return " ".join(entry.text for entry in entries)
 
 
 def leaks(env: Environment, grammar: Grammar) -> set[str]:
-    """The places where something of a query's own target was seen."""
+    """The places that show something of a query's own target."""
     places = set()
     for episode in play(env, probing(env.dataset, grammar), env.dataset.queries, grammar):
         seen = visible(env, grammar, episode)
         places |= {place for place, text in seen.items() if any(word in text for word in own_words(episode.query))}
-        # no behaviour record of the target's purchase, nor of a later one: records are numbered from the oldest on
-        before = sum(met.time < episode.query.time for met in env.dataset.interactions_of(episode.query.user))
+        # no behaviour record of the target's purchase or a later one: records are numbered from the oldest
+        before = sum(one.time < episode.query.time for one in env.dataset.interactions_of(episode.query.user))
         used = {record for entry in env.memory.entries(episode.query) for record in entry.rests_on}
         if any(int(record.split("/")[-1]) >= before for record in used):
             places.add("records")
-    # what is learned comes from train users before their first query: from no review of any target
+    # learning uses what train users did before their first query, so no review of a target
     summarizer, space = env.memory.summarizer, env.memory.space
     if any("canary" in word for word in summarizer.reading.words):
         places.add("learned words")
@@ -171,16 +174,16 @@ def leaks(env: Environment, grammar: Grammar) -> set[str]:
 
 
 def up_to_the_query(self: Dataset, query: Query) -> list[Interaction]:
-    """The planted mistake: <= where < is right."""
-    met = self.interactions_of(query.user)
-    return list(met[: bisect_right(met, query.time, key=lambda one: one.time)])
+    """A planted mistake: <= instead of <."""
+    interactions = self.interactions_of(query.user)
+    return list(interactions[: bisect_right(interactions, query.time, key=lambda one: one.time)])
 
 
 def up_to_the_first_query(dataset: Dataset, users):
-    """The same mistake where things are learned."""
+    """The same mistake in the learning."""
     first = {query.user: query.time for query in reversed(dataset.queries)}
-    seen = [[m for m in dataset.interactions_of(u) if m.time <= first.get(u, m.time)] for u in sorted(users)]
-    return [join(dataset, met) for met in seen if met]
+    seen = [[one for one in dataset.interactions_of(u) if one.time <= first.get(u, one.time)] for u in sorted(users)]
+    return [join(dataset, history) for history in seen if history]
 
 
 def test_no_place_shows_anything_of_the_target(dataset):
@@ -208,36 +211,35 @@ def test_a_global_line_about_a_product_is_caught(dataset):
 
 
 def test_what_came_before_is_seen():
-    """The canaries can be found where they may be: the first target of u is history to the second query."""
+    """Canaries are found where they are allowed: the first target of u is history at the second query."""
     data = hand_made()
     env, (first, second, *_) = build(data), data.queries
-    assert own_words(first)[1] in said(env.memory.entries(second)) and "simultaneous" in said(
-        env.memory.entries(second)
-    )
-    assert "simultaneous" not in said(env.memory.entries(first))
+    later = texts_of(env.memory.entries(second))
+    assert own_words(first)[1] in later and "simultaneous" in later
+    assert "simultaneous" not in texts_of(env.memory.entries(first))
 
 
 # --- altering what must not be read changes nothing -------------------------------------------------------------------
 
 
 def altered(dataset: Dataset, forbidden) -> Dataset:
-    """The data set with other items, ratings and reviews in all interactions that are `forbidden`."""
+    """The data set with other items, ratings and reviews in all `forbidden` interactions."""
     ids = list(dataset.items)
 
-    def other(met: Interaction) -> Interaction:
-        return replace(met, item=ids[-1 - ids.index(met.item)], rating=6 - met.rating, review="sadly not luxury at all")
+    def other(one: Interaction) -> Interaction:
+        return replace(one, item=ids[-1 - ids.index(one.item)], rating=6 - one.rating, review="sadly not luxury at all")
 
-    return replace(dataset, interactions=tuple(other(m) if forbidden(m) else m for m in dataset.interactions))
+    return replace(dataset, interactions=tuple(other(one) if forbidden(one) else one for one in dataset.interactions))
 
 
 def learned(env: Environment) -> tuple:
-    """All that the environment learned from people. The embedder's id holds a digest of its table."""
+    """Everything that the environment learned from users. The embedder's id contains a digest of its table."""
     memory = env.memory
     return memory.global_entries, memory.summarizer.reading, memory.space.stats, memory.space.embedder.id
 
 
 def tokens(env: Environment, queries, grammar: Grammar) -> list[list[tuple[int, ...]]]:
-    """The episodes of a teacher, of a greedy model and (where truth is known) of an expert."""
+    """The episodes of a teacher, of a greedy model and, if the truth is known, of an expert."""
     model = make_causal_lm(len(grammar.tokenizer), CausalLMConfig(width=32), torch.Generator().manual_seed(0))
     actors = [
         ScriptActor(teacher(grammar, TeacherConfig(), np.random.default_rng(0), ["price", "size"])),
@@ -252,19 +254,19 @@ def test_nothing_is_learned_from_test_and_validation_users(shop):
     split = split_of(shop)
     unseen = split.test | split.validation
     assert build(shop).memory.global_entries  # there is something to compare
-    assert learned(build(altered(shop, lambda met: met.user in unseen))) == learned(build(shop))
+    assert learned(build(altered(shop, lambda one: one.user in unseen))) == learned(build(shop))
 
 
 def test_learning_from_test_users_is_caught(shop):
     everyone = replace(split_of(shop), train=frozenset(shop.users()))
     unseen = split_of(shop).test
-    one, other = (learned(build(data, everyone)) for data in (shop, altered(shop, lambda met: met.user in unseen)))
+    one, other = (learned(build(data, everyone)) for data in (shop, altered(shop, lambda one: one.user in unseen)))
     assert all(a != b for a, b in zip(one, other, strict=True))
 
 
 def from_the_query_on(dataset: Dataset):
     first = {query.user: query.time for query in reversed(dataset.queries)}
-    return lambda met: met.time >= first.get(met.user, met.time + 1)
+    return lambda one: one.time >= first.get(one.user, one.time + 1)
 
 
 def test_what_happens_from_the_first_query_on_changes_neither_learning_nor_episodes(shop):
@@ -286,17 +288,17 @@ def test_reading_the_target_is_caught(shop, monkeypatch, place):
     assert tokens(before, shop.queries, grammar) != tokens(after, shop.queries, grammar)
 
 
-# --- systems: who took what, and when ---------------------------------------------------------------------------------
+# --- systems ----------------------------------------------------------------------------------------------------------
 
 
 def unseen_by(query: Query, split: Split):
-    """All from the query on, whoever did it; and all that other people did of whom nothing may be learned."""
+    """Everything from the query on, and everything by other users from whom nothing may be learned."""
     others = (split.test | split.validation) - {query.user}
-    return lambda met: met.time >= query.time or met.user in others
+    return lambda one: one.time >= query.time or one.user in others
 
 
 def reads_the_unseen(system, shop: Dataset, learned_from: Split | None = None) -> bool:
-    """Whether altering what a query may not see changes a score of it."""
+    """Whether altering what a query may not see changes its scores."""
     split, pool = split_of(shop), sorted(shop.items)
 
     def scores(data, query):
@@ -307,7 +309,7 @@ def reads_the_unseen(system, shop: Dataset, learned_from: Split | None = None) -
 
 
 @pytest.mark.parametrize("system", [Popularity, Neighbours])
-def test_systems_see_train_users_and_the_own_past(shop, system):
+def test_systems_see_train_users_and_the_users_own_past(shop, system):
     assert not reads_the_unseen(system(), shop)
 
 
@@ -332,7 +334,7 @@ def test_systems_do_not_read_the_target_of_the_query(dataset, system):
     assert all(fitted.rank(one, pool).tolist() == fitted.rank(other, pool).tolist() for one, other in pairs)
 
 
-# --- the path from profile to ranking does not see the target ---------------------------------------------------------
+# --- the target is not read between profile and ranking --------------------------------------------------------------
 
 
 def with_other_targets(dataset: Dataset, queries) -> list[Query]:
@@ -351,7 +353,7 @@ def test_another_target_changes_the_rank_and_nothing_else(dataset):
     assert any(one.rewards["rank"] != other.rewards["rank"] for one, other in pairs)
 
 
-def test_truth_is_for_the_expert_alone(shop):
+def test_only_the_expert_reads_the_truth(shop):
     env, grammar = build(shop), grammar_of(shop)
     blind = [replace(query, truth=None) for query in shop.queries]
     assert tokens(env, shop.queries, grammar)[:2] == tokens(env, blind, grammar)

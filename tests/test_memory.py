@@ -1,4 +1,4 @@
-"""Memory: who may read what, as of when; lines, ids, contrasts; and how much of a known truth is recovered."""
+"""Memory: isolation of users, time, lines, ids, contrasts, and how much of a known truth it recovers."""
 
 from dataclasses import replace
 
@@ -51,7 +51,7 @@ def build(dataset, train=(), config=CONFIG, summarizer=None):
     return Memory.build(dataset, train, config, summarizer or ExtractiveSummarizer(), HybridConfig(dims=8), rng)
 
 
-ANYBODY = replace(CONFIG, min_users=1)  # one person's words are learned too: these shops hold few people
+ANYBODY = replace(CONFIG, min_users=1)  # learn the words of a single user too, because these shops have few users
 
 
 def asked(user, time=100, name="q"):
@@ -62,9 +62,9 @@ def asked(user, time=100, name="q"):
 
 
 def two_people():
-    met = [Interaction("alice", f"i{n}", n, 5, f"canaryalice word{n}") for n in range(1, 5)]
-    met += [Interaction("bob", f"i{n}", n, 5, f"canarybob word{n}") for n in range(1, 5)]
-    return shop(met, [asked("alice"), asked("bob")])
+    history = [Interaction("alice", f"i{n}", n, 5, f"canaryalice word{n}") for n in range(1, 5)]
+    history += [Interaction("bob", f"i{n}", n, 5, f"canarybob word{n}") for n in range(1, 5)]
+    return shop(history, [asked("alice"), asked("bob")])
 
 
 def test_search_returns_only_entries_of_the_asking_user():
@@ -78,9 +78,9 @@ def test_search_returns_only_entries_of_the_asking_user():
     assert all(set(entry.rests_on) <= mine for entry in memory.entries(asked("alice")))
 
 
-def test_a_user_named_like_a_path_owns_no_foreign_id():
-    met = [Interaction(user, "i1", 1, 5, "") for user in ("a", "a/record", "a/record/0", "@global", "%61")]
-    memory = build(shop(met))
+def test_a_user_named_like_a_path_has_no_id_of_another_user():
+    history = [Interaction(user, "i1", 1, 5, "") for user in ("a", "a/record", "a/record/0", "@global", "%61")]
+    memory = build(shop(history))
     users = ("a", "a/record", "a/record/0", "@global", "%61")
     ids = [entry.id for user in users for entry in memory.entries(asked(user))]
     assert len(ids) == len(set(ids))
@@ -94,26 +94,26 @@ def test_ids_are_equal_only_for_equal_parts(pair):
     assert entry_id(*pair[0]) != entry_id(*pair[1])
 
 
-def test_the_target_and_its_review_never_reach_the_memory_of_their_query():
-    met = [Interaction("u", f"i{n}", n, 5, "fine") for n in range(1, 4)]
-    met += [Interaction("u", "i5", 100, 5, "canarytarget"), Interaction("u", "i7", 101, 5, "canaryfuture")]
-    met += [Interaction("v", f"i{n}", n, 5, "fine") for n in range(1, 4)]
-    data = shop(met, [asked("u", 100, "first"), asked("u", 200, "second"), asked("v", 100)])
+def test_the_target_and_its_review_never_enter_the_memory_of_their_query():
+    history = [Interaction("u", f"i{n}", n, 5, "fine") for n in range(1, 4)]
+    history += [Interaction("u", "i5", 100, 5, "canarytarget"), Interaction("u", "i7", 101, 5, "canaryfuture")]
+    history += [Interaction("v", f"i{n}", n, 5, "fine") for n in range(1, 4)]
+    data = shop(history, [asked("u", 100, "first"), asked("u", 200, "second"), asked("v", 100)])
     memory = build(data, ["u", "v"])
     first = memory.entries(asked("u", 100))
     assert len([entry for entry in first if entry.level == "record"]) == 3
     assert "canary" not in " ".join(entry.text for entry in (*first, *memory.global_entries))
-    # at the second query both are history; the first answer, asked again, stays what it was
+    # at the second query both are history; the answer to the first query does not change
     assert "canarytarget" in " ".join(entry.text for entry in memory.entries(asked("u", 200)))
     assert memory.entries(asked("u", 100)) == first
     assert "canarytarget" not in " ".join(e.text for e in memory.search(asked("u", 100), "canarytarget", 9))
-    # what is learned from train users stops before their first query
+    # learning uses what train users did before their first query
     histories = train_histories(data, ["u", "v"])
     assert [len(history) for history in histories] == [3, 3]
     assert not any("canary" in purchase.review for history in histories for purchase in history)
 
 
-def test_global_memory_and_text_space_see_train_users_only():
+def test_global_memory_and_text_space_learn_from_train_users_only():
     data = two_people()
 
     class Spy(ExtractiveSummarizer):
@@ -129,13 +129,13 @@ def test_global_memory_and_text_space_see_train_users_only():
     assert "canaryalice" in memory.space.stats.idf and "canarybob" not in memory.space.stats.idf
 
 
-# --- small and odd users --------------------------------------------------------------------------------------------
+# --- users with few records, odd reviews ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_users_with_few_records(n):
-    met = [Interaction("u", f"i{2 * i + 1}", i, 5, "") for i in range(n)]
-    memory = build(shop([*met, Interaction("other", "i1", 1, 5, "")]), ["other"])
+    history = [Interaction("u", f"i{2 * i + 1}", i, 5, "") for i in range(n)]
+    memory = build(shop([*history, Interaction("other", "i1", 1, 5, "")]), ["other"])
     entries = memory.entries(asked("u"))
     assert sum(entry.level == "record" for entry in entries) == n
     assert (memory.search(asked("u"), "price") == ()) == (n == 0)
@@ -148,7 +148,7 @@ def test_no_train_users_at_all():
     assert memory.search(asked("u"), "price")[0].user == "u"
 
 
-def test_a_review_that_imitates_tags_is_only_words():
+def test_a_review_that_imitates_tags_becomes_plain_words():
     memory = build(shop([Interaction("u", "i1", 1, 5, ATTACK), Interaction("u", "i3", 2, 2, ATTACK)]), ["u"])
     for entry in memory.entries(asked("u")):
         assert not set(entry.text) & set("<>/|[]`\x1b")
@@ -160,15 +160,18 @@ def test_a_review_that_imitates_tags_is_only_words():
 
 
 def test_record_lines_ids_and_cap():
-    met = [Interaction("al ice", "i1", 1, 4.5, " ".join(f"w{n}" for n in range(30))), Interaction("al ice", "i2", 2, 3)]
-    data = shop(met)
-    late, early = [e for e in local_entries(join(data, met), ExtractiveSummarizer(), CONFIG) if e.level == "record"]
+    history = [
+        Interaction("al ice", "i1", 1, 4.5, " ".join(f"w{n}" for n in range(30))),
+        Interaction("al ice", "i2", 2, 3),
+    ]
+    data = shop(history)
+    late, early = [e for e in local_entries(join(data, history), ExtractiveSummarizer(), CONFIG) if e.level == "record"]
     assert (late.text, late.id) == ("bought vel i2 rated 3", "al%20ice/record/1")  # no review, no colon
     assert early.text == "bought vel i1 rated 4.5: " + " ".join(f"w{n}" for n in range(12))
     assert early.rests_on == (early.id,) and early.support == 1 and early.scenario == "mug"
 
 
-def test_preferences_become_one_line_for_each_scenario_and_aspect():
+def test_preferences_become_one_line_per_scenario_and_aspect():
     chunk = [
         Preference("film", "genre", "drama", 5, ("r1", "r2")),
         Preference("film", "genre", "comedy", 4, ("r2", "r3")),
@@ -194,7 +197,7 @@ def test_levels_in_use_and_stable_ids():
     assert all(later[identity] == entry for identity, entry in earlier.items())  # records never change
 
 
-def test_equal_texts_take_one_place_in_the_answer():
+def test_of_equal_texts_one_is_found():
     data = shop([Interaction("u", "i1", n, 5, "canary") for n in range(4)])
     memory = build(data)
     assert sum(entry.level == "record" for entry in memory.entries(asked("u"))) == 4
@@ -202,13 +205,20 @@ def test_equal_texts_take_one_place_in_the_answer():
     assert len(texts) == len(set(texts)) and sum("canary" in text for text in texts) == 1
 
 
-def test_search_many_is_search_in_the_order_asked():
+def test_search_many_equals_search_in_the_given_order():
     memory = build(two_people())
     pairs = [(asked(user), text) for text in ("word1", "price", "", "word3", "price") for user in ("bob", "alice")]
     together = memory.search_many(pairs, 2)
     fresh = build(two_people())
     assert together == [fresh.search(query, text, 2) for query, text in pairs]
     assert together[1][0].text.endswith("word1")
+
+
+def test_a_cached_memory_is_found_without_the_history(monkeypatch):
+    memory = build(two_people())
+    found = memory.search(asked("alice"), "word1"), memory.entries(asked("alice"))
+    monkeypatch.setattr(Dataset, "history", lambda *_: 1 / 0)
+    assert (memory.search(asked("alice"), "word1"), memory.entries(asked("alice", name="other"))) == found
 
 
 @given(st.text(max_size=40), st.integers(0, 5))
@@ -232,22 +242,23 @@ def test_similarity_by_hand():
     assert similarity(frozenset(), frozenset()) == 0
 
 
-def test_contrasts_are_similar_unbought_items_of_the_scenario():
-    shelf = [item(f"m{n}", price="luxury" if n < 5 else "budget", size="small") for n in range(40)]
-    shelf += [item(f"l{n}", "lamp", price="luxury", size="small") for n in range(40)]
-    met = [Interaction("u", "m0", 1, 5), Interaction("u", "m1", 2, 5), Interaction("u", "m2", 3, 2)]
-    data = shop(met, items=shelf)
-    config = replace(CONFIG, candidates=400, unchosen=2)  # so many draws that every item is among them
-    contrasts = sample_contrasts([join(data, met)], shelf, config, np.random.default_rng(0))
+def test_contrasts_are_similar_items_of_the_scenario_that_the_user_did_not_buy():
+    stock = [item(f"m{n}", price="luxury" if n < 5 else "budget", size="small") for n in range(40)]
+    stock += [item(f"l{n}", "lamp", price="luxury", size="small") for n in range(40)]
+    history = [Interaction("u", "m0", 1, 5), Interaction("u", "m1", 2, 5), Interaction("u", "m2", 3, 2)]
+    data = shop(history, items=stock)
+    config = replace(CONFIG, candidates=400, unchosen=2)  # enough draws to include every item
+    contrasts = sample_contrasts([join(data, history)], stock, config, np.random.default_rng(0))
     assert sorted(contrast.bought.item.id for contrast in contrasts) == ["m0", "m1"]  # m2 was not liked
-    for contrast in contrasts:
-        assert {one.id for one in contrast.unchosen} == {"m3", "m4"}  # luxury ones, less what u bought (m2 included)
-    assert sample_contrasts([join(data, met)], shelf[:3], config, np.random.default_rng(0)) == []  # nothing unchosen
-    fewer = sample_contrasts([join(data, met)], shelf, replace(config, contrasts=1), np.random.default_rng(0))
+    for contrast in contrasts:  # m3 and m4 are luxury items that u did not buy
+        assert {one.id for one in contrast.unchosen} == {"m3", "m4"}
+    all_bought = sample_contrasts([join(data, history)], stock[:3], config, np.random.default_rng(0))
+    assert all_bought == []
+    fewer = sample_contrasts([join(data, history)], stock, replace(config, contrasts=1), np.random.default_rng(0))
     assert len(fewer) == 1
 
 
-def test_contrasts_repeat_with_the_generator():
+def test_equal_seeds_give_equal_contrasts():
     data = make_world(WorldConfig(users=20, items=400, categories=4, held=1))
     histories = train_histories(data, data.users())
     first, again, other = (
@@ -256,7 +267,7 @@ def test_contrasts_repeat_with_the_generator():
     assert first == again and first != other
 
 
-def test_global_entries_need_support_and_name_nobody():
+def test_global_entries_need_support_and_name_no_user():
     class Fixed(ExtractiveSummarizer):
         def aspects(self, contrasts):
             return [Aspect("mug", "price", frozenset("abc")), Aspect("mug", "size", frozenset("ab"))]
@@ -270,7 +281,7 @@ def test_global_entries_need_support_and_name_nobody():
     assert global_line(described, CONFIG).text == "mug price: how much a buyer can pay at most for it"
 
 
-# --- the truth of a shop --------------------------------------------------------------------------------------------
+# --- a shop with a known truth ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -298,20 +309,20 @@ def test_global_memory_holds_no_value_brand_or_user_text(world):
         assert set(entry.text.split()) <= allowed
 
 
-def test_local_memory_tells_the_values_that_users_want(world):
+def test_local_memory_contains_the_values_that_users_want(world):
     _, data, split, memory = world
-    right = mine = guess = 0
+    right = total = guess = 0
     for query in (*split.test_queries, *split.held_queries):
         lines = [line.text.split() for line in memory.entries(query) if line.level != "record"]
         for aspect, value in query.truth.items():
             for scenario in (data.category(query.target), "overall"):
-                told = [line[2] for line in lines if line[:2] == [scenario, aspect]]
-                if told:
-                    right += told[0] == value
+                written = [line[2] for line in lines if line[:2] == [scenario, aspect]]
+                if written:
+                    right += written[0] == value
                     break
-            mine += 1
-            guess += 1 / len(ASPECTS[aspect])
-    assert right / mine > 0.75 > 3 * guess / mine
+            total += 1
+            guess += 1 / len(ASPECTS[aspect])  # expected hits of a random value
+    assert right / total > 0.75 > 3 * guess / total
 
 
 def test_global_lines_of_the_asked_category_come_first(world):

@@ -570,8 +570,8 @@ TestGrowing.settings = settings(deadline=None, max_examples=15, stateful_step_co
 def shop_with_words(*added: tuple[str, str]) -> tuple[Dataset, Memory]:
     """The shop with a word added to all reviews of some users, as (user, word), and the memory of its train users."""
     word = dict(added)
-    met = [replace(one, review=f"{one.review} {word.get(one.user, '')}") for one in shop().interactions]
-    dataset = Dataset(shop().items, tuple(met), (), {})  # no queries: all that a train user did is visible
+    interactions = [replace(one, review=f"{one.review} {word.get(one.user, '')}") for one in shop().interactions]
+    dataset = Dataset(shop().items, tuple(interactions), (), {})  # no queries: all that a train user did is visible
     return dataset, learned_from(dataset)
 
 

@@ -46,11 +46,11 @@ def bought(one, rating=5.0, review="", user="u", record="r"):
         (3, "", 0.0),
         (1, "", -1.0),
         (5, "So LUXURY.", 6.0),  # mentioned: 6 (1 + min(1, 0))
-        (3, "really luxury", 6.0),  # a praise in a middling purchase is a praise
+        (3, "really luxury", 6.0),  # a mention in a middling review counts in full
         (2, "luxury", 3.0),  # 6 (1 - 1/2)
-        (1, "luxury", 0.0),  # not a complaint about the price, but no reason to trust it either
+        (1, "luxury", 0.0),  # not a complaint about the price, but no evidence for it either
         (5, "too luxury for me. great", -6.0),  # one bad point of a good purchase
-        (5, "great price", 6.0),  # the aspect's name speaks of the item's value
+        (5, "great price", 6.0),  # the aspect's name refers to the item's value
         (5, "not bad. so luxury", 6.0),  # the complaint is in another sentence
         (5, "luxurious", 1.0),  # another word, not learned
     ],
@@ -64,21 +64,21 @@ def test_stance_by_hand(rating, review, price):
 def test_stance_uses_learned_words_and_attention():
     reading = Reading({"lavish": ("price", "luxury")}, {("mug", "price"): 0.5})
     assert stances(bought(item(price="luxury"), 5, "lavish"), reading, CONFIG) == {("price", "luxury"): 3.0}
-    # the word speaks of luxury: it is no mention of an item's budget price
+    # the word stands for luxury, so it does not mention a budget price
     assert stances(bought(item(price="budget"), 5, "lavish"), reading, CONFIG) == {("price", "budget"): 0.5}
 
 
-def test_words_are_learned_only_where_they_tell_values_apart():
+def test_words_are_learned_only_if_they_tell_values_apart():
     people = [f"u{n % 3}" for n in range(20)]
     purchases = [bought(item(price="luxury", kind="mug"), 5, "lavish and nice", user) for user in people]
     purchases += [bought(item(price="budget", kind="mug"), 5, "cheap and nice", user) for user in people]
     purchases += [bought(item(price="budget", kind="mug"), 5, "rareword", user) for user in people[:4]]  # fewer than 8
     words = learn_words(purchases, CONFIG)
     # cheap: 20 of 20 against 24 of 44 is (1 - .545) / sqrt(.545 x .455 / 20) = 4.1 standard errors
-    # "nice": half and half; everything is a mug, so no word is evidence of it
+    # "nice": half of each; every item is a mug, so no word is evidence for that
     assert words == {"lavish": ("price", "luxury"), "cheap": ("price", "budget")}
     two = [replace(one, user=one.user.replace("u2", "u1")) for one in purchases]
-    assert learn_words(two, CONFIG) == {}  # what two people say is theirs
+    assert learn_words(two, CONFIG) == {}  # words of two users only are not learned
 
 
 def test_attention_by_hand():
@@ -88,7 +88,7 @@ def test_attention_by_hand():
     found = learn_attention(purchases, {}, CONFIG)
     assert found == {("mug", "price"): 1.0, ("mug", "size"): 1 / 16, ("mug", "color"): 0.0}
     silent = learn_attention([bought(item(price="luxury", size="small"))], {}, CONFIG)
-    assert set(silent.values()) == {1.0}  # films without reviews: every aspect counts in full
+    assert set(silent.values()) == {1.0}  # without reviews every aspect counts in full
 
 
 # --- eq. 4 and 5 ----------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_two_silent_purchases_make_a_pattern_and_one_does_not():
     assert [p.firm for p in ExtractiveSummarizer().patterns(silent[:1])] == [False]
 
 
-def test_profile_eq_5_adds_the_patterns_weak_ones_included():
+def test_profile_eq_5_sums_the_patterns_including_weak_ones():
     """Eq. (5)"""
     patterns = [
         Preference("mug", "price", "luxury", 6.0, ("r0",), True),  # an exception, in one category
@@ -133,11 +133,11 @@ def test_profile_eq_5_adds_the_patterns_weak_ones_included():
     found = {(p.aspect, p.value): p for p in ExtractiveSummarizer().profile(patterns)}
     assert found["price", "budget"].strength == 7.5 and found["price", "budget"].rests_on == ("r1", "r2")
     assert [key for key, p in found.items() if p.firm] == [("price", "budget")]  # .4 < min_profile
-    # wrong versions: firm patterns only, or one vote a pattern, would tie 6 : 6 or ignore the strength
+    # wrong versions: only firm patterns would tie 6 : 6; one vote per pattern would ignore the strength
     assert all(p.scenario == "" for p in found.values())
 
 
-def test_several_values_only_where_items_have_several():
+def test_several_values_are_written_only_if_items_have_several():
     films = [bought(item(f"f{n}", "film", genre=("drama", "comedy", "war"), year="old"), 5) for n in range(3)]
     films += [bought(item("g", "film", genre=("drama", "comedy"), year="new"), 5) for _ in range(2)]
     patterns = ExtractiveSummarizer().patterns(films)
@@ -179,18 +179,18 @@ def test_lift_by_hand():
     assert lift([1.0]) == (1.0, math.inf) and lift([]) == (0.0, math.inf)
 
 
-def test_the_purchase_itself_is_left_out_of_what_its_user_prefers():
+def test_the_contrasted_purchase_does_not_count_as_its_users_preference():
     one = bought(item("a", price="luxury"), 5, "luxury", record="r0")
     other = bought(item("b", price="budget"), 5, "budget", record="r1")
     contrast = Contrast(one, (item("c", price="budget"),), (one, other))
-    # without r0 the user's price is budget: 0 - 1. Wrong version, r0 kept: a tie, and budget or luxury at will
+    # without r0 the user's price is budget: 0 - 1. Wrong version: with r0 there is a tie
     assert ExtractiveSummarizer().lifts([contrast]) == {("mug", "price"): {"u": -1.0}}
     alone = Contrast(one, (item("c", price="budget"),), (one,))
-    assert ExtractiveSummarizer().lifts([alone]) == {}  # nothing else is known of this user: no evidence at all
+    assert ExtractiveSummarizer().lifts([alone]) == {}  # nothing else is known about this user
 
 
 def tiny_shop(seed, users=40):
-    """Mugs are chosen by price, lamps by color; size is random. Every user holds one price and one color."""
+    """Mugs are chosen by price, lamps by color, sizes at random. Every user wants one price and one color."""
     rng = np.random.default_rng(seed)
     values = {"price": ("luxury", "budget", "fair"), "color": ("red", "blue", "green"), "size": ("s", "m", "l")}
     decides = {"mug": "price", "lamp": "color"}
@@ -230,7 +230,7 @@ def test_merge_joins_spellings():
     assert canonical_names(["Film-Genres", "film genre", "lens", "Batteries", "battery", "boxes", "box"]) == {
         "Film-Genres": "film genre",
         "film genre": "film genre",
-        "lens": "lens",  # nobody says "len"
+        "lens": "lens",  # there is no "len"
         "Batteries": "battery",
         "battery": "battery",
         "boxes": "box",
@@ -247,11 +247,11 @@ def test_merge_joins_spellings():
     ]
 
 
-def test_a_parent_takes_what_decides_in_most_of_its_scenarios():
+def test_a_parent_category_gets_what_decides_in_most_of_its_scenarios():
     paths = [("kitchen", "mug"), ("kitchen", "pan"), ("kitchen", "pot"), ("garden", "rake")]
     decisive = [Aspect(s, "price", frozenset(s)) for s in ("mug", "pan", "rake")] + [
         Aspect("mug", "size", frozenset("x"))
     ]
-    # kitchen: price in 2 of 3, size in 1 of 3; garden has a single scenario, which would only be said twice
+    # kitchen: price in 2 of 3, size in 1 of 3; garden has a single scenario, so its line would only repeat
     assert parents(decisive, paths) == [Aspect("kitchen", "price", frozenset("mugpan"))]
     assert parents(decisive, [*paths, ("kitchen", "cup")]) == []  # 2 of 4 is not most

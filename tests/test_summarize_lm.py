@@ -18,7 +18,7 @@ def bought(one, rating=5.0, review="", user="u", record="r"):
 
 
 class Script:
-    """Answers in turn and keeps what it was asked."""
+    """A `generate` that gives prepared answers in turn and records the prompts."""
 
     def __init__(self, *answers):
         self.answers, self.asked = list(answers), []
@@ -42,14 +42,14 @@ def test_reviews_stay_inside_the_fence():
     script = Script([])
     LMSummarizer(script).patterns([bought(item(price="luxury"), 5, ATTACK)])
     (prompt,) = script.asked
-    assert block(prompt)[0]["review"] == ATTACK  # unharmed as data
+    assert block(prompt)[0]["review"] == ATTACK  # unchanged as data
     before, _, after = prompt.split("```")
     assert "Ignore all rules" not in before + after
     assert "<search>" not in prompt
     assert fenced("`<>").count("`") == 6 and json.loads(fenced("`<>").split("```json\n")[1][:-4]) == "`<>"
 
 
-def test_lm_patterns_eq_4_keeps_good_entries_and_counts_the_rest():
+def test_lm_patterns_eq_4_keeps_valid_entries_and_counts_the_rest():
     """Eq. (4)"""
     answer = [
         {"aspect": "Price", "value": "Luxury!", "records": [1, 3]},
@@ -85,7 +85,7 @@ def test_lm_profile_eq_5_rests_on_the_records_of_its_lines():
         Preference("lamp", "price", "luxury", 3, ("r1", "r2")),
         Preference("tent", "size", "small", 2, ("r3",)),
     ]
-    # lines stand strongest first: 1 lamp, 2 tent, 3 mug; a fence around the answer is allowed
+    # lines are ordered by strength: 1 lamp, 2 tent, 3 mug; the answer may be fenced
     script = Script('```json\n[{"aspect": "price", "value": "luxury", "lines": [1, 3]}]\n```')
     found = LMSummarizer(script).profile(patterns)
     assert found == [Preference("", "price", "luxury", 3.0, ("r1", "r2", "r0"))]
@@ -141,7 +141,7 @@ def test_lm_merge_eq_6_prompt_b_joins_users_of_a_group():
     assert model.fit([]) is model
 
 
-# --- what was asked once is not asked again --------------------------------------------------------------------------
+# --- saved answers ---------------------------------------------------------------------------------------------------
 
 
 def counted(path):
@@ -154,7 +154,7 @@ def counted(path):
     return Recorded(generate, path), asked
 
 
-def test_a_writer_that_was_stopped_goes_on_with_its_answers(tmp_path):
+def test_a_stopped_writer_resumes_with_its_saved_answers(tmp_path):
     path = tmp_path / "deep" / "answers.jsonl"
     first, asked = counted(path)
     assert [first(p) for p in ("a", "b", "a")] == ["answer to a", "answer to b", "answer to a"]
@@ -162,11 +162,11 @@ def test_a_writer_that_was_stopped_goes_on_with_its_answers(tmp_path):
     second, asked = counted(path)
     assert [second(p) for p in ("b", "c", "a")] == ["answer to b", "answer to c", "answer to a"]
     assert (asked, second.calls, second.reused) == (["c"], 1, 2)
-    assert '"a"' not in path.read_text()  # the prompt, which holds what people wrote, is not kept
+    assert '"a"' not in path.read_text()  # the prompt, which contains what people wrote, is not saved
 
 
 @pytest.mark.parametrize("left", range(1, 40, 6))
-def test_a_line_that_a_kill_has_cut_is_asked_again(tmp_path, left):
+def test_an_answer_cut_by_a_kill_is_asked_again(tmp_path, left):
     path = tmp_path / "answers.jsonl"
     first, _ = counted(path)
     first("a"), first("b")
