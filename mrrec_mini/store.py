@@ -750,7 +750,7 @@ def build_store(
     _remove_side_files(path)  # SQLite would apply the log of a removed store to the new one of the same name
     counts = Counter({"global": len(memory.global_entries)})
     with replacing_file(path) as fresh:
-        fresh.unlink(missing_ok=True)  # left, like its side files, by a killed build
+        fresh.unlink(missing_ok=True)  # left, like its side files, by a killed build with the same process id
         _remove_side_files(fresh)
         try:
             with _sqlite_errors(fresh):

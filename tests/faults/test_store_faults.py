@@ -323,10 +323,9 @@ store._write_user = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 make_store(Path({str(shop())!r}), Path({str(path)!r}), 0)
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
-    left = {file.name for file in tmp_path.iterdir()}
-    assert ".memory.db.tmp" in left and "memory.db" not in left
+    assert not path.exists()
     assert mrrec("memory", "build", "--data", shop(), "--store", path).exit_code == 0
-    assert [file.name for file in tmp_path.iterdir()] == ["memory.db"] and is_sound(path)
+    assert is_sound(path) and mrrec("memory", "list", "--store", path, "--user", USER).exit_code == 0
 
 
 # --- row 21: no room, no permission ---
