@@ -9,6 +9,7 @@ Equations: none. The paper says nothing of this. Not promised: what a disk loses
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -37,13 +38,32 @@ def replacing_file(path: Path) -> Iterator[Path]:
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         yield fresh
         sync(fresh)
         os.replace(fresh, path)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of `path` left behind that were killed: it may hold people's text."""
+    for half in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        writer = half.name.split(".")[-2]
+        if writer.isdigit() and not _is_running(int(writer)):
+            half.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's process
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

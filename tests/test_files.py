@@ -66,6 +66,19 @@ def test_two_writers_of_one_file_have_names_of_their_own(tmp_path):
     assert path.read_text() == "mine" and names(tmp_path) == ["b.txt"]
 
 
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    path = tmp_path / "b.txt"
+    child = os.fork()
+    if child == 0:
+        with files.replacing_file(path) as fresh:
+            fresh.write_text("half, with somebody's name in it")
+            os._exit(9)  # as a kill: nothing is cleaned up
+    os.waitpid(child, 0)
+    assert names(tmp_path) == [f".b.txt.{child}.tmp"]
+    files.write_text(path, "whole")
+    assert names(tmp_path) == ["b.txt"]
+
+
 def test_a_folder_is_replaced_whole(tmp_path):
     folder = tmp_path / "set"
     for content in ("old", "new"):
