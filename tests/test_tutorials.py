@@ -16,7 +16,7 @@ from house import ROOT, machine_paths
 
 TUTORIALS = ROOT / "tutorials"
 sys.path.insert(0, str(TUTORIALS))
-sys.path.insert(0, str(ROOT / "tests/exercises"))
+sys.path.insert(0, str(ROOT / "tutorials/checks"))
 
 import run  # noqa: E402
 from adapters import exercises  # noqa: E402

@@ -1,4 +1,4 @@
-"""Grade answers: `python tests/exercises/grade.py [--answers FOLDER] [--json] [NAME ...]`, one line an exercise.
+"""Grade answers: `python tutorials/checks/grade.py [--answers FOLDER] [--json] [NAME ...]`, one line an exercise.
 
 passed / failed with the first thing to look at / not started. `make exercise EX=NAME` and `make test ANSWERS=mine` call
 this file. An exercise that is asked for by name and has no answer yet gets one: a copy of its stub in the folder.

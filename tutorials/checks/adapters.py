@@ -1,7 +1,7 @@
 """Whose answer is checked: the learner's or the reference's; the tests are the same for both.
 
 An exercise NAME is four files: `tutorials/solutions/NAME.py` (the reference, its answer between markers),
-`tutorials/exercises/NAME.py` (the same without the answer, written by `make handout`), `tests/exercises/check_NAME.py`
+`tutorials/exercises/NAME.py` (the same without the answer, written by `make handout`), `tutorials/checks/check_NAME.py`
 (what is asked of an answer, and wrong answers that must not pass) and `answers/NAME.py`, the learner's own.
 
 A check module has `check(answer)`, which raises AssertionError with a sentence that helps, and `WRONG`: a few plausible
@@ -18,7 +18,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKS, STUBS, SOLUTIONS = ROOT / "tests/exercises", ROOT / "tutorials/exercises", ROOT / "tutorials/solutions"
+CHECKS, STUBS, SOLUTIONS = ROOT / "tutorials/checks", ROOT / "tutorials/exercises", ROOT / "tutorials/solutions"
 
 
 def exercises() -> list[str]:

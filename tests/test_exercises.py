@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tutorials"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tutorials"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tutorials/checks"))
 
 import grade
 import handout
@@ -91,7 +91,7 @@ def test_a_handout_holds_no_solution(tmp_path):
     """In git's own list of files; what the course needs is there, and what is there passes."""
     count = handout.write_handout(tmp_path / "out")
     names = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert len(names) == count and "Makefile" in names and "tests/exercises/grade.py" in names
+    assert len(names) == count and "Makefile" in names and "tutorials/checks/grade.py" in names
     assert not [name for name in names if "solutions" in name]
     texts = [(tmp_path / "out" / name).read_bytes() for name in names if name.startswith("tutorials/exercises/")]
     assert texts and not any(b"BEGIN SOLUTION" in text for text in texts)
@@ -179,7 +179,7 @@ def test_make_hands_on_what_a_check_says():
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     words = ["make", "-n", "exercise", f"EX={NAME}"]
     done = subprocess.run(words, cwd=handout.ROOT, env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1].endswith(f"/python tests/exercises/grade.py --must-name {NAME}")
+    assert done.stdout.splitlines()[-1].endswith(f"/python tutorials/checks/grade.py --must-name {NAME}")
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["--answers", "nowhere"], ["--must-name"]])
