@@ -1,4 +1,4 @@
-"""Each exercise can be solved, no listed mistake passes, and a stub is the solution without its answer."""
+"""Each exercise can be solved, no listed mistake passes, and each stub is its solution without the answer."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def test_the_reference_passes(name):
 @with_solutions
 @pytest.mark.parametrize(("name", "what"), WRONG)
 def test_a_wrong_answer_does_not_pass(name, what):
-    """And fails with a sentence of the check, not by an accident."""
+    """It fails with a message of the check, not by accident."""
     check = check_of(name)
     wrong = replaced(reference(name), check.WRONG[what])
     with pytest.raises(AssertionError) as caught:
@@ -82,13 +82,13 @@ def test_marks_that_do_not_match_are_refused(text):
 def test_a_solution_is_cut_out():
     text = "X = None\n# BEGIN SOLUTION\nX = 1\n# END SOLUTION\n\n\n"
     text += "def f():\n    # BEGIN SOLUTION\n    return 2\n    # END SOLUTION\n"
-    told = 'X = None\n\n\ndef f():\n    raise NotImplementedError("write this, then run the check again")\n'
-    assert handout.without_solution(text) == told
+    stub = 'X = None\n\n\ndef f():\n    raise NotImplementedError("write this, then run the check again")\n'
+    assert handout.without_solution(text) == stub
 
 
 @pytest.mark.skipif(not (handout.ROOT / ".git").exists(), reason="needs a git checkout")
 def test_a_handout_holds_no_solution(tmp_path):
-    """In git's own list of files; what the course needs is there, and what is there passes."""
+    """The copy has the files that git lists, apart from the solutions, and no stub holds an answer."""
     count = handout.write_handout(tmp_path / "out")
     names = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(names) == count and "Makefile" in names and "tutorials/checks/grade.py" in names
@@ -100,7 +100,7 @@ def test_a_handout_holds_no_solution(tmp_path):
 
 
 def test_a_handout_is_made_from_solutions_only(tmp_path, monkeypatch):
-    """In a student's copy there are none: nothing may be removed there."""
+    """A student's copy has no solutions: nothing may be deleted there."""
     monkeypatch.setattr(handout, "SOLUTIONS", tmp_path / "none")
     shutil.copytree(STUBS, tmp_path / "stubs")
     with pytest.raises(FileNotFoundError, match="a handout already"):
@@ -114,7 +114,7 @@ NAME = "bm25_idf"
 
 
 def graded(tmp_path, text, capsys, *words):
-    """(exit code, what was printed) with this answer; None: there is no file."""
+    """(exit code, printed text) of grading this answer; with None, no file is written first."""
     if text is not None:
         (tmp_path / f"{NAME}.py").write_text(text, encoding="utf-8")
     code = grade.main(["--answers", str(tmp_path), *words])
@@ -158,15 +158,15 @@ def test_an_endless_answer_is_stopped(tmp_path, capsys, monkeypatch):
     assert code == 1 and "a loop that does not end?" in printed
 
 
-def test_all_of_them_a_line_each(tmp_path, capsys):
+def test_all_answers_get_one_line_each(tmp_path, capsys):
     code, printed = graded(tmp_path, STUB, capsys)
     assert code == 1 and printed.count("not started") == len(NAMES) and f"0 of {len(NAMES)} passed" in printed
     code, printed = graded(tmp_path, None, capsys, "--json")
     assert {entry["verdict"] for entry in json.loads(printed).values()} == {"not started"}
 
 
-def test_a_stub_is_laid_once_and_never_over_an_answer(tmp_path, capsys):
-    assert graded(tmp_path, None, capsys, NAME) == (0, f"{NAME}  not started\n")  # it was asked to begin, and did
+def test_a_stub_is_copied_once_and_never_over_an_answer(tmp_path, capsys):
+    assert graded(tmp_path, None, capsys, NAME) == (0, f"{NAME}  not started\n")  # the first call begins the exercise
     assert graded(tmp_path, None, capsys, NAME) == (1, f"{NAME}  not started\n")
     assert (tmp_path / f"{NAME}.py").read_text(encoding="utf-8") == STUB
     graded(tmp_path, "x = 1\n", capsys, NAME)
@@ -174,8 +174,8 @@ def test_a_stub_is_laid_once_and_never_over_an_answer(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
-def test_make_hands_on_what_a_check_says():
-    """Nothing stands behind the check that could turn its exit code into a success."""
+def test_make_passes_on_the_verdict():
+    """No command follows the check that could turn its exit code into a success."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     words = ["make", "-n", "exercise", f"EX={NAME}"]
     done = subprocess.run(words, cwd=handout.ROOT, env=env, capture_output=True, text=True, check=True)

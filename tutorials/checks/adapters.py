@@ -1,11 +1,14 @@
-"""Whose answer is checked: the learner's or the reference's; the tests are the same for both.
+"""Load answers, and compare them with what is expected; used by the checks, by `grade.py` and by the tests.
 
-An exercise NAME is four files: `tutorials/solutions/NAME.py` (the reference, its answer between markers),
-`tutorials/exercises/NAME.py` (the same without the answer, written by `make handout`), `tutorials/checks/check_NAME.py`
-(what is asked of an answer, and wrong answers that must not pass) and `answers/NAME.py`, the learner's own.
+An exercise NAME consists of four files:
+- `tutorials/solutions/NAME.py`: the reference, with its answer between marks;
+- `tutorials/exercises/NAME.py`: the stub, which is the same without the answer (`make handout` writes it);
+- `tutorials/checks/check_NAME.py`: the check, and wrong answers that it must refuse;
+- `answers/NAME.py`: the learner's own answer.
 
-A check module has `check(answer)`, which raises AssertionError with a sentence that helps, and `WRONG`: a few plausible
-mistakes, {"what went wrong": {"name in the answer": what stands there instead}}.
+The same check runs on the learner's answer and on the reference. A check module has two parts. `check(answer)` raises
+AssertionError with a helpful sentence if the answer is wrong. `WRONG` lists a few plausible mistakes as
+{"what went wrong": {"a name in the answer": its wrong replacement}}.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ def exercises() -> list[str]:
 
 
 def load(path: Path) -> ModuleType:
-    """A file as a module of its own, read anew."""
+    """Execute a file as a new module, each time it is called."""
     spec = importlib.util.spec_from_file_location(f"answer_{path.parent.name}_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,15 +38,17 @@ def load(path: Path) -> ModuleType:
 
 
 def check_of(name: str) -> ModuleType:
+    """The check module of an exercise."""
     return load(CHECKS / f"check_{name}.py")
 
 
 def reference(name: str) -> ModuleType:
+    """The reference solution of an exercise. Raises FileNotFoundError in a handout, which has none."""
     return load(SOLUTIONS / f"{name}.py")
 
 
 def replaced(answer: ModuleType, names: Mapping[str, object]) -> SimpleNamespace:
-    """An answer in which something else stands under these names. KeyError: the answer has no such name."""
+    """A copy of an answer with these names replaced. Raises KeyError if the answer has no such name."""
     for name in names:
         if not hasattr(answer, name):
             raise KeyError(f"{answer.__name__} has no {name} that could be replaced")
@@ -51,9 +56,10 @@ def replaced(answer: ModuleType, names: Mapping[str, object]) -> SimpleNamespace
 
 
 def expect(got: object, wanted: object, asked: str, because: str, hint: str = "", within: float = 1e-5) -> None:
-    """`got` is `wanted`, numbers to `within`; else an AssertionError that says what was asked, wanted, why, and got.
+    """Compare `got` with `wanted`; numbers may differ by `within` (relative or absolute).
 
-    asked: "idf(df=1, n=4)"; because: "log(1 + 3.5 / 1.5)", the arithmetic; hint: the usual cause.
+    asked: the call, such as "idf(df=1, n=4)". because: the arithmetic, such as "log(1 + 3.5 / 1.5)". hint: the usual
+    cause of a wrong result. Raises AssertionError, with all of these in its message, if the two differ.
     """
     if got is None:
         raise AssertionError(f"{asked} returned None: is there a `return`?")
@@ -68,16 +74,17 @@ def expect(got: object, wanted: object, asked: str, because: str, hint: str = ""
 
 
 def expect_predictions(answer: object, right: Mapping[str, tuple[object, str]]) -> None:
-    """Each prediction of a *predict, then run* exercise: {its name: (how it comes out, a hint)}.
+    """Check each prediction of a *predict, then run* exercise. right: {its name: (the right value, a hint)}.
 
-    Numbers to .02, letters and lists in any order; what is still None has not been predicted.
+    Numbers may differ by .02; letters and list entries may be in any order. Raises AssertionError at the first
+    prediction that is wrong or still None.
     """
     for name, (wanted, hint) in right.items():
         yours = getattr(answer, name)
         if yours is None:
-            raise AssertionError(f"{name} is still None: write your prediction down first")
+            raise AssertionError(f"{name} is still None: write down your prediction first")
         if not _predicted(yours, wanted):
-            raise AssertionError(f"{name}: you predicted {yours!r}, and it comes out otherwise. {hint}")
+            raise AssertionError(f"{name}: you predicted {yours!r}, which is wrong. {hint}")
 
 
 def _predicted(yours: object, wanted: object) -> bool:

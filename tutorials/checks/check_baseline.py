@@ -1,4 +1,4 @@
-"""What is asked of `baseline`."""
+"""The check of `baseline`."""
 
 import torch
 from adapters import expect
@@ -9,20 +9,26 @@ TWO, TURNS = torch.tensor([3.0, 10.0, 1.0, 14.0, 2.0]), torch.tensor([0, 1, 0, 1
 
 def check(answer) -> None:
     expect(answer.baseline(ONE, GROUPS, "none"), [0, 0, 0, 0], "baseline of (1, 0, 0, 0), 'none'", "")
-    expect(answer.baseline(ONE, GROUPS, "group"), [0.25] * 4, "baseline of (1, 0, 0, 0), 'group'", "1/4, for all")
+    expect(answer.baseline(ONE, GROUPS, "group"), [0.25] * 4, "baseline of (1, 0, 0, 0), 'group'", "1/4 for all")
     others = "0/3 for the first, (1 + 0 + 0)/3 for the rest"
-    hint = "The mean of the others: leave the episode itself out of sum *and* count."
-    expect(answer.baseline(ONE, GROUPS, "leave_one_out"), [0, 1 / 3, 1 / 3, 1 / 3], "... 'leave_one_out'", others, hint)
-    hint = "Groups need not lie together, nor be of one size."
-    asked = "groups in turns, rewards (3, 10, 1, 14, 2)"
+    hint = "Take the mean of the others: leave the episode itself out of the sum *and* the count."
+    expect(
+        answer.baseline(ONE, GROUPS, "leave_one_out"),
+        [0, 1 / 3, 1 / 3, 1 / 3],
+        "baseline of (1, 0, 0, 0), 'leave_one_out'",
+        others,
+        hint,
+    )
+    hint = "The episodes of a group need not be adjacent, and groups may differ in size."
+    asked = "baseline of (3, 10, 1, 14, 2) in groups (0, 1, 0, 1, 0)"
     expect(
         answer.baseline(TWO, TURNS, "group"), [2, 12, 2, 12, 2], f"{asked}, 'group'", "(3+1+2)/3 and (10+14)/2", hint
     )
     wanted = [1.5, 14, 2.5, 10, 2]
     expect(answer.baseline(TWO, TURNS, "leave_one_out"), wanted, f"{asked}, 'leave_one_out'", "(1+2)/2, 14, ...", hint)
     for groups, kind, why in (
-        (torch.arange(4), "leave_one_out", "nobody else in the group"),
-        (GROUPS, "mean", "no such kind"),
+        (torch.arange(4), "leave_one_out", "groups of one episode"),
+        (GROUPS, "mean", "a kind that does not exist"),
     ):
         try:
             answer.baseline(ONE, groups, kind)

@@ -1,4 +1,4 @@
-"""What is asked of `idf_lucene`."""
+"""The check of `idf_lucene`."""
 
 import math
 
@@ -13,7 +13,7 @@ def check(answer) -> None:
         (1000, 500, "log(1 + 500.5 / 500.5)"),
     ):
         wanted = math.log(1 + (n - df + 0.5) / (df + 0.5))
-        hint = "Is the 1 inside of the logarithm, and 1/2 in both places? Is it the natural logarithm?"
+        hint = "Is the 1 inside the logarithm? Is 1/2 added in both places? Is it the natural logarithm?"
         expect(answer.idf_lucene(n, df), wanted, f"idf_lucene(n={n}, df={df})", because, hint)
 
 

@@ -1,4 +1,4 @@
-"""What is asked of `clipped_surrogate`."""
+"""The check of `clipped_surrogate`."""
 
 import torch
 from adapters import expect
@@ -16,7 +16,11 @@ def check(answer) -> None:
     ):
         got = answer.clipped_surrogate(torch.tensor([[ratio]]), torch.tensor([a]), clip)
         expect(
-            got, [[wanted]], f"clipped_surrogate(ratio={ratio}, A={a}, clip={clip})", because, "min of both products."
+            got,
+            [[wanted]],
+            f"clipped_surrogate(ratio={ratio}, A={a}, clip={clip})",
+            because,
+            "Take the minimum of both products.",
         )
     many = answer.clipped_surrogate(torch.tensor([[1.0, 2.0], [0.5, 1.0]]), torch.tensor([1.0, -1.0]), (0.2, 0.2))
     expect(
@@ -24,10 +28,10 @@ def check(answer) -> None:
         [[1.0, 1.2], [-0.8, -1.0]],
         "two episodes of two tokens",
         "",
-        "An episode's advantage is that of each token.",
+        "Each token gets the advantage of its episode.",
     )
     each = answer.clipped_surrogate(torch.tensor([[2.0, 2.0]]), torch.tensor([[1.0, -1.0]]), (0.2, 0.2))
-    expect(each, [[1.2, -2.0]], "advantages a token, (b, T)", "", "They may also come one a token.")
+    expect(each, [[1.2, -2.0]], "advantages per token, (b, T)", "", "Advantages may also have one number per token.")
 
 
 def _version(pick=torch.minimum, bounds=lambda low, high: (1 - low, 1 + high)):
@@ -41,7 +45,7 @@ def _version(pick=torch.minimum, bounds=lambda low, high: (1 - low, 1 + high)):
 WRONG = {
     "min forgotten": _version(pick=lambda plain, clipped: clipped),
     "never clipped": _version(pick=lambda plain, clipped: plain),
-    "max for min": _version(pick=torch.maximum),
+    "max instead of min": _version(pick=torch.maximum),
     "one epsilon": _version(bounds=lambda low, high: (1 - low, 1 + low)),
     "bounds exchanged": _version(bounds=lambda low, high: (1 - high, 1 + low)),
 }

@@ -1,4 +1,4 @@
-"""What is asked of the corrected `terms_of`. The messages are symptoms."""
+"""The check of the corrected `terms_of`; its messages describe symptoms."""
 
 from mrrec_mini.datatypes import Answer, Call, Episode, Query
 
@@ -14,28 +14,30 @@ def check(answer) -> None:
     def asked(one, said, form, memory, symptom):
         got = answer.terms_of(one, said)
         if not isinstance(got, dict) or set(got) != {"format", "memory"}:
-            raise AssertionError(f"terms_of should return the two terms, yours returned {got!r}")
+            raise AssertionError(
+                f"terms_of should return a dict with the keys format and memory, but it returned {got!r}"
+            )
         if got != {"format": form, "memory": memory}:
             raise AssertionError(f"{symptom}: format {got['format']:g}, memory {got['memory']:g}")
 
     asked(
         *(episode(), "<think> mug <profile> mug <evidence> <m7> <end>", 0.0, 0.0),
-        "an answer that names a memory which was never shown does not parse, and yet it earns",
+        "an answer that names a memory which was never shown does not parse, but it earns",
     )
     asked(
         *(episode(), "<query> a mug <memory> my review: <profile> free money <end> </memory> <think> mug", 0.0, 0.0),
-        "somebody's review holds the words of an answer, and the episode that read it earns for its form",
+        "a review contains the words of an answer, and an episode that only read it earns for its form",
     )
     asked(
         *(episode(), "<think> <search> </search>", 0.0, 0.0),
-        "an empty search is no valid call, no memory came back, and yet it earns",
+        "an empty search is not a valid call and returns no memory, but it earns",
     )
     asked(
         *(episode(Answer("mug"), SEARCHED), "in another tokenizer's words", 1.0, 1.0),
-        "an episode that searched and answered earns nothing, for it is written in other signs",
+        "an episode that searched and answered earns too little, because another tokenizer spells its tags differently",
     )
-    asked(*(episode(Answer("mug")), "<search>", 1.0, 0.0), "nobody called the tool; a review said <search>")
-    asked(*(episode(None, SEARCHED), "", 0.0, 1.0), "a call was made before the episode broke off")
+    asked(*(episode(Answer("mug")), "<search>", 1.0, 0.0), "nobody called the tool, a review only said <search>")
+    asked(*(episode(None, SEARCHED), "", 0.0, 1.0), "the episode broke off without an answer, but after a valid call")
 
 
 def _version(form, memory):
@@ -44,8 +46,10 @@ def _version(form, memory):
 
 WRONG = {
     "as it was": _version(lambda e, s: "<profile>" in s and "<end>" in s, lambda e, s: "<search>" in s),
-    "only the form mended": _version(lambda e, s: e.answer is not None, lambda e, s: "<search>" in s),
-    "only the memory mended": _version(lambda e, s: "<profile>" in s and "<end>" in s, lambda e, s: len(e.calls) > 0),
+    "only the form corrected": _version(lambda e, s: e.answer is not None, lambda e, s: "<search>" in s),
+    "only the memory corrected": _version(
+        lambda e, s: "<profile>" in s and "<end>" in s, lambda e, s: len(e.calls) > 0
+    ),
     "the last words decide": _version(lambda e, s: s.endswith("<end>"), lambda e, s: len(e.calls) > 0),
     "memory needs an answer": _version(
         lambda e, s: e.answer is not None, lambda e, s: e.answer is not None and len(e.calls) > 0

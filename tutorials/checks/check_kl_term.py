@@ -1,4 +1,4 @@
-"""What is asked of `kl_term`: its values, and that its mean has the gradient of the KL."""
+"""The check of `kl_term`: its values, and that its mean has the gradient of the KL."""
 
 import torch
 from adapters import expect
@@ -18,8 +18,8 @@ def check(answer) -> None:
         answer.kl_term(p, q, 2 * one),
         [[0.1015160, 0.3116821]],
         "the same with ratio 2",
-        "twice as much",
-        "Times the ratio.",
+        "twice the above",
+        "Multiply by the ratio.",
     )
     expect(answer.kl_term(p, p, one), [[0.0, 0.0]], "a policy that is its own reference", "exp(0) - 0 - 1")
     z = torch.tensor([0.7, 0.3]).log().requires_grad_()
@@ -28,8 +28,14 @@ def check(answer) -> None:
     ratio = torch.exp(log_p - log_p.detach())
     term = answer.kl_term(log_p[None], q, ratio[None])[0]
     [got] = torch.autograd.grad((log_p.exp().detach() * term).sum(), z, allow_unused=True)
-    hint = "Right in value and wrong in gradient? Then the ratio is a mere weight: do not detach it."
-    expect(got, true.tolist(), "the gradient of the mean over sampled tokens", "that of the sum of p log(p / q)", hint)
+    hint = "Is the value right but the gradient wrong? Then the ratio carries no gradient: do not detach it."
+    expect(
+        got,
+        true.tolist(),
+        "the gradient of the mean over sampled tokens",
+        "the gradient of the sum of p log(p / q)",
+        hint,
+    )
 
 
 def _version(term, weigh=lambda r: r):

@@ -1,4 +1,4 @@
-"""What is asked of `last_purchases`."""
+"""The check of `last_purchases`."""
 
 DAY = 86_400
 CASES = (
@@ -20,13 +20,13 @@ CASES = (
         "two days, four hours apart across midnight",
         [("x", "a", DAY - 7200), ("x", "b", DAY + 7200)],
         {"x": "b"},
-        "another day is another day, however few hours lie between",
+        "these are two different days, even if only few hours apart",
     ),
     (
         "the same purchases, latest first",
         [("ann", "b", 2 * DAY), ("ann", "a", 0), ("bob", "c", 7)],
         {"ann": "b"},
-        "they come in any order",
+        "the purchases may come in any order",
     ),
     (
         "three items, the last two on one day",
@@ -38,16 +38,16 @@ CASES = (
         "two on the first day, one on the last",
         [("x", "a", 0), ("x", "b", 5), ("x", "c", 4 * DAY)],
         {"x": "c"},
-        "only the last day has to hold one",
+        "only the last day must have a single purchase",
     ),
 )
 
 
 def check(answer) -> None:
-    for told, purchases, wanted, because in CASES:
+    for case, purchases, wanted, because in CASES:
         got = answer.last_purchases(list(purchases))
         if got != wanted:
-            raise AssertionError(f"{told}: expected {wanted} ({because}), yours is {got}")
+            raise AssertionError(f"{case}: expected {wanted} ({because}), yours is {got}")
 
 
 def _version(first=True, days=True, least=2, ordered=True, hours=False):
@@ -77,6 +77,6 @@ WRONG = {
     "the latest of each pair": _version(first=False),
     "order within a day": _version(days=False),
     "one item is enough": _version(least=1),
-    "trusts the order given": _version(ordered=False),
+    "trusts the given order": _version(ordered=False),
     "24 hours instead of another day": _version(hours=True),
 }

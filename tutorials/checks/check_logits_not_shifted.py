@@ -1,4 +1,4 @@
-"""What is asked of the corrected `scored`. The messages are symptoms."""
+"""The check of the corrected `scored`; its messages describe symptoms."""
 
 import torch
 from adapters import expect
@@ -10,24 +10,26 @@ TOKENS = torch.tensor([2, 0, 1])
 def check(answer) -> None:
     got = answer.scored(LOGITS, TOKENS)
     if tuple(got.shape) != (2,):
-        raise AssertionError(f"an episode of three tokens has two that are scored; yours has shape {tuple(got.shape)}")
+        raise AssertionError(
+            f"an episode of three tokens has two scored tokens; your result has shape {tuple(got.shape)}"
+        )
     moved = LOGITS.clone()
     moved[-1] += torch.tensor([5.0, 0.0, 0.0])
     if not torch.allclose(answer.scored(moved, TOKENS), got):
-        raise AssertionError("what the model says after the last token changes the score of the episode")
+        raise AssertionError("the model's output after the last token changes the score of the episode")
     moved = LOGITS.clone()
     moved[0] += torch.tensor([5.0, 0.0, 0.0])
     if torch.allclose(answer.scored(moved, TOKENS)[0], got[0]):
         raise AssertionError(
-            "the ratio of the first update is not 1: what was drawn after the first token is not scored by it"
+            "the ratio of the first update is not 1: the model's output after the first token does not score the second"
         )
-    because = "log 6/10, from row 0, and log 1/4, from row 1"
+    because = "log 6/10 from row 0 and log 1/4 from row 1"
     expect(
         got,
         [-0.5108256, -1.3862944],
         "tokens (2, 0, 1), rows (6, 3, 1), (1, 1, 2)",
         because,
-        "Which row speaks of which token?",
+        "Which row is about which token?",
     )
 
 

@@ -1,9 +1,9 @@
-"""What is asked of `logprobs_of_logits`."""
+"""The check of `logprobs_of_logits`."""
 
 import torch
 from adapters import expect
 
-# what stands in a row's last column is about nothing that is there: it must not matter
+# The logits in a row's last column are about a token beyond the row, so they must not matter.
 LOGITS = torch.tensor(
     [[[6.0, 3, 1], [1, 1, 2], [9, 1, 1], [5, 5, 5]], [[1.0, 8, 1], [2, 2, 4], [7, 1, 1], [1, 1, 1]]]
 ).log()
@@ -22,18 +22,26 @@ def check(answer) -> None:
     shape = "a (2, 4) tensor: two episodes, four columns"
     if getattr(got, "shape", None) != (2, 4):
         raise AssertionError(f"logprobs_of_logits returned {getattr(got, 'shape', got)!r}, expected {shape}")
-    first = "column 1: log .6, scored by the logits of column 0; column 2: log .25, by those of column 1; padding 0"
-    expect(got[0], by_hand(1.0)[0], "row 0, tokens (2, 0, 1, padding), temperature 1", first, "Shifted by one? Masked?")
-    second = "log .5 and log 7/9; column 1 was not sampled"
+    first = (
+        "log .6 in column 1, from the logits of column 0; log .25 in column 2, from those of column 1; 0 for padding"
+    )
+    expect(
+        got[0],
+        by_hand(1.0)[0],
+        "row 0, tokens (2, 0, 1, padding), temperature 1",
+        first,
+        "Is it shifted by one? Is the mask applied?",
+    )
+    second = "log .5 and log 7/9, and 0 in column 1, which was not sampled"
     expect(got[1], by_hand(1.0)[1], "row 1, tokens (0, 1, 2, 0), sampled: the last two", second, "Is the mask applied?")
-    hint = "The logits are divided before the softmax; dividing log-probabilities is no distribution."
+    hint = "Divide the logits before the softmax; log-probabilities that are divided are not a distribution."
     expect(answer.logprobs_of_logits(LOGITS, TOKENS, MASK, 0.5), by_hand(0.5), "the same at temperature .5", "", hint)
     with_grad = LOGITS.clone().requires_grad_()
     answer.logprobs_of_logits(with_grad, TOKENS, MASK, 1.0).sum().backward()
     if with_grad.grad is None or not with_grad.grad[0, 0].abs().sum() > 0.1:
-        raise AssertionError("no gradient reaches the logits of column 0, which scored the token in column 1")
+        raise AssertionError("no gradient reaches the logits of column 0, which score the token in column 1")
     if with_grad.grad[1, 0].abs().sum() > 1e-6:
-        raise AssertionError("a gradient reaches logits that score what nobody sampled: row 1, column 0")
+        raise AssertionError("a gradient reaches logits that score a token which was not sampled: row 1, column 0")
 
 
 def _version(shift=1, masked=True, divide="logits"):
@@ -54,7 +62,7 @@ WRONG = {
     "shifted the other way": _version(shift=-1),
     "not masked": _version(masked=False),
     "temperature forgotten": _version(divide="never"),
-    "divided behind the softmax": _version(divide="after"),
+    "divided after the softmax": _version(divide="after"),
     "without a gradient": {
         "logprobs_of_logits": lambda a, b, c, t: _version()["logprobs_of_logits"](a, b, c, t).detach().requires_grad_()
     },

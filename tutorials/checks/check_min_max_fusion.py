@@ -1,4 +1,4 @@
-"""What is asked of `min_max_fusion`."""
+"""The check of `min_max_fusion`."""
 
 import numpy as np
 from adapters import expect
@@ -11,14 +11,14 @@ def check(answer) -> None:
         got = answer.min_max_fusion(bm25.copy(), dense.copy(), weight)
         expect(got, wanted, f"min_max_fusion({bm25.tolist()}, {dense.tolist()}, {weight})", because, hint)
 
-    asked(A, B, 0.5, [0.5, 0.75, 0.25], ".5 (1, .5, 0) + .5 (0, 1, .5)", "Each list on its own scale.")
-    asked(A, B, 0.7, [0.7, 0.65, 0.15], ".7 (1, .5, 0) + .3 (0, 1, .5)", "`weight` belongs to BM25.")
-    asked(A - 10, B, 0.5, [0.5, 0.75, 0.25], "(-6, -8, -10) -> (1, .5, 0)", "Subtract the smallest, not 0.")
+    asked(A, B, 0.5, [0.5, 0.75, 0.25], ".5 (1, .5, 0) + .5 (0, 1, .5)", "Scale each list on its own.")
+    asked(A, B, 0.7, [0.7, 0.65, 0.15], ".7 (1, .5, 0) + .3 (0, 1, .5)", "`weight` is the weight of BM25.")
+    asked(A - 10, B, 0.5, [0.5, 0.75, 0.25], "(-6, -8, -10) -> (1, .5, 0)", "Subtract the smallest score, not 0.")
     asked(np.full(3, 7.0), B, 0.5, [0, 0.5, 0.25], ".5 (0, 0, 0) + .5 (0, 1, .5)", "A constant list gives zeros.")
-    asked(A[:1], B[:1], 0.5, [0.0], "one row: both lists are constant", "0 / 0 must not be computed.")
+    asked(A[:1], B[:1], 0.5, [0.0], "one row: both lists are constant", "Do not compute 0 / 0.")
     mine = A.copy()
     answer.min_max_fusion(mine, B.copy(), 0.5)
-    expect(mine, A, "the list that was handed in, afterwards", "", "Your function changed its input.")
+    expect(mine, A, "the bm25 list after the call", "", "Your function changed its input.")
 
 
 def _fuse(f, order=1):

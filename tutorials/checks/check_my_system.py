@@ -1,4 +1,4 @@
-"""What is asked of `MySystem`: the contract, and more than popularity."""
+"""The check of `MySystem`: it keeps the contract and does better than popularity."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -33,38 +33,40 @@ def check(answer) -> None:
     pool = sorted(shop.items)
     system = answer.MySystem().fit(shop, split)
     if system is None or not hasattr(system, "rank"):
-        raise AssertionError("fit returned something that cannot rank; it should end with `return self`")
+        raise AssertionError("fit returned something without a method `rank`; it should end with `return self`")
     query = asked(split)[0]
     scores = np.asarray(system.rank(query, pool), float)
     if scores.shape != (len(pool),):
         raise AssertionError(f"rank(query, {len(pool)} candidates) has shape {scores.shape}, expected ({len(pool)},)")
     if np.isnan(scores).any():
-        raise AssertionError("a score is NaN: it has no place in a ranking")
+        raise AssertionError("a score is NaN, which cannot be ranked")
     some = pool[40:10:-3]
     few = np.asarray(system.rank(query, some), float)
     if not np.allclose(few, [scores[pool.index(item)] for item in some]):
         raise AssertionError("an item's score depends on which other candidates are there, or on their order")
     if len(np.asarray(system.rank(query, []))):
-        raise AssertionError("no candidates should give no scores")
+        raise AssertionError("an empty list of candidates should give an empty array of scores")
     try:
         system.rank(query, ["no such item"])
     except KeyError:
         pass
     else:
-        raise AssertionError("an unknown item must raise KeyError, not get a score in silence")
+        raise AssertionError("an unknown item must raise KeyError, but it got a score")
     again = np.asarray(answer.MySystem().fit(shop, split).rank(query, pool), float)
     if not np.array_equal(scores, again):
         raise AssertionError(
-            "fitted twice on the same data, it ranks otherwise: draw from a generator with a fixed seed"
+            "two fits on the same data give different scores: use a random generator with a fixed seed"
         )
     _no_peeking(answer, shop, split, pool)
     mine, popular = quality(system, split, pool), quality(Popularity().fit(shop, split), split, pool)
     if not mine > popular + 0.1:
-        raise AssertionError(f"nDCG@10 {mine:.3f} on this small shop, popularity has {popular:.3f}; be .1 above it")
+        raise AssertionError(
+            f"nDCG@10 is {mine:.3f} on this small shop and popularity has {popular:.3f}; yours must be .1 above it"
+        )
 
 
 def _no_peeking(answer, shop, split, pool) -> None:
-    """The same shop, in which what test users did *after* their queries, and what they asked for, is another thing."""
+    """The same shop, but test users have other targets and other purchases *after* their queries."""
     query = asked(split)[0]
     later = [
         Interaction(q.user, pool[n % len(pool)], q.time + 5, 5.0, "loved it") for n, q in enumerate(split.test_queries)
@@ -76,7 +78,7 @@ def _no_peeking(answer, shop, split, pool) -> None:
     one = np.asarray(answer.MySystem().fit(shop, split).rank(query, pool), float)
     two = np.asarray(answer.MySystem().fit(future, changed).rank(query, pool), float)
     if not np.allclose(one, two):
-        raise AssertionError("the ranking changes when test users' targets or later purchases change: it has seen them")
+        raise AssertionError("the ranking changes if test users' targets or later purchases change: it has seen them")
 
 
 def _subclass(**methods):
@@ -89,7 +91,7 @@ def _subclass(**methods):
 
 
 class _Lazy:
-    """A wrong system that is made when it is called: the reference is read only where there is one."""
+    """A wrong system, made when it is called, because a handout has no reference to import."""
 
     def __init__(self, **methods):
         self.make = _subclass(**methods)
@@ -109,16 +111,16 @@ def _peeks(self, query, candidates):
 
 WRONG = {
     "knows the target": {"MySystem": _Lazy(rank=_peeks)},
-    "stretches the scores of the list at hand": {
+    "rescales the scores by the candidates": {
         "MySystem": _Lazy(rank=lambda s, q, c: _base(s, q, c) / max(_base(s, q, c).max() if len(c) else 1, 1e-9))
     },
     "an unknown item gets 0": {
         "MySystem": _Lazy(rank=lambda s, q, c: np.array([_base(s, q, [i])[0] if i in s.column else 0.0 for i in c]))
     },
-    "drawn anew each time": {
+    "random scores without a seed": {
         "MySystem": _Lazy(rank=lambda s, q, c: _base(s, q, c) + 0 * len(c) + np.random.default_rng().random() * 1e-3)
     },
-    "no better than nothing": {"MySystem": _Lazy(rank=lambda s, q, c: 0 * _base(s, q, c))},
+    "all scores equal": {"MySystem": _Lazy(rank=lambda s, q, c: 0 * _base(s, q, c))},
     "reads all interactions of the user": {
         "MySystem": _Lazy(
             rank=lambda s, q, c: (

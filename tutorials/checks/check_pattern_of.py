@@ -1,4 +1,4 @@
-"""What is asked of `pattern_of`."""
+"""The check of `pattern_of`."""
 
 from adapters import expect
 
@@ -11,25 +11,42 @@ def check(answer) -> None:
 
     def asked(purchases, at_least, wanted, because, hint):
         got = of(purchases, at_least)
-        told = ", ".join(f"{values} with {rating:g} stars" for values, rating in purchases) or "no purchase"
+        bought = ", ".join(f"{values} with {rating:g} stars" for values, rating in purchases) or "no purchase"
         if got != wanted:
             raise AssertionError(
-                f"{told}, at least {at_least:g}: expected {wanted} ({because}), yours is {got}. {hint}"
+                f"{bought}, at least {at_least:g}: expected {wanted} ({because}), yours is {got}. {hint}"
             )
 
     two = [(RED, 5.0), (BLUE, 5.0), (RED, 4.0)]
     asked(two, 1.5, {"color": "red", "size": "small"}, "red 1 + .5 = 1.5, small 2.5", "Reaching `at_least` is enough.")
-    asked(two, 2.0, {"size": "small"}, "red has 1.5", "Each aspect on its own.")
+    asked(two, 2.0, {"size": "small"}, "red has 1.5", "Treat each aspect on its own.")
     mixed = [(RED, 5.0), (BLUE, 5.0), (RED, 2.0)]
-    asked(mixed, 1.0, {"color": "blue", "size": "small"}, "red 1 - .5 = .5, blue 1", "A bad rating speaks against.")
+    asked(
+        mixed,
+        1.0,
+        {"color": "blue", "size": "small"},
+        "red 1 - .5 = .5, blue 1",
+        "A bad rating counts against its values.",
+    )
     tie = [(RED, 4.0), (BLUE, 4.0)]
-    asked(tie, 0.5, {"color": "blue", "size": "small"}, "red and blue .5 each", "Of equals the first in the alphabet.")
+    asked(
+        tie,
+        0.5,
+        {"color": "blue", "size": "small"},
+        "red and blue .5 each",
+        "On a tie, take the first in the alphabet.",
+    )
     asked([(RED, 3.0)], 0.5, {}, "three stars say nothing", "The liking is (rating - 3) / 2.")
     asked([(RED, 1.0), (BLUE, 1.0)], 0.5, {}, "everything at -1", "A negative strength is no preference.")
     regret = [(RED, 5.0), (RED, 1.0)]
-    asked(regret, 0.5, {}, "1 - 1 = 0 for red and small", "A purchase that was a mistake speaks against its values.")
-    asked([], 0.5, {}, "nothing to count", "An empty history is a history.")
-    expect(len(of([(RED, 5.0)] * 3, 3.0)), 2, "lines of three equal five-star purchases, at least 3", "3 x 1 for both")
+    asked(regret, 0.5, {}, "1 - 1 = 0 for red and small", "A purchase that was a mistake counts against its values.")
+    asked([], 0.5, {}, "nothing to count", "An empty history is allowed.")
+    expect(
+        len(of([(RED, 5.0)] * 3, 3.0)),
+        2,
+        "the number of values after three equal five-star purchases, at least 3",
+        "3 x 1 for both",
+    )
 
 
 def _wrong(liking=lambda r: (r - 3) / 2, better=lambda s, least: s >= least, tie=lambda v: v):
@@ -46,10 +63,10 @@ def _wrong(liking=lambda r: (r - 3) / 2, better=lambda s, least: s >= least, tie
 
 
 WRONG = {
-    "every purchase counts one": _wrong(liking=lambda r: 1.0),
+    "every purchase counts as 1": _wrong(liking=lambda r: 1.0),
     "the rating itself": _wrong(liking=lambda r: r / 5),
-    "bad ratings count nothing": _wrong(liking=lambda r: max(0.0, (r - 3) / 2)),
+    "bad ratings count as 0": _wrong(liking=lambda r: max(0.0, (r - 3) / 2)),
     "more than, not at least": _wrong(better=lambda s, least: s > least),
     "no threshold": _wrong(better=lambda s, least: True),
-    "ties by last": _wrong(tie=lambda v: tuple(-ord(c) for c in v)),
+    "ties go to the last": _wrong(tie=lambda v: tuple(-ord(c) for c in v)),
 }

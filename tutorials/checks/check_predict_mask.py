@@ -1,4 +1,4 @@
-"""What is asked of `predict_mask`: computed from the grammar of the package."""
+"""The check of `predict_mask`; the answers are computed with the package's grammar."""
 
 from adapters import expect_predictions
 
@@ -20,11 +20,17 @@ def mask() -> list[int]:
 def check(answer) -> None:
     written = [n for n, one in enumerate(mask()) if one]
     right = {
-        "FIRST_WRITTEN": (written[0], "The prompt is given, up to the last line of global memory."),
-        "WRITTEN": (len(written), "Two runs: from a <think> to </search>, and from a <think> to <end>."),
-        "LUXURY": ([n for n in (18, 21, 24) if n in written], "Once the tool said it, and it was only read."),
-        "SCORED_BY": (19, "What is in the context is attended to, even where it carries no loss: the column before."),
-        "DIVISOR": (len(written), "The rule counts sampled tokens; nothing else is in the sum."),
+        "FIRST_WRITTEN": (written[0], "The prompt is given. It ends with the last line of global memory."),
+        "WRITTEN": (len(written), "There are two runs: from a <think> to </search>, and from a <think> to <end>."),
+        "LUXURY": (
+            [n for n in (18, 21, 24) if n in written],
+            "One of the three came from the tool, and the policy only read it.",
+        ),
+        "SCORED_BY": (
+            19,
+            "The column before scores it: the policy attends to its whole context, even to tokens without a loss.",
+        ),
+        "DIVISOR": (len(written), "The rule counts the sampled tokens; nothing else is in the sum."),
     }
     expect_predictions(answer, right)
 

@@ -1,4 +1,4 @@
-"""What is asked of `predict_scores`: computed here, not stored."""
+"""The check of `predict_scores`; the answers are computed here, not stored."""
 
 from adapters import expect_predictions
 
@@ -22,14 +22,14 @@ def check(answer) -> None:
     flat, full, there = scores("mug", b=0.0), scores("mug", b=1.0), scores("mug", k1=0.0)
     right = {
         "FIRST": (max(first, key=first.get), "Which of the two words is rare?"),
-        "SECOND_B_0": (max(flat, key=flat.get), "Four times the word, and nothing is discounted."),
+        "SECOND_B_0": (max(flat, key=flat.get), "One text has the word four times, and length is not discounted."),
         "SECOND_B_1": (
             full["b"] > full["a"],
             "Compute 4 x 2.5 / (4 + 1.5 x |d| / avgdl) for b, and 2.5 / (1 + 1.5 x 3 / avgdl) for a.",
         ),
         "K1_0": (
             sum(value == max(there.values()) for value in there.values()),
-            "With k1 = 0 the term part is 1 wherever the word stands.",
+            "With k1 = 0 the term part is 1 for every text that holds the word.",
         ),
         "NOBODY": (
             max(scores("something cheap").values()),

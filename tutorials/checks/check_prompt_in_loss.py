@@ -1,4 +1,4 @@
-"""What is asked of the corrected `loss_weights`. The messages are symptoms."""
+"""The check of the corrected `loss_weights`; its messages describe symptoms."""
 
 import torch
 from adapters import expect
@@ -10,15 +10,23 @@ WRITTEN = torch.tensor([[False, False, True, False, True, True], [False, False, 
 def check(answer) -> None:
     got = answer.loss_weights(TOKENS, WRITTEN)
     if tuple(got.shape) != (2, 6):
-        raise AssertionError(f"two episodes of six columns: weights of shape {tuple(got.shape)}")
+        raise AssertionError(f"two episodes of six columns need weights of shape (2, 6), yours is {tuple(got.shape)}")
     if got[0, 3] != 0:
-        raise AssertionError("after a day of training the policy recites people's memories word for word, unasked")
+        raise AssertionError(
+            "after a day of training the policy recites people's memories word for word, although nobody asked"
+        )
     if got[0, :2].any() or got[1, :2].any():
         raise AssertionError("the policy has begun to write queries of its own, like those in the prompts")
     if got[1, 3:].any():
-        raise AssertionError("the loss changes when a batch is padded to a greater width")
-    expect(got.sum(), 1.0, "the sum of all weights", "a mean", "Divide by what is counted.")
-    expect(got[WRITTEN], [0.25] * 4, "the weight of each written token", "four of them", "A long episode gets no less.")
+        raise AssertionError("the loss changes if a batch is padded to a greater width")
+    expect(got.sum(), 1.0, "the sum of all weights", "because it is a mean", "Divide by the number of counted tokens.")
+    expect(
+        got[WRITTEN],
+        [0.25] * 4,
+        "the weight of each written token",
+        "1 / 4, because there are four",
+        "A token of a long episode weighs as much as any other.",
+    )
 
 
 def _version(rows=lambda t, w: w, over=lambda x: x.sum()):

@@ -1,4 +1,4 @@
-"""What is asked of `without_repeats`."""
+"""The check of `without_repeats`."""
 
 TARGET = ("ann", "c", 9, "So  light!\n")
 REVIEWS = [
@@ -18,17 +18,17 @@ def check(answer) -> None:
 
     got = items(REVIEWS, TARGET)
     for gone, why in (
-        ("ann/a", "'so light!' is the target's text in other letters"),
-        ("ann/e", "' SO LIGHT! ' is it too"),
+        ("ann/a", "'so light!' is the target's text with other capitals and spaces"),
+        ("ann/e", "' SO LIGHT! ' is the target's text too"),
     ):
         if gone in got:
-            raise AssertionError(f"{gone} stays, but {why}: compare without case and spacing")
+            raise AssertionError(f"{gone} stays, but {why}: ignore case and spacing")
     for kept, why in (
-        ("ann/b", "'so light' lacks the exclamation mark: another text"),
-        ("bob/a", "bob may say the same"),
-        ("ann/d", "nothing was said"),
+        ("ann/b", "'so light' lacks the exclamation mark: it is another text"),
+        ("bob/a", "another user may say the same"),
+        ("ann/d", "a review without a text stays"),
         ("ann/f", "it only ends like the target"),
-        ("ann/c", "the target itself is taken out elsewhere"),
+        ("ann/c", "the target itself is removed elsewhere"),
     ):
         if kept not in got:
             raise AssertionError(f"{kept} is gone, but {why}")
@@ -37,7 +37,9 @@ def check(answer) -> None:
     silent = ("ann", "z", 9, " ")
     got = items([("ann", "a", 1, ""), silent], silent)
     if got != ["ann/a", "ann/z"]:
-        raise AssertionError(f"a target without a text repeats nothing: ann/a and ann/z stay; yours: {', '.join(got)}")
+        raise AssertionError(
+            f"a target without a text repeats nothing, so ann/a and ann/z stay; yours is {', '.join(got)}"
+        )
 
 
 def _version(fold=lambda t: " ".join(t.split()).casefold(), own=True, target_stays=True, inside=False, silent=True):
@@ -56,8 +58,8 @@ def _version(fold=lambda t: " ".join(t.split()).casefold(), own=True, target_sta
 WRONG = {
     "word for word": _version(fold=lambda t: t),
     "case only": _version(fold=str.casefold),
-    "everybody's": _version(own=False),
+    "everybody's reviews": _version(own=False),
     "the target goes too": _version(target_stays=False),
     "contains": _version(inside=True),
-    "silence repeats silence": _version(silent=False),
+    "an empty text repeats an empty text": _version(silent=False),
 }

@@ -1,4 +1,4 @@
-"""What is asked of `sample_token`."""
+"""The check of `sample_token`."""
 
 import math
 
@@ -11,17 +11,17 @@ ALL = torch.tensor([True, True, True])
 
 def check(answer) -> None:
     def asked(allowed, temperature, u, token, probability, hint, logits=LOGITS):
-        told = f"sample_token(log (6, 3, 1), allowed={allowed.tolist()}, temperature={temperature}, u={u})"
+        call = f"sample_token(log (6, 3, 1), allowed={allowed.tolist()}, temperature={temperature}, u={u})"
         got = answer.sample_token(logits.clone(), allowed, temperature, u)
         if not isinstance(got, tuple) or len(got) != 2:
-            raise AssertionError(f"{told} should return (id, log-probability), yours is {got!r}")
+            raise AssertionError(f"{call} should return (id, log-probability), yours is {got!r}")
         if int(got[0]) != token:
-            raise AssertionError(f"{told}: expected token {token}, yours is {got[0]}. {hint}")
-        expect(got[1], math.log(probability), f"log-probability of {told}", f"log {probability:.4f}", hint)
+            raise AssertionError(f"{call}: expected token {token}, yours is {got[0]}. {hint}")
+        expect(got[1], math.log(probability), f"log-probability of {call}", f"log {probability:.4f}", hint)
 
-    asked(ALL, 1.0, 0.59, 0, 0.6, "Cumulative: .6, .9, 1; the first greater than u.")
-    asked(ALL, 1.0, 0.65, 1, 0.3, "Cumulative: .6, .9, 1; the first greater than u.")
-    asked(ALL, 1.0, 0.95, 2, 0.1, "Cumulative: .6, .9, 1; the first greater than u.")
+    asked(ALL, 1.0, 0.59, 0, 0.6, "The cumulative sum is .6, .9, 1; take the first that is greater than u.")
+    asked(ALL, 1.0, 0.65, 1, 0.3, "The cumulative sum is .6, .9, 1; take the first that is greater than u.")
+    asked(ALL, 1.0, 0.95, 2, 0.1, "The cumulative sum is .6, .9, 1; take the first that is greater than u.")
     asked(
         torch.tensor([False, True, True]),
         1.0,
@@ -38,11 +38,11 @@ def check(answer) -> None:
         0.25,
         "Only allowed tokens share the probability: (0, 3/4, 1/4).",
     )
-    asked(torch.tensor([True, False, True]), 1.0, 0.99, 2, 1 / 7, "(6/7, 0, 1/7)")
+    asked(torch.tensor([True, False, True]), 1.0, 0.99, 2, 1 / 7, "The probabilities are (6/7, 0, 1/7).")
     asked(ALL, 0.5, 0.7, 0, 36 / 46, "At temperature 1/2 the logits double: (36, 9, 1) / 46.")
     asked(ALL, 2.0, 0.5, 1, 3**0.5 / (6**0.5 + 3**0.5 + 1), "At temperature 2 the logits are halved.")
-    asked(ALL, 0.0, 0.99, 0, 0.6, "Temperature 0 takes the largest, and tells its probability at temperature 1.")
-    asked(torch.tensor([False, True, True]), 0.0, 0.1, 1, 0.75, "The largest of the allowed ones.")
+    asked(ALL, 0.0, 0.99, 0, 0.6, "Temperature 0 takes the largest, and returns its log-probability at temperature 1.")
+    asked(torch.tensor([False, True, True]), 0.0, 0.1, 1, 0.75, "Take the largest of the allowed logits.")
 
 
 def _version(mask=True, renormalise=True, divide=True, greedy="log_pi", beyond=False):

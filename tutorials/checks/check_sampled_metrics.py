@@ -1,4 +1,4 @@
-"""What is asked of `sampled_metrics`: computed, by the exact chances of the draw."""
+"""The check of `sampled_metrics`; the answers are computed from the exact chances of the draw."""
 
 import math
 
@@ -19,12 +19,12 @@ def first_in_sample(rank: int) -> float:
 def check(answer) -> None:
     whole = {arm: ndcg_at_k(ranks, 10).mean() for arm, ranks in FULL.items()}
     first = {arm: np.mean([first_in_sample(rank) for rank in ranks]) for arm, ranks in FULL.items()}
-    before = "1 + the expected number of items before it."
+    before = "It is 1 + the expected number of items ahead of it."
     right = {
         "WINNER_FULL": (max(whole, key=whole.get), "What is rank 20 worth at k = 10?"),
         "WINNER_SAMPLED": (
             max(first, key=first.get),
-            "None of 19 items is drawn with a chance of about .95^19; and of 499?",
+            "The chance that none of 19 items is drawn is about .95^19. And for 499 items?",
         ),
         "EXPECTED_RANK_B": (1 + 19 * DRAWN / OTHERS, before),
         "EXPECTED_RANK_500": (1 + 499 * DRAWN / OTHERS, before),

@@ -1,4 +1,4 @@
-"""What is asked of `drawn` and the corrected `rescored`. The messages are symptoms."""
+"""The check of `drawn` and the corrected `rescored`; its messages describe symptoms."""
 
 import math
 
@@ -17,19 +17,19 @@ def check(answer) -> None:
     ):
         got = answer.drawn(LOGITS, allowed, temperature, u)
         if got[0] != token or abs(got[1] - math.log(p)) > 1e-5:
-            raise AssertionError(f"`drawn` was right, and now it draws {got} at u = {u}, temperature {temperature}")
+            raise AssertionError(f"`drawn` was right, but now it returns {got} at u = {u}, temperature {temperature}")
     cases = (
         (ALL, 1.0, "the ratio of the first update is not 1"),
-        (ALL, 0.5, "the ratio is 1 at temperature 1, and drifts at every other"),
-        (SOME, 1.0, "the ratio is 1 with free decoding, and drifts under the grammar's mask"),
-        (SOME, 2.0, "the ratio drifts where a mask and a temperature come together"),
+        (ALL, 0.5, "the ratio is 1 at temperature 1, and drifts at every other temperature"),
+        (SOME, 1.0, "the ratio is 1 without a mask, and drifts under the grammar's mask"),
+        (SOME, 2.0, "the ratio drifts if a mask and a temperature are combined"),
     )
     for allowed, temperature, symptom in cases:
         for u in (0.1, 0.5, 0.9):
             token, noted = answer.drawn(LOGITS, allowed, temperature, u)
             again = float(answer.rescored(LOGITS, allowed, temperature, token))
             if abs(again - noted) > 1e-5:
-                raise AssertionError(f"{symptom}: noted {noted:.4f}, scored {again:.4f}")
+                raise AssertionError(f"{symptom}: drawn with {noted:.4f}, rescored as {again:.4f}")
     logits = LOGITS.clone().requires_grad_()
     value = answer.rescored(logits, SOME, 2.0, 1)
     if not getattr(value, "requires_grad", False):
@@ -59,7 +59,7 @@ WRONG = {
     "as it was": _version(mask=False, divide="never"),
     "only the temperature": _version(mask=False),
     "only the mask": _version(divide="never"),
-    "divided behind the softmax": _version(divide="after"),
+    "divided after the softmax": _version(divide="after"),
     "without a gradient": _version(detach=True),
     "the sampler was changed instead": {"drawn": _unmasked_draw, **_version(mask=False, divide="never")},
 }

@@ -1,4 +1,4 @@
-"""What is asked of the corrected `memory_texts`. The messages are symptoms, as somebody would notice them."""
+"""The check of the corrected `memory_texts`; its messages are symptoms that somebody would notice."""
 
 from mrrec_mini.datatypes import Interaction, Query
 
@@ -16,21 +16,21 @@ def check(answer) -> None:
     texts = list(answer.memory_texts(SEEN, TITLES, Query("q", "ann", "a tent", "c", 5)))
     if any("tent" in text for text in texts):
         raise AssertionError(
-            "nDCG@10 is .98, above the oracle: who asks for a tent at 5 has the tent in memory already"
+            "nDCG@10 is .98, above the oracle: ann asks for a tent at time 5, and her memory holds the tent already"
         )
     if any("bob" in text for text in texts):
         raise AssertionError("ann's memory quotes bob")
     if any("future" in text for text in texts):
-        raise AssertionError("a query at 5 quotes a review that was written at 8")
+        raise AssertionError("the memory for a query at time 5 quotes a review that was written at time 8")
     if texts != ["desk", "red mug: so red"]:
         wanted = "['desk', 'red mug: so red'], latest first"
         raise AssertionError(
-            f"what ann did before 5 should read {wanted}, yours is {texts}: mend the bug, keep the rest"
+            f"ann's memory before time 5 should be {wanted}, yours is {texts}: correct the bug and keep the rest"
         )
     later = list(answer.memory_texts(SEEN, TITLES, Query("q", "ann", "a desk", "d", 6)))
     if later != ["blue tent: just what I asked for", "desk", "red mug: so red"]:
         raise AssertionError(
-            f"at 6 the tent of 5 is a memory like any other, even the desk that is asked for; yours: {later}"
+            f"for a query at time 6, the tent of time 5 and the desk of time 3 are normal memories; yours is {later}"
         )
 
 
@@ -46,6 +46,6 @@ WRONG = {
     "as it was": _texts(lambda m, q: m.user == q.user and m.time <= q.time),
     "drops the target by its id": _texts(lambda m, q: m.user == q.user and m.time <= q.time and m.item != q.target),
     "drops the target, keeps the future": _texts(lambda m, q: m.user == q.user and m.item != q.target),
-    "everybody's": _texts(lambda m, q: m.time < q.time),
+    "everybody's interactions": _texts(lambda m, q: m.time < q.time),
     "oldest first": _texts(lambda m, q: m.user == q.user and m.time < q.time, 1),
 }

@@ -1,4 +1,4 @@
-"""What is asked of `total_reward`."""
+"""The check of `total_reward`."""
 
 from adapters import expect
 
@@ -10,7 +10,7 @@ PAPER, COSTLY = RewardConfig(), RewardConfig(format=1.0, recommendation=2.0, mem
 def check(answer) -> None:
     for terms, config, calls, retrieved, wanted, because in (
         ((1, 1.0, 1), PAPER, 0, 0, 5.2, ".1 + 5 + .1"),
-        ((0, 0.0, 1), PAPER, 2, 9, 0.1, "form and recommendation 0; looking up costs nothing by default"),
+        ((0, 0.0, 1), PAPER, 2, 9, 0.1, "format and recommendation are 0; a look-up costs nothing by default"),
         ((1, 1.5, 0), COSTLY, 0, 0, 4.0, "1 + 2 x 1.5"),
         ((1, 0.5, 1), COSTLY, 2, 0, 4.0, "1 + 1 + 3 - .5 x 2"),
         ((1, 0.5, 1), COSTLY, 2, 8, 2.0, "1 + 1 + 3 - .5 x 2 - .25 x 8"),
@@ -18,7 +18,7 @@ def check(answer) -> None:
         named = dict(zip(("format", "recommendation", "memory"), map(float, terms), strict=True))
         asked = f"total_reward({named}, calls={calls}, retrieved={retrieved})"
         got = answer.total_reward(named, config, calls, retrieved)
-        expect(got, wanted, asked, because, "Weights and costs are the config's, whatever they are.")
+        expect(got, wanted, asked, because, "Take all weights and costs from the config.")
 
 
 def _version(weights=None, call=1.0, token=1.0, sign=-1):
@@ -35,7 +35,7 @@ WRONG = {
     "costs forgotten": _version(call=0.0, token=0.0),
     "tokens are free": _version(token=0.0),
     "costs are added": _version(sign=1),
-    "memory only where it helped": {
+    "memory only if it helped": {
         "total_reward": lambda t, c, calls=0, n=0: _version()["total_reward"](
             {**t, "memory": t["memory"] * (t["recommendation"] > 0)}, c, calls, n
         )

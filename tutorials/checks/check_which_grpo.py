@@ -1,4 +1,4 @@
-"""What is asked of `which_grpo`: computed from the package."""
+"""The check of `which_grpo`; the answers are computed with the package."""
 
 import torch
 from adapters import expect_predictions
@@ -30,9 +30,9 @@ def check(answer) -> None:
             "".join(name for name, one in w.items() if one[1] < one[0] - 1e-6),
             "Does the length rule know who was right?",
         ),
-        "B_OVER_A": (float(w["B"][0] / w["A"][0]), "The population's standard deviation of (1, 1, 0, 0)."),
-        "C_SHORT_OVER_LONG": (float(w["C"][2] / w["C"][3]), "1 / 2 against 1 / 10."),
-        "LONG_TOTAL_A": (float(blame[1] / blame.sum()), "Equal weight a token; count the tokens."),
+        "B_OVER_A": (float(w["B"][0] / w["A"][0]), "What is the population standard deviation of (1, 1, 0, 0)?"),
+        "C_SHORT_OVER_LONG": (float(w["C"][2] / w["C"][3]), "Compare 1 / 2 with 1 / 10."),
+        "LONG_TOTAL_A": (float(blame[1] / blame.sum()), "Every token has the same weight; count the tokens."),
     }
     expect_predictions(answer, right)
 

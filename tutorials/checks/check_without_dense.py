@@ -1,4 +1,4 @@
-"""What is asked of `without_dense`."""
+"""The check of `found` and `gains`."""
 
 from adapters import expect
 
@@ -29,7 +29,7 @@ def check(answer) -> None:
     for k in (1, 2):
         for weight in (0.5, 1.0, 0.0):
             got = answer.found(TEXTS, CORPUS, QUESTIONS, weight, k)
-            hint = "A number a question, in their order; weight 1 is words alone; the space is fitted on `corpus`."
+            hint = "Return one number per question, in order. Weight 1 is words alone. The space is fitted on `corpus`."
             expect(got, wanted(weight, k), f"found(..., weight={weight}, k={k})", "", hint)
         both, words, vectors = (wanted(weight, k) for weight in (0.5, 1.0, 0.0))
         got = answer.gains(TEXTS, CORPUS, QUESTIONS, k)
@@ -42,7 +42,7 @@ def check(answer) -> None:
                 differences,
                 f"gains(..., k={k})[{name!r}]",
                 "both minus alone, question by question",
-                "Which way round?",
+                "Is the subtraction the right way round?",
             )
 
 
@@ -58,10 +58,10 @@ def _found(weight_of=lambda w: w, fitted=True, deeper=0):
 
 
 WRONG = {
-    "the weight turned round": {"found": _found(lambda w: 1 - w)},
+    "weight and 1 - weight exchanged": {"found": _found(lambda w: 1 - w)},
     "always the default weight": {"found": _found(lambda w: 0.7)},
     "fitted on the rows": {"found": _found(fitted=False)},
-    "one place more": {"found": _found(deeper=1)},
+    "one place too many": {"found": _found(deeper=1)},
     "means, not pairs": {"gains": lambda t, c, q, k: {"to words alone": [0.1], "to vectors alone": [0.1]}},
     "alone minus both": {
         "gains": lambda t, c, q, k: {

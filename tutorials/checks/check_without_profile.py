@@ -1,4 +1,4 @@
-"""What is asked of `without_profile`, on a small fixed shop."""
+"""The check of `known_values` and `what_the_profile_adds`, on a small fixed shop."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -19,7 +19,7 @@ def small():
 
 
 def stated(environment, query, levels):
-    """The same by another road: the full memory, its entries chosen by their level."""
+    """The same computed another way: choose entries of the full memory by their level."""
     category = environment.dataset.category(query.target)
     lines = [entry.text for entry in environment.memory.entries(query) if entry.level in levels]
     hits = [
@@ -33,18 +33,18 @@ def check(answer) -> None:
     environment, queries = small()
     for levels in (("pattern",), ("profile",), ("pattern", "profile"), ("record",)):
         wanted = [stated(environment, query, levels) for query in queries]
-        hint = "A share for each query, in the order of the queries; both kinds of line count, if their level is kept."
+        hint = "Return a share per query, in order. Both kinds of line count, if their level is kept."
         expect(answer.known_values(environment, queries, levels), wanted, f"known_values for levels {levels}", "", hint)
     full = environment.memory.config.levels
     if set(full) != {"record", "pattern", "profile"}:
-        raise AssertionError("your function changed the environment's own memory: replace makes a new one")
+        raise AssertionError("your function changed the environment's own memory; `replace` makes a new one")
     added = [stated(environment, q, ("pattern", "profile")) - stated(environment, q, ("pattern",)) for q in queries]
     expect(
         answer.what_the_profile_adds(environment, queries),
         added,
         "what_the_profile_adds, query by query",
         "with - without",
-        "Which way round?",
+        "Is the subtraction the right way round?",
     )
     if not np.mean(added) > 0:
         raise AssertionError("the check itself is broken: the profile adds nothing here")
@@ -65,7 +65,7 @@ WRONG = {
     "levels ignored": {"known_values": lambda e, q, levels: _levels(e, q, ("record", "pattern", "profile"))},
     "patterns alone are read": {"known_values": lambda e, q, levels: _levels(e, q, levels, ("{c} {a} {v}",))},
     "any instead of the share": {"known_values": lambda e, q, levels: _levels(e, q, levels, share=False)},
-    "the mean instead of a number a query": {
+    "the mean instead of one number per query": {
         "what_the_profile_adds": lambda e, q: [
             float(np.mean(_levels(e, q, ("pattern", "profile"))) - np.mean(_levels(e, q, ("pattern",))))
         ]
