@@ -68,7 +68,7 @@ def expect(got: object, wanted: object, asked: str, because: str, hint: str = ""
     except Exception as error:
         raise AssertionError(f"{asked}: cannot be compared with {_short(wanted)} ({type(error).__name__})") from None
     if not right:
-        why = f" = {because}" if because else ""
+        why = f" ({because})" if because else ""
         tail = f". {hint}" if hint else ""
         raise AssertionError(f"{asked}: expected {_short(wanted)}{why}, yours is {_short(got)}{tail}")
 

@@ -20,7 +20,7 @@ CASES = (
         "two days, four hours apart across midnight",
         [("x", "a", DAY - 7200), ("x", "b", DAY + 7200)],
         {"x": "b"},
-        "these are two different days, even if only few hours apart",
+        "these are two different days, even if only a few hours apart",
     ),
     (
         "the same purchases, latest first",

@@ -19,14 +19,9 @@ def check(answer) -> None:
         raise AssertionError("the policy has begun to write queries of its own, like those in the prompts")
     if got[1, 3:].any():
         raise AssertionError("the loss changes if a batch is padded to a greater width")
-    expect(got.sum(), 1.0, "the sum of all weights", "because it is a mean", "Divide by the number of counted tokens.")
-    expect(
-        got[WRITTEN],
-        [0.25] * 4,
-        "the weight of each written token",
-        "1 / 4, because there are four",
-        "A token of a long episode weighs as much as any other.",
-    )
+    expect(got.sum(), 1.0, "the sum of all weights", "", "It is a mean: divide by the number of counted tokens.")
+    hint = "Four tokens were written, and a token of a long episode weighs as much as any other."
+    expect(got[WRITTEN], [0.25] * 4, "the weight of each written token", "1 / 4", hint)
 
 
 def _version(rows=lambda t, w: w, over=lambda x: x.sum()):

@@ -9,7 +9,7 @@ A, B = np.array([4.0, 2.0, 0.0]), np.array([0.1, 0.9, 0.5])
 def check(answer) -> None:
     def asked(bm25, dense, weight, k, wanted, because, hint):
         got = answer.reciprocal_rank_fusion(np.array(bm25), np.array(dense), weight, k)
-        call = f"1000 x reciprocal_rank_fusion({list(bm25)}, {list(dense)}, {weight}, k={k})"
+        call = f"1000 x reciprocal_rank_fusion({np.array(bm25).tolist()}, {np.array(dense).tolist()}, {weight}, k={k})"
         expect(1000 * np.asarray(got, float), 1000 * np.array(wanted), call, because, hint)
 
     asked(
@@ -18,7 +18,7 @@ def check(answer) -> None:
         0.5,
         60,
         [0.5 / 61 + 0.5 / 63, 0.5 / 62 + 0.5 / 61, 0.5 / 62],
-        "ranks 1 2 - and 3 1 2",
+        "ranks (1, 2, none) and (3, 1, 2)",
         "Ranks start at 1; a row with a BM25 score of 0 has no rank.",
     )
     asked(A, B, 1.0, 1, [1 / 2, 1 / 3, 0], "1/(1+1), 1/(1+2), nothing", "Add k to the rank.")
@@ -32,7 +32,7 @@ def check(answer) -> None:
         "You need the place of each row in the order, not the row at each place.",
     )
     tie = [1 / 2, 1 / 3, 1 / 4, 1 / 5]
-    asked([3.0, 3.0, 3.0, 1.0], [0.0] * 4, 1.0, 1, tie, "ranks 1 2 3 4", "On a tie the earlier row comes first.")
+    asked([3.0, 3.0, 3.0, 1.0], [0.0] * 4, 1.0, 1, tie, "ranks 1, 2, 3, 4", "On a tie the earlier row comes first.")
     asked(
         [2.0, 5.0],
         [-0.5, -0.1],

@@ -43,7 +43,7 @@ def check(answer) -> None:
         answer.what_the_profile_adds(environment, queries),
         added,
         "what_the_profile_adds, query by query",
-        "with - without",
+        "with the profile minus without it",
         "Is the subtraction the right way round?",
     )
     if not np.mean(added) > 0:
