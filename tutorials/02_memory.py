@@ -209,7 +209,7 @@ assert "<" not in mem.record_entry(nasty, MemoryConfig()).text
 # - A memory ends strictly before its query, only its owner can read it, and it holds plain words.
 #
 # `mrrec memory build` keeps it in one SQLite file, and `mrrec memory forget-user` deletes every byte of a person
-# (README).
+# (`docs/memory.md`).
 #
 # ## Exercises
 #

@@ -182,8 +182,8 @@ assert folded[0] == folded[1] != folded[2]
 # **Predict.** Which arm is strongest on real magazine subscriptions: the query alone, a person's profile, or what
 # *other* people took besides?
 #
-# `docs/real_data.md` holds what was measured on real data, with the commands. We read the numbers from there instead of
-# typing them again:
+# `docs/real_data.md` holds what was measured on real data, with the commands. We read the numbers from there instead
+# of typing them again:
 
 # %%
 page = Path("../docs/real_data.md").read_text(encoding="utf-8")
@@ -214,8 +214,8 @@ assert magazine["neighbours"][0] > magazine["grpo"][0] and films["neighbours"][0
 # %% [markdown]
 # `neighbours` reads no text at all: people who took your things also took these. What somebody reads next is in
 # *other people's histories*, and a policy that searches only this person's memory cannot see them. MR.Rec brings no
-# gain there that an interval would show, and the README says so. A method that works in a shop made for it does not
-# necessarily work elsewhere.
+# gain there that an interval would show, and `docs/real_data.md` says so. A method that works in a shop made for it
+# does not necessarily work elsewhere.
 #
 # ## Intervals are wide
 #
