@@ -64,8 +64,9 @@ print(inspect.getsource(datatypes.Query))
 # %% [markdown]
 # ## 1. Data: a wish and a history
 #
-# A query says little on purpose. `target` is the item that the person then took. `truth` holds the values that the
-# person wants for the aspects that matter. The policy (the language model that we train) never sees either of them.
+# A query says little on purpose. `target` is the item that the person then took. An *aspect* is a property such as
+# price or material; `truth` holds the values that the person wants for the aspects that matter. The policy (the
+# language model that we train) sees neither `target` nor `truth`.
 
 # %%
 query = tour.query

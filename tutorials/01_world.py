@@ -45,7 +45,7 @@ print(shop.counts())
 # | $H_u$ | `dataset.history(query)` | what user $u$ did, oldest first, *strictly before* the query | `datatypes.Interaction` |
 # | $q_u$ | `Query.text` | an underspecified wish | `datatypes.Query` |
 # | $i^+$ | `Query.target` | the item that the user then took; only the reward and the metrics may read it | `datatypes.Query` |
-# | - | `Query.truth` | the values that the user wants; known only in this shop | `world.py` |
+# | - | `Query.truth` | {aspect: value}: the values that the user wants for the aspects (price, material, ...) that matter; known only in this shop | `world.py` |
 
 # %%
 query = shop.queries[0]

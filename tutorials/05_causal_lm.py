@@ -152,8 +152,8 @@ assert torch.allclose(again[0, 3:], torch.tensor(scores[0]), atol=1e-4)
 # ## Teaching by imitation
 #
 # A random model writes noise and earns no reward, so there is nothing to reinforce. So it first *imitates* a script.
-# This teacher knows the grammar, and tosses a coin about everything else. The game here is also played in the next
-# notebooks (`toys.py` explains it): an answer earns 1 if it names the wanted word, and a look-up costs .4.
+# This teacher knows the grammar, and tosses a coin about everything else. It plays a small game that notebooks 07, 08
+# and 12 play too (`toys.py` explains it): an answer earns 1 if it names the wanted word, and a look-up costs .4.
 
 # %%
 task = Task.make(0)

@@ -107,8 +107,8 @@ print(by_hand)
 assert np.allclose(by_hand, [1.2, -1.5])
 
 # %% [markdown]
-# Where a curve is flat, there is no gradient. This is above 1.2 for good tokens and below .8 for bad ones, but never
-# on the side where something has to be undone.
+# Where a curve is flat, there is no gradient. This is the case above 1.2 for good tokens and below .8 for bad ones,
+# but never on the side where something has to be undone.
 #
 # ## "GRPO" is not one formula
 #
@@ -140,10 +140,10 @@ assert np.allclose(weights["reasoning-from-scratch"], [0.375, -0.125, -0.125, -0
 assert np.allclose(weights["simple_GRPO"], [0.188, -0.031, -0.031, -0.016], atol=6e-4)
 
 # %% [markdown]
-# In one: a mean *within* each answer halves the blame of each token if the answer is twice as long. A policy that is
-# wrong then does best if it is wrong at length. The scale differs ninefold between the rows; with Adam this is mostly
-# a matter of the learning rate, but the *proportions* are not. (A fifth code base, the course CS336, makes all of
-# these choices options, as we do here.)
+# In one rule: a mean *within* each answer halves the blame of each token if the answer is twice as long. A policy
+# that is wrong then does best if it is wrong at length. The scale differs ninefold between the rows; with Adam this
+# is mostly a matter of the learning rate, but the *proportions* are not. (A fifth code base, the course CS336, makes
+# all of these choices options, as we do here.)
 
 # %%
 plt.figure(figsize=(7, 2.8))

@@ -120,9 +120,9 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# The form is right almost at once (decoding is constrained here). The number of searches grows as searches begin to
-# pay. The reward follows, because the profile gets better. The entropy falls: the policy becomes surer of what it
-# writes.
+# The form is right almost at once (the grammar constrains decoding here). The number of searches grows as searches
+# begin to pay. The reward follows, because the profile gets better. The entropy falls: the policy becomes surer of
+# what it writes.
 #
 # ## 4. Every arm on the same queries
 #
