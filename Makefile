@@ -53,11 +53,11 @@ test: $(READY) ## the tests, without the slow ones; `make test ANSWERS=mine` gra
 ifeq ($(ANSWERS),)
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 else
-	@$(BIN)/python tests/exercises/grade.py --answers $(if $(filter mine,$(ANSWERS)),answers,$(ANSWERS))
+	@$(BIN)/python tutorials/checks/grade.py --answers $(if $(filter mine,$(ANSWERS)),answers,$(ANSWERS))
 endif
 
 exercise: $(READY) ## start or check one exercise: make exercise EX=bm25_idf
-	@$(BIN)/python tests/exercises/grade.py --must-name $(EX)
+	@$(BIN)/python tutorials/checks/grade.py --must-name $(EX)
 
 tutorials: $(WITH_NOTEBOOKS) ## run all notebooks in fresh kernels and compare them with what is committed
 	$(BIN)/python tutorials/run.py --jobs 2

@@ -1,4 +1,4 @@
-"""The notebooks are those of their sources, were executed, have the course's shape, and run today at the small size."""
+"""The notebooks match their sources, were executed, have the shape of the course, and run today at the small size."""
 
 import re
 import runpy
@@ -16,7 +16,7 @@ from house import ROOT, machine_paths
 
 TUTORIALS = ROOT / "tutorials"
 sys.path.insert(0, str(TUTORIALS))
-sys.path.insert(0, str(ROOT / "tests/exercises"))
+sys.path.insert(0, str(ROOT / "tutorials/checks"))
 
 import run  # noqa: E402
 from adapters import exercises  # noqa: E402
@@ -46,8 +46,8 @@ def test_a_notebook_is_its_source(source):
 
 
 @by_name
-def test_what_a_trained_policy_shows_is_tagged_and_something_of_it_is_asserted(source):
-    """Its numbers are another's on another processor. What has no tag is compared to 5 %."""
+def test_cells_that_show_a_trained_policy_are_tagged_and_something_is_asserted(source):
+    """On another processor they show other numbers. Cells without a tag are compared within 5 %."""
     code = [cell for cell in jupytext.read(source).cells if cell.cell_type == "code"]
     tags = [run.tags_of(cell) for cell in code]
     assert all(tag in ([], [run.LEARNED], [run.WRITTEN]) for tag in tags)
@@ -64,7 +64,7 @@ def test_a_notebook_was_executed_from_top_to_bottom(source):
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert machine_paths([source.with_suffix(".ipynb"), source]) == []
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1, "somebody would rather look than read"
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1, "every notebook has a picture"
 
 
 @by_name
@@ -76,10 +76,10 @@ def test_a_notebook_has_the_shape_of_the_course(source):
         assert part in text, part
     assert re.search(r"^\| .* \| file \|$|^\| .* \| where \|$|^\| there \|", text, re.M), "a table of symbols"
     assert "**By hand" in text or "By hand" in text
-    assert statistics.median(len(cell.splitlines()) for cell in code[1:]) <= 10, "cells that are read at a glance"
-    assert sum(cell.count("assert ") for cell in code) >= 3, "numbers of the text are asserted"
-    assert any("inspect.getsource(" in cell for cell in code), "the package's own function, with its source"
-    assert EXERCISE.findall(text), "exercises with their commands"
+    assert statistics.median(len(cell.splitlines()) for cell in code[1:]) <= 10, "the cells are short"
+    assert sum(cell.count("assert ") for cell in code) >= 3, "the numbers in the text are asserted"
+    assert any("inspect.getsource(" in cell for cell in code), "the source of one of the package's functions is shown"
+    assert EXERCISE.findall(text), "the exercises are listed with their commands"
 
 
 def test_every_exercise_has_a_notebook_and_every_named_one_exists():
@@ -89,7 +89,7 @@ def test_every_exercise_has_a_notebook_and_every_named_one_exists():
 
 @by_name
 def test_a_notebook_runs_at_the_small_size(source, monkeypatch):
-    """With today's package, in this process: what `make tutorials` does in a kernel, at full size."""
+    """Runs with today's package, in this process. `make tutorials` does the same in a kernel, at full size."""
     matplotlib.use("agg")
     monkeypatch.chdir(TUTORIALS)
     monkeypatch.setenv("MRREC_SMALL", "1")
@@ -103,8 +103,8 @@ def test_a_notebook_runs_at_the_small_size(source, monkeypatch):
 # --- the check that source, outputs and package agree ---
 
 
-def of(*texts: str, source: str = "print(1)", picture: bool = False) -> nbformat.NotebookNode:
-    """A notebook of one executed cell that printed these texts."""
+def one_cell(*texts: str, source: str = "print(1)", picture: bool = False) -> nbformat.NotebookNode:
+    """A notebook with one executed cell that printed these texts."""
     outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in texts]
     if picture:
         outputs.append(nbformat.v4.new_output("display_data", {"image/png": "x"}))
@@ -113,43 +113,47 @@ def of(*texts: str, source: str = "print(1)", picture: bool = False) -> nbformat
 
 @pytest.mark.parametrize(
     "fresh",
-    [of("nDCG .43\n"), of("nDCG .44\n"), of("nDCG  0.43 \n"), of("nDCG ", ".43\n")],
+    [one_cell("nDCG .43\n"), one_cell("nDCG .44\n"), one_cell("nDCG  0.43 \n"), one_cell("nDCG ", ".43\n")],
     ids=["same", "within 5 %", "other spaces", "in pieces"],
 )
 def test_outputs_that_agree(fresh):
     fresh.cells[0].outputs = run.joined(fresh.cells[0].outputs)
-    assert run.differences(of("nDCG .43\n"), fresh) == []
+    assert run.differences(one_cell("nDCG .43\n"), fresh) == []
 
 
-def test_of_a_trained_policy_the_words_are_compared_and_what_it_wrote_is_not():
-    old, other = of("nDCG [.43  inf]\n"), of("nDCG [ .9 1.25]\n")
+def test_tags_say_what_is_compared_for_a_trained_policy():
+    old, other = one_cell("nDCG [.43  inf]\n"), one_cell("nDCG [ .9 1.25]\n")
     for learned in (old, other):
         learned.cells[0].metadata["tags"] = ["learned"]
     assert run.differences(old, other) == []
-    for fresh in (of("recall .43 inf\n"), of("nDCG .43 inf .5\n"), of("nDCG [.43 inf]\n", picture=True)):
+    for fresh in (
+        one_cell("recall .43 inf\n"),
+        one_cell("nDCG .43 inf .5\n"),
+        one_cell("nDCG [.43 inf]\n", picture=True),
+    ):
         fresh.cells[0].metadata["tags"] = ["learned"]
         assert len(run.differences(old, fresh)) == 1
-    assert run.differences(old, of("nDCG [.43 inf]\n")) == [
+    assert run.differences(old, one_cell("nDCG [.43 inf]\n")) == [
         "its cells are not those of the source; run it with --write"
     ]
-    said, silent = of("policy <think>mug\n"), of("")
+    said, silent = one_cell("policy <think>mug\n"), one_cell("")
     for written in (old, said, silent):
         written.cells[0].metadata["tags"] = ["written"]
     assert run.differences(old, said) == []
-    assert run.differences(old, silent) == ["cell 0 prints in one of the two only: the notebook, or now"]
+    assert run.differences(old, silent) == ["cell 0 prints something either in the notebook or now, but not in both"]
 
 
 @pytest.mark.parametrize(
     ("fresh", "said"),
     [
-        (of("nDCG .53\n"), "printed 'nDCG .43' in the notebook and 'nDCG .53' now"),
-        (of("recall .43\n"), "'recall .43' now"),
-        (of("nDCG inf\n"), "printed 'nDCG .43' in the notebook and 'nDCG inf' now"),
-        (of("nDCG nan\n"), "printed 'nDCG .43' in the notebook and 'nDCG nan' now"),
-        (of("nD CG .43\n"), "printed 'nDCG .43' in the notebook and 'nD CG .43' now"),
-        (of("nDCG .43\n", "more\n"), "1 lines in the notebook and 2 now"),
-        (of("nDCG .43\n", source="print(2)"), "its cells are not those of the source"),
-        (of("nDCG .43\n", picture=True), "0 pictures in the notebook and 1 now"),
+        (one_cell("nDCG .53\n"), "printed 'nDCG .43' in the notebook and 'nDCG .53' now"),
+        (one_cell("recall .43\n"), "'recall .43' now"),
+        (one_cell("nDCG inf\n"), "printed 'nDCG .43' in the notebook and 'nDCG inf' now"),
+        (one_cell("nDCG nan\n"), "printed 'nDCG .43' in the notebook and 'nDCG nan' now"),
+        (one_cell("nD CG .43\n"), "printed 'nDCG .43' in the notebook and 'nD CG .43' now"),
+        (one_cell("nDCG .43\n", "more\n"), "1 lines in the notebook and 2 now"),
+        (one_cell("nDCG .43\n", source="print(2)"), "its cells are not those of the source"),
+        (one_cell("nDCG .43\n", picture=True), "0 pictures in the notebook and 1 now"),
     ],
     ids=[
         "another number",
@@ -164,11 +168,11 @@ def test_of_a_trained_policy_the_words_are_compared_and_what_it_wrote_is_not():
 )
 def test_outputs_that_do_not_agree_are_named(fresh, said):
     fresh.cells[0].outputs = run.joined(fresh.cells[0].outputs)
-    [wrong] = run.differences(of("nDCG .43\n"), fresh)
+    [wrong] = run.differences(one_cell("nDCG .43\n"), fresh)
     assert said in wrong
 
 
-def test_a_tutorial_that_nobody_wrote_is_refused():
+def test_an_unknown_tutorial_is_refused():
     with pytest.raises(FileNotFoundError, match="no tutorial is called 99"):
         run.sources(["99"])
     assert [path.stem for path in run.sources(["03", "01_world"])] == ["01_world", "03_bm25"]

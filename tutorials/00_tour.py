@@ -11,14 +11,15 @@
 # %% [markdown]
 # # 00 · The tour
 #
-# **Question.** Somebody asks for a "backpack for office". What has to happen, from that wish to a list of backpacks,
-# so that a language model learns to look into this person's memory first?
+# **Question.** Somebody asks for a "backpack for office". What has to happen between that wish and a list of
+# backpacks, if a language model is to learn to search this person's memory first?
 #
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # ` ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^`
 #
-# One person, one query, all seven stages, and the actual object that each hands to the next. Everything later in the
-# course zooms into one of these prints. `mrrec walkthrough` shows the same in a terminal.
+# This notebook follows one person and one query through all seven stages. After each stage it prints the object that
+# the stage hands to the next one. The other notebooks explain one stage each. `mrrec walkthrough` shows the same tour
+# in a terminal.
 
 # %%
 import inspect
@@ -43,19 +44,19 @@ SMALL = os.environ.get("MRREC_SMALL") == "1"  # the size at which CI runs this
 tour = Tour(seed=0, shop=TINY_SHOP, recipe=TINY_LESSON) if SMALL else Tour(seed=0, shop=SHOP, recipe=LESSON)
 
 # %% [markdown]
-# ## The wire
+# ## The data types
 #
-# Seven records pass between the stages, and nothing else.
+# Seven data types pass between the stages. All of them are defined in `datatypes.py`.
 #
-# | paper | record | stage | file |
+# | paper | data type | stage | file |
 # | --- | --- | --- | --- |
-# | $i$ | `Item` | data | `datatypes.py` |
-# | $H_u$ (sec. 2) | `Interaction` | data | `datatypes.py` |
-# | $q_u$ | `Query` | data | `datatypes.py` |
-# | $M_u$ (eq. 1), $M_{global}$ (eq. 6) | `MemoryEntry` | memory | `datatypes.py` |
-# | eq. 8 | `Call` | rollout | `datatypes.py` |
-# | $i^*$ (eq. 9) | `Answer` | rollout | `datatypes.py` |
-# | a rollout, $r$ (eq. 10) | `Episode` | rollout, reward | `datatypes.py` |
+# | $i$, an item | `Item` | data | `datatypes.py` |
+# | $H_u$, the history of user $u$ (sec. 2) | `Interaction` | data | `datatypes.py` |
+# | $q_u$, a query of user $u$ | `Query` | data | `datatypes.py` |
+# | $M_u$, a user's memory (eq. 1); $M_{global}$, global memory (eq. 6) | `MemoryEntry` | memory | `datatypes.py` |
+# | one search of the memory (eq. 8) | `Call` | rollout | `datatypes.py` |
+# | $i^*$, the ideal item profile (eq. 9) | `Answer` | rollout | `datatypes.py` |
+# | a rollout and its reward $r$ (eq. 10) | `Episode` | rollout, reward | `datatypes.py` |
 
 # %%
 print(inspect.getsource(datatypes.Query))
@@ -63,22 +64,24 @@ print(inspect.getsource(datatypes.Query))
 # %% [markdown]
 # ## 1. Data: a wish and a history
 #
-# A query says little on purpose. `target` is what the person then took, `truth` what they want of the aspects that
-# matter: no policy ever sees either.
+# A query says little on purpose. `target` is the item that the person then took. An *aspect* is a property such as
+# price or material; `truth` holds the values that the person wants for the aspects that matter. The policy (the
+# language model that we train) sees neither `target` nor `truth`.
 
 # %%
 query = tour.query
 print(query)
-for met in tour.environment.dataset.history(query)[-3:]:
-    print(met)
+for interaction in tour.environment.dataset.history(query)[-3:]:
+    print(interaction)
 
 # %% [markdown]
 # → notebook 01: the world and its known answers; notebook 11: real data.
 #
 # ## 2. Memory: what was written down
 #
-# Three levels of this person's own, and lines about nobody that say what decides in a category. All of it is
-# extractive: counted, not generated.
+# The memory of a person has three levels: records, patterns and a profile. *Global* memory is about nobody in
+# particular; its lines say which aspects decide in a category. All of these lines are extractive: they are counted
+# from the data, and no language model writes them.
 
 # %%
 entries = tour.environment.memory.entries(query)
@@ -92,8 +95,9 @@ print([entry.text for entry in shared])
 #
 # ## 3. Retrieval: the memory tool
 #
-# **Predict.** The tool is asked for the first of those lines. Which of the person's memories comes first: a record, a
-# pattern, or the profile?
+# The *memory tool* searches the person's memory. We ask it for the first line of global memory.
+#
+# **Predict.** Which of the person's memories comes first: a record, a pattern, or the profile?
 
 # %%
 asked = shared[0].text if shared else query.text
@@ -105,21 +109,22 @@ for entry, hit in found:
     )
 
 # %% [markdown]
-# The pattern of that very category, if there is one: it shares both words. The profile's line comes next; it holds the
-# value for categories that the person never bought in.
+# The pattern of that category comes first, if there is one, because it shares both words. The profile's line comes
+# next; it holds the person's usual value, also for categories in which the person never bought anything.
 #
 # → notebook 03: BM25 by hand; notebook 04: dense and hybrid.
 #
 # ## 4. Rollout: a language model plays
 #
-# A model of some 140,000 parameters that has *imitated* a teacher so far (notebook 05). The teacher searches by
-# chance. `shown` was given to it, `policy` it wrote itself.
+# The policy is a model with some 140,000 parameters. So far it has only *imitated* a teacher, which searches at
+# random (notebook 05). In the transcript below, `shown` marks text that the policy was given and `policy` marks text
+# that it wrote itself. In the mask, 1 marks a token that the policy wrote.
 
 # %% tags=["written"]
 model, tokenizer = tour.start
 before = next(episode for episode in tour.before if episode.query.id == query.id)
-for who, said in tour.eval_set.grammar.transcript(before.tokens, before.mask):
-    print(f"{who:7}", said)
+for who, text in tour.eval_set.grammar.transcript(before.tokens, before.mask):
+    print(f"{who:7}", text)
 print("mask:", "".join(map(str, before.mask)), "| ended:", before.end, "|", before.answer)
 
 # %% [markdown]
@@ -127,21 +132,27 @@ print("mask:", "".join(map(str, before.mask)), "| ended:", before.end, "|", befo
 #
 # ## 5. Reward: what each episode was worth
 #
-# Training plays each query G times, at temperature 1. **By hand**: an episode in form, with a call, whose target
-# stands at rank 3: $.1 + 5\,(\tfrac{1}{\log_2 4} + \tfrac{1}{\log_2 4}) + .1 = 5.2$.
+# In training, the policy plays each query G times and draws its tokens at random (at temperature 1). The G episodes
+# of one query are a *group*. **By hand**: take an episode that is well formed, made a call, and puts the target at
+# rank 3. It earns .1 for its form, 5 times nDCG@1000 + nDCG@100 for the rank, and .1 for the call:
+# $.1 + 5\,(\tfrac{1}{\log_2 4} + \tfrac{1}{\log_2 4}) + .1 = 5.2$ (notebook 06).
 
 # %% tags=["learned"]
 terms = {"format": 1.0, "recommendation": recommendation_reward(3, tour.recipe.train.reward), "memory": 1.0}
 assert abs(total_reward(terms, tour.recipe.train.reward) - 5.2) < 1e-9
 for n, episode in enumerate(tour.group):
-    told = {name: round(value, 2) for name, value in episode.rewards.items()}
-    print(n, told, "r =", round(episode.reward, 2))
+    rewards = {name: round(value, 2) for name, value in episode.rewards.items()}
+    print(n, rewards, "r =", round(episode.reward, 2))
 
 # %% [markdown]
 # ## 6. Update: compared with its group
 #
-# **Predict.** Which of these episodes will be praised, and which blamed? Can one that found the target at rank 12 be
-# blamed?
+# The *advantage* of an episode is its reward minus the mean reward of its group. The update makes the tokens of an
+# episode with a positive advantage more likely (we say it is praised), and those of an episode with a negative
+# advantage less likely (it is blamed).
+#
+# **Predict.** Which of these episodes will be praised, and which will be blamed? Can an episode be blamed although it
+# found the target at rank 12?
 
 # %% tags=["learned"]
 batch = to_batch(tour.group, [0] * len(tour.group))
@@ -156,8 +167,9 @@ print(advantages.numpy().round(2), "sum", round(float(advantages.sum()), 3))
 assert abs(float(advantages.sum())) < 1e-3
 
 # %% [markdown]
-# It can: the comparison is with its own group, not with the world. Each token that the policy wrote in an episode gets
-# that episode's advantage. On fresh episodes the ratio of eq. 11 is 1, and the loss's value says nothing:
+# It can: an episode is compared with its own group, and with nothing else. Each token that the policy wrote in an
+# episode gets the advantage of that episode. On fresh episodes the ratio of eq. 11 is 1, and the value of the loss
+# says nothing:
 
 # %% tags=["learned"]
 with torch.no_grad():
@@ -169,7 +181,7 @@ print(
 )
 
 # %% [markdown]
-# Now the same, for many queries and a few dozen steps:
+# Now the same for many queries and a few dozen steps:
 
 # %%
 _, log = tour.learned
@@ -177,7 +189,7 @@ fig, axes = plt.subplots(1, 2, figsize=(9, 2.8))
 axes[0].plot([line["reward"] for line in log])
 axes[0].set(xlabel="step", ylabel="mean reward")
 axes[1].plot([line["calls/mean"] for line in log])
-axes[1].set(xlabel="step", ylabel="searches an episode")
+axes[1].set(xlabel="step", ylabel="searches per episode")
 plt.tight_layout()
 plt.show()
 
@@ -186,7 +198,9 @@ plt.show()
 #
 # ## 7. Evaluation: was it worth it?
 #
-# All test queries, greedy, the whole pool ranked; the same queries before and after, so the difference is paired.
+# The policy now answers all test queries. It decodes greedily (it always takes the most likely token), and the whole
+# pool of items is ranked. The queries are the same before and after training, so we can compare query by query (a
+# paired difference).
 
 # %% tags=["learned"]
 old, new = tour.rows("warm_start", tour.before), tour.rows("grpo", tour.after)
@@ -198,18 +212,18 @@ if not SMALL:
 
 # %% tags=["written"]
 after = next(episode for episode in tour.after if episode.query.id == query.id)
-for who, said in tour.eval_set.grammar.transcript(after.tokens, after.mask):
-    print(f"{who:7}", said)
+for who, text in tour.eval_set.grammar.transcript(after.tokens, after.mask):
+    print(f"{who:7}", text)
 print("the target stood at", before.rewards["rank"], "and stands at", after.rewards["rank"])
 print("nDCG@10 of this one query:", ndcg_at_k([before.rewards["rank"], after.rewards["rank"]], 10).round(2))
 
 # %% [markdown]
-# One query is an anecdote: it may well have become worse. The interval over all of them is not. → notebook 09:
-# evaluation; notebook 10: MR.Rec end to end.
+# One query is only an anecdote: its rank may well have become worse. The interval over all queries is the evidence. →
+# notebook 09: evaluation; notebook 10: MR.Rec, end to end.
 #
 # ## What breaks it
 #
-# A policy whose memory is taken away while it plays: the same model, no searches allowed.
+# We take the memory away from the policy while it plays: the same model, but no searches allowed.
 
 # %% tags=["learned"]
 blind = replace(tour.eval_set, rules=replace(tour.eval_set.rules, max_calls=0))
@@ -217,25 +231,25 @@ alone = play(blind, LMActor(tour.learned[0], tour.eval_set.grammar, None, 0.0))
 print("nDCG@10 without searches:", round(means(tour.rows("grpo", alone))["ndcg@10"], 3))
 
 # %% [markdown]
-# → notebook 12: a dozen bugs that raise nothing at all.
+# → notebook 12: a dozen bugs that raise no error.
 #
 # ## How the course works
 #
-# - Read a notebook, and *predict* before you run a cell that asks for it. Write the prediction down.
-# - `make exercise EX=bm25_idf` lays a stub into `answers/` and, from then on, checks what you wrote there.
+# - Read a notebook. When a cell asks you to *predict*, write your prediction down before you run the cell.
+# - `make exercise EX=bm25_idf` puts a stub into `answers/`. Run it again to check what you wrote there.
 #   `tutorials/README.md` lists all exercises.
-# - `make test ANSWERS=mine` grades everything: one line an exercise.
-# - What you wrote can be *run*: `mrrec train --data DIR --run RUN --with answers/group_advantages.py` trains with it,
-#   beside the package's own.
+# - `make test ANSWERS=mine` grades all your answers and prints one line per exercise.
+# - Some answers can be *run*: `mrrec train --data DIR --run RUN --with answers/group_advantages.py` trains with your
+#   function, and trains the package's own beside it.
 #
 # ## Summary
 #
-# - Data → memory → retrieval → rollout → reward → update → evaluation, and seven records between them.
-# - The policy writes what to look up and what to look for; the shop's ranking says what that was worth.
-# - Only a reward comes back. All else is learned from comparing episodes of one query.
+# - Data → memory → retrieval → rollout → reward → update → evaluation, with seven data types between them.
+# - The policy writes what to look up and what to look for. The ranking of the shop's items says what that was worth.
+# - The policy learns from a reward only: episodes of the same query are compared with each other.
 #
 # ## Exercises
 #
 # | name | kind | command | minutes | you will have learned |
 # | --- | --- | --- | --- | --- |
-# | `history_before` | fill in | `make exercise EX=history_before` | 10 | a first one, to see how checks speak |
+# | `history_before` | fill in | `make exercise EX=history_before` | 10 | how an exercise works and how its check answers |

@@ -11,9 +11,9 @@
 # %% [markdown]
 # # 01 · The world and its known answers
 #
-# **Question.** How can one tell whether a recommender that *reasons* about a person reasons well, when nobody knows
-# what the person wanted? On real data one cannot. So the first thing that the package makes is a shop in which the
-# answer is known.
+# **Question.** How can we tell whether a recommender that *reasons* about a person reasons well, if nobody knows what
+# the person wanted? With real data we cannot. So the package starts with a synthetic shop in which the answer is
+# known.
 #
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # ` ^^^^`
@@ -41,49 +41,51 @@ print(shop.counts())
 #
 # | paper | here | what it is | file |
 # | --- | --- | --- | --- |
-# | $U$, $I$ | `dataset.users`, `dataset.items` | people and things | `data.py` |
-# | $H_u$ | `dataset.history(query)` | what a user did, oldest first, *strictly before* the query | `records.Interaction` |
-# | $q_u$ | `Query.text` | an underspecified wish | `records.Query` |
-# | $i^+$ | `Query.target` | what the user then took; only reward and metrics may look | `records.Query` |
-# | - | `Query.truth` | the values that the person wants, known only here | `world.py` |
+# | $U$, $I$ | `dataset.users`, `dataset.items` | the people and the items | `data.py` |
+# | $H_u$ | `dataset.history(query)` | what user $u$ did, oldest first, *strictly before* the query | `datatypes.Interaction` |
+# | $q_u$ | `Query.text` | an underspecified wish | `datatypes.Query` |
+# | $i^+$ | `Query.target` | the item that the user then took; only the reward and the metrics may read it | `datatypes.Query` |
+# | - | `Query.truth` | {aspect: value}: the values that the user wants for the aspects (price, material, ...) that matter; known only in this shop | `world.py` |
 
 # %%
 query = shop.queries[0]
 print("asks    ", query.text)
 print("took    ", shop.items[query.target].title)
 print("truth   ", dict(query.truth))
-for met in shop.history(query)[-3:]:
-    print("earlier ", shop.items[met.item].title, "|", met.rating, "|", met.review)
+for past in shop.history(query)[-3:]:
+    print("earlier ", shop.items[past.item].title, "|", past.rating, "|", past.review)
 
 # %% [markdown]
-# The query names a category and a use. Everything that tells one item of that category from another is left out: it
-# stands in the history, or nowhere.
+# The query names a category and a use. It says nothing that tells one suitable item from another. The history may say
+# it.
 #
 # ## By hand: how much a query leaves open
 #
-# A category holds $n$ items, and a use suits about 70 % of them (`suits`). If the wish is all one knows, the target is
-# one of
-# $0.7 n$ items, in random order: its expected rank is about $(0.7 n + 1) / 2$. With one of five values known it is a fifth of that.
+# A category holds $n$ items, and about 70 % of them suit a given use (`suits`). If we know only the wish, the target
+# is one of $0.7 n$ items in random order, so its expected rank is about $(0.7 n + 1) / 2$. If we also know one value
+# out of five, the expected rank is a fifth of that.
 #
 # **Predict.** This shop has 12 categories. About how many items fit the words of the query? And how many still fit
 # once the three values in `truth` are known (each aspect has five values)?
 
 # %%
 kind = shop.category(query.target)
-shelf = [item for item in shop.items.values() if item.category[-1] == kind]
+in_category = [item for item in shop.items.values() if item.category[-1] == kind]
 use = query.text.split()[-1]
-suits = [item for item in shelf if use in str(item.attributes) or use in item.description]
+suits = [item for item in in_category if use in str(item.attributes) or use in item.description]
 wanted = [i for i in suits if all(value in i.attributes[aspect] for aspect, value in query.truth.items())]
-print(len(shelf), "items of the category,", len(suits), "suit the use,", len(wanted), "also hold every wanted value")
+print(
+    len(in_category), "items of the category,", len(suits), "suit the use,", len(wanted), "also hold every wanted value"
+)
 
 # %% [markdown]
-# Knowing three values divides what is left by about $5^3 = 125$. That is the whole point of memory here: the query is
-# worth little, the person's history a lot.
+# Knowing three values divides what is left by about $5^3 = 125$. This is why memory matters here: the query says
+# little and the history says a lot.
 #
 # ## The map: what a category cares about
 #
-# Each category cares about three aspects of ten. The map is the same for everybody: this is what *global* memory can
-# learn.
+# Each category cares about three aspects out of ten. This map is the same for everybody. It is what *global* memory
+# can learn.
 
 # %%
 names, kinds = list(ASPECTS), CATEGORIES[: CONFIG.categories]
@@ -98,11 +100,11 @@ plt.show()
 assert (cares.sum(1) == CONFIG.relevant).all()
 
 # %% [markdown]
-# What a *person* wants of each aspect is the same in every category, but for a tenth of exceptions: this is what
-# *local* memory can learn.
+# For each aspect, a *person* wants the same value in every category, apart from about a tenth of exceptions. This is
+# what *local* memory (the memory of one person) can learn.
 
 # %%
-wants = preferences(CONFIG, 0)  # (categories, aspects): number of the value
+wants = preferences(CONFIG, 0)  # (categories, aspects): the number of the wanted value
 usual = [Counter(column).most_common(1)[0][0] for column in wants.T.tolist()]
 share = float((wants == np.array(usual)).mean())
 print(f"user 0 wants the usual value in {share:.0%} of the (category, aspect) pairs")
@@ -111,16 +113,16 @@ assert 0.75 < share <= 1
 # %% [markdown]
 # ## The ceiling
 #
-# `oracle_profile` writes down what a perfect reasoner would: the wish and the true values. Searching the items with that text is the
-# best that any policy can hope for, and it is *below* 1.
+# `oracle_profile` writes down what a perfect reasoner would: the wish and the true values. To search the items with
+# that text is the best that any policy can hope for. The result is still *below* 1.
 
 # %%
 print(inspect.getsource(oracle_profile))
 print(oracle_profile(query))
 
 # %% [markdown]
-# **Predict.** Where does the target stand, on average, when one searches with the query alone, and where with the
-# oracle's profile? nDCG@10 is $1 / \log_2(\text{rank} + 1)$ up to rank 10, else 0 (notebook 09).
+# **Predict.** Where does the target stand on average if we search with the query alone? And where if we search with
+# the oracle's profile? nDCG@10 is $1 / \log_2(\text{rank} + 1)$ up to rank 10, else 0 (notebook 09).
 
 # %%
 split = shop.split(0, 0.6, 0.1, 0.3)
@@ -135,14 +137,15 @@ for name, texts in (("query", [q.text for q in asked]), ("oracle", [oracle_profi
 assert quality["oracle"] > 0.4 and quality["query"] < 0.2
 
 # %% [markdown]
-# Why not 1: a target may break a preference (`follow_target` is .95, for each of three values), and several items
-# share all wanted values, so that chance decides among them. A result of .5 in this shop is not half of what is
-# possible; compare with the oracle.
+# Why not 1? A target may go against a preference (`follow_target` is .95, for each of three values). And several
+# items share all wanted values, so that chance decides between them. A result of .5 in this shop is therefore not
+# half of what is possible; compare it with the oracle.
 #
 # ## Who is in which part
 #
-# People, not queries, are split: whoever is tested was never trained on. And the last categories are named by no
-# training query, so that `held` queries ask whether something was learned that carries over.
+# We split people, not queries: nobody who is tested was trained on. Moreover, no training query names the last
+# categories. The `held` queries do. They test whether the policy learned something that carries over to new
+# categories.
 
 # %%
 parts = [split.train, split.validation, split.test]
@@ -154,35 +157,36 @@ assert held and not held & {shop.category(q.target) for q in (*split.train_queri
 # %% [markdown]
 # ## What breaks it: a leak
 #
-# The target of a query is something the user took. If that one purchase reaches the history, everything is easy, and
-# nothing that one measures is true. Here is the leak, on purpose: a history that ends *at* the query instead of before
-# it, with the target in it.
+# The target of a query is an item that the user took. If that one purchase reaches the history, the task becomes easy
+# and no measurement is true. Here is the leak, made on purpose: a history that ends *at* the query instead of before
+# it, and so includes the target.
 
 
 # %%
 def leaking_profile(q):
-    """The query and the title of what was taken: what a memory with the target in it amounts to."""
+    """The query and the title of the item that was taken: what a memory gives away if it holds the target."""
     return f"{q.text} {shop.items[q.target].title}"
 
 
 leak = float(ndcg_at_k(env.items.ranks([leaking_profile(q) for q in asked], targets), 10).mean())
 print(f"oracle {quality['oracle']:.2f}, with the leak {leak:.2f}")
 assert leak > quality["oracle"] + 0.05
-assert all(met.time < q.time for q in asked for met in shop.history(q))
+assert all(past.time < q.time for q in asked for past in shop.history(q))
 
 # %% [markdown]
-# A number above the oracle's is not a triumph. It is a leak: no honest system can beat somebody who knows the truth.
+# A number above the oracle's is no triumph. It is a leak: no honest system can beat somebody who knows the truth.
 #
-# What the shop cannot tell: whether people talk like that, whether tastes are so stable, whether real categories have
-# a few deciding aspects. Real data can (notebook 11), but there nobody knows the answer. One needs both.
+# The shop cannot tell us whether people talk like this, whether tastes are so stable, or whether real categories have
+# a few deciding aspects. Real data can (notebook 11), but there nobody knows the answer. We need both.
 #
 # ## Summary
 #
-# - A query is underspecified by design; the history settles it.
-# - The shop has a map (category → aspects, shared) and preferences (person → values): what global and local memory can
-#   learn.
-# - The oracle is the ceiling, and it is not 1. Beating it means a leak.
-# - Users are split, not queries; held-out categories test what carries over; histories end strictly before the query.
+# - A query is underspecified by design; the history settles what it leaves open.
+# - The shop has a map (category → aspects, the same for all) and preferences (person → values). Global memory can
+#   learn the map; local memory can learn the preferences.
+# - The oracle is the ceiling, and it is below 1. A result above it means a leak.
+# - Users are split, not queries. Held-out categories test what carries over. A history ends strictly before its
+#   query.
 #
 # ## Exercises
 #

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 03 · BM25 by hand
 #
-# **Question.** Which of a person's memories share words with what is asked, if a rare word should count more than a
-# common one, and a word said five times not five times as much?
+# **Question.** Which of a person's memories share words with a question? A rare word should count more than a common
+# one, and a word that is said five times should not count five times as much.
 #
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # `                  ^^^^^^^^^`
@@ -33,17 +33,21 @@ SMALL = os.environ.get("MRREC_SMALL") == "1"  # nothing here is large
 # %% [markdown]
 # ## The formula
 #
+# The score of a text $d$ for a question $q$ is a sum over the words $t$ of the question:
+#
 # $$\text{score}(q, d) = \sum_{t \in q} \underbrace{\log\left(1 + \frac{N - df + 1/2}{df + 1/2}\right)}_{\text{idf}(t)} \cdot
 # \underbrace{\frac{tf\,(k_1 + 1)}{tf + k_1 (1 - b + b\,|d| / avgdl)}}_{\text{term part}}$$
 #
 # | symbol | here | what it is | file |
 # | --- | --- | --- | --- |
 # | $N$ | `n` | number of texts | `bm25.py` |
-# | $df$ | `df` | texts that hold the word $t$ | `bm25.idf_lucene` |
-# | $tf$ | `tf` | how often $t$ stands in this text $d$ | `bm25.term_part` |
-# | $\vert d\vert$, $avgdl$ | `length`, `avgdl` | words of this text, of the average one | `bm25.BM25Stats` |
+# | $df$ | `df` | number of texts that hold the word $t$ | `bm25.idf_lucene` |
+# | $tf$ | `tf` | how often $t$ occurs in this text $d$ | `bm25.term_part` |
+# | $\vert d\vert$, $avgdl$ | `length`, `avgdl` | number of words in this text, and in the average text | `bm25.BM25Stats` |
 # | $k_1$ | `k1` = 1.5 | how slowly repeats saturate | `BM25` |
-# | $b$ | `b` = .75 | how far length is discounted | `BM25` |
+# | $b$ | `b` = .75 | how strongly length is discounted | `BM25` |
+#
+# The idf (inverse document frequency) says how rare a word is. The term part says how much this text is about it.
 #
 # ## Three memories, one question
 
@@ -53,12 +57,13 @@ question = "mug price"
 print([words(text) for text in memories])
 
 # %% [markdown]
-# By hand. $N = 3$; `mug` stands in two texts, `price` in two: $\text{idf} = \log(1 + 1.5 / 2.5) = \log 1.6 = .470$ for
-# both. The texts have 3, 3 and 5 words, $avgdl = 11/3$. For a text of 3 words with $tf = 1$ the term part is $2.5 / (1
-# + 1.5\,(.25 + .75 \cdot 9/11)) = 2.5 / 2.295 = 1.089$; for the one of 5 words $2.5 / (1 + 1.5\,(.25 + .75 \cdot
-# 15/11)) = 2.5 / 2.909 = .859$.
+# By hand. $N = 3$; `mug` occurs in two texts and so does `price`:
+# $\text{idf} = \log(1 + 1.5 / 2.5) = \log 1.6 = .470$ for both. The texts have 3, 3 and 5 words, so $avgdl = 11/3$.
+# For a text of 3 words with $tf = 1$ the term part is
+# $2.5 / (1 + 1.5\,(.25 + .75 \cdot 9/11)) = 2.5 / 2.295 = 1.089$. For the text of 5 words it is
+# $2.5 / (1 + 1.5\,(.25 + .75 \cdot 15/11)) = 2.5 / 2.909 = .859$.
 #
-# **Predict.** The three scores, from these numbers.
+# **Predict.** What are the three scores, from these numbers?
 
 # %%
 stats = BM25Stats.fit(memories)
@@ -69,8 +74,8 @@ by_hand = [2 * idf * 2.5 / 2.2954545, idf * 2.5 / 2.2954545, idf * 2.5 / 2.90909
 assert np.allclose(index.scores(question), by_hand)
 
 # %% [markdown]
-# The first holds both words, the others one each; the long one is discounted. `red` three times plays no part, since
-# nobody asked for it.
+# The first text holds both words and the others hold one each; the long text is discounted. `red` occurs three times,
+# but this plays no part because nobody asked for it.
 #
 # ## The two parts, each a function of its own
 
@@ -79,8 +84,9 @@ print(inspect.getsource(idf_lucene))
 print(inspect.getsource(term_part))
 
 # %% [markdown]
-# **Predict.** A word that stands in 1 of 1000 texts, and one that stands in 500 of them: how many times as much is the
-# rare one worth? And a word said ten times in a text of average length: how many times as much as one said once?
+# **Predict.** One word occurs in 1 of 1000 texts, another in 500 of them: how many times as much is the rare word
+# worth? And if a text of average length says a word ten times, how many times as much is this worth as saying it
+# once?
 
 # %%
 print("idf", round(idf_lucene(1000, 1), 2), "against", round(idf_lucene(1000, 500), 2))
@@ -103,12 +109,13 @@ for axis in axes:
 plt.show()
 
 # %% [markdown]
-# With $k_1 = 0$ a word is there or not. With $b = 0$ length plays no part, with $b = 1$ a text of twice the length
-# needs twice the repeats.
+# With $k_1 = 0$ only the presence of a word counts. With $b = 0$ length plays no part. With $b = 1$ a text of twice
+# the length needs twice the repeats for the same term part.
 #
 # ## A second opinion
 #
-# `rank-bm25` is another's implementation. With its own idf (`okapi`) ours gives the same numbers to the last bit.
+# `rank-bm25` is an independent implementation. If ours uses the same idf (`okapi`), both give the same numbers to the
+# last bit.
 
 # %%
 texts = [*memories, "lamp price budget", "tent size giant for hiking", "knife weight light"]
@@ -121,10 +128,11 @@ print("equal")
 # %% [markdown]
 # ## What breaks it: a person who has said little
 #
-# The okapi idf is $\log\frac{N - df + 1/2}{df + 1/2}$: below zero for a word that more than half of the texts hold.
+# The okapi idf is $\log\frac{N - df + 1/2}{df + 1/2}$. It is below zero for a word that more than half of the texts
+# hold.
 #
-# **Predict.** A person's memory holds *one* line, `mug price luxury`, and the question is `mug price`. What does
-# rank-bm25 give the one right line?
+# **Predict.** A person's memory holds *one* line, `mug price luxury`, and the question is `mug price`. Which score
+# does rank-bm25 give to this line, the only right one?
 
 # %%
 one = ["mug price luxury"]
@@ -139,9 +147,9 @@ print("rank-bm25:", RankBM25(two).scores("mug price"), "idf of a word in one of 
 assert RankBM25(one).scores("mug price")[0] < 0 and (RankBM25(two).scores("mug price") == 0).all()
 
 # %% [markdown]
-# The right line scores *less than nothing*, or as much as the wrong one. Small memories are the normal case here: so
-# the default idf is the one that cannot go below zero, and its counts come from all train users' texts (`BM25Stats` is
-# fitted once and shared), not from the few lines of one person.
+# The right line scores *below zero*, or the same as the wrong line. Small memories are the normal case here. So the
+# default idf is the one that cannot go below zero, and its counts come from the texts of all train users (`BM25Stats`
+# is fitted once and shared), not from the few lines of one person.
 
 # %%
 many = BM25Stats.fit(["mug price luxury"] + ["overall price fair"] * 50 + ["mug color red"] * 5)
@@ -150,7 +158,8 @@ scores = BM25(two, many).scores("mug price")
 assert scores[0] > 0 == scores[1]
 
 # %% [markdown]
-# **Words are not meanings.** `cheap` and `budget` share no letter, and BM25 gives 0. That is the next notebook.
+# **Words are not meanings.** `cheap` and `budget` are different words, so BM25 gives 0. The next notebook deals with
+# this.
 
 # %%
 print(BM25(["mug price budget"], many).scores("something cheap"))
@@ -158,16 +167,17 @@ print(BM25(["mug price budget"], many).scores("something cheap"))
 # %% [markdown]
 # ## Summary
 #
-# - Score = sum over the asked words of idf × term part; each part is a short function, and can be checked by hand.
-# - Repeats saturate (`k1`), length is discounted (`b`), rare words count more (idf).
-# - The classic idf goes below zero, which ruins memories of one or two lines; the default here cannot, and counts over
-#   all users.
+# - The score is a sum of idf × term part over the words of the question. Each part is a short function that can be
+#   checked by hand.
+# - Repeats saturate (`k1`), length is discounted (`b`), and rare words count more (idf).
+# - The classic idf goes below zero, which ruins memories of one or two lines. The default here cannot, and it counts
+#   over the texts of all train users.
 # - BM25 knows words, not meanings.
 #
 # ## Exercises
 #
 # | name | kind | command | minutes | you will have learned |
 # | --- | --- | --- | --- | --- |
-# | `bm25_idf` | fill in | `make exercise EX=bm25_idf` | 10 | why a word in every text is worth little, and never less than nothing |
+# | `bm25_idf` | fill in | `make exercise EX=bm25_idf` | 10 | why a word in every text is worth little, but never less than zero |
 # | `bm25_tf` | fill in | `make exercise EX=bm25_tf` | 10 | what `k1` and `b` do |
-# | `predict_scores` | predict, then run | `make exercise EX=predict_scores` | 10 | to see a ranking before it is computed |
+# | `predict_scores` | predict, then run | `make exercise EX=predict_scores` | 10 | how to see a ranking before it is computed |

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 05 · A small causal language model
 #
-# **Question.** What is the policy, that it can be taught to look things up? And what exactly is "the probability of
-# what it wrote"?
+# **Question.** What is the policy, and how can it be taught to look things up? And what exactly is "the probability
+# of what it wrote"?
 #
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # `                              ^^^^^^^`
@@ -38,8 +38,8 @@ SMALL = os.environ.get("MRREC_SMALL") == "1"
 # %% [markdown]
 # ## From text to ids and back
 #
-# A language model sees numbers. Here a frequent word is one token, all else is bytes, and the *control tokens*
-# (`<think>`, `<search>`, ...) are ids that no text can become.
+# A language model sees numbers. Here a frequent word is one token, and everything else is spelled in bytes. The
+# *control tokens* (`<think>`, `<search>`, ...) have ids that no text can produce.
 
 # %%
 ids = TOKENIZER.encode("mug red")
@@ -54,21 +54,27 @@ print(
 assert TOKENIZER.control["<search>"] not in TOKENIZER.encode("please <search> this </search>")
 
 # %% [markdown]
-# Whatever a review says, it is spelled out in bytes: it cannot open a search.
+# A review that says `<search>` is spelled out in bytes, so it cannot start a search.
 #
 # ## Logits to probabilities
 #
+# The *logits* $z_t$ are the model's raw scores for each token that could stand in column $t$. Softmax turns them into
+# probabilities:
+#
 # $$\pi(o_t \mid o_{<t}) = \text{softmax}(z_t / T)_{o_t}, \qquad \log \pi(o) = \sum_t \log \pi(o_t \mid o_{<t})$$
+#
+# In the formula $T$ is the temperature. In the shapes, B is the number of episodes, T the length of the longest one,
+# and V the size of the vocabulary.
 #
 # | symbol | here | shape | file |
 # | --- | --- | --- | --- |
-# | $o$ | `tokens` | (B, T) ids, padded with -1 | `reinforce.to_batch` |
+# | $o$, what was written; $o_{<t}$, what stands before column $t$ | `tokens` | (B, T) ids, padded with -1 | `reinforce.to_batch` |
 # | $z$ | logits | (B, T, V) | the model |
-# | $T$ | `temperature` | number, 0: take the largest | `sampler.Sampler` |
+# | $T$, the temperature | `temperature` | a number; 0 means: take the largest | `sampler.Sampler` |
 # | $\log \pi(o_t)$ | `logprobs` | (B, T) | `reinforce.token_logprobs` |
 #
-# **By hand.** Logits $(\log 6, \log 3, \log 1)$ are probabilities $(.6, .3, .1)$. At temperature $1/2$ the logits are
-# doubled: $(36, 9, 1) / 46 = (.783, .196, .022)$. Colder is surer.
+# **By hand.** The logits $(\log 6, \log 3, \log 1)$ give the probabilities $(.6, .3, .1)$. At temperature $1/2$ the
+# logits are doubled, which gives $(36, 9, 1) / 46 = (.783, .196, .022)$. A lower temperature makes the choice surer.
 
 # %%
 z = torch.tensor([6.0, 3.0, 1.0]).log()
@@ -77,8 +83,9 @@ for temperature in (1.0, 0.5, 2.0):
 assert torch.allclose(torch.softmax(z / 0.5, -1), torch.tensor([36.0, 9.0, 1.0]) / 46)
 
 # %% [markdown]
-# **Drawing** one is a walk along the cumulative sum $(.6, .9, 1)$ until it exceeds a uniform number $u$. **Predict.**
-# Which token for $u = .59$, $.6$, $.95$?
+# To **draw** a token, walk along the cumulative sum $(.6, .9, 1)$ until it exceeds a uniform random number $u$.
+#
+# **Predict.** Which token is drawn for $u = .59$, for $.6$, and for $.95$?
 
 # %%
 print(inspect.getsource(draw))
@@ -90,7 +97,7 @@ assert drawn == [0, 1, 2]
 # ## The logits before a token score it
 #
 # The model's output in column $t$ is about column $t + 1$. So the token in column $t$ is scored by the logits of
-# column $t - 1$: shifted by one. A random tiny Llama:
+# column $t - 1$: they are shifted by one. Here is a tiny Llama with random weights:
 
 # %%
 model = make_causal_lm(
@@ -110,8 +117,9 @@ assert torch.allclose(logprobs[0, 1:], by_hand, atol=1e-5)
 # %% [markdown]
 # ## Only the past
 #
-# Attention sees what stands before. **Predict.** If the last token is changed, which of the four rows of logits
-# change?
+# Attention sees only what stands before.
+#
+# **Predict.** If the last token is changed, which of the four rows of logits change?
 
 # %%
 changed = tokens.clone()
@@ -122,9 +130,9 @@ print(moved.numpy().round(4))
 assert (moved[:3] < 1e-6).all() and moved[3] > 1e-3
 
 # %% [markdown]
-# Only the last. That is what *causal* means, and why keys and values of earlier tokens can be kept (the KV cache):
-# nothing that comes later changes them. The sampler keeps them across turns, and its log-probabilities are those of a
-# plain pass:
+# Only the last row. This is what *causal* means. It is also why the keys and values of earlier tokens can be kept
+# (the KV cache): nothing that comes later changes them. The sampler keeps them across turns. Its log-probabilities
+# equal those of a plain forward pass:
 
 # %%
 sampler = Sampler(model, [tokens[0, :3].tolist()], torch.Generator().manual_seed(1), 1.0)
@@ -138,13 +146,14 @@ print(np.round(scores[0], 3), again[0, 3:].numpy().round(3))
 assert torch.allclose(again[0, 3:], torch.tensor(scores[0]), atol=1e-4)
 
 # %% [markdown]
-# This equality is what the whole update rests on (notebook 08: the ratio is 1 on policy). It is check 2 of the
-# project.
+# The whole update rests on this equality (notebook 08: the ratio is 1 on policy). It is check 2 of the project
+# (`tests/CHECKS.md`).
 #
 # ## Teaching by imitation
 #
-# A random model writes noise and earns no reward, so there is nothing to reinforce. It first *imitates* a script: a
-# teacher who knows the grammar and tosses a coin about everything else. This is the game that the next notebooks play.
+# A random model writes noise and earns no reward, so there is nothing to reinforce. So it first *imitates* a script.
+# This teacher knows the grammar, and tosses a coin about everything else. It plays a small game that notebooks 07, 08
+# and 12 play too (`toys.py` explains it): an answer earns 1 if it names the wanted word, and a look-up costs .4.
 
 # %%
 task = Task.make(0)
@@ -153,8 +162,8 @@ for episode in task.play(teacher, task.train_queries[:3], GRAMMAR, RULES, REWARD
     print(TOKENIZER.decode(episode.tokens), "| reward", round(episode.reward, 2))
 
 # %% [markdown]
-# The loss is the cross-entropy of the tokens that the teacher wrote: what was shown (query, memory) is context and is
-# not predicted.
+# The loss is the cross-entropy of the tokens that the teacher wrote. What it was shown (query and memory) is context
+# and is not predicted.
 #
 # **Predict.** The teacher's coin cannot be predicted. Where will the loss stop: at 0, or above it?
 
@@ -169,7 +178,7 @@ losses = warm_start(pupil, TOKENIZER, traces, WarmStartConfig(steps=steps, learn
 plt.figure(figsize=(6, 3))
 plt.plot(losses)
 plt.xlabel("step")
-plt.ylabel("cross-entropy a token (nats)")
+plt.ylabel("cross-entropy per token (nats)")
 plt.show()
 print(
     f"first {losses[0]:.2f}, last {np.mean(losses[-5:]):.2f}; uniform over {len(TOKENIZER)} tokens would be {np.log(len(TOKENIZER)):.2f}"
@@ -179,10 +188,12 @@ if not SMALL:
     assert 0.02 < np.mean(losses[-20:]) < 0.35
 
 # %% [markdown]
-# Above 0: a coin has an entropy, $\log 2 = .69$ nats, and the teacher tosses one or two in some ten tokens. A loss of
-# 0 would mean that the model had learned the coins by heart.
+# Above 0: a coin toss has an entropy of $\log 2 = .69$ nats, and the teacher tosses one or two coins in some ten
+# tokens. A loss of 0 would mean that the model had learned the tosses by heart.
 #
 # ## What breaks it
+#
+# What happens if the logits are not shifted?
 
 # %%
 with torch.no_grad():
@@ -191,8 +202,8 @@ print("shifted    ", by_hand.numpy().round(2), "\nnot shifted", not_shifted.nump
 assert not torch.allclose(not_shifted, by_hand, atol=1e-2)
 
 # %% [markdown]
-# Both are log-probabilities of something, both are negative, both train. Only one is what the sampler drew from. The
-# package's function, with its source:
+# Both are log-probabilities of something, both are negative, and training runs with both. But the sampler drew from
+# only one of them. Here is the body of the package's function:
 
 # %%
 print(inspect.getsource(token_logprobs).split('"""')[1])
@@ -200,11 +211,11 @@ print(inspect.getsource(token_logprobs).split('"""')[1])
 # %% [markdown]
 # ## Summary
 #
-# - Text becomes ids; control tokens are ids that no text can become.
-# - The logits of a column are about the next one; log-probabilities are gathered *shifted*, at the sampler's
+# - Text becomes ids. No text can become a control token.
+# - The logits of a column are about the next column. So log-probabilities are gathered *shifted*, at the sampler's
 #   temperature.
-# - Causal: later tokens change nothing before them, so keys and values can be kept.
-# - Imitation teaches the grammar; what is good, nobody has said yet.
+# - Causal means that later tokens change nothing before them, so keys and values can be kept.
+# - Imitation teaches the grammar. Nobody has told the model yet what is good.
 #
 # ## Exercises
 #

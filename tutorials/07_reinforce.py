@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 07 · REINFORCE
 #
-# **Question.** An episode of forty sampled tokens earned 5.2. Which of the forty deserve it, and how does one get a
-# gradient from a number that no gradient passes through?
+# **Question.** An episode of forty sampled tokens earned 5.2. Which of the forty tokens deserve it? And how do we get
+# a gradient from a number that no gradient passes through?
 #
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # `                                                   ^^^^^^`
@@ -41,22 +41,25 @@ SMALL = os.environ.get("MRREC_SMALL") == "1"
 # $$\nabla\, \mathbb{E}[r] = \mathbb{E}\Big[\sum_t (r - b)\, \nabla \log \pi(o_t \mid o_{<t})\Big], \qquad
 # L = -\frac1B \sum_i \sum_t A_i \log \pi(o_{i,t}), \quad A_i = r_i - b_i$$
 #
+# $\pi(o_t \mid o_{<t})$ is the probability that the policy gives to token $t$ after the tokens before it. $B$ is the
+# number of episodes, $T$ the length of the longest one, and $L$ the loss.
+#
 # | symbol | here | shape | file |
 # | --- | --- | --- | --- |
-# | $r_i$ | `rewards` | (B,) | `reward.py` |
-# | $b_i$ | `baseline(rewards, groups, kind)` | (B,) | `reinforce.py` |
-# | $A_i$ | `advantages` | (B,) | `reinforce.py` |
+# | $r_i$, the reward of episode $i$ | `rewards` | (B,) | `reward.py` |
+# | $b_i$, the baseline: what the reward is compared with | `baseline(rewards, groups, kind)` | (B,) | `reinforce.py` |
+# | $A_i$, the advantage | `advantages` | (B,) | `reinforce.py` |
 # | $\log \pi(o_t)$ | `logprobs` | (B, T) | `reinforce.token_logprobs` |
-# | - | `mask` | (B, T), 1 where the policy sampled | `records.Episode` |
+# | - | `mask` | (B, T), 1 where the policy sampled | `datatypes.Episode` |
 #
-# The reward stands *beside* the gradient, as a weight. Nothing is differentiated through the shop, the memory or the
+# The reward stands *beside* the gradient, as a weight. We differentiate neither the shop nor the memory nor the
 # ranking.
 #
 # ## By hand: two arms
 #
-# A policy chooses arm 1 with probability $p = \sigma(\theta)$, which pays 1, or arm 0, which pays 0. $\mathbb{E}[r] =
-# p$, so the true gradient is
-# $p(1-p)$: at $\theta = 0$ it is .25. REINFORCE: with probability $p$ it sees $1 \cdot \nabla \log p = 1 - p$, else $0$. The mean is $p(1-p)$. The same.
+# A policy chooses arm 1 with probability $p = \sigma(\theta)$, where $\sigma$ is the sigmoid. Arm 1 pays 1 and arm 0
+# pays 0. So $\mathbb{E}[r] = p$, and the true gradient in $\theta$ is $p(1-p)$: at $\theta = 0$ it is .25. REINFORCE
+# sees $1 \cdot \nabla \log p = 1 - p$ with probability $p$, and $0$ otherwise. The mean is $p(1-p)$: the same.
 
 # %%
 theta = torch.zeros((), requires_grad=True)
@@ -91,13 +94,13 @@ for name, pay, b in (
 assert estimates((11.0, 10.0), 0.0).std() > 5 and estimates((11.0, 10.0), 10.5).std() < 1e-9
 
 # %% [markdown]
-# The mean stays (up to noise), the spread is twenty times as large, and with a baseline of 10.5 there is none at all.
-# A baseline changes no expectation, since $\mathbb{E}[\nabla \log \pi] = 0$, and it decides how many episodes one
-# needs.
+# The mean stays the same (up to noise), but the spread is twenty times as large. With a baseline of 10.5 there is no
+# spread at all. A baseline does not change the expectation, since $\mathbb{E}[\nabla \log \pi] = 0$. But it decides
+# how many episodes we need.
 #
 # ## Baselines from a group
 #
-# For each query G episodes are played. Their mean tells how hard the query is.
+# Each query is played G times. The mean reward of this group tells how hard the query is.
 
 # %%
 print(inspect.getsource(baseline))
@@ -109,9 +112,9 @@ for kind in reinforce.BASELINES:
 assert torch.allclose(rewards - baseline(rewards, groups, "leave_one_out"), torch.tensor([1.0, -1 / 3, -1 / 3, -1 / 3]))
 
 # %% [markdown]
-# **By hand.** Leave-one-out: the winner is compared with the mean of the *others*, 0, so $A = 1$; a loser with $(1 + 0
-# + 0)/3$, so $A = -1/3$. The group mean gives $.75$ and $-.25$: the same direction, $(G-1)/G = 3/4$ as long, for it
-# contains the episode itself.
+# **By hand.** Leave-one-out: the winner is compared with the mean of the *others*, 0, so $A = 1$. A loser is compared
+# with $(1 + 0 + 0)/3$, so $A = -1/3$. The group mean gives $.75$ and $-.25$. The direction is the same, but the
+# length is $(G-1)/G = 3/4$ of it, because the group mean contains the episode itself.
 #
 # ## The loss, and what its value means
 
@@ -127,8 +130,9 @@ assert loss.item() == -(2 * -3 + -1 * -4) / 2 and logprobs.grad[0, 2] == logprob
 # %% [markdown]
 # **Predict.** Training goes well and the mean reward doubles. What does the loss do?
 #
-# Nothing that one could read. Its *value* is advantages times log-probabilities of the moment; with advantages that
-# sum to 0 it hovers around 0 from the first step to the last. Only its gradient means anything. Here is a real run:
+# You cannot see the progress in the loss. Its *value* is advantages times the current log-probabilities. The
+# advantages sum to 0, so the value stays near 0 from the first step to the last. Only its gradient means anything.
+# Here is a real run:
 
 # %% tags=["learned"]
 task = Task.make(0)
@@ -160,14 +164,16 @@ if not SMALL:
     assert after["group mean"].reward > 0.72 and after["leave one out"].reward > 0.72
 
 # %% [markdown]
-# All three learn in fifty steps to look up exactly when the query leaves something open, the one without a baseline as well
-# as the others. Is a baseline then good for nothing? This game is kind: rewards lie between 0 and 1, and 96 episodes a step
-# average the noise away. In the shop of notebook 10, where a reward can be 10, REINFORCE without a baseline ended at .407
-# against .453 to .458 with any of them (`benchmarks/README.md`, three seeds). A small experiment answers a small question.
+# All three learn in fifty steps to look up exactly when the query leaves something open. The arm without a baseline
+# does as well as the others. Is a baseline useless, then? This game is kind: rewards lie between 0 and 1, and 96
+# episodes per step average the noise away. In the shop of notebook 10, where a reward can be 10, REINFORCE without a
+# baseline ended at .407 against .453 to .458 with any baseline (`benchmarks/README.md`, three seeds). A small
+# experiment answers a small question.
 #
 # ## What breaks it: tokens that nobody chose
 #
-# The mask keeps prompt and memory out of the sum. They are attended to, and never praised. What happens without it:
+# The mask keeps the prompt and the memory out of the sum. The policy reads these tokens, but it is never praised for
+# them. This is what happens without the mask:
 
 # %%
 given = torch.tensor(
@@ -181,21 +187,21 @@ for name, m in (("masked", only), ("mask forgotten", torch.ones(2, 2))):
 assert torch.autograd.grad(reinforce_loss(given, advantages, only, 2), given)[0][:, 0].abs().sum() == 0
 
 # %% [markdown]
-# Without the mask a memory token is praised like one of its own: the policy is taught to *recite people's memories*. And as
-# those tokens are improbable to it, that is where most can be gained.
+# Without the mask a memory token is praised like a token of the policy's own, so the policy learns to *recite
+# people's memories*. These tokens are improbable to the policy, so this is where it can gain most.
 #
 # ## Summary
 #
-# - The reward is a weight on $\nabla \log \pi$ of what was sampled; nothing is differentiated through the world.
-# - A baseline leaves the expectation alone and takes away spread; the group gives one for free.
-# - The loss's value means nothing, its gradient everything.
-# - What the policy did not sample carries no weight.
+# - The reward is a weight on $\nabla \log \pi$ of what was sampled. Nothing is differentiated through the world.
+# - A baseline does not change the expectation, and it reduces the spread. The group gives one for free.
+# - The value of the loss means nothing; its gradient is what counts.
+# - Tokens that the policy did not sample have weight 0.
 #
 # ## Exercises
 #
 # | name | kind | command | minutes | you will have learned |
 # | --- | --- | --- | --- | --- |
 # | `baseline` | fill in | `make exercise EX=baseline` | 20 | the mean of the others |
-# | `reinforce_loss` | fill in | `make exercise EX=reinforce_loss` | 15 | what is summed, and by what it is divided |
+# | `reinforce_loss` | fill in | `make exercise EX=reinforce_loss` | 15 | what is summed, and what the sum is divided by |
 #
-# Both can be run in the real loop: `mrrec train --data DIR --run RUN --algo reinforce --with answers/baseline.py`.
+# You can run both in the real loop: `mrrec train --data DIR --run RUN --algo reinforce --with answers/baseline.py`.

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 08 · GRPO, as the difference to REINFORCE
 #
-# **Question.** The paper trains with GRPO. What does it change in the loss of notebook 07, and which of the changes
-# matter?
+# **Question.** The paper trains with GRPO (group relative policy optimisation). What does it change in the loss of
+# notebook 07, and which of the changes matter?
 #
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # `                                                   ^^^^^^`
@@ -42,16 +42,20 @@ SMALL = os.environ.get("MRREC_SMALL") == "1"
 # J = \frac{1}{\sum_i |o_i|} \sum_i \sum_t \min\big(\rho_t A_i,\ \text{clip}(\rho_t, 1-\epsilon_l, 1+\epsilon_h)
 # A_i\big) - \beta\, \text{KL}$$
 #
+# $r_i$ is the reward of episode $i$; mean and $\sigma$ (the standard deviation) are taken over its group. $\pi_{old}$
+# is the policy that sampled the batch. $|o_i|$ is the number of tokens that the policy wrote in episode $i$. $J$ is
+# maximised; the loss is $-J$.
+#
 # | symbol | here | shape | file |
 # | --- | --- | --- | --- |
-# | $A_i$ | `group_advantages(rewards, groups, sigma)` | (B,) | `grpo.py` |
-# | $\rho_t$ | `importance_ratio` | (B, T) | `grpo.py` |
-# | $\epsilon_l, \epsilon_h$ | `clip` = (.2, .28) | two numbers | `grpo.GRPOConfig` |
+# | $A_i$, the advantage | `group_advantages(rewards, groups, sigma)` | (B,) | `grpo.py` |
+# | $\rho_t$, the ratio | `importance_ratio` | (B, T) | `grpo.py` |
+# | $\epsilon_l, \epsilon_h$, how far the ratio may go | `clip` = (.2, .28) | two numbers | `grpo.GRPOConfig` |
 # | $1 / \sum \vert o_i\vert$ | `length_weights(mask, "token", ...)` | (B, T) | `grpo.py` |
-# | $\beta$ KL | `beta` = 0, `kl_term` | (B, T) | `grpo.py` |
+# | $\beta$ KL, the distance to a reference model | `beta` = 0, `kl_term` | (B, T) | `grpo.py` |
 #
-# Beside REINFORCE: the advantage may be divided by sigma, the log-probability becomes a *ratio* that is clipped, and
-# the sum is divided by tokens instead of episodes. Side by side:
+# There are three changes to REINFORCE. The advantage may be divided by sigma. The log-probability becomes a *ratio*
+# that is clipped. The sum is divided by the number of tokens instead of episodes. Side by side:
 
 # %%
 print(inspect.getsource(reinforce_loss).split('"""')[-1])
@@ -60,11 +64,12 @@ print(inspect.getsource(grpo_loss).split('"""')[-1])
 # %% [markdown]
 # ## On policy the ratio is 1
 #
-# The first update on fresh episodes is made by the policy that sampled them: $\pi = \pi_{old}$, the ratio is exactly
-# 1, and the clip sleeps. Its *gradient* is not 0: $\nabla \rho = \rho\, \nabla \log \pi = \nabla \log \pi$.
+# The first update on fresh episodes is made by the policy that sampled them. So $\pi = \pi_{old}$, the ratio is
+# exactly 1, and the clip does nothing. The *gradient* of the ratio is not 0:
+# $\nabla \rho = \rho\, \nabla \log \pi = \nabla \log \pi$.
 #
-# **Predict.** One update per batch, `epochs=1`, no sigma. In what do the gradients of GRPO and of REINFORCE with the
-# group mean differ?
+# **Predict.** With one update per batch (`epochs=1`) and no sigma, how do the gradients of GRPO and of REINFORCE with
+# the group mean differ?
 
 # %%
 logprobs = torch.tensor([[-1.0, -2.0, 0.0], [-0.5, -1.0, -3.0]], requires_grad=True)
@@ -77,17 +82,17 @@ print("GRPO     ", of_grpo.tolist(), "\nREINFORCE", of_reinforce.tolist())
 assert torch.allclose(of_grpo * 4, of_reinforce * 2)
 
 # %% [markdown]
-# In a factor: one divides by the 4 tokens, the other by the 2 episodes. On policy, GRPO *is* REINFORCE with a group
-# baseline.
+# They differ by a factor: one divides by the 4 tokens, the other by the 2 episodes. On policy, GRPO *is* REINFORCE
+# with a group baseline.
 #
-# ## When the clip wakes
+# ## When the clip acts
 #
 # Several updates on one batch (`epochs` > 1) let the policy move away from the one that sampled. The clip then stops
-# what has gone far enough.
+# those tokens whose ratio has moved far enough.
 #
-# **By hand**, $\epsilon = .2$: ratio 1.5, $A = 1$: $\min(1.5, 1.2) = 1.2$, no gradient: it was praised enough. Ratio
-# 1.5, $A = -1$: $\min(-1.5, -1.2) = -1.5$: a bad token that became *more* likely is still pushed back. That is why the
-# minimum stands there.
+# **By hand**, with $\epsilon = .2$. Ratio 1.5, $A = 1$: $\min(1.5, 1.2) = 1.2$, and no gradient: the token has been
+# praised enough. Ratio 1.5, $A = -1$: $\min(-1.5, -1.2) = -1.5$: a bad token that became *more* likely is still
+# pushed back. This is why the formula takes the minimum.
 
 # %%
 ratio = torch.linspace(0.4, 1.8, 57)
@@ -102,14 +107,16 @@ print(by_hand)
 assert np.allclose(by_hand, [1.2, -1.5])
 
 # %% [markdown]
-# Flat means: no gradient. Above 1.2 for good tokens, below .8 for bad ones; never on the side where something has to
-# be undone.
+# Where a curve is flat, there is no gradient. This is the case above 1.2 for good tokens and below .8 for bad ones,
+# but never on the side where something has to be undone.
 #
 # ## "GRPO" is not one formula
 #
-# One group, rewards (1, 0, 0, 0), answers of 2, 4, 4 and 8 tokens, no KL, no clip. The weight that each *token* of
-# each answer gets, in code that people admire. **Predict.** In how many of the four rules does a token of the long
-# wrong answer (8) get less blame than one of the short wrong answers (4)?
+# Take one group with rewards (1, 0, 0, 0) and answers of 2, 4, 4 and 8 tokens, without KL and without clip. Four
+# well-known code bases give each *token* of these answers a different weight.
+#
+# **Predict.** In how many of the four rules does a token of the long wrong answer (8) get less blame than a token of
+# the short wrong answers (4)?
 
 # %%
 rewards, groups = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4).long()
@@ -123,7 +130,7 @@ rules = {
 }
 weights = {}
 for name, (sigma, length) in rules.items():
-    # "sum": over an answer, then the mean over answers; that is the rule "constant" with a constant of 1
+    # "sum" adds up the tokens of an answer and takes the mean over answers: the rule "constant" with a constant of 1
     w = length_weights(answers, "constant" if length == "sum" else length, 4, 18, 1)
     weights[name] = (group_advantages(rewards, groups, sigma)[:, None] * w)[:, 0]
     print(f"{name:28} {weights[name].numpy().round(3)}")
@@ -133,10 +140,10 @@ assert np.allclose(weights["reasoning-from-scratch"], [0.375, -0.125, -0.125, -0
 assert np.allclose(weights["simple_GRPO"], [0.188, -0.031, -0.031, -0.016], atol=6e-4)
 
 # %% [markdown]
-# In one: a mean *within* each answer halves the blame of each token where the answer is twice as long. A policy that
-# is wrong is then best off being wrong at length. The scale differs ninefold between rows; with Adam that is mostly a
-# matter of the learning rate, the *proportions* are not. (A fifth, the course CS336, makes all of it switches, as
-# here.)
+# In one rule: a mean *within* each answer halves the blame of each token if the answer is twice as long. A policy
+# that is wrong then does best if it is wrong at length. The scale differs ninefold between the rows; with Adam this
+# is mostly a matter of the learning rate, but the *proportions* are not. (A fifth code base, the course CS336, makes
+# all of these choices options, as we do here.)
 
 # %%
 plt.figure(figsize=(7, 2.8))
@@ -150,9 +157,9 @@ plt.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# MR.Rec averages over tokens (`length="token"`), and so do we. Its sigma we leave out by default, and say so: dividing
-# weighs a lucky hit in a group of failures 2.6 times an ordinary one, and blows noise up to a full step where all
-# rewards are nearly equal:
+# MR.Rec averages over tokens (`length="token"`), and so do we. It also divides by sigma; we do not by default, and we
+# say so. Dividing by sigma weighs a lucky hit in a group of failures 2.6 times an ordinary one. It also blows noise
+# up to a full step if all rewards are nearly equal:
 
 # %%
 nearly = torch.tensor([0.500, 0.501, 0.500, 0.500])
@@ -164,13 +171,15 @@ assert not group_advantages(torch.full((4,), 0.1), groups, "group").any()
 # %% [markdown]
 # ## KL, the estimator that is easy to get wrong
 #
-# $k_3 = e^d - d - 1$ with $d = \log\pi_{ref} - \log\pi$ is a good *value*; its gradient is that of another objective. Times the ratio it is right.
+# $k_3 = e^d - d - 1$ with $d = \log\pi_{ref} - \log\pi$ estimates the *value* of the KL well, but its gradient is
+# that of another objective. If $k_3$ is multiplied by the ratio, the gradient is right.
 
 # %%
 print(inspect.getsource(kl_term).split('"""')[-1])
 
 # %% [markdown]
-# Checked on a two-token policy, where the KL and its gradient can be written down: $p = (.7, .3)$ against $(.5, .5)$.
+# We check this on a policy with two tokens, for which the KL and its gradient can be written down: $p = (.7, .3)$
+# against the reference $(.5, .5)$.
 
 # %%
 z = torch.tensor([0.7, 0.3]).log().requires_grad_()
@@ -192,6 +201,8 @@ assert torch.allclose(true, ours, atol=1e-6) and not torch.allclose(true, k3_alo
 
 # %% [markdown]
 # ## It learns
+#
+# We train three versions on the game of notebook 05, from the same start.
 
 # %% tags=["learned"]
 task = Task.make(0)
@@ -218,13 +229,14 @@ if not SMALL:
     assert results["default"][1].reward > 0.72
 
 # %% [markdown]
-# In this small game all of them get there: with one update a batch and short answers the choices hardly differ
-# (`benchmarks/README.md` finds the same in the shop). They differ where answers are long, groups are small or batches
-# are used several times. Name your choices; "GRPO" does not.
+# In this small game all of them reach the optimum: with one update per batch and short answers the choices hardly
+# differ (`benchmarks/README.md` finds the same in the shop). They differ if answers are long, groups are small, or
+# batches are used several times. So name your choices; the name "GRPO" does not tell them.
 #
 # ## What breaks it
 #
-# `tests/wrong.py` holds five dozen plausible mistakes, and each is refused by a test. Notebook 12 walks through some. One to try at once: the minimum forgotten.
+# `tests/wrong.py` holds five dozen plausible mistakes, and each is refused by a test. Notebook 12 shows some of them.
+# Here is one to try at once: the minimum is forgotten.
 
 # %%
 ratio, bad = torch.tensor([[1.5]], requires_grad=True), torch.tensor([-1.0])
@@ -236,9 +248,9 @@ assert right.item() == -1 and wrong.item() == 0
 # %% [markdown]
 # ## Run your own
 #
-# A file that defines one or more of `group_advantages`, `clipped_surrogate`, `kl_term`, `length_weights`,
-# `importance_ratio`, `grpo_loss` is used in the real loop, and the package's own is trained beside it from the same
-# start:
+# A file may define one or more of `group_advantages`, `clipped_surrogate`, `kl_term`, `length_weights`,
+# `importance_ratio` and `grpo_loss`. The real training loop then uses them, and the package's own version is trained
+# beside it from the same start:
 #
 # ```
 # mrrec data make-world --users 80 --items 500 --seed 0 --out shop
@@ -247,17 +259,17 @@ assert right.item() == -1 and wrong.item() == 0
 #
 # ## Summary
 #
-# - On policy and with one update, GRPO is REINFORCE with a group baseline, up to a factor.
-# - Ratio and clip matter from the second update on a batch; the minimum keeps the way back open.
-# - Sigma and length rule are choices that change who is praised; say which.
-# - $k_3$ needs the ratio, or its gradient is another objective's.
+# - On policy and with one update per batch, GRPO is REINFORCE with a group baseline, up to a factor.
+# - Ratio and clip matter from the second update on a batch. The minimum keeps the way back open.
+# - Sigma and the length rule are choices that change who is praised. Say which ones you made.
+# - $k_3$ needs the ratio; without it, its gradient belongs to another objective.
 #
 # ## Exercises
 #
 # | name | kind | command | minutes | you will have learned |
 # | --- | --- | --- | --- | --- |
 # | `group_advantages` | fill in | `make exercise EX=group_advantages` | 15 | groups, sigma, and what equal rewards give |
-# | `clipped_surrogate` | fill in | `make exercise EX=clipped_surrogate` | 15 | when the clip sleeps and why there is a minimum |
-# | `kl_term` | fill in | `make exercise EX=kl_term` | 15 | a value is not a gradient |
+# | `clipped_surrogate` | fill in | `make exercise EX=clipped_surrogate` | 15 | when the clip acts, and why there is a minimum |
+# | `kl_term` | fill in | `make exercise EX=kl_term` | 15 | why a right value can have a wrong gradient |
 # | `which_grpo` | predict, then run | `make exercise EX=which_grpo` | 15 | which rule favours long wrong answers |
 # | `sigma_axis` | silent bug | `make exercise EX=sigma_axis` | 20 | how a wrong axis looks from outside |

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 09 · Evaluation: ranks, metrics, intervals
 #
-# **Question.** Arm A has nDCG@10 of .43, arm B of .41. Is A better? And would it still be, had one ranked against 99
-# random items instead of all?
+# **Question.** Arm A has an nDCG@10 of .43, arm B of .41. (An *arm* is one of the systems that we compare.) Is A
+# better? And would it still be better if we ranked the target against 99 random items instead of all items?
 #
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # `                                                             ^^^^^^^^^^`
@@ -42,13 +42,13 @@ rng = np.random.default_rng(0)
 #
 # | symbol | here | what it is | file |
 # | --- | --- | --- | --- |
-# | rank | `target_ranks(scores, targets)` | place of the target among *all* items, from 1; ties to the smaller id | `metrics.py` |
-# | Recall@k | `recall_at_k` | 1 if rank ≤ k | `metrics.py` |
+# | rank | `target_ranks(scores, targets)` | place of the target among *all* items, from 1; on a tie the smaller id comes first | `metrics.py` |
+# | Recall@k | `recall_at_k` | 1 if rank ≤ k, else 0 | `metrics.py` |
 # | nDCG@k | `ndcg_at_k` | $1 / \log_2(\text{rank} + 1)$ if rank ≤ k, else 0 | `metrics.py` |
-# | MRR@k | `mrr_at_k` | $1 / \text{rank}$ if rank ≤ k | `metrics.py` |
+# | MRR@k | `mrr_at_k` | $1 / \text{rank}$ if rank ≤ k, else 0 | `metrics.py` |
 #
-# **By hand.** Scores (.2, .9, .5, .9) and the target is the last item: none scores higher, one scores
-# the same and stands earlier. So its rank is 2: nDCG@10 is $1/\log_2 3 = .631$, MRR .5.
+# **By hand.** The scores are (.2, .9, .5, .9) and the target is the last item. No item scores higher, and one item
+# with the same score stands earlier. So the rank is 2, nDCG@10 is $1/\log_2 3 = .631$, and MRR is .5.
 
 # %%
 ranks = target_ranks([[0.2, 0.9, 0.5, 0.9]], [3])
@@ -57,7 +57,7 @@ assert ranks[0] == 2
 print(inspect.getsource(ndcg_at_k))
 
 # %% [markdown]
-# A second opinion, of scikit-learn, on the same ranking without ties:
+# A second opinion from scikit-learn, on the same ranking without ties:
 
 # %%
 scores, relevant = np.array([[0.2, 0.9, 0.5, 0.8]]), np.array([[0, 0, 0, 1]])
@@ -73,13 +73,14 @@ assert abs(theirs - ours) < 1e-12
 print(ndcg_at_k([1, 2, MISSING], 10).round(3), "mean", ndcg_at_k([1, 2, MISSING], 10).mean().round(3))
 
 # %% [markdown]
-# 0, and it stays. Leaving out what failed is the cheapest way to a better number.
+# It is worth 0, and it stays. To leave out what failed is the cheapest way to a better number.
 #
 # ## How sampled candidates flip a winner
 #
-# Ranking all items is slow, so many papers rank the target against 99 random others. **Predict.** A always puts the
-# target at rank 100 of 10,000 items; B puts it at rank 1 in a tenth of the queries and at rank 5,000 in the rest. Who
-# has the higher nDCG@10 over all items? And against 99 sampled ones?
+# Ranking all items is slow, so many papers rank the target against 99 random other items.
+#
+# **Predict.** A always puts the target at rank 100 of 10,000 items. B puts it at rank 1 in a tenth of the queries and
+# at rank 5,000 in the rest. Which has the higher nDCG@10 over all items? And which against 99 sampled items?
 
 # %%
 pool, queries = 10_000, 400 if SMALL else 4_000
@@ -87,7 +88,7 @@ full = {"A": np.full(queries, 100), "B": np.where(np.arange(queries) % 10 == 0, 
 
 
 def sampled(ranks, negatives=99):
-    """Ranks among `negatives` random other items: each better-ranked item is drawn with its share."""
+    """Ranks among `negatives` random other items: draw how many of the better-ranked items are among them."""
     return 1 + np.random.default_rng(1).hypergeometric(ranks - 1, pool - ranks, negatives)
 
 
@@ -107,16 +108,16 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The winner changes. Rank 100 of 10,000 is rank 1 or 2 of a hundred, and gets nearly full marks; for a person who sees
-# ten items it is worth nothing. Here all arms always rank the whole pool.
+# The winner changes. Rank 100 of 10,000 becomes rank 1 or 2 of a hundred, and gets nearly full marks. For a person
+# who sees ten items it is worth nothing. In this project all arms always rank the whole pool.
 #
 # ## Intervals: is A better than B?
 #
-# Queries are a sample. Draw them again, with replacement, a few thousand times; the middle 95 % of the means is the
-# percentile bootstrap interval.
+# The test queries are a sample. We draw from them again, with replacement, a few thousand times. The middle 95 % of
+# the means is the percentile bootstrap interval.
 
 # %%
-easy = rng.random(150)  # how hard each query is, for everybody
+easy = rng.random(150)  # how easy each query is, for both arms
 a = np.clip(easy + 0.04 + 0.05 * rng.standard_normal(150), 0, 1)
 b = np.clip(easy + 0.05 * rng.standard_normal(150), 0, 1)
 for name, values in (("A", a), ("B", b)):
@@ -124,7 +125,7 @@ for name, values in (("A", a), ("B", b)):
     print(f"{name} {values.mean():.3f}, 95 % {low:.3f} to {high:.3f}")
 
 # %% [markdown]
-# **Predict.** The intervals overlap almost entirely. Can one still say that A is better?
+# **Predict.** The intervals overlap almost entirely. Can we still say that A is better?
 
 # %%
 found = paired_interval(a, b, np.random.default_rng(0))
@@ -132,9 +133,9 @@ print(f"A - B {np.mean(a - b):+.3f}, 95 % {found.low:+.3f} to {found.high:+.3f}"
 assert found.low > 0
 
 # %% [markdown]
-# Yes: both answered the *same* queries, and what makes a query hard is hard for both. Pairing takes that out. An
-# interval of the difference that lies above 0 says "better"; one that holds 0 says "cannot be told", and *not*
-# "equal".
+# Yes: both answered the *same* queries, and what makes a query hard is hard for both. Pairing (subtracting query by
+# query) takes that out. If the interval of the difference lies above 0, A is better. If it holds 0, we cannot tell;
+# this does *not* mean that they are equal.
 
 # %%
 plt.figure(figsize=(6, 2))
@@ -150,9 +151,11 @@ plt.xlabel("nDCG@10")
 plt.show()
 
 # %% [markdown]
-# ## How many queries does one need?
+# ## How many queries do we need?
 #
-# The width goes with $1/\sqrt{n}$. **Predict.** To see half the difference, how many times as many queries?
+# The width of the interval shrinks like $1/\sqrt{n}$ with the number of queries $n$.
+#
+# **Predict.** To see a difference half as large, how many times as many queries do we need?
 
 # %%
 for n in (50, 200, 800):
@@ -166,8 +169,9 @@ for n in (50, 200, 800):
 #
 # ## What breaks it
 #
-# **Seeds are no queries.** Three seeds of training answer the *same* 100 queries: those are 100 draws, not 300. Treat
-# them as 300 and the interval is too narrow by $\sqrt3$; so rows of one query are drawn together (`clusters`).
+# **Seeds are not queries.** If three training seeds answer the *same* 100 queries, those are 100 draws, not 300. If
+# we treat them as 300, the interval is too narrow by $\sqrt3$. So all rows of one query are drawn together
+# (`clusters`).
 
 # %%
 one = rng.normal(0.02, 0.1, 100)
@@ -178,8 +182,8 @@ print(f"as 300 queries {naive.high - naive.low:.4f}, as 100 {right.high - right.
 assert 1.5 < (right.high - right.low) / (naive.high - naive.low) < 2
 
 # %% [markdown]
-# **A metric that is chosen afterwards.** Of twenty metrics one will show a "significant" difference between equal
-# arms. Name the one that counts before you look: here it is nDCG@10, full ranking, greedy.
+# **A metric that is chosen afterwards.** Of twenty metrics, one will probably show a "significant" difference between
+# equal arms. Name the one that counts before you look. Here it is nDCG@10 with full ranking and greedy decoding.
 
 # %%
 lucky = 0
@@ -193,16 +197,16 @@ assert lucky / (trial + 1) > 0.4
 # %% [markdown]
 # ## Summary
 #
-# - Rank over the whole pool, ties by a rule, no answer counts 0 and stays.
+# - Rank over the whole pool, break ties by a rule, and count a missing answer as 0.
 # - Sampled candidates can flip a winner.
-# - Compare on the same queries, pair, give an interval; 0 inside means "cannot be told".
-# - What is drawn is a query; seeds of one query belong together.
+# - Compare on the same queries, pair, and give an interval. If the interval holds 0, you cannot tell.
+# - The unit that is drawn is a query; the seeds of one query belong together.
 #
 # ## Exercises
 #
 # | name | kind | command | minutes | you will have learned |
 # | --- | --- | --- | --- | --- |
-# | `ndcg_at_k` | fill in | `make exercise EX=ndcg_at_k` | 10 | ranks from 1, and what is beyond k |
+# | `ndcg_at_k` | fill in | `make exercise EX=ndcg_at_k` | 10 | ranks from 1, and what counts beyond k |
 # | `paired_interval` | fill in | `make exercise EX=paired_interval` | 20 | the bootstrap, by hand |
-# | `sampled_metrics` | predict, then run | `make exercise EX=sampled_metrics` | 15 | when a sample of candidates lies |
+# | `sampled_metrics` | predict, then run | `make exercise EX=sampled_metrics` | 15 | when a sample of candidates misleads |
 # | `my_system` | write a fifteenth system | `make exercise EX=my_system` | 45 | the contract of every recommender here |

@@ -11,14 +11,15 @@
 # %% [markdown]
 # # 10 · MR.Rec, end to end
 #
-# **Question.** Does a small language model learn, by reinforcement, what to look up and how to use it, so that people
+# **Question.** Does a small language model learn by reinforcement what to look up and how to use it, so that people
 # get what they wanted?
 #
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # ` ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^`
 #
-# Everything so far in one go, at a size that learns within about a minute: a shop of 90 people, one sibling shop to
-# train in, and a weak teacher, so that something is left to be learned. `make demo` is the same at full size.
+# This notebook runs everything so far in one go, at a size that learns within about a minute. There is a shop of 90
+# people and one sibling shop to train in, whose categories care about other aspects. The teacher is weak, so that
+# something is left to be learned. `make demo` is the same at full size.
 
 # %%
 import inspect
@@ -70,8 +71,8 @@ assert not shop.split.train & shop.split.test
 # %% [markdown]
 # ## 2. A policy that knows the grammar
 #
-# It has been drilled in copying and has imitated a teacher who searches by chance and believes what it reads half of
-# the time.
+# The policy has been drilled in copying. It has also imitated a teacher that searches at random and believes what it
+# reads half of the time.
 
 # %%
 model, tokenizer = start_policy(environments, recipe, seed)
@@ -83,7 +84,7 @@ print(
 
 
 def answers(arm):
-    """Rows of the policy as it is, greedy; and its episodes."""
+    """Let the policy answer all test queries greedily; return its rows and its episodes."""
     episodes = play(eval_set, LMActor(model, grammar, None, 0.0))
     return episode_rows(eval_set, arm, GREEDY, episodes), episodes
 
@@ -91,16 +92,18 @@ def answers(arm):
 before, episodes_before = answers("warm_start")
 
 # %% [markdown]
-# **Predict.** Which will rise first while it learns: the share of well-formed answers, the number of searches, or the
-# place of the target?
+# **Predict.** Which will rise first as the policy learns: the share of well-formed answers, the number of searches,
+# or the place of the target?
 #
-# **By hand.** In form, with a search, the target at rank 7: $.1 + 5\,(\tfrac13 + \tfrac13) + .1 = 3.53$ (eq. 10), for
-# $\log_2 8 = 3$. At rank 31 it is $.1 + 5 \cdot \tfrac25 + .1 = 2.2$. So a mean reward that rises from 2.2 to 3.5 is a target that
-# moves from about rank 31 to about rank 7.
+# **By hand.** A well-formed episode with a search and the target at rank 7 earns
+# $.1 + 5\,(\tfrac13 + \tfrac13) + .1 = 3.53$ (eq. 10), because $\log_2 8 = 3$. At rank 31 it earns
+# $.1 + 5 \cdot \tfrac25 + .1 = 2.2$. So a mean reward that rises from 2.2 to 3.5 is a target that moves from about
+# rank 31 to about rank 7.
 #
 # ## 3. Learning
 #
-# One step of the package's loop: collect episodes, pack them, compare each with its group, update.
+# This is one step of the package's loop: collect episodes, pack them into a batch, compare each with its group,
+# update.
 
 # %%
 print(inspect.getsource(Trainer.step))
@@ -117,10 +120,13 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# The form is there almost at once (decoding is constrained here), the searches grow as they begin to pay, and the
-# reward follows the profile that gets better. Entropy falls: the policy makes up its mind.
+# The form is right almost at once (the grammar constrains decoding here). The number of searches grows as searches
+# begin to pay. The reward follows, because the profile gets better. The entropy falls: the policy becomes surer of
+# what it writes.
 #
 # ## 4. Every arm on the same queries
+#
+# An arm is one of the systems that are compared. `warm_start` is the policy before this training, `grpo` after it.
 
 # %% tags=["learned"]
 rows = reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher) + before + after
@@ -134,20 +140,20 @@ if not SMALL:
     assert gain["interval"][0] > 0
 
 # %% [markdown]
-# Read it from below: the *oracle* knows the values, the *expert* knows what to look up; *static_memory* is the whole
-# profile appended to the query. The policy knows neither, it was told a number after each episode.
+# Read the table from below. The *oracle* knows the values, and the *expert* knows what to look up. *static_memory*
+# appends the whole profile to the query. The policy knows none of this; it only received a number after each episode.
 #
-# One seed and some hundred queries: the interval is wide. `make demo` takes two seeds and more steps, `mrrec reproduce
-# all` three, and takes away one part after the other.
+# This is one seed and some hundred queries, so the interval is wide. `make demo` uses two seeds and more steps.
+# `mrrec reproduce all` uses three seeds, and takes away one part after the other.
 #
 # ## 5. What it learned to say
 #
-# The query whose target moved up most (chosen by that rule), before and after:
+# Here is the query whose target moved up most (chosen by that rule), before and after training:
 
 
 # %% tags=["written"]
 def place(episode):
-    """The target's rank; no answer comes last."""
+    """The target's rank; an episode without an answer gets the last rank."""
     return min(episode.rewards["rank"], len(shop.dataset.items))
 
 
@@ -155,17 +161,16 @@ moved = [place(one) / place(other) for one, other in zip(episodes_before, episod
 best = int(np.argmax(moved))
 for name, episode in (("before", episodes_before[best]), ("after", episodes_after[best])):
     print(f"--- {name}: the target stands at {place(episode):g}")
-    for who, said in grammar.transcript(episode.tokens, episode.mask):
-        print(f"  {who:7}{said}")
+    for who, text in grammar.transcript(episode.tokens, episode.mask):
+        print(f"  {who:7}{text}")
 print("truth:", dict(episodes_after[best].query.truth))
 
 # %% [markdown]
 # ## What breaks it
 #
-# **Predict.** Which hurts this policy more, no global memory in its prompt, or no search at all?
+# **Predict.** Which hurts this policy more: no global memory in its prompt, or no search at all?
 #
-# Take away what it looks up. The same policy, when the memory tool returns nothing of use (global memory off, or no
-# search allowed):
+# We take away what the policy looks up. It stays the same, but either global memory is off or no search is allowed:
 
 # %% tags=["learned"]
 quality = {}
@@ -180,18 +185,18 @@ if not SMALL:
     assert quality["as learned"] > quality["no search"]
 
 # %% [markdown]
-# This policy was taught with both, so it is lost without them; whether one that was *trained* without would do as well
-# is another question, and the fair one: `mrrec reproduce fig3`.
+# This policy was taught with both, so it is lost without them. Would a policy that was *trained* without them do as
+# well? That is another question, and the fair one: `mrrec reproduce fig3`.
 #
 # ## Summary
 #
 # - Data → memory → a policy that knows the grammar → GRPO → all arms on the same queries.
-# - What is learned is seen in the paired difference to its own start, with an interval.
+# - The paired difference to its own start, with an interval, shows what was learned.
 # - The episodes tell what the numbers mean: it asks for what decides, reads, and writes it down.
 #
 # ## Exercises
 #
 # | name | kind | command | minutes | you will have learned |
 # | --- | --- | --- | --- | --- |
-# | `my_system` | write a fifteenth system | `make exercise EX=my_system` | 45 | to compare one's own idea on the same queries |
+# | `my_system` | write a fifteenth system | `make exercise EX=my_system` | 45 | how to compare your own idea on the same queries |
 # | `without_profile` | change one thing and measure | `make exercise EX=without_profile` | 20 | what a part is worth |

@@ -11,14 +11,14 @@
 # %% [markdown]
 # # 11 · Real data
 #
-# **Question.** What changes when people are real? Nobody knows what they wanted, files are dirty, and the simplest
-# arms are hard to beat.
+# **Question.** What changes when people are real? Nobody knows what they wanted, the files are dirty, and the
+# simplest arms are hard to beat.
 #
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # ` ^^^^`
 #
-# Nothing is downloaded here: the shop of notebook 01 is written in Amazon's format, with the dirt that real files
-# have, and read back by the package's importer.
+# Nothing is downloaded here. The shop of notebook 01 is written in Amazon's format, with the dirt that real files
+# have, and the package's importer reads it back.
 
 # %%
 import gzip
@@ -57,56 +57,57 @@ here = Path(folder.name)
 # | `reviewerID` | `Interaction.user` | a person |
 # | `asin` | `Interaction.item` | an item |
 # | `overall` | `Interaction.rating` | 1 to 5 |
-# | `unixReviewTime` | `Interaction.time` | seconds, but only to the *day* |
+# | `unixReviewTime` | `Interaction.time` | in seconds, but exact only to the *day* |
 # | `reviewText` | `Interaction.review` | what was said |
 #
-# A query does not stand in such a file. It is made from the last purchase: one core item and one core use (the paper,
-# sec. 4), and that purchase is the target.
+# Such a file holds no queries. The importer makes one from each person's last purchase: one core item and one core
+# use (sec. 4 of the paper). That purchase is the target.
 
 
 # %%
 by_user = {}
-for met in sorted(shop.interactions, key=lambda met: met.time):
-    by_user.setdefault(met.user, []).append(met)
-# one purchase a day, as somebody who reviews what arrives
+for interaction in sorted(shop.interactions, key=lambda interaction: interaction.time):
+    by_user.setdefault(interaction.user, []).append(interaction)
+# one purchase per day, by somebody who reviews what arrives
 days = {
-    user: [replace(met, time=1_600_000_000 + 86_400 * n) for n, met in enumerate(those)]
-    for user, those in by_user.items()
+    user: [replace(interaction, time=1_600_000_000 + 86_400 * n) for n, interaction in enumerate(own)]
+    for user, own in by_user.items()
 }
 
 
-def review_line(met):
+def review_line(interaction):
     """One interaction as Amazon writes it."""
     row = {
-        "reviewerID": met.user,
-        "asin": met.item,
-        "overall": met.rating,
-        "unixReviewTime": met.time,
-        "reviewText": met.review,
+        "reviewerID": interaction.user,
+        "asin": interaction.item,
+        "overall": interaction.rating,
+        "unixReviewTime": interaction.time,
+        "reviewText": interaction.review,
     }
     return json.dumps(row)
 
 
 def item_line(item):
     """One item's metadata as Amazon writes it."""
-    told = [f"{aspect}: {' '.join(values)}" for aspect, values in item.attributes.items()]
-    return json.dumps({"asin": item.id, "title": item.title, "category": list(item.category), "description": told})
+    lines = [f"{aspect}: {' '.join(values)}" for aspect, values in item.attributes.items()]
+    return json.dumps({"asin": item.id, "title": item.title, "category": list(item.category), "description": lines})
 
 
 # %%
-lines = [review_line(met) for those in days.values() for met in those]
+lines = [review_line(interaction) for own in days.values() for interaction in own]
 print(lines[0][:150])
 
 # %% [markdown]
 # ## Dirt
 #
-# Five things that real files are full of. **Predict.** Which of them would raise an error in a careless importer, and
-# which would silently change the result?
+# Here are five things that real files are full of.
+#
+# **Predict.** Which of them would raise an error in a careless importer, and which would silently change the result?
 
 # %%
 ann, bob, eve = sorted(days)[:3]
-last = {user: those[-1] for user, those in days.items()}
-new = next(item for item in shop.items if item not in {met.item for met in days[ann]})
+last = {user: own[-1] for user, own in days.items()}
+new = next(item for item in shop.items if item not in {interaction.item for interaction in days[ann]})
 same_day = json.loads(review_line(last[ann])) | {"asin": new, "reviewText": "the same day"}
 copied = json.loads(review_line(last[bob])) | {"unixReviewTime": last[bob].time - 9 * 86400, "asin": last[eve].item}
 shouted = json.loads(review_line(last[eve])) | {"unixReviewTime": last[eve].time - 9 * 86400, "asin": last[bob].item}
@@ -127,22 +128,22 @@ for step in imported.meta["cleaning"]:
 print(imported.counts())
 
 # %% [markdown]
-# All five would pass in silence:
+# A careless importer would accept all five without an error:
 #
-# - *two reviews on a person's last day*: which was last? Times have the resolution of a day, so the person gets no
-#   query;
-# - *a last review that repeats an earlier one word for word*: the text gives the target away;
-# - *the target's review in capitals, written earlier*: the same leak in another spelling, and it is removed;
-# - *the same review twice*: one purchase would count double;
-# - *a rating of 7*.
+# - *Two reviews on a person's last day.* Which was last? The times are exact only to the day, so the person gets no
+#   query.
+# - *A last review that repeats an earlier one word for word.* The text gives the target away.
+# - *The target's review in capitals, written earlier.* This is the same leak in another spelling, and it is removed.
+# - *The same review twice.* One purchase would count double.
+# - *A rating of 7.*
 #
-# Every step is counted and stays with the data set (`meta["cleaning"]`), so that two people can see whether they use
-# the same one.
+# Every step is counted, and the counts stay with the data set (`meta["cleaning"]`). So two people can see whether
+# they use the same data.
 #
 # ## A line that cannot be read
 #
-# By default the first one ends the import, with file, line and what is wrong. `--skip-bad` leaves such records out,
-# and lists them:
+# By default, the first such line ends the import. The error names the file, the line and what is wrong. `--skip-bad`
+# leaves such lines out and lists them:
 
 # %%
 (here / "cut.json").write_text("\n".join([*lines[:40], lines[40][:30], *lines[41:]]) + "\n")
@@ -161,9 +162,10 @@ assert row["line"] == 41
 # %% [markdown]
 # ## By hand: a leak that no program notices
 #
-# A person wrote, of three things: "great", "arrived late", "great". The last is the target. A memory of the first says
-# `great`; does that give the target away? With a text encoder, yes: the query's target has a review that is
-# *identical* to a memory's. The rule drops earlier reviews that equal the target's but for case and spacing:
+# A person reviewed three things: "great", "arrived late", "great". The last one is the target. The memory of the
+# first one says `great`. Does this give the target away? With a text encoder it does: the review of the target is
+# *identical* to a review in memory. The rule drops earlier reviews that equal the target's review, ignoring case and
+# spacing:
 
 # %%
 print(inspect.getsource(cleaning._folded))
@@ -174,18 +176,21 @@ assert folded[0] == folded[1] != folded[2]
 # %% [markdown]
 # ## Nobody knows the answer
 #
-# The importer has no `truth`: no oracle, no expert, no ceiling. What one can do is compare with arms that are simple
-# and honest. **Predict.** Which arm is strongest on real magazine subscriptions: the query alone, a person's profile,
-# or what *other* people took besides?
+# Imported data has no `truth`, so there is no oracle, no expert and no ceiling. What we can do is to compare with
+# arms that are simple and honest.
 #
-# What was measured on real data stands in `docs/real_data.md`, with the commands. Read from there, not typed again:
+# **Predict.** Which arm is strongest on real magazine subscriptions: the query alone, a person's profile, or what
+# *other* people took besides?
+#
+# `docs/real_data.md` holds what was measured on real data, with the commands. We read the numbers from there instead
+# of typing them again:
 
 # %%
 page = Path("../docs/real_data.md").read_text(encoding="utf-8")
 
 
 def measured(command):
-    """{arm: (nDCG@10, low, high)} of the table behind a command in `docs/real_data.md`."""
+    """{arm: (nDCG@10, low, high)} from the table that follows a command in `docs/real_data.md`."""
     table = page.split(command)[1].split("| --- |", 1)[1].split("\n\n")[0]
     row = r"\| `(\w+)` \| ([\d.]+) \(([\d.]+)–([\d.]+)\)"
     return {name: tuple(map(float, numbers)) for name, *numbers in re.findall(row, table)}
@@ -207,12 +212,16 @@ print("strongest:", max(magazine, key=lambda arm: magazine[arm][0]), "and", max(
 assert magazine["neighbours"][0] > magazine["grpo"][0] and films["neighbours"][0] > films["grpo"][0]
 
 # %% [markdown]
-# `neighbours` reads no text at all: who took your things also took these. What somebody reads next is in *other people's histories*, which a policy that only searches this person's memory cannot see. MR.Rec brings nothing there that an interval would show, and the README says so. That a method works in a shop that was made for it does not mean that it works.
+# `neighbours` reads no text at all: people who took your things also took these. What somebody reads next is in
+# *other people's histories*, and a policy that searches only this person's memory cannot see them. MR.Rec brings no
+# gain there that an interval would show, and `docs/real_data.md` says so. A method that works in a shop made for it
+# does not necessarily work elsewhere.
 #
 # ## Intervals are wide
 #
-# Magazine has 144 test queries. **Predict.** How wide is a 95 % interval of nDCG@10 around .05, when one query in ten
-# scores at all?
+# Magazine has 144 test queries.
+#
+# **Predict.** How wide is a 95 % interval of nDCG@10 around .05, if only one query in ten scores at all?
 
 # %%
 rng = np.random.default_rng(0)
@@ -222,7 +231,7 @@ print(f"mean {found.mean:.3f}, 95 % {found.low:.3f} to {found.high:.3f}")
 assert found.high - found.low > 0.03
 
 # %% [markdown]
-# As wide as the mean itself. Whoever reports .053 against .047 on such data reports noise.
+# It is as wide as the mean itself. A difference of .053 against .047 on such data is noise.
 #
 # ## The imported data set runs like any other
 
@@ -234,23 +243,23 @@ query = split.test_queries[0]
 # %%
 print(query.text, "->", imported.items[query.target].title, "| truth:", query.truth)
 print([entry.text for entry in env.memory.entries(query)][:3])
-assert all(met.time < query.time for met in imported.history(query))
+assert all(interaction.time < query.time for interaction in imported.history(query))
 Dataset.load(imported.save(here / "shop"))
 folder.cleanup()
 
 # %% [markdown]
 # ## What breaks it
 #
-# - *Sorting by time alone* where times are days: the order within a day is invented.
+# - *Sorting by time alone* if times are exact only to the day: the order within a day is invented.
 # - *Filtering by popularity before the split*: the filter has seen the test purchases.
 # - *A random split of interactions*: a person's later purchases explain the earlier ones.
-# - *Comparing with a weak baseline only.* The one that reads no text was not run, and so nobody saw it.
+# - *Comparing with a weak baseline only*: nobody ran the arm that reads no text, so nobody saw that it wins.
 #
 # ## Summary
 #
-# - An importer is a list of named steps, each counted; the order of steps is part of the data set.
-# - Leaks come as equal texts in other spellings, same-day purchases, and splits by row.
-# - Without truth there is no ceiling: run simple, strong arms beside yours, and give intervals.
+# - An importer is a list of named steps, each of them counted. The order of the steps is part of the data set.
+# - Leaks come from equal texts in other spellings, from purchases on the same day, and from splits by row.
+# - Without truth there is no ceiling. Run simple, strong arms beside yours, and give intervals.
 # - A negative result is a result.
 #
 # ## Exercises
@@ -258,4 +267,4 @@ folder.cleanup()
 # | name | kind | command | minutes | you will have learned |
 # | --- | --- | --- | --- | --- |
 # | `repeated_review` | fill in | `make exercise EX=repeated_review` | 15 | how a text gives the target away |
-# | `last_purchase` | fill in | `make exercise EX=last_purchase` | 20 | when a last purchase is certain |
+# | `last_purchase` | fill in | `make exercise EX=last_purchase` | 20 | when we can be sure which purchase was last |

@@ -11,14 +11,15 @@
 # %% [markdown]
 # # 12 · Silent bugs
 #
-# **Question.** Training runs, the loss moves, the reward rises a little. How does one find a bug that raises nothing?
+# **Question.** Training runs, the loss moves, and the reward rises a little. How do we find a bug that raises no
+# error?
 #
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # `                              ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^`
 #
-# Each section is a bug that others have had: its *symptom*, a *one-line check*, run on the right version and on the
-# wrong one, and the test of the project that holds it (`tests/CHECKS.md`). The wrong versions come from
-# `tests/wrong.py`, where some sixty are kept so that every test is seen to fail.
+# Each section shows a bug that others have had. It names the *symptom* and a *one-line check*, runs the check on the
+# right version and on wrong ones, and names the test of the project that guards against the bug (`tests/CHECKS.md`).
+# The wrong versions come from `tests/wrong.py`, which keeps some sixty of them to show that every test can fail.
 
 # %%
 import inspect
@@ -53,29 +54,30 @@ batch = to_batch(task.play(actor, task.train_queries[:12], GRAMMAR, RULES, REWAR
 print("kept wrong versions:", sum(len(v) for k, v in vars(wrong).items() if k.isupper() and isinstance(v, tuple)))
 
 # %% [markdown]
-# | symbol | here | what can go wrong in silence | file |
+# | symbol | here | what can go wrong silently | file |
 # | --- | --- | --- | --- |
 # | $\log \pi(o_t)$ | `token_logprobs` | shift, mask, temperature, dropout, padding | `reinforce.py` |
-# | $A_i$ | `group_advantages` | groups mixed, sigma of the wrong things | `grpo.py` |
+# | $A_i$ | `group_advantages` | mixed groups, sigma of the wrong rewards | `grpo.py` |
 # | $\min(\rho A, \text{clip}(\rho) A)$ | `clipped_surrogate` | the minimum, the bounds | `grpo.py` |
 # | $o$ | `Episode.tokens` | decoded and encoded again | `rollout.py` |
-# | $r$ | `score` | what is counted as form | `reward.py` |
+# | $r$ | `score` | what counts as good form | `reward.py` |
 #
-# **By hand.** On the first update $\pi = \pi_{old}$: $\rho = e^{0} = 1$, for every token, to the last digit. That is the number to
-# remember.
+# **By hand.** On the first update $\pi = \pi_{old}$, so $\rho = e^{0} = 1$ for every token, to the last digit.
+# Remember this number.
 #
 # ## The check that finds most: sampler = update
 #
-# The sampler noted a log-probability for each token that it drew. The update computes it again. On the first update
-# they must be *equal*: then the ratio is 1, and the clip is idle. Whatever is wrong between the two shows here.
+# The sampler stored a log-probability for each token that it drew. The update computes it again. On the first update
+# the two must be *equal*: then the ratio is 1 and the clip does nothing. Anything that is wrong between the two shows
+# here.
 #
-# **Predict.** Which of these break the equality: logits not shifted, temperature forgotten, memory in the loss, the
-# last token taken for padding?
+# **Predict.** Which of these break the equality: logits that are not shifted, a forgotten temperature, memory in the
+# loss, a last token that is taken for padding?
 
 
 # %% tags=["learned"]
 def gap(version):
-    """The largest distance between what the sampler noted and what this version computes, over sampled tokens."""
+    """The largest distance between the stored log-probabilities and those of this version, over sampled tokens."""
     with torch.no_grad():
         found = version(policy, batch.tokens, batch.mask, 1.0)
     found = found[0] if isinstance(found, tuple) else found
@@ -88,9 +90,10 @@ for version in wrong.LOGPROBS:
 assert gap(token_logprobs) < 1e-4
 
 # %% [markdown]
-# One line, `assert ratio == 1`, refuses what disturbs the probabilities themselves: logits that are not shifted, memory
-# that is not attended to, padding on the wrong side. The others pass: at temperature 1 dividing by it changes nothing, and
-# a mask that lets *more* in leaves the sampled tokens right. They need a check of their own.
+# One line, `assert ratio == 1`, catches what disturbs the probabilities themselves: logits that are not shifted,
+# memory that is not attended to, padding on the wrong side. The other bugs pass. At temperature 1, dividing by the
+# temperature changes nothing. And a mask that lets *more* tokens in leaves the sampled tokens right. These bugs need
+# checks of their own.
 
 # %% tags=["learned"]
 with torch.no_grad():
@@ -111,13 +114,14 @@ left = [name for name in outside if name not in caught]
 print("not by these:", left)
 
 # %% [markdown]
-# What is left needs an input that shows it: a policy that writes token 0, a batch with real padding. A check is as
-# good as its example. (`test_reinforce.py::test_wrong_logprobs_are_rejected` has one on which all fail.)
+# What is left needs an input that shows it, such as a policy that writes token 0, or a batch with real padding. A
+# check is as good as its example. (`test_reinforce.py::test_wrong_logprobs_are_rejected` has an example on which all
+# of them fail.)
 #
 # ## Memory in the loss
 #
 # **Symptom**: the policy begins to write people's memories by itself, and invents replies of the tool. **Check**: the
-# gradient at tokens that were given is exactly 0.
+# gradient is exactly 0 at every token that the policy was given.
 
 # %% tags=["learned"]
 logprobs = batch.old_logprobs.clone().requires_grad_()
@@ -133,12 +137,12 @@ print(
 assert not right[~batch.mask].any() and bad[~batch.mask].any()
 
 # %% [markdown]
-# Held by check 5.
+# Check 5 guards against this.
 #
 # ## Sigma over the whole batch
 #
 # **Symptom**: nothing is learned from hard queries. **Check**: a group whose rewards are all equal must give zeros,
-# and what one group gets may not depend on another.
+# and the advantages of one group may not depend on another group.
 
 # %%
 rewards, groups = torch.tensor([5.0, 5.0, 5.0, 0.0, 1.0, 0.0]), torch.tensor([0, 0, 0, 1, 1, 1])
@@ -149,13 +153,13 @@ for version in (group_advantages, *wrong.ADVANTAGES):
     print(f"{version.__name__:22} {own.numpy().round(2)}  independent of the other group: {fine}")
 
 # %% [markdown]
-# `sigmas_exchanged` (n for n - 1), `tiny_epsilon` and `variance_for_sigma` pass this one: they need numbers, not a
-# property. Held by check 12.
+# `sigmas_exchanged` (n for n - 1), `tiny_epsilon` and `variance_for_sigma` pass this check. To catch them we need
+# numbers, not a property. Check 12 guards against them.
 #
 # ## The minimum forgotten
 #
-# **Symptom**: with several updates a batch it collapses now and then. **Check**: ratio 1.5 and a bad token, objective
-# -1.5 (notebook 08).
+# **Symptom**: with several updates per batch, training collapses now and then. **Check**: for ratio 1.5 and a bad
+# token, the objective is -1.5 (notebook 08).
 
 # %%
 print(inspect.getsource(clipped_surrogate))
@@ -165,14 +169,14 @@ for version in (clipped_surrogate, *wrong.SURROGATES):
 assert float(clipped_surrogate(ratio, bad, (0.2, 0.28))) == -1.5
 
 # %% [markdown]
-# `never_clipped`, `one_epsilon` and `bounds_exchanged` pass this number: each needs one that falls on its own side (a ratio
-# of .5, one between 1.2 and 1.28). That is why an exercise's check asks for seven.
+# `never_clipped`, `one_epsilon` and `bounds_exchanged` pass this number. Each needs a ratio at which it differs (one
+# of .5, or one between 1.2 and 1.28). This is why the check of the exercise asks for seven.
 
 # %% [markdown]
 # ## Decoded and encoded again
 #
-# **Symptom**: log-probabilities are off for a few episodes; control tokens turn into text. **Check**: ids in = ids
-# out.
+# **Symptom**: log-probabilities are off for a few episodes; control tokens turn into text. **Check**: the ids that go
+# in are the ids that come out.
 
 # %% tags=["written"]
 sampled = [t for t, m in zip(batch.tokens[0].tolist(), batch.mask[0].tolist(), strict=True) if m]
@@ -181,11 +185,12 @@ print("sampled ", sampled, "\nre-read ", again[: len(sampled)], "...")
 assert again != sampled
 
 # %% [markdown]
-# Held by check 10: token in, token out; nothing is ever re-tokenised.
+# Check 10 guards against this: token in, token out. Nothing is ever tokenised again.
 #
 # ## Dropout in the update
 #
-# **Symptom**: the ratio is *nearly* 1, and never exactly. **Check**: two passes over the same batch are equal.
+# **Symptom**: the ratio is *nearly* 1, and never exactly. **Check**: two passes over the same batch give equal
+# numbers.
 
 # %% tags=["learned"]
 noisy = LlamaForCausalLM(
@@ -211,9 +216,10 @@ assert passes["train"] > 1e-4 and passes["eval"] == 0
 # %% [markdown]
 # ## What was left in `.grad`
 #
-# This one was ours. `warm_start` ended with its last gradient still in `parameter.grad`; the first reinforcement step
-# added its own to it. **Symptom**: training from the policy in memory and from the same policy on disk gave two runs,
-# .004 apart; it was taken for rounding at first. **Check**: the first step from both is the same.
+# This bug was ours. `warm_start` ended with its last gradient still in `parameter.grad`, and the first reinforcement
+# step added its own gradient to it. **Symptom**: training from the policy in memory and training from the same policy
+# on disk gave two different runs, .004 apart. We took this for rounding at first. **Check**: the first step is the
+# same from both.
 
 # %% tags=["learned"]
 left = deepcopy(policy)
@@ -224,15 +230,16 @@ print("gradient norm of the first step:", [round(norm, 4) for norm in steps])
 assert steps[0] == steps[1]
 
 # %% [markdown]
-# It was found by running a second implementation that should have been the same. That is the most general check there
-# is.
+# We found it by running a second implementation that should have given the same result. This is the most general
+# check that there is.
 #
 # ## What breaks it, and learns all the same
 #
-# **Predict.** Of four versions, one right and three wrong, how many will have learned something after forty steps?
+# **Predict.** There are four versions, one right and three wrong. How many of them will have learned something after
+# forty steps?
 #
-# The sad part: many of these learn something. Here is the game of notebook 07 with the wrong sign excluded and one bug
-# at a time.
+# The sad part is that many wrong versions learn something. Here is the game of notebook 07 with one bug at a time (a
+# wrong sign is left out).
 
 # %% tags=["learned"]
 bugs = {
@@ -256,12 +263,13 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# A learning curve that rises is no proof. The formulas are checked one by one, on numbers small enough to do by hand.
+# A learning curve that rises is no proof. So the formulas are checked one by one, on numbers small enough to work out
+# by hand.
 #
-# ## Two that sit outside the update
+# ## Two bugs outside the update
 #
-# **The target in memory** (notebook 01): the number is *above the oracle's*. **Sampled candidates** (notebook 09): the
-# winner changes with the number of negatives. Neither shows in any curve.
+# **The target in memory** (notebook 01): the number is *above the oracle's*. **Sampled candidates** (notebook 09):
+# the winner changes with the number of negatives. Neither shows in any curve.
 
 # %%
 full, sampled_rank = np.array([100, 100]), np.array([2, 1])
@@ -271,14 +279,15 @@ print("rank 100 of 10,000:", ndcg_at_k(full, 10), " as rank among 100 sampled:",
 # ## Summary
 #
 # - Compare the sampler's log-probabilities with the update's: one line, most bugs.
-# - Properties catch what numbers hide (equal rewards, independence of groups), numbers catch what properties allow.
-# - Every check needs a wrong version that it refuses; else one does not know whether it checks.
-# - A second implementation, or the same one by another road, finds what nobody thought of.
+# - Properties (equal rewards, independence of groups) catch what single numbers hide. Numbers catch what properties
+#   allow.
+# - Every check needs a wrong version that it refuses. Otherwise we do not know whether it checks anything.
+# - A second implementation, or another way to the same result, finds what nobody thought of.
 #
 # ## Exercises
 #
 # | name | kind | command | minutes | you will have learned |
 # | --- | --- | --- | --- | --- |
-# | `prompt_in_loss` | silent bug | `make exercise EX=prompt_in_loss` | 15 | who may be blamed |
-# | `logits_not_shifted` | silent bug | `make exercise EX=logits_not_shifted` | 15 | a column too late |
-# | `sampler_drift` | silent bug | `make exercise EX=sampler_drift` | 20 | two policies where there should be one |
+# | `prompt_in_loss` | silent bug | `make exercise EX=prompt_in_loss` | 15 | which tokens may be blamed |
+# | `logits_not_shifted` | silent bug | `make exercise EX=logits_not_shifted` | 15 | which logits belong to which token |
+# | `sampler_drift` | silent bug | `make exercise EX=sampler_drift` | 20 | why there are two policies where there should be one |

@@ -1,11 +1,11 @@
-"""The student's version: exercises without their answers.
+"""Make the student's version: the exercises without their answers.
 
-    python tutorials/handout.py             writes tutorials/exercises/ from tutorials/solutions/, and the table of the
-                                            course's README
-    python tutorials/handout.py FOLDER      writes a whole copy of the repository without any solution
+    python tutorials/handout.py             writes tutorials/exercises/ from tutorials/solutions/, and the table of
+                                            exercises in tutorials/README.md
+    python tutorials/handout.py FOLDER      also writes a copy of the whole repository without any solution
 
-What stands between the lines `# BEGIN SOLUTION` and `# END SOLUTION` is left out: nbgrader and otter look for the same
-marks. Within a function a line that raises NotImplementedError stands there instead.
+The lines between `# BEGIN SOLUTION` and `# END SOLUTION` are left out (nbgrader and otter use the same marks). Inside a
+function, a line that raises NotImplementedError takes their place.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 
 
 def without_solution(text: str) -> str:
-    """A source without its marked answers. ValueError where marks do not match, or there is none."""
+    """A source without its marked answers. Raises ValueError if the marks do not match or if there are none."""
     kept: list[str] = []
     inside = False
     for number, line in enumerate(text.splitlines(), start=1):
         mark = line.strip()
         if mark in (BEGIN, END):
             if inside == (mark == BEGIN):
-                raise ValueError(f"line {number}: {mark} where the other one is due")
+                raise ValueError(f"line {number}: {mark} is not expected here; the other mark must come first")
             inside = mark == BEGIN
             if inside and (indent := re.match(r" *", line)[0]):
                 kept.append(f'{indent}raise NotImplementedError("write this, then run the check again")')
         elif not inside:
             kept.append(line)
     if inside or len(kept) == len(text.splitlines()):
-        raise ValueError(f"no {END}" if inside else "nothing is marked as the solution")
+        raise ValueError(f"{END} is missing" if inside else "no lines are marked as the solution")
     return "\n".join(kept).rstrip() + "\n"
 
 
 def stubs() -> dict[str, str]:
-    """Every exercise's file as the student gets it, by name."""
+    """{name of the exercise: its file as the student gets it}."""
     return {path.stem: without_solution(path.read_text(encoding="utf-8")) for path in sorted(SOLUTIONS.glob("*.py"))}
 
 
 def write_stubs(folder: Path = STUBS) -> None:
-    """All of them; a file whose solution is gone goes too. FileNotFoundError: there are no solutions at all."""
+    """Write all stubs and delete those without a solution. Raises FileNotFoundError if there are no solutions."""
     if not SOLUTIONS.is_dir():
-        raise FileNotFoundError(f"{SOLUTIONS.name}/ is not here: this is a handout already")
+        raise FileNotFoundError(f"there is no {SOLUTIONS.name}/: this is a handout already")
     folder.mkdir(parents=True, exist_ok=True)
     written = stubs()
     for path in folder.glob("*.py"):
@@ -64,13 +64,13 @@ FIRST = re.compile(r'"""Exercise (?P<name>\w+): (?P<question>.+?\?) (?P<kind>.+)
 
 
 def listed() -> str:
-    """A row of the course's table for each exercise, in the order of the notebooks. ValueError: a first line is odd."""
+    """The table of exercises, ordered by notebook. Raises ValueError if the start of a docstring does not fit."""
     rows = []
     for name, text in stubs().items():
         first, notebooks = FIRST.match(text), re.search(r"^Notebooks? ([^.]+)\.", text, re.M)
         if not first or first["name"] != name or not notebooks:
             raise ValueError(
-                f"{name}: the docstring opens with 'Exercise {name}: question? Kind, N minutes.', then 'Notebook NN.'"
+                f"{name}: the docstring must start: 'Exercise {name}: question? Kind, N minutes.', 'Notebook NN.'"
             )
         numbers = ", ".join(re.findall(r"\d\d", notebooks[1]))
         link = f"[{name}](exercises/{name}.py)"
@@ -82,16 +82,16 @@ def listed() -> str:
 
 
 def with_table(readme: str) -> str:
-    """The course's README with the table of exercises as they are. ValueError: it has no place for it."""
+    """The course's README with an up-to-date table of exercises. Raises ValueError if it has no place for the table."""
     if not TABLE.search(readme):
-        raise ValueError("tutorials/README.md has no place for the exercises")
+        raise ValueError("tutorials/README.md has no lines that mark the place of the table of exercises")
     return TABLE.sub(lambda found: found[1] + listed() + found[2], readme)
 
 
 def write_handout(folder: Path) -> int:
-    """A copy of all that git tracks but the solutions; returns how many files. FileExistsError: not an empty place."""
+    """Copy all files that git tracks except the solutions; returns how many. Raises FileExistsError if not empty."""
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder, or remove it")
+        raise FileExistsError(f"{folder} is not empty; name a new folder or remove this one")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     names = [name for name in listed.split("\0") if name and not name.startswith("tutorials/solutions/")]
     for name in names:
@@ -102,7 +102,7 @@ def write_handout(folder: Path) -> int:
 
 
 def main(arguments: list[str]) -> str:
-    """Stubs, table and, where a folder is named, the handout; returns what was done."""
+    """Write the stubs, the table and, if a folder is named, the handout; returns a sentence that says so."""
     write_stubs()
     README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
     if not arguments:

@@ -1,14 +1,16 @@
 """Run the tutorials in fresh kernels: `python tutorials/run.py [--write] [NN ...]`; `make tutorials` runs all.
 
-Each `tutorials/NN_name.py` becomes a notebook, is executed, and is compared with the committed `NN_name.ipynb`: same
-cells, same words in the outputs, as many pictures, numbers within 5 % or .02. Another processor rounds sums otherwise,
-and after a few dozen steps of training that is another policy; so the cells that show a trained one bear a tag:
+Each `tutorials/NN_name.py` becomes a notebook, is executed, and is compared with the committed `NN_name.ipynb`. Both
+must have the same cells, the same words in the outputs, the same number of pictures, and numbers within 5 % or .02.
 
-    learned   its numbers: the words around them are compared, they are not
-    written   what it wrote: only whether something was printed
+Another processor rounds sums differently, and after a few dozen training steps this gives a different policy. So the
+cells that show a trained policy have a tag:
 
-What must hold of every such policy, those notebooks assert. `--write` writes the notebook instead, and its time into
-`tutorials/README.md`. MRREC_SMALL=1 runs the small size, at which only errors count.
+    learned   its numbers are not compared; the words around them are
+    written   the text is not compared; only whether something was printed
+
+The notebooks assert what must hold for every such policy. `--write` writes the notebooks instead of comparing them, and
+writes their times into `tutorials/README.md`. MRREC_SMALL=1 runs the small size, at which only errors count.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ RELATIVE, ABSOLUTE = 0.05, 0.02
 
 
 def sources(chosen: list[str] | None = None) -> list[Path]:
-    """The tutorials in order; of some numbers or names, where they are given. FileNotFoundError: none has that name."""
+    """The tutorials in order, or only the chosen numbers or names. Raises FileNotFoundError if none has that name."""
     every = sorted(HERE.glob("[0-9][0-9]_*.py"))
     for name in chosen or []:
         if not any(path.name.startswith(name) for path in every):
@@ -41,7 +43,7 @@ def sources(chosen: list[str] | None = None) -> list[Path]:
 
 
 def read(source: Path) -> nbformat.NotebookNode:
-    """A percent-format source as a notebook, with ids that stay the same."""
+    """Read a percent-format source as a notebook, with cell ids that never change."""
     notebook = jupytext.read(source)
     notebook.metadata.pop("jupytext", None)
     notebook.metadata["jupytext"] = {"formats": "ipynb,py:percent"}
@@ -51,22 +53,22 @@ def read(source: Path) -> nbformat.NotebookNode:
 
 
 def execute(source: Path) -> tuple[nbformat.NotebookNode, float]:
-    """The executed notebook, and the seconds that it took. RuntimeError: a cell failed, or the kernel died."""
-    from nbclient import NotebookClient  # of the extra `notebooks`; comparing does without
+    """The executed notebook, and the seconds that it took. Raises RuntimeError if a cell fails or the kernel dies."""
+    from nbclient import NotebookClient  # from the extra `notebooks`; the comparison works without it
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     notebook = read(source)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # of a progress bar that nobody asked for
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # silence a warning about progress bars
     started = time.perf_counter()
     client = NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(HERE)}})
-    client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns that it listens on this machine
+    client.extra_arguments = ["--log-level=ERROR"]  # silence the kernel's warning that it listens on this machine
     try:
         client.execute()
     except (CellExecutionError, DeadKernelError) as error:
         raise RuntimeError(str(error).strip()) from None
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # when it ran
+        cell.metadata.pop("execution", None)  # drop the time at which it ran
         if "outputs" in cell:
             cell["outputs"] = joined(cell.outputs)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -75,7 +77,7 @@ def execute(source: Path) -> tuple[nbformat.NotebookNode, float]:
 
 
 def joined(outputs: list) -> list:
-    """Text that a kernel sent in pieces, as one: how it was cut depends on the hour."""
+    """Join text that a kernel sent in pieces; where it was cut differs from run to run."""
     whole: list = []
     for output in outputs:
         if whole and output.output_type == "stream" == whole[-1].output_type and whole[-1].name == output.name:
@@ -86,17 +88,17 @@ def joined(outputs: list) -> list:
 
 
 def differences(committed: nbformat.NotebookNode, fresh: nbformat.NotebookNode) -> list[str]:
-    """What a reader of the committed notebook would not find in a fresh one."""
+    """How a fresh notebook differs from the committed one, one message per difference."""
     if cells(committed) != cells(fresh):
         return ["its cells are not those of the source; run it with --write"]
     wrong = []
     for number, (old, new) in enumerate(zip(committed.cells, fresh.cells, strict=True)):
         if old.cell_type != "code":
             continue
-        one, other, tags = spoken(old), spoken(new), tags_of(new)
+        one, other, tags = printed(old), printed(new), tags_of(new)
         if WRITTEN in tags:
             if bool(one.strip()) != bool(other.strip()):
-                wrong.append(f"cell {number} prints in one of the two only: the notebook, or now")
+                wrong.append(f"cell {number} prints something either in the notebook or now, but not in both")
         elif not alike(one, other, numbers=LEARNED not in tags):
             wrong.append(f"cell {number} printed {first_difference(one, other, LEARNED not in tags)}")
         if pictures(old) != pictures(new):
@@ -105,6 +107,7 @@ def differences(committed: nbformat.NotebookNode, fresh: nbformat.NotebookNode) 
 
 
 def cells(notebook: nbformat.NotebookNode) -> list[tuple[str, str, list[str]]]:
+    """(type, source, tags) of each cell."""
     return [(cell.cell_type, cell.source, tags_of(cell)) for cell in notebook.cells]
 
 
@@ -112,26 +115,27 @@ def tags_of(cell: nbformat.NotebookNode) -> list[str]:
     return list(cell.metadata.get("tags", []))
 
 
-def spoken(cell: nbformat.NotebookNode) -> str:
-    """All text that a cell printed or returned."""
-    said = []
+def printed(cell: nbformat.NotebookNode) -> str:
+    """All text that a cell printed or returned, and its error."""
+    texts = []
     for output in cell.outputs:
         if output.output_type == "stream":
-            said.append(output.text)
+            texts.append(output.text)
         elif output.output_type == "error":
-            said.append(f"{output.ename}: {output.evalue}")
+            texts.append(f"{output.ename}: {output.evalue}")
         elif "image/png" not in output.data:
-            said.append(output.data.get("text/plain", ""))
-    return "\n".join(said)
+            texts.append(output.data.get("text/plain", ""))
+    return "\n".join(texts)
 
 
 def pictures(cell: nbformat.NotebookNode) -> int:
+    """The number of pictures that a cell shows."""
     return sum("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
 def alike(one: str, other: str, numbers: bool = True) -> bool:
-    """The same words, and numbers that are close; without `numbers` only as many of them."""
-    space = " " if numbers else ""  # how wide a column of other numbers is set depends on them
+    """Whether two texts have the same words and close numbers. Without `numbers`, only their count must be equal."""
+    space = " " if numbers else ""  # other numbers can change the width of a column
     words = [space.join(NUMBER.sub("#", text).split()) for text in (one, other)]
     if words[0] != words[1] or not numbers:
         return words[0] == words[1]
@@ -140,6 +144,7 @@ def alike(one: str, other: str, numbers: bool = True) -> bool:
 
 
 def first_difference(one: str, other: str, numbers: bool) -> str:
+    """The first pair of lines that are not alike, or the two numbers of lines."""
     for old, new in zip(one.splitlines(), other.splitlines(), strict=False):
         if not alike(old, new, numbers):
             return f"{old.strip()!r} in the notebook and {new.strip()!r} now"
@@ -147,7 +152,7 @@ def first_difference(one: str, other: str, numbers: bool) -> str:
 
 
 def run(source: Path, write: bool) -> tuple[list[str], float]:
-    """What is wrong with a tutorial, and the seconds that it took."""
+    """Execute one tutorial: what is wrong with it (or write it, with `write`), and the seconds that it took."""
     try:
         notebook, seconds = execute(source)
     except RuntimeError as error:
@@ -164,7 +169,7 @@ def run(source: Path, write: bool) -> tuple[list[str], float]:
 
 
 def write_times(seconds: dict[str, float]) -> None:
-    """Into the table of `tutorials/README.md`: the last cell of each tutorial's row."""
+    """Write the times into the table of `tutorials/README.md`: the last column of each tutorial's row."""
     path = HERE / "README.md"
     if not path.is_file():
         return
@@ -176,9 +181,9 @@ def write_times(seconds: dict[str, float]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="run.py", description="Run the tutorials in fresh kernels.")
-    parser.add_argument("names", nargs="*", metavar="NN", help="numbers or names of tutorials; none: all")
+    parser.add_argument("names", nargs="*", metavar="NN", help="numbers or names of tutorials (default: all)")
     parser.add_argument("--write", action="store_true", help="write the notebooks instead of comparing with them")
-    parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="how many to run at a time")
     options = parser.parse_args()
     try:
         chosen = sources(options.names)

@@ -1,16 +1,18 @@
-"""A game that is learned in seconds and whose best reward is known: does a policy learn *when* to look up?
+"""A small game that shows in seconds whether a policy learns *when* to look up; its best reward is known.
 
-Half of the queries say what is wanted ("mug red"), half do not ("mug any"): then only the person's memory knows. A
-look-up costs .4 of what a right answer is worth. So the best policy looks up in exactly one half, and earns
+Half of the queries say what is wanted ("mug red"). The other half do not ("mug any"), and only the person's memory
+knows the answer. A right answer earns 1, and a look-up costs .4. So the best policy looks up in exactly half of the
+queries, and earns
 
     1/2 x 1 + 1/2 x (1 - .4) = .8
 
-The start imitates a teacher that repeats the query, tosses a coin whether to look up, whatever the query says, and
-answers what it has read or, if nothing, anything. It earns 1/2 (1/2 x 1 + 1/2 x .6) + 1/2 (1/2 x .25 + 1/2 x .6) =
-.6125. Always to look up earns .6, never .625: neither shortcut is worth taking.
+The policy starts by imitating a teacher. The teacher repeats the query, tosses a coin to decide whether to look up
+(whatever the query says), and answers with a value that it has read, or with a random value if it has read none. It
+earns 1/2 (1/2 x 1 + 1/2 x .6) + 1/2 (1/2 x .25 + 1/2 x .6) = .6125. A policy that always looks up earns .6, and one
+that never does earns .625, so neither shortcut is worth taking.
 
-The notebooks 05 to 08 and 12 play it, and so do the slow tests of learning. Everything in it but the task is the
-package's own: the grammar, the rollout, the sampler, the loop.
+The notebooks 05, 07, 08 and 12 and the slow tests of learning play this game. Only the task is defined here; grammar,
+rollout, sampler and training loop are the package's own.
 """
 
 from dataclasses import dataclass, replace
@@ -44,7 +46,7 @@ CONFIG = TrainConfig(
 
 
 class Notes:
-    """A memory of one line for each person and thing: `mug red`. It answers what is asked about, of this person."""
+    """A memory with one line per person and thing: `mug red`. A search finds the person's line about a thing."""
 
     def __init__(self, taste: dict[tuple[str, str], str]):
         self.taste = taste
@@ -64,12 +66,12 @@ class Notes:
 
 @dataclass(frozen=True)
 class Task:
-    """People, their notes and their queries; stands where an `Environment` stands."""
+    """People, their notes and their queries; takes the place of an `Environment`."""
 
     memory: Notes
     train_queries: tuple[Query, ...]
     test_queries: tuple[Query, ...]
-    items: None = None  # nothing is searched: the profile is the answer
+    items: None = None  # there are no items to search: the profile is the answer
 
     @classmethod
     def make(cls, seed: int, people: int = 60) -> "Task":
@@ -92,11 +94,12 @@ class Task:
 
 
 def needs_look_up(query: Query) -> bool:
+    """Whether only the memory knows what this query wants."""
     return query.text.endswith("any")
 
 
 def scored(episode, reward: RewardConfig):
-    """1 for the wanted word as the whole profile, less what looking up cost."""
+    """The episode with its reward: 1 if its profile is exactly the wanted word, minus the cost of its look-up."""
     hit = float(episode.answer is not None and episode.answer.profile == episode.query.target)
     terms = {"format": float(episode.answer is not None), "recommendation": hit, "memory": float(bool(episode.calls))}
     total = total_reward(terms, reward, len(episode.calls))
@@ -104,7 +107,7 @@ def scored(episode, reward: RewardConfig):
 
 
 def coin_flip_teacher(rng: np.random.Generator):
-    """Repeats the query, tosses a coin whether to look up, answers with the value it has read last, else with any."""
+    """A teacher that repeats the query, looks up or not by a coin toss, and answers with the last value it has read."""
 
     def make(state):
         looks_up = rng.random() < 0.5
@@ -122,7 +125,7 @@ def coin_flip_teacher(rng: np.random.Generator):
 
 
 def warm_policy(task: Task, seed: int, steps: int = 200):
-    """A tiny Llama that imitates the teacher."""
+    """A tiny Llama, trained to imitate the teacher."""
     rng = np.random.default_rng([seed, 1])
     queries = [task.train_queries[i] for i in rng.integers(0, len(task.train_queries), 600)]
     traces = task.play(ScriptActor(coin_flip_teacher(rng)), queries, GRAMMAR, RULES, REWARD)
@@ -134,17 +137,19 @@ def warm_policy(task: Task, seed: int, steps: int = 200):
 
 @dataclass(frozen=True)
 class Report:
-    """What a policy does with people that it has never met; sampled, not greedy."""
+    """How a policy does with people that it has never met; it samples its answers (not greedy)."""
 
     reward: float
-    calls_needed: float  # share of the queries that need a look-up where it looked up
-    calls_idle: float  # and of those that need none
+    calls_needed: float  # look-ups per query that needs one
+    calls_idle: float  # look-ups per query that needs none
 
     def __str__(self) -> str:
-        return f"reward {self.reward:.3f} of {BEST}, calls {self.calls_needed:.2f} needed {self.calls_idle:.2f} idle"
+        look_ups = f"{self.calls_needed:.2f} where needed, {self.calls_idle:.2f} where not"
+        return f"reward {self.reward:.3f} (best {BEST}), look-ups per query: {look_ups}"
 
 
 def report(model, task: Task) -> Report:
+    """Let the model play every test query four times."""
     actor = LMActor(model, GRAMMAR, torch.Generator().manual_seed(99))
     episodes = task.play(actor, task.test_queries * 4, GRAMMAR, RULES, REWARD)
     calls = [[len(e.calls) for e in episodes if needs_look_up(e.query) == needed] for needed in (True, False)]

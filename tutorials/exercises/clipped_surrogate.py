@@ -8,13 +8,14 @@ import torch
 
 
 def clipped_surrogate(ratio: torch.Tensor, advantages: torch.Tensor, clip: tuple[float, float]) -> torch.Tensor:
-    """min(ratio A, clip(ratio, 1 - low, 1 + high) A), inner part of eq. (11).
+    """min(ratio A, clip(ratio, 1 - low, 1 + high) A), the inner part of eq. (11). A is the advantage.
 
-    ratio (b, T) or (b, 1), advantages (b,) or (b, T), clip (low, high) -> a tensor of the ratio's rows.
+    ratio (b, T) or (b, 1): b rows (episodes) of T tokens. advantages (b,) or (b, T). clip: the pair (low, high).
+    Returns a tensor with b rows.
 
-    By hand, clip (.2, .28): ratio 1.5, A = 1: min(1.5, 1.28) = 1.28. A = -1: min(-1.5, -1.28) = -1.5. Ratio .5, A = 1:
-    min(.5, .8) = .5; A = -1: min(-.5, -.8) = -.8.
+    By hand, with clip (.2, .28). Ratio 1.5, A = 1: min(1.5, 1.28) = 1.28. Ratio 1.5, A = -1: min(-1.5, -1.28) = -1.5.
+    Ratio .5, A = 1: min(.5, .8) = .5. Ratio .5, A = -1: min(-.5, -.8) = -.8.
 
-    Hint: two products, then the smaller one, element by element.
+    Hint: compute two products, then take the smaller one, element by element.
     """
     raise NotImplementedError("write this, then run the check again")

@@ -11,11 +11,11 @@ from mrrec_mini.datatypes import Interaction, Query
 def history_before(interactions: Sequence[Interaction], query: Query) -> list[Interaction]:
     """H_u as the query may know it: this user's interactions strictly before `query.time`, oldest first.
 
-    interactions: of all users, in any order. Of two at the same time the one with the smaller item id comes first.
+    interactions: of all users, in any order. If two have the same time, the one with the smaller item id comes first.
 
-    By hand: ann took `a` at 3, `b` at 1 and `c` at 7, bob took `d` at 2. A query of ann at 7 knows b, a: in this order,
-    without c (it is not *before* 7) and without d (it is bob's).
+    By hand: ann took `a` at time 3, `b` at 1 and `c` at 7, and bob took `d` at 2. A query of ann at time 7 knows b, a,
+    in this order. It does not know c (7 is not *before* 7) and it does not know d (which is bob's).
 
-    Hint: who, when, in which order: three conditions.
+    Hint: there are three conditions: whose, when, and in which order.
     """
     raise NotImplementedError("write this, then run the check again")

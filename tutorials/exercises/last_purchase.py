@@ -10,15 +10,16 @@ DAY = 86_400
 
 
 def last_purchases(purchases: Sequence[Purchase]) -> dict[str, str]:
-    """{user: the item that becomes the target of that user's query}, for those who have a certain last purchase.
+    """{user: the item that becomes the target of that user's query}, for the users whose last purchase is certain.
 
-    In this order: of several purchases of one item by one user only the earliest counts. A user needs two items or
-    more. The last one must lie on a later *day* than the one before it, day = time // 86,400: times are exact to the
-    day only, so the order within one is unknown. Whoever fails gets no query.
+    Apply these rules in this order. (1) If a user bought an item several times, only the earliest purchase counts. (2)
+    A user needs at least two items. (3) The last purchase must be on a later *day* than the one before it, where day =
+    time // 86,400. Times are exact only to the day, so the order within a day is unknown. A user who fails a rule gets
+    no query.
 
-    By hand: ann buys a on day 0, b on day 2: {ann: b}. bob buys a and b on day 3: no query. eve buys a on day 1, b on
-    day 2 and a again on day 5: the second a does not count, so {eve: b}.
+    By hand: ann buys a on day 0 and b on day 2: {ann: b}. bob buys a and b on day 3: no query. eve buys a on day 1, b
+    on day 2, and a again on day 5: the second a does not count, so {eve: b}.
 
-    Hint: sort by time first; then one dictionary from user to {item: time}.
+    Hint: sort by time first; then build one dictionary from each user to {item: time}.
     """
     raise NotImplementedError("write this, then run the check again")

@@ -1,6 +1,6 @@
 """Exercise logprobs_of_logits: how likely was each sampled token? Fill in, 20 minutes.
 
-Notebook 05. Check yours with `make exercise EX=logprobs_of_logits`. In the package this is the heart of
+Notebook 05. Check yours with `make exercise EX=logprobs_of_logits`. In the package this is the core of
 `reinforce.token_logprobs`, which also saves work for groups.
 """
 
@@ -10,15 +10,16 @@ import torch
 def logprobs_of_logits(
     logits: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """log pi(o_t | o_<t) of each sampled token at the sampler's temperature; 0 where the policy sampled nothing.
+    """log pi(o_t | o_<t) of each sampled token at the sampler's temperature; 0 if the policy did not sample the token.
 
-    logits (B, T, V): in column t the model's output *about column t + 1*. tokens (B, T) ids, -1 where a row is padded.
-    mask (B, T) bool: True where the policy sampled; column 0 is never sampled. temperature > 0 -> (B, T).
+    logits (B, T, V): column t holds the model's output *about column t + 1*. tokens (B, T): ids, and -1 for padding.
+    mask (B, T) bool: True for the tokens that the policy sampled; column 0 is never sampled. temperature > 0.
+    Returns (B, T).
 
-    By hand: V = 3, tokens (2, 0, 1), mask (no, yes, yes); the logits of column 0 are log (6, 3, 1), of column 1
-    log (1, 1, 2). The token 0 in column 1 has log .6 = -.5108, the token 1 in column 2 log .25 = -1.3863, so
-    (0, -.5108, -1.3863).
+    By hand: V = 3, tokens (2, 0, 1), mask (no, yes, yes). The logits of column 0 are log (6, 3, 1), those of column 1
+    are log (1, 1, 2). The token 0 in column 1 has log .6 = -.5108, and the token 1 in column 2 has log .25 = -1.3863.
+    So the result is (0, -.5108, -1.3863).
 
-    Hint: log_softmax first, of logits / temperature; then shift; `gather` refuses -1, so put something legal there.
+    Hint: apply log_softmax to logits / temperature first, then shift. `gather` refuses -1, so put a legal id there.
     """
     raise NotImplementedError("write this, then run the check again")

@@ -1,7 +1,7 @@
 """Exercise paired_interval: is one arm better than the other? Fill in, 20 minutes.
 
-Notebook 09. Check yours with `make exercise EX=paired_interval`. The draws are handed in, so that everybody gets the
-same interval.
+Notebook 09. Check yours with `make exercise EX=paired_interval`. The random draws are passed in, so that everybody gets
+the same interval.
 """
 
 import numpy as np
@@ -10,14 +10,14 @@ import numpy as np
 def paired_interval(new: np.ndarray, old: np.ndarray, draws: np.ndarray, level: float) -> tuple[float, float, float]:
     """(mean, low, high) of new - old: the percentile bootstrap over queries.
 
-    new, old (Q,): what two arms got for the same queries. draws (n, Q): each row names Q queries, drawn with
-    replacement, by their number. level, e.g. .95: low and high are the (1 - level) / 2 and (1 + level) / 2 quantiles of
-    the n means of the drawn differences (`np.quantile`, its default). mean: of the differences themselves, not of the
-    draws.
+    new, old (Q,): what two arms earned on the same Q queries. draws (n, Q): each row holds the numbers of Q queries,
+    drawn with replacement. level: for example .95. low and high are the (1 - level) / 2 and (1 + level) / 2 quantiles
+    of the n means of the drawn differences (`np.quantile` with its default). mean: the mean of the differences
+    themselves, not of the draws.
 
-    By hand: new (1, 0), old (0, 0): differences (1, 0), mean .5. Draws (0, 0), (0, 1), (1, 1) have the means 1, .5, 0;
-    at level .5 the quantiles .25 and .75 of them are .25 and .75.
+    By hand: new (1, 0), old (0, 0): the differences are (1, 0) and their mean is .5. The draws (0, 0), (0, 1), (1, 1)
+    have the means 1, .5, 0. At level .5, the quantiles .25 and .75 of these are .25 and .75.
 
-    Hint: subtract *before* you draw; the same draw must pick the same query of both arms.
+    Hint: subtract *before* you draw; one draw must pick the same query from both arms.
     """
     raise NotImplementedError("write this, then run the check again")

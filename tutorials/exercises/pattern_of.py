@@ -9,16 +9,16 @@ Bought = tuple[Mapping[str, str], float]  # (the item's value of each aspect, th
 
 
 def pattern_of(purchases: Sequence[Bought], at_least: float) -> dict[str, str]:
-    """Eq. (4), extractive and without reviews: what one user prefers in one category, {aspect: value}.
+    """Eq. (4), extractive and without reviews: what one user prefers in one category, as {aspect: value}.
 
-    Each purchase speaks for the values of its item with the liking (rating - 3) / 2, which is negative for a purchase
-    that was a mistake. strength(aspect, value) = the sum over the purchases. Of each aspect the value with the greatest
-    strength is written down if that strength is `at_least` or more; of two equally strong values the one first in the
-    alphabet. An aspect without such a value is left out.
+    Each purchase speaks for the values of its item with the liking (rating - 3) / 2. The liking is negative if the
+    purchase was a mistake. strength(aspect, value) is the sum of the likings over the purchases. For each aspect, write
+    down the value with the greatest strength if that strength is at least `at_least`. If two values are equally strong,
+    take the one that comes first in the alphabet. Leave an aspect out if it has no such value.
 
-    By hand: a red and a blue mug with 5 stars each, another red one with 4: red 1 + .5, blue 1. At least 1.5: color
-    red. Had the last one 2 stars, red had 1 - .5 = .5, and blue with 1 is not enough: {}.
+    By hand: a red and a blue mug with 5 stars each, and another red one with 4. Red has 1 + .5 and blue has 1, so with
+    at_least 1.5: color red. If the last one had 2 stars, red would have 1 - .5 = .5, and 1 for blue is not enough: {}.
 
-    Hint: two dictionaries, one inside the other.
+    Hint: use two dictionaries, one inside the other.
     """
     raise NotImplementedError("write this, then run the check again")

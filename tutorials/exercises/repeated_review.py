@@ -9,15 +9,16 @@ Review = tuple[str, str, int, str]  # (user, item, time, text)
 
 
 def without_repeats(reviews: Sequence[Review], target: Review) -> list[Review]:
-    """The reviews that may stay when `target` is what has to be predicted, in their order.
+    """The reviews that may stay if `target` is what has to be predicted, in their order.
 
-    An earlier review of the *same user* goes if its text equals the target's but for case and for how it is spaced
-    (runs of spaces, tabs and line ends count as one space; none at the ends). The target itself stays: it is taken out
-    elsewhere, by its time. Other users may say the same: that is no leak. Reviews without a text stay.
+    An earlier review of the *same user* is removed if its text equals the target's text, ignoring case and spacing (a
+    run of spaces, tabs and line ends counts as one space; spaces at the ends do not count). The target itself stays:
+    another step removes it by its time. Other users may say the same: that is no leak. Reviews without a text stay.
 
-    By hand: the target says "So  light!". An earlier "so light!" goes, "so light" stays (another text), "" stays.
+    By hand: the target says "So  light!". An earlier "so light!" is removed, "so light" stays (it is another text), and
+    "" stays.
 
-    Hint: `" ".join(text.split())` spaces a text anew; `casefold` is made for comparing.
+    Hint: `" ".join(text.split())` normalises the spaces of a text; `casefold` is made for comparing.
     """
 
     raise NotImplementedError("write this, then run the check again")

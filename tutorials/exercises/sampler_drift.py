@@ -1,15 +1,15 @@
 """Exercise sampler_drift: why are there two policies where there should be one? Silent bug, 20 minutes.
 
-Notebooks 05 and 12. `drawn` samples a token, `rescored` says how likely the policy holds it when it is updated. Both
-look right, and they do not agree. Correct what has to be corrected, in place, then `make exercise EX=sampler_drift`.
-The check tells symptoms.
+Notebooks 05 and 12. `drawn` samples a token. In the update, `rescored` computes how likely that token is. Both look
+right, but they do not agree. Correct the faulty one in place, then run `make exercise EX=sampler_drift`. The check
+describes symptoms.
 """
 
 import torch
 
 
 def drawn(logits: torch.Tensor, allowed: torch.Tensor, temperature: float, u: float) -> tuple[int, float]:
-    """A token drawn at this temperature among the allowed ones, and its log-probability. This function is right.
+    """Draw a token at this temperature among the allowed ones; returns (id, log-probability). This function is right.
 
     logits (V,), allowed (V,) bool, u in [0, 1).
     """
@@ -19,5 +19,5 @@ def drawn(logits: torch.Tensor, allowed: torch.Tensor, temperature: float, u: fl
 
 
 def rescored(logits: torch.Tensor, allowed: torch.Tensor, temperature: float, token: int) -> torch.Tensor:
-    """The log-probability of that token in the update; a scalar with a gradient in the logits."""
+    """The log-probability of that token in the update: a scalar, with a gradient with respect to the logits."""
     return torch.log_softmax(logits, -1)[token]

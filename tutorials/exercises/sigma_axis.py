@@ -1,15 +1,15 @@
 """Exercise sigma_axis: why does an easy query drown the hard ones? Silent bug, 20 minutes.
 
-Notebook 08. `advantages_of` below is meant to be the paper's: (r - mean of the group) / (sigma of the group + 1e-4),
-sigma with n - 1. It trains, and badly. Correct it in place, then `make exercise EX=sigma_axis`. The check tells
-symptoms.
+Notebook 08. The function `advantages_of` below is meant to compute the paper's advantages:
+(r - mean of the group) / (sigma of the group + 1e-4), where r is a reward and sigma is the standard deviation with
+n - 1. It trains, but badly. Correct it in place, then run `make exercise EX=sigma_axis`. The check describes symptoms.
 """
 
 import torch
 
 
 def advantages_of(rewards: torch.Tensor) -> torch.Tensor:
-    """rewards (Q, G): Q queries, G episodes each -> (Q, G) advantages."""
+    """rewards (Q, G): Q queries with G episodes each. Returns (Q, G) advantages."""
     mean = rewards.mean(dim=0, keepdim=True)
     sigma = rewards.std(dim=0, keepdim=True)
     return (rewards - mean) / (sigma + 1e-4)

@@ -1,8 +1,8 @@
 """Exercise target_in_memory: why is this evaluation too good? Silent bug, 15 minutes.
 
-Notebooks 01, 02 and 12. `memory_texts` below has a bug that raises nothing: results are splendid, and not true.
-Correct it in place, then check with `make exercise EX=target_in_memory`. The check tells you what a colleague noticed;
-what is wrong you find yourself.
+Notebooks 01, 02 and 12. The function `memory_texts` below has a bug that raises no error: the results are splendid, but
+not true. Correct it in place, then run `make exercise EX=target_in_memory`. The check tells you what a colleague
+noticed; find out yourself what is wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,15 @@ from mrrec_mini.datatypes import Interaction, Query
 
 
 def memory_texts(interactions: Sequence[Interaction], titles: Mapping[str, str], query: Query) -> list[str]:
-    """The records of a user's memory for a query, latest first: `title: review`, or `title` where nothing was said.
+    """The records of a user's memory for a query, latest first: `title: review`, or `title` if nothing was said.
 
-    interactions: of all users, oldest first. `titles`: item id -> title.
+    interactions: of all users, oldest first. titles: item id -> title.
     """
     texts = []
-    for met in interactions:
-        if met.user == query.user and met.time <= query.time:
-            text = titles[met.item]
-            if met.review:
-                text = f"{text}: {met.review}"
+    for interaction in interactions:
+        if interaction.user == query.user and interaction.time <= query.time:
+            text = titles[interaction.item]
+            if interaction.review:
+                text = f"{text}: {interaction.review}"
             texts.append(text)
     return texts[::-1]

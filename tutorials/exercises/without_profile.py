@@ -1,7 +1,7 @@
 """Exercise without_profile: what is the profile level worth? Change one thing and measure, 20 minutes.
 
-Notebook 02. Check yours with `make exercise EX=without_profile`. Everything but the levels stays the same: one data
-set, one split, the same queries, each compared with itself.
+Notebook 02. Check yours with `make exercise EX=without_profile`. Everything except the levels stays the same: one data
+set, one split, and the same queries, so that each query is compared with itself.
 """
 
 from dataclasses import replace
@@ -11,11 +11,12 @@ from mrrec_mini.environment import Environment
 
 
 def known_values(environment: Environment, queries: list[Query], levels: tuple[str, ...]) -> list[float]:
-    """For each query the share of its true values that this user's memory states, when only `levels` are kept.
+    """For each query, the share of its true values that this user's memory states if only `levels` are kept.
 
-    `query.truth` is {aspect: value}. A value is stated by a line `CATEGORY ASPECT VALUE` (a pattern of the category of
-    the query's target, `environment.dataset.category(query.target)`) or by a line `overall ASPECT VALUE` (the profile).
-    The memory with other levels: replace `memory.config` by one with these `levels`. -> one number in 0..1 a query.
+    `query.truth` is {aspect: value}. Two kinds of line state a value: `CATEGORY ASPECT VALUE` (a pattern of the
+    category of the query's target, `environment.dataset.category(query.target)`) and `overall ASPECT VALUE` (the
+    profile). To get a memory with other levels, replace `memory.config` by one with these `levels`. Returns one number
+    in 0..1 per query.
 
     Hint: `dataclasses.replace(memory, config=replace(memory.config, levels=levels))`, then `.entries(query)`.
     """
@@ -23,7 +24,7 @@ def known_values(environment: Environment, queries: list[Query], levels: tuple[s
 
 
 def what_the_profile_adds(environment: Environment, queries: list[Query]) -> list[float]:
-    """For each query: `known_values` with patterns and profile, minus with patterns alone. Paired: one number a query.
+    """For each query: `known_values` with patterns and profile, minus `known_values` with patterns alone (paired).
 
     Hint: two calls and a subtraction, query by query.
     """

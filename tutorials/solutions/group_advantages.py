@@ -8,14 +8,16 @@ import torch
 
 
 def group_advantages(rewards: torch.Tensor, groups: torch.Tensor, sigma: str) -> torch.Tensor:
-    """A_i = (r_i - mean r) / sigma, over the episodes of the same group (sec. 3.3).
+    """A_i = (r_i - mean r) / sigma, taken over the episodes of the same group (sec. 3.3).
 
-    rewards (B,) float, groups (B,) the number of each episode's group, in any order -> (B,).
-    sigma: "none" (do not divide), "group" (sample standard deviation, n - 1), "population" (n). Add 1e-4 to what you
-    divide by. Equal rewards in a group give 0. A group of one episode: ValueError, it has nothing to be compared with.
+    rewards (B,) float: the reward r_i of each of B episodes. groups (B,): the number of each episode's group, in any
+    order. Returns (B,).
+    sigma "none": do not divide. sigma "group": the sample standard deviation (n - 1). sigma "population": the standard
+    deviation with n. Add 1e-4 to what you divide by. Equal rewards in a group give 0. Raise ValueError if a group has
+    only one episode, because there is nothing to compare it with.
 
-    By hand: rewards (1, 0, 0, 0) of one group have mean .25. "none": (.75, -.25, -.25, -.25). The squared distances
-    sum to .75; the sample sigma is sqrt(.75 / 3) = .5, so "group": (1.4997, -.4999, -.4999, -.4999).
+    By hand: one group with the rewards (1, 0, 0, 0) has mean .25. "none": (.75, -.25, -.25, -.25). The squared
+    distances sum to .75 and the sample sigma is sqrt(.75 / 3) = .5, so "group": (1.4997, -.4999, -.4999, -.4999).
     """
     # BEGIN SOLUTION
     same = (groups[:, None] == groups[None, :]).to(rewards.dtype)  # (B, B)

@@ -7,14 +7,16 @@ import torch
 
 
 def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
-    """(b, T) for each sampled token (exp(d) - d - 1) x ratio, with d = log pi_ref - log pi.
+    """(b, T): (exp(d) - d - 1) x ratio for each sampled token, with d = log pi_ref - log pi.
 
-    logprobs (b, T) of the policy, reference (b, T) of the frozen model, ratio (b, T) = pi / pi_old. Gradients flow
-    through `logprobs` and through `ratio`.
+    logprobs (b, T): log pi, of the policy. reference (b, T): log pi_ref, of the frozen model. ratio (b, T): pi /
+    pi_old. Gradients flow through `logprobs` and through `ratio`.
 
-    By hand: log pi = log .7, log pi_ref = log .5, ratio 1: d = log (5/7) = -.3365, exp(d) = .7143: .0508.
+    By hand: log pi = log .7, log pi_ref = log .5, ratio 1. Then d = log (5/7) = -.3365, exp(d) = .7143, and the term is
+    .0508.
 
-    Hint: the sign of d; and detach nothing: without the ratio's gradient this is another objective (notebook 08).
+    Hint: check the sign of d. Detach nothing: without the gradient of the ratio this is another objective (notebook
+    08).
     """
     # BEGIN SOLUTION
     d = reference - logprobs

@@ -7,14 +7,14 @@ import numpy as np
 
 
 def min_max_fusion(bm25: np.ndarray, dense: np.ndarray, weight: float) -> np.ndarray:
-    """weight f(bm25) + (1 - weight) f(dense), f(s) = (s - min s) / (max s - min s); a constant list gives zeros.
+    """weight f(bm25) + (1 - weight) f(dense), with f(s) = (s - min s) / (max s - min s); f of a constant list is zeros.
 
-    bm25, dense (n,) scores of the same n rows; weight in 0..1 -> (n,) in 0..1. The inputs are not changed.
+    bm25, dense (n,): scores of the same n rows. weight in 0..1. Returns (n,), in 0..1. The inputs are not changed.
 
-    By hand, weight .5: (4, 2, 0) -> (1, .5, 0), (.1, .9, .5) -> (0, 1, .5); fused (.5, .75, .25). Were the first list
-    (7, 7, 7), f of it would be (0, 0, 0), and the fused list (0, .5, .25).
+    By hand, with weight .5: (4, 2, 0) -> (1, .5, 0) and (.1, .9, .5) -> (0, 1, .5), so fused (.5, .75, .25). If the
+    first list were (7, 7, 7), its f would be (0, 0, 0), and the fused list (0, .5, .25).
 
-    Hint: max - min of a constant list is 0: decide what to divide by before you divide.
+    Hint: max - min of a constant list is 0. Decide what to divide by before you divide.
     """
     # BEGIN SOLUTION
     fused = np.zeros(len(bm25))

@@ -1,25 +1,25 @@
-"""Exercise sampled_metrics: when does a sample of candidates lie? Predict, then run, 15 minutes.
+"""Exercise sampled_metrics: when does a sample of candidates mislead? Predict, then run, 15 minutes.
 
-Notebook 09. A pool of 1,001 items; the rank of the target among all of them, for four queries:
+Notebook 09. The pool has 1,001 items. This is the rank of the target among all of them, for four queries:
 
     arm A:  1, 500, 500, 500       arm B:  20, 20, 20, 20
 
-A protocol that saves time ranks the target against 50 items drawn at random from the other 1,000. An item that stands
-before the target in the full ranking stands before it in the sample, if it is drawn. So the expected number of items
-before it is (rank - 1) x 50 / 1000.
+To save time, a protocol ranks the target against 50 items drawn at random from the other 1,000. An item that is ahead
+of the target in the full ranking is also ahead of it in the sample, if it is drawn. So the expected number of items
+ahead of the target is (rank - 1) x 50 / 1000.
 
-Predict with pencil and paper, then `make exercise EX=sampled_metrics`.
+Predict with pencil and paper, then run `make exercise EX=sampled_metrics`.
 """
 
 WINNER_FULL = None  # by mean nDCG@10 over all items: "A" or "B"?
-WINNER_SAMPLED = None  # by expected recall@1 in the sample (the target comes first of the 51): "A" or "B"?
+WINNER_SAMPLED = None  # by expected recall@1 in the sample (the target is first among the 51): "A" or "B"?
 EXPECTED_RANK_B = None  # the expected rank of B's targets among the 51 (from 1)
 EXPECTED_RANK_500 = None  # the expected rank among the 51 of a target that stands at 500
-SAME_WITH_ALL = None  # with how many drawn items do both protocols agree for certain?
+SAME_WITH_ALL = None  # with how many drawn items are both protocols certain to agree?
 
 # BEGIN SOLUTION
 WINNER_FULL = "A"  # 1/4 x 1 = .25 against 0: rank 20 is beyond 10
-WINNER_SAMPLED = "B"  # at rank 20 nobody before it is drawn with a chance of .95^19 = .38, A is first in 1 of 4
+WINNER_SAMPLED = "B"  # none of the 19 items ahead of B's is drawn: a chance of .95^19 = .38; A is first in 1 of 4
 EXPECTED_RANK_B = 1.95  # 1 + 19 x .05
 EXPECTED_RANK_500 = 25.95  # 1 + 499 x .05
 SAME_WITH_ALL = 1000
