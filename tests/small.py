@@ -113,7 +113,7 @@ class Dictated:
 
     def turn(self, max_new, forbidden, allowed):
         turns = [next(row)[:max_new] for row in self.rows]
-        return turns, [[-1.0] * len(ids) for ids in turns]
+        return turns, [[-1.0] * len(ids) for ids in turns], [[] for _ in turns]
 
     def keep(self, rows) -> None:
         self.rows = [self.rows[i] for i in rows]

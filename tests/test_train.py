@@ -26,7 +26,7 @@ from mrrec_mini.data import DataError
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.grpo import LENGTHS, Formulas, GRPOConfig, group_advantages, grpo_loss
-from mrrec_mini.reinforce import to_batch, token_logprobs
+from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.train import (
     TrainConfig,
@@ -38,6 +38,7 @@ from mrrec_mini.train import (
     save_checkpoint,
     train,
     undivided,
+    update_policy,
 )
 from small import GPU, environment, taught_model, tiny_model, tokenizer
 
@@ -73,6 +74,12 @@ def watched(look):
 
 def trainer(config=CONFIG, env=None, model=None):
     return Trainer(model or taught_model(), TOK, [env or environment()], config)
+
+
+def update(it, batch, advantages, formulas=None):
+    """One update of a trainer's policy."""
+    parts = rows_by_length(batch, it.config.micro_batches)
+    return update_policy(it.model, it.optimizer, batch, advantages, parts, it.config, formulas or it.formulas)
 
 
 def test_a_gradient_that_was_left_behind_is_not_learned_from():
@@ -188,9 +195,8 @@ def test_the_ratio_of_the_first_update_is_one():
 
         episodes, groups = it.collect()
         batch = to_batch(episodes, groups)
-        it.formulas = Formulas(token_logprobs=spy)
-        it.update(batch, torch.zeros(len(episodes)))
-        rows = torch.cat(loop.rows_by_length(batch, it.config.micro_batches))
+        update(it, batch, torch.zeros(len(episodes)), Formulas(token_logprobs=spy))
+        rows = torch.cat(rows_by_length(batch, it.config.micro_batches))
         again = torch.cat([logprobs[mask] for logprobs, mask in scored])
         drawn = torch.cat([batch.old_logprobs[row][batch.mask[row]] for row in rows])
         assert (again - drawn).abs().max() <= 1e-5
@@ -224,7 +230,7 @@ def test_cutting_the_batch_changes_nothing(algo, length):
         it.optimizer = torch.optim.SGD(it.model.parameters(), lr=0.1)
         batch = to_batch(episodes, groups)
         advantages = group_advantages(torch.arange(9.0).sin(), batch.groups, "none")
-        logs = [it.update(batch, advantages) for _ in range(2)]
+        logs = [update(it, batch, advantages) for _ in range(2)]
         results.append((weights(it), logs))
     for other, logs in results[1:]:
         assert max(float((a - b).abs().max()) for a, b in zip(results[0][0], other, strict=True)) <= 1e-6
@@ -241,7 +247,7 @@ def test_padding_rows_in_a_different_order_changes_nothing():
         other = trainer()
         other.optimizer = torch.optim.SGD(other.model.parameters(), lr=0.1)
         batch = to_batch([replace(episodes[i], reward=float(i % 4)) for i in index], [groups[i] for i in index])
-        other.update(batch, group_advantages(batch.rewards, batch.groups, "group"))
+        update(other, batch, group_advantages(batch.rewards, batch.groups, "group"))
         gradients.append(weights(other))
     assert max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True)) <= 1e-6
 
