@@ -52,12 +52,9 @@ class GRPOConfig:
     max_tokens: int = 128  # the constant of the length rule "constant"
 
     def __post_init__(self) -> None:
-        if self.sigma not in SIGMAS:
-            raise ValueError(f"sigma must be one of {SIGMAS}, got {self.sigma!r}")
-        if self.length not in LENGTHS:
-            raise ValueError(f"length must be one of {LENGTHS}, got {self.length!r}")
-        if self.ratio not in RATIOS:
-            raise ValueError(f"ratio must be one of {RATIOS}, got {self.ratio!r}")
+        for name, choices in (("sigma", SIGMAS), ("length", LENGTHS), ("ratio", RATIOS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.beta < 0 or self.epochs < 1 or min(self.clip) < 0:
             raise ValueError("beta and clip must be >= 0, epochs >= 1")
 

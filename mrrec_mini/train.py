@@ -86,16 +86,13 @@ class TrainConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
-        if self.algo not in ("grpo", "reinforce"):
-            raise ValueError(f"algo must be 'grpo' or 'reinforce', got {self.algo!r}")
-        if self.credit not in ("trajectory", "turn"):
-            raise ValueError(f"credit must be 'trajectory' or 'turn', got {self.credit!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        precisions, credits = ("float32", "bfloat16"), ("trajectory", "turn")
+        choices = {"algo": ("grpo", "reinforce"), "credit": credits, "precision": precisions, "baseline": BASELINES}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.group < 2:
             raise ValueError("a group needs at least two episodes: with one there is nothing to compare")
-        if self.baseline not in BASELINES:
-            raise ValueError(f"baseline must be one of {BASELINES}, got {self.baseline!r}")
         if min(self.steps, self.prompts_per_step, self.evaluate_every, self.checkpoint_every, self.max_skipped) < 1:
             raise ValueError(
                 "steps, prompts_per_step, evaluate_every, checkpoint_every and max_skipped must be at least 1"

@@ -1,6 +1,6 @@
-"""The way of one training step through the files: how many, in which order, how often it changes file, how long it is.
+"""The path of one training step through the files: which files, in which order, how many changes, how many lines.
 
-The bounds are what was reached. They may fall; if one has to rise, say in the commit what the reader gets for it.
+The bounds are the numbers reached. Lower them freely; to raise one, say in the commit what the reader gets for it.
 """
 
 import sys
@@ -14,15 +14,24 @@ from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.train import TrainConfig, Trainer
 from small import environment, taught_model, tokenizer
 
-READ = ("datatypes", "grammar", "sampler", "rollout", "reward", "reinforce", "grpo", "train")  # by a learner
-STAGES = ["memory", "grammar", "sampler", "reward", "reinforce", "grpo"]  # what a step does, one after the other
+READ = (
+    "datatypes",
+    "grammar",
+    "sampler",
+    "rollout",
+    "reward",
+    "reinforce",
+    "grpo",
+    "train",
+)  # what a learner reads
+STAGES = ["memory", "grammar", "sampler", "reward", "reinforce", "grpo"]  # what a step does, in turn
 JOINTS = {"train", "environment", "rollout"}  # files that call the stages
 TOOLS = {"data", "metrics", "bm25", "dense", "hybrid", "models.causal_lm"}  # called by a stage; a call returns
 
 
 @dataclass
 class Path:
-    """The files of the package in which functions were called, each change of file one entry."""
+    """Records the package's file of each function called, without repetition: one entry per change of file."""
 
     visits: list[str] = field(default_factory=list)
 
@@ -56,10 +65,10 @@ def test_a_step_enters_few_files(path):
 
 
 def test_the_stages_are_entered_in_reading_order(path):
-    """Who reads the table of contents from the top meets the stages in the order in which a step first enters them.
+    """The reading order is the table of contents: a step first enters the stages in that order.
 
-    The joints are read after the stages that they call, so a step enters them before. A tool is read before its first
-    user, and a step enters it from there.
+    The joints are no stages: the table lists them after what they call, and a step enters them first. Nor are the
+    tools: the table lists them before their first user, and a step enters them from there and returns.
     """
     first = list(dict.fromkeys(path))
     assert [module for module in first if module in STAGES] == STAGES
@@ -69,8 +78,8 @@ def test_the_stages_are_entered_in_reading_order(path):
 
 
 def test_a_step_changes_file_seldom(path):
-    """Most changes are the grammar calling the tokenizer, and the hybrid index its two lists."""
-    assert len(path) <= 1000
+    """Most changes are calls from the grammar to the tokenizer, and from the hybrid index to its two rankings."""
+    assert len(path) <= 950
 
 
 def test_the_path_is_short_enough_to_be_read():

@@ -53,13 +53,13 @@ CONFIG = TrainConfig(
     warmup=2,
     rules=RolloutConfig(turn_tokens=20),
 )
-# everything that could be forgotten in a checkpoint: a reference, several epochs, clipping
+# everything that a checkpoint could forget: a reference, several epochs, clipping
 FULL = replace(CONFIG, grpo=GRPOConfig(sigma="group", beta=0.1, epochs=2, clip=(0.02, 0.02)))
 
 
 @dataclass(frozen=True)
 class Watched(Environment):
-    """An environment that hands every played list of episodes to `look`, which may change it."""
+    """An environment that passes each list of played episodes to `look`, which may change it."""
 
     look: object = None
 
@@ -82,8 +82,8 @@ def update(it, batch, advantages, formulas=None):
     return update_policy(it.model, it.optimizer, batch, advantages, parts, it.config, formulas or it.formulas)
 
 
-def test_a_gradient_that_was_left_behind_is_not_learned_from():
-    """A warm start ends with one in `.grad`; the same policy from a file has none."""
+def test_a_leftover_gradient_is_not_learned_from():
+    """A warm start leaves one in `.grad`; the same policy loaded from a file has none."""
     model = taught_model()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -132,7 +132,7 @@ def test_a_few_steps_log_every_named_number(algo, tmp_path):
         assert set(line) == NAMES | extra
         assert all(isinstance(value, float | int) and value == value for value in line.values())
         assert line["entropy"] > 0 and line["kl"] == 0 and line["skipped_updates"] == 0
-        # one update on what was just sampled: the ratio is 1, so nothing is clipped
+        # one update per sampled batch: the ratio is 1, so nothing is clipped
         assert line["clip_ratio/low_mean"] == line["clip_ratio/high_mean"] == 0
     assert lines[0]["grad_norm"] > 0 and lines[0]["reward_std"] > 0
     # .01 times 1/2, 1, 1 (two steps of warm-up) times 1, .525, .05 (a straight line to a twentieth)
@@ -151,7 +151,7 @@ def test_the_rate_rises_and_then_falls_in_a_straight_line(final, expected):
 
 
 def test_the_reward_numbers_by_hand(tmp_path):
-    """Groups (0, 0, 3), (1, 1, 1), (0, 2, 4): the means, the deviations sqrt(3), 0, 2, and a third without any."""
+    """Groups (0, 0, 3), (1, 1, 1), (0, 2, 4): means; deviations sqrt(3), 0, 2; a third of the groups has none."""
     rewards = [0.0, 0, 3, 1, 1, 1, 0, 2, 4]
     seen = []
 
@@ -177,7 +177,7 @@ def test_a_second_epoch_leaves_the_sampler_behind():
 
 
 def test_the_ratio_of_the_first_update_is_one():
-    """Sampler and update agree to 1e-5, with dropout in the model's configuration too."""
+    """Sampler and update agree to 1e-5, even if the model's configuration has dropout."""
     shape = transformers.GPT2Config(
         vocab_size=len(TOK), n_embd=16, n_layer=2, n_head=2, n_positions=512, bos_token_id=None, eos_token_id=None
     )
@@ -217,7 +217,7 @@ def test_queries_are_drawn_without_repetition_in_groups_and_environments_take_tu
     assert {i for _, ids in calls for i in ids} <= train_ids
 
 
-# --- one batch, cut anyhow ----------------------------------------------------------------------------------------
+# --- one batch, cut in any way ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("algo, length", [("reinforce", "token"), *(("grpo", rule) for rule in LENGTHS)])
@@ -593,7 +593,7 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path):
 
 
 def untouched(it, before):
-    """Nothing was learned from, or counted: the next step is still the first."""
+    """Nothing was learned or counted: the next step is still the first."""
     return it.done == 0 and same(before, weights(it)) and not it.optimizer.state
 
 
@@ -623,8 +623,8 @@ def test_a_reward_that_is_no_number_is_refused_by_name_and_nothing_is_changed(re
         (lambda episodes: [], "0 episodes for 9 queries"),
     ],
 )
-def test_other_episodes_than_were_asked_for_are_refused(look, what):
-    """Else a reward would be compared with those of another query."""
+def test_episodes_of_other_queries_are_refused(look, what):
+    """Otherwise a reward would be compared with those of another query."""
     it = trainer(env=watched(look))
     before = weights(it)
     with pytest.raises(ValueError, match=rf"step 1 is refused: Watched\.play returned {what}"):
@@ -633,7 +633,7 @@ def test_other_episodes_than_were_asked_for_are_refused(look, what):
 
 
 @pytest.mark.parametrize("error, kind", [(ZeroDivisionError("by zero"), RuntimeError), (ValueError("no"), ValueError)])
-def test_who_raises_is_named_with_the_queries(error, kind):
+def test_an_error_names_the_environment_and_the_queries(error, kind):
     def look(episodes):
         ids.extend(e.query.id for e in episodes)
         raise error
@@ -657,12 +657,12 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
 
 
 def far_apart(episodes):
-    """Finite rewards whose differences are not: the gradient is not finite either."""
+    """Finite rewards whose differences are not finite; neither is the gradient."""
     return [replace(e, reward=3e38 if i % 2 else -3e38) for i, e in enumerate(episodes)]
 
 
-def test_a_loss_that_is_not_finite_is_left_out_too():
-    """Even where its gradient is finite."""
+def test_an_update_with_a_loss_that_is_not_finite_is_skipped_too():
+    """Even if its gradient is finite."""
     it = trainer(replace(CONFIG, steps=1))
     it.formulas = Formulas(grpo_loss=lambda *args: grpo_loss(*args) + float("inf"))
     before = weights(it)
@@ -750,12 +750,12 @@ def test_fewer_queries_than_prompts_are_drawn_again():
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("algo", ["grpo", "reinforce"])
 def test_what_is_rewarded_is_done_more_often(algo, device):
-    """Reward 1 for a turn that opens with <think>, by a policy that knows nothing: 1 in 500 becomes almost always."""
+    """Reward 1 for a turn that opens with <think>: an untrained policy goes from 1 in 500 to almost always."""
     opening = Grammar(TOK).control["<think>"]
 
     def look(episodes):
         firsts = [e.tokens[e.mask.index(1)] for e in episodes]
-        # a slope to climb: nearer ids are worth a little, or nobody would ever meet the right one
+        # a slope to climb: nearer ids earn a little, or the policy would never find the right one
         return [
             replace(e, reward=max(0.0, 1 - abs(i - opening) / len(TOK))) for e, i in zip(episodes, firsts, strict=True)
         ]
