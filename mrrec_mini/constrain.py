@@ -1,85 +1,81 @@
-"""Constrained decoding: the tokens that the grammar allows next, as one mask for the sampler and for the update.
+"""Constrained decoding: which tokens the grammar allows next, as tables for the sampler and for the update.
 
-Flow: between prompts and sampler; an argument of the rollout (`RolloutConfig.constrained`), which the default
-recipe switches on. A turn passes through a few states, each of which allows some tokens:
+Flow: between grammar and sampler; switched on by `RolloutConfig.constrained`, as the default recipe does. A turn walks
+through a few states, and each state allows some tokens:
 
-    open -> thinking -> searching, empty -> searching -> (</search>)
-                     -> answering, empty -> answering -> evidence -> (<end>)
+    open -> thinking -> search, empty -> searching -> (</search>)
+                     -> answer, empty -> answering -> evidence -> (<end>)
 
-With the mask a turn can be malformed only by running out of tokens. It makes another policy out of the model: pi(token)
-= softmax of the allowed logits. So the update has to score under the same mask (`states_of_episode` finds it again from
-the tokens), or the ratio is not 1 where nothing has changed. Evaluation plays by the same rules.
+What a turn may write also depends on what came before it: evidence can name only memories that were shown, and the
+last turn cannot search. Both are known when the turn opens, so they choose its first state. After that the sampler
+only follows `after`, and notes the state in which it drew each token (`Episode.states`).
 
-Not in the paper, which samples freely and pays for form (.1 format in eq. 10).
+Under the constraint a turn is malformed only if it runs out of tokens. The constraint turns the model into another
+policy: pi(token) = softmax over the allowed logits. The update must score under the same mask, or the ratio is not 1
+when nothing has changed. Evaluation uses the same rules as training.
+
+Not in the paper, which samples freely and rewards good form (.1 format in eq. 10).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
-from mrrec_mini.datatypes import Episode
-from mrrec_mini.grammar import REFERENCES, Grammar, turns
+from mrrec_mini.grammar import REFERENCES, Grammar
 
-OPEN, THINKING, LAST_THINKING, SEARCH_EMPTY, SEARCHING, ANSWER_EMPTY, ANSWERING, EVIDENCE = range(8)
+SEARCH_EMPTY, SEARCHING = 0, 1  # the same whatever was shown; then come seven states for each number of memories
+OPEN, LAST_OPEN, THINKING, LAST_THINKING, ANSWER_EMPTY, ANSWERING, EVIDENCE = range(7)
 
 
-class Constraint:
-    """The states of a turn, and what each allows: `table` (S, V) bool. State EVIDENCE + n: n memories were shown."""
+class Constraint(NamedTuple):
+    """The grammar of a turn as tables over S states and the V tokens of the vocabulary."""
 
-    def __init__(self, grammar: Grammar, max_calls: int):
-        c = self.control = grammar.control
-        if "<think>" not in c:
-            raise ValueError("constrained decoding needs the grammar of control tokens; a chat model decodes freely")
-        self.max_calls = max_calls
-        words = torch.ones(len(grammar.tokenizer), dtype=torch.bool)
-        words[list(c.values())] = False
-        self.table = torch.zeros(EVIDENCE + len(REFERENCES) + 1, len(words), dtype=torch.bool)
-        for state in (THINKING, LAST_THINKING, SEARCH_EMPTY, SEARCHING, ANSWER_EMPTY, ANSWERING):
-            self.table[state] = words
-        self.table[OPEN, c["<think>"]] = True
-        self.table[THINKING, [c["<search>"], c["<profile>"]]] = True
-        self.table[LAST_THINKING, c["<profile>"]] = True
-        self.table[SEARCHING, c["</search>"]] = True
-        self.table[ANSWERING, c["<evidence>"]] = True
-        for shown in range(len(REFERENCES) + 1):
-            self.table[EVIDENCE + shown, [c["<end>"], *(c[name] for name in REFERENCES[:shown])]] = True
+    start: torch.Tensor  # (25, 2) the first state of a turn: [memories shown so far, 1 if it is the last turn]
+    allowed: torch.Tensor  # (S, V) bool: the tokens that may come next
+    after: torch.Tensor  # (S, V) int16: the state after a token
 
-    def after(self, state: int, token: int, shown: int, last: bool) -> int:
-        """The state after one more token."""
-        c = self.control
-        if state == OPEN:
-            return LAST_THINKING if last else THINKING
-        if state in (THINKING, LAST_THINKING):
-            return {c["<search>"]: SEARCH_EMPTY, c["<profile>"]: ANSWER_EMPTY}.get(token, state)
-        if state == ANSWERING and token == c["<evidence>"]:
-            return EVIDENCE + shown
-        return {SEARCH_EMPTY: SEARCHING, ANSWER_EMPTY: ANSWERING}.get(state, state)
 
-    def states(self, ids: Sequence[int], shown: int, last: bool) -> list[int]:
-        """The state before each of a turn's ids, and the one after the last: one more than there are ids."""
-        states = [OPEN]
-        for token in ids:
-            states.append(self.after(states[-1], token, shown, last))
-        return states
+@lru_cache(maxsize=4)
+def constraint_of(grammar: Grammar) -> Constraint:
+    """The tables of a grammar, built at the first call. Raises ValueError for a chat grammar."""
+    c = grammar.control
+    if "<think>" not in c:
+        raise ValueError("constrained decoding needs the grammar of control tokens; a chat model decodes freely")
+    words = torch.ones(len(grammar.tokenizer), dtype=torch.bool)
+    words[list(c.values())] = False
+    counts = range(len(REFERENCES) + 1)
+    start = torch.tensor([[state_of(step, shown) for step in (OPEN, LAST_OPEN)] for shown in counts])
+    allowed = torch.zeros(state_of(OPEN, len(counts)), len(words), dtype=torch.bool)
+    after = torch.zeros(allowed.shape, dtype=torch.int16)
 
-    def allowed(self, ids: Sequence[int], shown: int, last: bool) -> torch.Tensor:
-        """(V,) True: may follow these ids of a turn."""
-        return self.table[self.states(ids, shown, last)[-1]]
+    def edge(state: int, tokens: int | Sequence[int] | torch.Tensor, following: int) -> None:
+        allowed[state, tokens], after[state, tokens] = True, following
 
-    def states_of_batch(self, episodes: Sequence[Episode]) -> torch.Tensor:
-        """(B, T) the state in which each token was sampled."""
-        states = torch.zeros(len(episodes), max(len(e.tokens) for e in episodes), dtype=torch.long)
-        for row, episode in enumerate(episodes):
-            states[row, : len(episode.tokens)] = torch.tensor(self.states_of_episode(episode))
-        return states
+    edge(SEARCH_EMPTY, words, SEARCHING)
+    edge(SEARCHING, words, SEARCHING)
+    edge(SEARCHING, c["</search>"], SEARCHING)
+    for shown in counts:
+        opened, last_opened, thinking, last_thinking, empty, answering, evidence = (
+            state_of(i, shown) for i in range(7)
+        )
+        edge(opened, c["<think>"], thinking)
+        edge(last_opened, c["<think>"], last_thinking)
+        edge(thinking, words, thinking)
+        edge(thinking, c["<search>"], SEARCH_EMPTY)
+        edge(thinking, c["<profile>"], empty)
+        edge(last_thinking, words, last_thinking)
+        edge(last_thinking, c["<profile>"], empty)
+        edge(empty, words, answering)
+        edge(answering, words, answering)
+        edge(answering, c["<evidence>"], evidence)
+        edge(evidence, [c["<end>"], *(c[name] for name in REFERENCES[:shown])], evidence)
+    return Constraint(start, allowed, after)
 
-    def states_of_episode(self, episode: Episode) -> list[int]:
-        """The state in which each token was sampled; 0, which means nothing, where it was not."""
-        states = [0] * len(episode.tokens)
-        shown = 0
-        for turn, (start, end) in enumerate(turns(episode.mask)):
-            states[start:end] = self.states(episode.tokens[start:end], shown, turn == self.max_calls)[:-1]
-            shown += len(episode.calls[turn].entries) if turn < len(episode.calls) else 0
-        return states
+
+def state_of(step: int, shown: int) -> int:
+    """The number of a state in which `step` of a turn is reached after `shown` memories."""
+    return 2 + 7 * shown + step

@@ -1,8 +1,7 @@
-"""The wire: the seven records that pass between the stages.
+"""The seven data types that pass between the stages.
 
-Flow: every stage reads some of these and writes the next; nothing else crosses from one module to another.
-`Item`, `Interaction`, `Query` are the data; `MemoryEntry` is what memory holds; `Call`, `Answer`, `Episode` are what a
-policy did. All are frozen: a stage that wants to change one makes a new one (`dataclasses.replace`).
+Flow: every stage reads some of these and writes others. `Item`, `Interaction`, `Query` are the data; `MemoryEntry` is
+what memory holds; `Call`, `Answer`, `Episode` record what a policy did. All are frozen (`dataclasses.replace` copies).
 
 Paper: H_u = [(item, side signal)] (sec. 2) is a list of `Interaction`; M_u (eq. 1) is a list of `MemoryEntry`;
 i* (eq. 2) is `Answer.profile`. The token lists of `Episode` are ours: the paper does not say how it stores a rollout.
@@ -27,7 +26,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Interaction:
-    """One element of a history H_u: a user met an item and said something about it."""
+    """One element of a history H_u: a user bought, rated and reviewed an item."""
 
     user: str
     item: str
@@ -38,14 +37,14 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Query:
-    """An underspecified wish. `target` is what the user then took; only reward and metrics may look at it."""
+    """An underspecified request. `target` is what the user then bought; only reward and metrics may look at it."""
 
     id: str
     user: str
     text: str
     target: str
-    time: int  # the user's history is what lies strictly before
-    truth: Mapping[str, str] | None = None  # where known: aspect that matters -> the value this user wants
+    time: int  # seconds since 1970; the user's history is everything strictly before it
+    truth: Mapping[str, str] | None = None  # if known: each aspect that matters -> the value this user wants
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class MemoryEntry:
     user: str | None  # None: global memory, shared by all users
     level: str  # "record" | "pattern" | "profile" | "global"
     text: str
-    rests_on: tuple[str, ...] = ()  # ids of the behaviour records it was made from; empty for global entries
-    scenario: str = ""  # the category it speaks of; "" where it speaks of all
+    rests_on: tuple[str, ...] = ()  # ids of the behaviour records behind it; empty for global entries
+    scenario: str = ""  # the category it is about; "": all of them
     support: int = 0  # records (local) or users (global) behind it
 
 
@@ -79,10 +78,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Episode:
-    """One rollout: what was said, what came back, what it was worth.
+    """One rollout: what the policy wrote, what memory returned, what it was worth.
 
-    `tokens`, `mask`, `logprobs` have one length. mask 1: sampled by the policy; 0: prompt or retrieved memory.
-    logprobs are the sampler's, at its temperature; 0.0 where mask is 0.
+    `tokens`, `mask`, `logprobs` have the same length. mask 1: sampled by the policy; 0: prompt or retrieved memory.
+    logprobs are the sampler's, at its temperature; 0.0 at mask 0. `states` is empty if decoding was free.
     """
 
     query: Query
@@ -93,5 +92,6 @@ class Episode:
     answer: Answer | None  # None: the output was malformed
     end: str  # "answer", or why the episode ended without one
     global_entries: tuple[MemoryEntry, ...] = ()
+    states: tuple[int, ...] = ()  # in which each token was sampled (`constrain.py`); 0 at mask 0
     rewards: Mapping[str, float] = field(default_factory=dict)  # the terms of eq. 10, by name
     reward: float = 0.0  # their weighted sum r

@@ -1,14 +1,12 @@
-"""All that an episode needs besides the policy: a data set, its memory, its item index, and the rules of play.
+"""Everything an episode needs besides the policy: a data set, its memory and its item index.
 
-Flow: where the stages so far are joined. `Environment.build` makes the memory and the index of one data set; `play`
-lets an actor write episodes for some queries and scores them. Training draws on several environments (shops with
-other maps), evaluation on one.
+Flow: joins the stages so far. `Environment.build` makes the memory and the item index of one data set; `play` lets an
+actor write episodes for some queries, and scores them. Training may use several environments, evaluation uses one.
 
     i* -> top-k of the items by similarity of i* and the item's metadata                        Eq. (3)
 
 is `items`, a `HybridIndex` over `item_text`. Global memory, text statistics and everything else that is learned see
-train users only; the item pool is public. As in the paper, except that both indexes are hybrid (BM25 + LSA) instead
-of dense.
+train users only; the item pool is public. As in the paper, but both indexes are hybrid (BM25 + LSA), not dense.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from mrrec_mini.rollout import Actor, RolloutConfig, rollout
 
 @dataclass(frozen=True)
 class Environment:
-    """One data set, ready to be played."""
+    """One data set, ready to play."""
 
     dataset: Dataset
     split: Split
@@ -46,7 +44,7 @@ class Environment:
         memory: MemoryConfig | None = None,
         hybrid: HybridConfig | None = None,
     ) -> Environment:
-        """Memory from the train users of `split`, and the index of all items."""
+        """Build memory from the train users of `split`, and the index of all items."""
         memory, hybrid = memory or MemoryConfig(), hybrid or HybridConfig()
         texts = [item_text(item) for item in dataset.items.values()]
         return cls(
@@ -65,7 +63,7 @@ class Environment:
         reward: RewardConfig,
         all_calls: bool = False,
     ) -> list[Episode]:
-        """One scored episode a query, in order."""
+        """One scored episode per query, in order."""
         return score(rollout(actor, queries, self.memory, grammar, rules, all_calls), self.items, reward)
 
 
@@ -76,5 +74,5 @@ def item_text(item: Item) -> str:
 
 
 def aspect_names(dataset: Dataset) -> list[str]:
-    """The names of all attributes, in plain words, as memory writes them."""
+    """The sorted names of all attributes, spelled as memory spells them."""
     return sorted({plain(name) for item in dataset.items.values() for name in item.attributes})

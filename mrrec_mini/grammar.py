@@ -9,14 +9,14 @@ Flow: between memory and rollout. An episode is one list of token ids:
     <memory> <m3> overall size small </memory>
     <think> size small <profile> mug for hiking price luxury size small <evidence> <m1> <m3> <end>    the answer (eq. 9)
 
-Grammar of a turn: `<think> words (<search> words </search> | <profile> words <evidence> references <end>)`. Whatever
-else is malformed. Names in angle brackets are single control tokens, appended as ids; texts of people, items and
-memories are encoded apart and cannot contain one, so nothing that is written in a review can open a search or an
-answer. The parser is given only tokens that the policy sampled.
+Grammar of a turn: `<think> words (<search> words </search> | <profile> words <evidence> references <end>)`. Anything
+else is malformed. Names in angle brackets are single control tokens, appended as ids. The texts of users, items and
+memories are encoded separately and cannot contain one, so no review can open a search or an answer. The parser sees
+only tokens that the policy sampled.
 
 Departure from the paper: its answer is a boxed JSON with `ideal_item_profile` and `useful_memory_ids`; here the same
 two fields stand between control tokens, because a model of 0.2M parameters should spend its capacity on what to look
-up. A memory is referred to by its number in the episode (<m1>, <m2>, ...). Guessed: the paper does not print its
+up. An answer refers to a memory by its number in the episode (<m1>, <m2>, ...). Guessed: the paper does not print its
 tool-call syntax.
 """
 
@@ -45,7 +45,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Final:
-    """A turn that answers; `evidence` holds numbers of memories in the episode, from 0."""
+    """A turn that answers; `evidence` holds the numbers of memories in the episode, counted from 0."""
 
     think: str
     profile: str
@@ -54,7 +54,7 @@ class Final:
 
 @dataclass(frozen=True)
 class Malformed:
-    """A turn that breaks the grammar, and where."""
+    """A turn that breaks the grammar, and the rule it breaks."""
 
     why: str
 
@@ -63,7 +63,7 @@ Turn = Search | Final | Malformed
 
 
 def turns(mask: Sequence[int]) -> list[tuple[int, int]]:
-    """(first column, column behind the last) of each run of sampled tokens in an episode."""
+    """The turns of an episode: [start, end) of each run of sampled tokens."""
     edges = [i for i in range(len(mask) + 1) if (i < len(mask) and mask[i]) != (i > 0 and mask[i - 1])]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
@@ -73,7 +73,7 @@ class Grammar:
 
     def __init__(self, tokenizer, entry_tokens: int = 16):
         self.tokenizer = tokenizer
-        self.entry_tokens = entry_tokens  # a longer memory is cut for the policy's eyes
+        self.entry_tokens = entry_tokens  # the policy sees this much of a memory; a query may be twice as long
         self.control: Mapping[str, int] = tokenizer.control
         self._is_control = frozenset(self.control.values())
         self._reference = {self.control[name]: i for i, name in enumerate(REFERENCES)}
@@ -89,13 +89,13 @@ class Grammar:
         return ids
 
     def reply(self, entries: Sequence[MemoryEntry], first: int) -> list[int]:
-        """`<memory> <m_first> ... </memory>` (eq. 8): `first` memories were shown before in this episode."""
+        """`<memory> <m_first> ... </memory>` (eq. 8); the episode has shown `first` memories before."""
         ids = [self.control["<memory>"]]
         for number, entry in enumerate(entries, start=first):
             ids += [self.control[REFERENCES[number]], *self._text(entry.text)]
         return [*ids, self.control["</memory>"]]
 
-    # ------------------------------------------------------------------ what a script writes in the policy's place
+    # ------------------------------------------------------------------ what a script writes instead of the policy
 
     def write_search(self, think: str, text: str) -> list[int]:
         c = self.control
@@ -110,7 +110,7 @@ class Grammar:
     # ------------------------------------------------------------------ what the policy wrote
 
     def parse(self, ids: Sequence[int], shown: int) -> Turn:
-        """Read one turn of sampled ids. `shown`: how many memories the episode has displayed so far."""
+        """Read one turn of sampled ids. `shown`: the number of memories the episode has displayed so far."""
         c = self.control
         if not ids or ids[0] != c["<think>"]:
             return Malformed("a turn opens with <think>")
@@ -136,20 +136,18 @@ class Grammar:
         return Malformed("thinking leads to <search> or <profile>")
 
     def forbidden(self, last: bool) -> tuple[int, ...]:
-        """What must not be sampled where every search has to be used: an answer, or in the last turn a search."""
+        """The tokens to forbid if every search must be used: those of an answer; in the last turn, of a search."""
         return (self.control["<search>" if last else "<profile>"],)
 
     def thought(self, ids: Sequence[int]) -> tuple[int, str]:
-        """The thought that opens a turn: how many of its ids are that, and its words."""
+        """The thought that opens a turn: its number of ids, and its words."""
         if not ids or ids[0] != self.control["<think>"]:
             return 0, ""
         words, rest = self._words(ids[1:])
         return len(ids) - len(rest), words
 
     def transcript(self, tokens: Sequence[int], mask: Sequence[int]) -> list[tuple[str, str]]:
-        """An episode for people: ("shown" | "policy", text) for each run of given or sampled tokens. Never
-        parsed again.
-        """
+        """An episode for people: ("shown" | "policy", text) for each run of given or sampled tokens."""
         runs: list[tuple[str, str]] = []
         start = 0
         for i in range(1, len(tokens) + 1):
@@ -159,7 +157,7 @@ class Grammar:
         return runs
 
     def _words(self, ids: Sequence[int]) -> tuple[str, list[int]]:
-        """The text up to the first control token, and the ids from there on."""
+        """The text before the first control token, and the ids from there on."""
         end = next((i for i, token in enumerate(ids) if token in self._is_control), len(ids))
         return self.tokenizer.decode(ids[:end]), list(ids[end:])
 

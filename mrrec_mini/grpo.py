@@ -1,27 +1,27 @@
 """GRPO: group advantages, ratio, clip, length rule, KL; each choice an argument (eq. 11).
 
-Flow: the update, one file on from `reinforce.py`.
+Flow: the update, one step beyond `reinforce.py`.
 
     A_i = (r_i - mean of the group) / sigma of the group           the same for every token of episode i (sec. 3.3)
     ratio_t = pi(o_t) / pi_old(o_t)                                or one for the whole episode
     J = mean over sampled tokens of min(ratio_t A_i, clip(ratio_t, 1 - low, 1 + high) A_i)
         - beta KL(pi || pi_ref)                                                                     Eq. (11)
 
-"GRPO" is not one formula in the code that people admire; the choices are arguments here:
+"GRPO" has several versions in well-known code; their choices are arguments here:
 
     sigma   "none" (default), "group" (sample, n-1, plus 1e-4), "population". The paper divides; guessed: "group"
     length  "token" (default, the paper's): mean over all tokens of the batch; "sequence": mean over an episode, then
-            over episodes; "constant": sum / (B x max_tokens). TRL calls them dapo, grpo and dr_grpo; its bnpo is
-            "token" with the tokens of each micro-batch, so what it learns hangs on how the batch was cut: not offered
+            over episodes; "constant": sum / (B x max_tokens). TRL calls them dapo, grpo and dr_grpo. Its bnpo is
+            "token" with the tokens of each micro-batch: its result depends on how the batch is cut, so it is left out
     ratio   "token" (default, the paper's); "sequence": the geometric mean of the episode's ratios (GSPO: Zheng et al.,
-            2025), so that a whole episode is clipped or not
-    clip    (low, high) = (.2, .28); the paper writes one epsilon and does not print it
-    beta    weight of the KL to a frozen reference, 0; not printed
-    epochs  updates on one batch of episodes, 1: then the ratio is 1 and the clip sleeps; not printed
+            2025), so a whole episode is clipped or not
+    clip    (low, high) = (.2, .28); the paper has one epsilon and does not give its value
+    beta    weight of the KL to a frozen reference, 0; the paper does not give it
+    epochs  updates per batch of episodes, 1: then the ratio is 1 and nothing is clipped; the paper does not give it
 
-Departure, and why: sigma "none". Dividing by the group's sigma weighs a lucky hit in a group of failures 2.6 times an
-ordinary one, and turns noise into a full step where all rewards are nearly equal. The paper's own is one argument
-away. A group whose rewards are all equal has advantage exactly 0, with every sigma.
+Departure, and why: sigma "none". Dividing by the group's sigma gives a lucky hit in a group of failures 2.6 times the
+weight of an ordinary one, and turns noise into a full step if all rewards are nearly equal. The paper's rule is one
+argument away. A group whose rewards are all equal has advantage exactly 0, with every sigma.
 """
 
 from __future__ import annotations
@@ -52,12 +52,9 @@ class GRPOConfig:
     max_tokens: int = 128  # the constant of the length rule "constant"
 
     def __post_init__(self) -> None:
-        if self.sigma not in SIGMAS:
-            raise ValueError(f"sigma must be one of {SIGMAS}, got {self.sigma!r}")
-        if self.length not in LENGTHS:
-            raise ValueError(f"length must be one of {LENGTHS}, got {self.length!r}")
-        if self.ratio not in RATIOS:
-            raise ValueError(f"ratio must be one of {RATIOS}, got {self.ratio!r}")
+        for name, choices in (("sigma", SIGMAS), ("length", LENGTHS), ("ratio", RATIOS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.beta < 0 or self.epochs < 1 or min(self.clip) < 0:
             raise ValueError("beta and clip must be >= 0, epochs >= 1")
 
@@ -65,7 +62,7 @@ class GRPOConfig:
 def group_advantages(rewards: torch.Tensor, groups: torch.Tensor, sigma: str) -> torch.Tensor:
     """(B,) A_i = (r_i - mean r) / sigma over the episodes of the same group (sec. 3.3). Equal rewards give exactly 0.
 
-    ValueError for a group of one episode: it has nothing to be compared with.
+    Raises ValueError for a group of one episode: there is nothing to compare it with.
     """
     count = group_sums(torch.ones_like(rewards), groups)
     if (count < 2).any():
@@ -78,9 +75,9 @@ def group_advantages(rewards: torch.Tensor, groups: torch.Tensor, sigma: str) ->
 
 
 def importance_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: torch.Tensor, kind: str) -> torch.Tensor:
-    """pi / pi_old: (B, T), of each token; or, for "sequence", (B, 1), the geometric mean over an episode's own tokens.
+    """pi / pi_old: (B, T), of each token; for "sequence" (B, 1), the geometric mean over an episode's sampled tokens.
 
-    Without the root, the ratio of a whole episode would leave any clip range by its length alone.
+    A product instead of a mean would leave any clip range through its length alone.
     """
     log_ratio = logprobs - old_logprobs
     if kind == "token":
@@ -90,16 +87,16 @@ def importance_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: t
 
 
 def clipped_surrogate(ratio: torch.Tensor, advantages: torch.Tensor, clip: tuple[float, float]) -> torch.Tensor:
-    """min(ratio A, clip(ratio, 1 - low, 1 + high) A), of the ratio's shape.   Eq. (11), inner part"""
+    """min(ratio A, clip(ratio, 1 - low, 1 + high) A), in the ratio's shape.   Eq. (11), inner part"""
     clipped = ratio.clamp(1 - clip[0], 1 + clip[1])
     advantages = per_token(advantages)
     return torch.minimum(ratio * advantages, clipped * advantages)
 
 
 def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
-    """(B, T) an estimate of KL(pi || pi_ref) whose gradient is that of the reverse KL (with the ratio of each token).
+    """(B, T) an estimate of KL(pi || pi_ref); with the ratio of each token, its gradient is that of the reverse KL.
 
-    k3 = exp(d) - d - 1 with d = log pi_ref - log pi (Schulman, 2020), times the ratio. k3 alone in a loss has the
+    k3 = exp(d) - d - 1 with d = log pi_ref - log pi (Schulman, 2020), times the ratio. In a loss, k3 alone has the
     gradient of the *forward* KL, which is another objective.
     """
     d = reference - logprobs
@@ -107,7 +104,7 @@ def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, ratio: torch.Tensor
 
 
 def length_weights(mask: torch.Tensor, rule: str, episodes: int, tokens: int, max_tokens: int) -> torch.Tensor:
-    """(b, T) the weight of each sampled token, for a batch of `episodes` with `tokens` sampled tokens in all."""
+    """(b, T) the weight of each sampled token, in a batch of `episodes` episodes and `tokens` sampled tokens."""
     if rule == "token":
         return mask / tokens
     if rule == "sequence":
@@ -124,11 +121,17 @@ def grpo_loss(
     episodes: int,
     tokens: int,
     reference: torch.Tensor | None = None,
+    *,
+    importance_ratio: Callable = importance_ratio,
+    clipped_surrogate: Callable = clipped_surrogate,
+    kl_term: Callable = kl_term,
+    length_weights: Callable = length_weights,
 ) -> torch.Tensor:
     """-J of eq. 11 for a micro-batch; the losses of all micro-batches add up to that of the batch.   Eq. (11)
 
     logprobs, old_logprobs, mask, reference (b, T); advantages (b,) or (b, T). `episodes` and `tokens` count the whole
-    batch. Outside the mask nothing matters: neither value nor gradient.
+    batch. Values outside the mask change neither the loss nor its gradient. The last four arguments are the formulas
+    that the loss is made of. Raises ValueError if beta > 0 and there is no reference.
     """
     keep = mask.bool()
     old = torch.where(keep, old_logprobs, logprobs.detach())
@@ -143,6 +146,9 @@ def grpo_loss(
     return -(objective * weights).sum()
 
 
+PARTS = ("importance_ratio", "clipped_surrogate", "kl_term", "length_weights")  # of `grpo_loss`
+
+
 @dataclass(frozen=True)
 class Formulas:
     """The formulas of an update in one bundle; a student's versions can be swapped in."""
@@ -151,4 +157,13 @@ class Formulas:
     baseline: Callable = reinforce.baseline
     reinforce_loss: Callable = reinforce.reinforce_loss
     group_advantages: Callable = group_advantages
+    importance_ratio: Callable = importance_ratio
+    clipped_surrogate: Callable = clipped_surrogate
+    kl_term: Callable = kl_term
+    length_weights: Callable = length_weights
     grpo_loss: Callable = grpo_loss
+
+    @property
+    def parts(self) -> dict[str, Callable]:
+        """Arguments for `grpo_loss`: the bundle's parts. A student's own loss gets none; it calls its parts itself."""
+        return {name: getattr(self, name) for name in PARTS} if self.grpo_loss is grpo_loss else {}

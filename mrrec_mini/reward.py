@@ -1,8 +1,8 @@
 """What an episode was worth: format, recommendation and memory, each alone, then their weighted sum (eq. 10).
 
-Flow: after rollout, before update. The profile that the policy wrote is the query to the item index (eq. 3); where
-the target stands in that ranking decides. The target is used here and in `evaluate`, nowhere else. The policy never
-sees the item pool.
+Flow: after rollout, before update. The profile that the policy wrote is the query to the item index (eq. 3); the rank
+of the target there decides. The target is used only here, in `turn_credit` and in `evaluate`. The policy never sees
+the item pool.
 
     format          1 if the episode ended with an answer that parses, else 0
     recommendation  nDCG@1000 + nDCG@100 of the target over the whole pool
@@ -10,9 +10,9 @@ sees the item pool.
     r = .1 format + 5 recommendation + .1 memory                                              Eq. (10)
         - call_cost x calls - token_cost x retrieved tokens                                  ours; both 0 by default
 
-As in the paper, but for the last line: where looking up is free, a policy never learns when to stop. The two k are
-arguments: in a pool of a few thousand items 1000 covers most of it. Guessed: a malformed episode gets recommendation 0
-(it has no profile), and keeps its memory reward if a call was made before it broke.
+As in the paper, except for the last line: if searching is free, a policy never learns when to stop. Both cut-offs k
+are arguments: in a pool of a few thousand items, 1000 covers most of it. Guessed: a malformed episode gets
+recommendation 0 (it has no profile), and keeps its memory reward if it made a call before it broke.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from mrrec_mini.metrics import ndcg_at_k
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """The weights of eq. 10, the two cut-offs, and what looking up costs."""
+    """The weights of eq. 10, the two cut-offs, and the cost of searching."""
 
     format: float = 0.1
     recommendation: float = 5.0
     memory: float = 0.1
     k_wide: int = 1000
     k_narrow: int = 100
-    call_cost: float = 0.0  # of each memory call
-    token_cost: float = 0.0  # of each token that the memory tool returned
+    call_cost: float = 0.0  # per memory call
+    token_cost: float = 0.0  # per token that the memory tool returned
 
     def __post_init__(self) -> None:
         if min(self.call_cost, self.token_cost) < 0:
@@ -48,9 +48,7 @@ def format_reward(episode: Episode) -> float:
 
 
 def recommendation_reward(rank: float, config: RewardConfig) -> float:
-    """nDCG@1000 + nDCG@100 for a target at this 1-based rank, in 0..2 (sec. 3.3). No profile: rank infinity,
-    reward 0.
-    """
+    """nDCG@1000 + nDCG@100 of a target at this 1-based rank, in 0..2 (sec. 3.3); 0 at rank infinity (no profile)."""
     return float(ndcg_at_k([rank], config.k_wide)[0] + ndcg_at_k([rank], config.k_narrow)[0])
 
 
@@ -60,12 +58,12 @@ def memory_reward(episode: Episode) -> float:
 
 
 def retrieved_tokens(mask: tuple[int, ...]) -> int:
-    """Tokens that the memory tool put into an episode: all that were given after the policy's first own token."""
+    """The number of tokens that memory returned: all given tokens after the first sampled one."""
     return mask[mask.index(1) :].count(0) if 1 in mask else 0
 
 
 def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, retrieved: int = 0) -> float:
-    """r = w1 format + w2 recommendation + w3 memory - the cost of looking up.   Eq. (10)"""
+    """r = w1 format + w2 recommendation + w3 memory - the cost of searching.   Eq. (10)"""
     return (
         config.format * terms["format"]
         + config.recommendation * terms["recommendation"]
@@ -76,11 +74,11 @@ def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, 
 
 
 def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig) -> list[Episode]:
-    """The episodes with `rewards` (the terms, and the target's `rank`; infinity without an answer) and `reward`
-    filled in.
-    """
+    """Fill in `rewards` (the terms, and the target's `rank`: infinity without an answer) and `reward`."""
+    # 1. the rank of each target among all items, by similarity to the profile of the answer (eq. 3)
     answered = [e for e in episodes if e.answer is not None]
     ranks = iter(items.ranks([e.answer.profile for e in answered], [e.query.target for e in answered]))
+    # 2. the terms of each episode and their weighted sum (eq. 10)
     scored = []
     for episode in episodes:
         rank = float(next(ranks)) if episode.answer is not None else float("inf")

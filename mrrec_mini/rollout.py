@@ -1,16 +1,16 @@
 """Policy + memory tool -> Episodes: think, search, read, search again, answer; and who wrote which token.
 
-Flow: after memory and sampler, before reward. `rollout` plays one episode for each query, all of them turn by turn
-together: show the prompt, let the actor write a turn, parse it, answer a search from this user's memory (eq. 8),
-until each episode has ended. An actor is whoever writes the turns: the language model (`LMActor`) or a script
-(`ScriptActor`); both meet the same prompts, parser, caps and memory, so that their results can be compared.
+Flow: after memory and sampler, before reward. `rollout` plays one episode per query, all of them in parallel, turn by
+turn: show the prompt, let the actor write a turn, parse it, answer a search from this user's memory (eq. 8), until
+each episode has ended. An actor writes the turns: the language model (`LMActor`) or a script (`ScriptActor`). Both get
+the same prompts, parser, caps and memory, so their results can be compared.
 
-An episode ends with an answer, or at its first malformed turn, at a search beyond `max_calls`, or when a turn does
-not stop within `turn_tokens`. In the last three cases it has no answer and its format reward is 0.
+An episode ends with an answer, at its first malformed turn, at a search beyond `max_calls`, or when a turn does not
+stop within `turn_tokens`. In the last three cases it has no answer and its format reward is 0.
 
-Three decisions of the house are kept here: token in, token out (ids are appended, never decoded and encoded again);
-only sampled ids are parsed; retrieved ids carry mask 0. Departure from the paper: at most 3 searches (the paper gives
-no cap but 768 tokens).
+Three decisions hold here: token in, token out (ids are appended, never decoded and encoded again); only sampled ids
+are parsed; retrieved ids carry mask 0. Departure from the paper: at most 3 searches (the paper caps only the length,
+at 768 tokens).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Protocol
 
 import torch
 
-from mrrec_mini.constrain import Constraint
+from mrrec_mini.constrain import constraint_of
 from mrrec_mini.datatypes import Answer, Call, Episode, MemoryEntry, Query
 from mrrec_mini.grammar import REFERENCES, Final, Grammar, Malformed
 from mrrec_mini.sampler import Sampler
@@ -31,72 +31,71 @@ from mrrec_mini.sampler import Sampler
 class RolloutConfig:
     """The caps of an episode."""
 
-    max_calls: int = 3  # searches; the turn after the last one has to answer. 0: no local memory
+    max_calls: int = 3  # searches; the turn after the last one must answer. 0: no local memory
     memory_k: int = 3  # memories a search returns (fig. 6: best at 3)
     global_k: int = 6  # lines of global memory in the prompt. 0: no global memory
-    turn_tokens: int = 48  # a turn that has not stopped by then is malformed
-    constrained: bool = False  # only tokens that the grammar allows next can be sampled
+    turn_tokens: int = 48  # a longer turn is malformed
+    constrained: bool = False  # sample only tokens that the grammar allows next
 
     def __post_init__(self) -> None:
         if min(self.max_calls, self.global_k) < 0 or min(self.memory_k, self.turn_tokens) < 1:
             raise ValueError("max_calls and global_k must be >= 0, memory_k and turn_tokens >= 1")
         if self.max_calls * self.memory_k > len(REFERENCES):
-            raise ValueError(f"max_calls x memory_k memories need a name each, and there are {len(REFERENCES)}")
+            raise ValueError(f"max_calls x memory_k must be at most {len(REFERENCES)}: each memory needs a name")
 
 
 @dataclass
 class State:
-    """An episode in the making."""
+    """An unfinished episode."""
 
     query: Query
     global_entries: tuple[MemoryEntry, ...]
-    tokens: list[int]
-    mask: list[int]
-    logprobs: list[float]
+    tokens: list[int] = field(default_factory=list)
+    mask: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    states: list[int] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     answer: Answer | None = None
     end: str = ""
 
     @property
     def shown(self) -> list[MemoryEntry]:
+        """The memories displayed so far, in order."""
         return [entry for call in self.calls for entry in call.entries]
 
-    def append(self, ids: Sequence[int], logprobs: Sequence[float] | None = None) -> None:
-        """Sampled ids come with log-probabilities; given ids (prompt, memory) come without and are masked."""
+    def append(
+        self, ids: Sequence[int], logprobs: Sequence[float] | None = None, states: Sequence[int] | None = None
+    ) -> None:
+        """Sampled ids come with log-probabilities, and under a constraint with states; given ids (prompt, memory) do
+        not, and get mask 0.
+        """
         self.tokens += ids
         self.mask += [0 if logprobs is None else 1] * len(ids)
-        self.logprobs += [0.0] * len(ids) if logprobs is None else logprobs
+        self.logprobs += logprobs or [0.0] * len(ids)
+        self.states += states or [0] * len(ids)
 
     def episode(self) -> Episode:
-        return Episode(
-            query=self.query,
-            tokens=tuple(self.tokens),
-            mask=tuple(self.mask),
-            logprobs=tuple(self.logprobs),
-            calls=tuple(self.calls),
-            answer=self.answer,
-            end=self.end,
-            global_entries=self.global_entries,
-        )
+        lists = (tuple(part) for part in (self.tokens, self.mask, self.logprobs, self.calls))
+        states = tuple(self.states) if any(self.states) else ()
+        return Episode(self.query, *lists, self.answer, self.end, self.global_entries, states)
 
 
 class Searchable(Protocol):
-    """What an episode asks: the data set's memory, a store, or one of them with something withheld."""
+    """A memory to search: the data set's memory, a store, or one of them with some entries hidden."""
 
     def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]: ...
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]: ...
 
 
-Allowed = Callable[[int, Sequence[int]], torch.Tensor]  # row, its ids of this turn -> (V,) True: may come next
+Allowed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # how decoding is constrained: see `Sampler.sample`
+Written = tuple[list[list[int]], list[list[float]], list[list[int]]]  # ids, log-probabilities and states of each row
 
 
 class Actor(Protocol):
-    """Whoever writes the turns of a batch of episodes."""
+    """Writes the turns of a batch of episodes."""
 
     def start(self, states: list[State]) -> None: ...
-    def turn(
-        self, max_new: int, forbidden: Sequence[int], allowed: Allowed | None
-    ) -> tuple[list[list[int]], list[list[float]]]: ...
+    def turn(self, max_new: int, forbidden: Sequence[int], allowed: Allowed | None) -> Written: ...
     def keep(self, rows: Sequence[int]) -> None: ...
     def read(self, blocks: Sequence[Sequence[int]]) -> None: ...
 
@@ -111,10 +110,9 @@ class LMActor:
         self.model.eval()
         self.sampler = Sampler(self.model, [s.tokens for s in states], self.generator, self.temperature)
 
-    def turn(
-        self, max_new: int, forbidden: Sequence[int], allowed: Allowed | None
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        return self.sampler.sample(self.grammar.stop, max_new, forbidden, allowed)
+    def turn(self, max_new: int, forbidden: Sequence[int], allowed: Allowed | None) -> Written:
+        ids, logprobs = self.sampler.sample(self.grammar.stop, max_new, forbidden, allowed)
+        return ids, logprobs, self.sampler.states
 
     def keep(self, rows: Sequence[int]) -> None:
         self.sampler.keep(rows)
@@ -127,7 +125,7 @@ Script = Callable[[State], list[int]]  # an episode so far -> the ids of its nex
 
 
 class ScriptActor:
-    """Scripts write: `make_script` is called once an episode. Log-probabilities are 0: a script is certain."""
+    """Scripts write; `make_script` is called once per episode. Log-probabilities are 0: a script is certain."""
 
     def __init__(self, make_script: Callable[[State], Script]):
         self.make_script = make_script
@@ -135,11 +133,9 @@ class ScriptActor:
     def start(self, states: list[State]) -> None:
         self.rows = [(self.make_script(state), state) for state in states]
 
-    def turn(
-        self, max_new: int, forbidden: Sequence[int], allowed: Allowed | None
-    ) -> tuple[list[list[int]], list[list[float]]]:
+    def turn(self, max_new: int, forbidden: Sequence[int], allowed: Allowed | None) -> Written:
         turns = [script(state)[:max_new] for script, state in self.rows]
-        return turns, [[0.0] * len(ids) for ids in turns]
+        return turns, [[0.0] * len(ids) for ids in turns], [[] for _ in turns]
 
     def keep(self, rows: Sequence[int]) -> None:
         self.rows = [self.rows[i] for i in rows]
@@ -156,41 +152,42 @@ def rollout(
     config: RolloutConfig,
     all_calls: bool = False,
 ) -> list[Episode]:
-    """One episode for each query (repeat a query to get a group), in order.
+    """One episode per query, in order; repeat a query to get a group.
 
-    `all_calls` forbids to answer before every search is used, and to search after: the honest baseline
+    `all_calls` forbids to answer before every search is used, and to search after that: the honest baseline
     `warm_start_all_calls`. It changes the probabilities, so it is for evaluation only.
     """
     if not queries:
         return []
-    texts = dict.fromkeys(query.text for query in queries)  # a group asks the same thing
-    globals_of = {text: memory.search_global(text, config.global_k) for text in texts}
-    states = []
-    for query in queries:
-        prompt = grammar.prompt(query.text, globals_of[query.text])
-        states.append(State(query, globals_of[query.text], prompt, [0] * len(prompt), [0.0] * len(prompt)))
+    # 1. each episode opens with its prompt; a group asks one question, so each text is looked up and written once
+    texts = dict.fromkeys(query.text for query in queries)
+    shared = {text: memory.search_global(text, config.global_k) for text in texts}
+    prompts = {text: grammar.prompt(text, entries) for text, entries in shared.items()}
+    states = [State(query, shared[query.text]) for query in queries]
+    for state in states:
+        state.append(prompts[state.query.text])
     actor.start(states)
-    live = list(states)
-    constraint = Constraint(grammar, config.max_calls) if config.constrained else None
-
-    def legal(row: int, ids: Sequence[int]) -> torch.Tensor:
-        return constraint.allowed(ids, len(live[row].shown), last)
-
-    allowed = legal if config.constrained else None
+    constraint = constraint_of(grammar) if config.constrained else None
+    live = list(states)  # episodes that have not ended
     for turn in range(config.max_calls + 1):
+        # 2. the actor writes one turn of each live episode
         last = turn == config.max_calls
-        forbidden = grammar.forbidden(last) if all_calls else ()
-        ids, logprobs = actor.turn(config.turn_tokens, forbidden, allowed)
-        searches: dict[int, str] = {}  # row -> what it asks for
-        for row, state in enumerate(live):
-            state.append(ids[row], logprobs[row])
-            parsed = grammar.parse(ids[row], len(state.shown))
+        forbidden, allowed = grammar.forbidden(last) if all_calls else (), None
+        if constraint is not None:
+            starts = constraint.start[[len(state.shown) for state in live], int(last)]  # (rows,)
+            allowed = starts, constraint.allowed, constraint.after
+        written = actor.turn(config.turn_tokens, forbidden, allowed)
+        # 3. what was written is parsed: a search goes on, all else ends the episode
+        searches: dict[int, str] = {}  # row -> the text of its search
+        for row, (state, ids, *noted) in enumerate(zip(live, *written, strict=True)):
+            state.append(ids, *noted)
+            shown = state.shown
+            parsed = grammar.parse(ids, len(shown))
             if isinstance(parsed, Final):
-                shown = state.shown
                 state.answer = Answer(parsed.profile, tuple(dict.fromkeys(shown[i].id for i in parsed.evidence)))
                 state.end = "answer"
             elif isinstance(parsed, Malformed):
-                unfinished = not ids[row] or ids[row][-1] not in grammar.stop
+                unfinished = not ids or ids[-1] not in grammar.stop
                 state.end = "a turn did not stop" if unfinished else parsed.why
             elif last:
                 state.end = "one search too many"
@@ -198,14 +195,16 @@ def rollout(
                 searches[row] = parsed.text
         if not searches:
             break
-        found = memory.search_many([(live[row].query, text) for row, text in searches.items()], config.memory_k)
-        blocks = []
-        for (row, text), entries in zip(searches.items(), found, strict=True):
-            block = grammar.reply(entries, len(live[row].shown))
-            live[row].append(block)
-            live[row].calls.append(Call(text, entries))
-            blocks.append(block)
-        actor.keep(list(searches))
-        actor.read(blocks)
+        # 4. memory answers the searches, each from its own user's entries; the replies are given tokens: mask 0
         live = [live[row] for row in searches]
+        asked = [(state.query, text) for state, text in zip(live, searches.values(), strict=True)]
+        found = memory.search_many(asked, config.memory_k)
+        replies = []
+        for state, (_, text), entries in zip(live, asked, found, strict=True):
+            replies.append(grammar.reply(entries, len(state.shown)))
+            state.append(replies[-1])
+            state.calls.append(Call(text, entries))
+        # 5. the actor drops the ended episodes and reads the replies
+        actor.keep(list(searches))
+        actor.read(replies)
     return [state.episode() for state in states]

@@ -1,25 +1,23 @@
-"""The loop as a function: rollout -> reward -> update -> log -> checkpoint.
+"""Reinforcement learning, one step at a time: rollout -> reward -> advantages -> update -> log.
 
-Flow: joins all that stands before it. `train` takes a policy that has been warm-started and environments to play in,
-and runs N steps:
+Flow: joins everything before it. A `Trainer` takes a warm-started policy and environments to play in. `step` does:
 
     1. draw prompts_per_step training queries of one environment (the environments take turns), repeat each G times
     2. play them with the current policy, sampled at temperature 1                         (eq. 7-9)
     3. score them                                                                          (eq. 10)
     4. advantages within each group, loss over the sampled tokens, one optimiser step      (eq. 11, or REINFORCE)
-    5. one line of JSON to metrics.jsonl; now and then greedy nDCG@10 on validation queries, and a checkpoint
+    5. return the numbers to log
 
 A run is a folder. `save_checkpoint` writes policy, optimiser, reference, counters and the states of all generators as
 one checkpoint (see `checkpoint`), so that a run that is stopped at any point goes on from the last whole one with the
 same numbers as if it had not been stopped (same machine, threads and versions). Ctrl-C waits for the end of the step
 in hand, since half a step could not be continued.
 
-A reward that is no finite number refuses the step before anything has changed. An update whose loss or gradient is
-not finite is left out and counted; `max_skipped` of them in a row end the run.
+If a reward is not a finite number, the step is refused before anything changes. If the loss or the gradient of an
+update is not finite, the update is skipped and counted; `max_skipped` of them in a row end the run.
 
 Departures from the paper: batch 16 x 8 instead of 256 x 5; AdamW at 1e-3 for a model of 0.15M parameters instead of
-1e-6 for 3B; a fixed number of steps instead of early stopping. Logged names are TRL's, so that eyes used to them find
-their way.
+1e-6 for 3B; a fixed number of steps instead of early stopping. Logged names are TRL's.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from numbers import Real
 from pathlib import Path
@@ -46,7 +44,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mrrec_mini import checkpoint
 from mrrec_mini.chat_grammar import grammar_of
-from mrrec_mini.constrain import Constraint
+from mrrec_mini.constrain import constraint_of
 from mrrec_mini.data import DataError, shorten
 from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.environment import Environment
@@ -70,17 +68,17 @@ class TrainConfig:
     algo: str = "grpo"  # or "reinforce"
     steps: int = 80
     prompts_per_step: int = 16
-    group: int = 8  # episodes a query, G
+    group: int = 8  # episodes per query, G
     learning_rate: float = 1e-3
     warmup: int = 3  # steps
-    final_rate: float = 0.05  # share of the learning rate that is left at the last step; it falls in a straight line
+    final_rate: float = 0.05  # share of the learning rate left at the last step; it falls in a straight line
     max_grad_norm: float = 1.0
-    micro_batches: int = 4  # the batch is cut by length, so that short episodes are not padded to long ones
+    micro_batches: int = 4  # the batch is cut by length, so short episodes are not padded to the longest
     evaluate_every: int = 25
     checkpoint_every: int = 25
-    max_skipped: int = 5  # updates in a row whose loss or gradient is not finite; then training stops
+    max_skipped: int = 5  # training stops after so many updates in a row with a loss or gradient that is not finite
     seed: int = 0
-    credit: str = "trajectory"  # one advantage for an episode (the paper's), or "turn": one for each decision in it
+    credit: str = "trajectory"  # one advantage per episode (the paper's), or "turn": one per decision in it
     precision: str = "float32"  # or "bfloat16": matrix products in bf16 (autocast), weights and sums in float32
     baseline: str = "group"  # of REINFORCE: "none", "group", "leave_one_out"
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
@@ -88,16 +86,13 @@ class TrainConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
-        if self.algo not in ("grpo", "reinforce"):
-            raise ValueError(f"algo must be 'grpo' or 'reinforce', got {self.algo!r}")
-        if self.credit not in ("trajectory", "turn"):
-            raise ValueError(f"credit must be 'trajectory' or 'turn', got {self.credit!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        precisions, credits = ("float32", "bfloat16"), ("trajectory", "turn")
+        choices = {"algo": ("grpo", "reinforce"), "credit": credits, "precision": precisions, "baseline": BASELINES}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.group < 2:
             raise ValueError("a group needs at least two episodes: with one there is nothing to compare")
-        if self.baseline not in BASELINES:
-            raise ValueError(f"baseline must be one of {BASELINES}, got {self.baseline!r}")
         if min(self.steps, self.prompts_per_step, self.evaluate_every, self.checkpoint_every, self.max_skipped) < 1:
             raise ValueError(
                 "steps, prompts_per_step, evaluate_every, checkpoint_every and max_skipped must be at least 1"
@@ -109,7 +104,7 @@ class TrainConfig:
 class Trainer:
     """The state of a run: policy, optimiser, generators, step. `save_checkpoint` and `resume` make it durable.
 
-    `student_formulas`: the package's own, or with a learner's in their place.
+    `formulas`: the package's, or a student's versions of some of them.
     """
 
     def __init__(
@@ -125,112 +120,72 @@ class Trainer:
         self.model, self.tokenizer, self.config, self.formulas = model, tokenizer, config, formulas
         self.environments = list(environments)
         self.grammar = grammar_of(tokenizer)
-        rules = config.rules
-        self.constraint = Constraint(self.grammar, rules.max_calls) if rules.constrained else None
+        self.table = constraint_of(self.grammar).allowed if config.rules.constrained else None
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
-        self.optimizer.zero_grad(set_to_none=True)  # a warm start leaves its last gradient behind: it is none of ours
+        self.optimizer.zero_grad(set_to_none=True)  # a warm start leaves its last gradient behind
         self.reference = _frozen_copy(model) if config.grpo.beta else None
         self.rng = np.random.default_rng([config.seed, 77])  # which queries
         self.generator = torch.Generator().manual_seed(config.seed)  # which tokens
         self.done = 0  # steps made
-        self.skipped = 0  # updates left out in a row, up to now
+        self.skipped = 0  # updates skipped in a row, up to now
 
     def step(self) -> dict[str, float]:
-        """One step; returns what is logged."""
+        """One step; returns the numbers to log."""
         started = time.perf_counter()
-        config = self.config
+        config, formulas = self.config, self.formulas
+        # 1. the current policy plays a group of episodes per query; memory answers, and the reward is computed
         episodes, groups = self.collect()
-        batch = to_batch(episodes, groups, self.model.device)
-        if self.constraint is not None:
-            states, table = self.constraint.states_of_batch(episodes), self.constraint.table
-            batch = replace(batch, states=states.to(self.model.device), table=table.to(self.model.device))
-        rewards = _reward_log(episodes, batch)
+        batch = to_batch(episodes, groups, self.model.device, self.table)
+        log = _reward_log(episodes, batch)
+        # 2. how much better was each episode (or decision) than the others of its group?
+        advantages = advantages_of(episodes, batch, self.grammar, self.environment.items, config, formulas)
+        # 3. the learning rate of this step
         rate = config.learning_rate * rate_factor(self.done, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        advantages = advantages_of(episodes, batch, self.grammar, self.environment.items, config, self.formulas)
-        epochs = config.grpo.epochs if config.algo == "grpo" else 1
-        for _ in range(epochs):
-            update = self.update(batch, advantages)
+        # 4. update the policy on the batch: once, or for several epochs of GRPO
+        parts = rows_by_length(batch, config.micro_batches)
+        for _ in range(config.grpo.epochs if config.algo == "grpo" else 1):
+            update = update_policy(
+                self.model, self.optimizer, batch, advantages, parts, config, formulas, self.reference
+            )
+            self.skipped = self.skipped + 1 if update["skipped_updates"] else 0
         self.done += 1
-        return {
-            "step": self.done,
-            **rewards,
-            **update,
-            "learning_rate": rate,
-            "step_time": time.perf_counter() - started,
-        }
+        return {"step": self.done, **log, **update, "learning_rate": rate, "step_time": time.perf_counter() - started}
 
     @property
     def environment(self) -> Environment:
-        """The one that the step in hand plays in: they take turns."""
+        """The environment of the present step: they take turns."""
         return self.environments[self.done % len(self.environments)]
 
     def collect(self) -> tuple[list[Episode], list[int]]:
-        """G episodes for each of some training queries of one environment, and the number of each one's group."""
+        """G scored episodes for each of some training queries of one environment, and the group number of each.
+
+        Raises ValueError (RuntimeError if the cause is another error), naming step, environment and queries, if the
+        environment fails or returns other episodes or rewards than it should.
+        """
         config = self.config
         environment = self.environment
+        # 1. draw queries (again, if there are too few) and repeat each: its episodes are a group
         pool = environment.split.train_queries
         chosen = self.rng.choice(len(pool), config.prompts_per_step, replace=len(pool) < config.prompts_per_step)
         queries = [pool[i] for i in chosen for _ in range(config.group)]
+        # 2. play and score them
         actor = LMActor(self.model, self.grammar, self.generator, temperature=1.0)
-        player = f"step {self.done + 1} is refused: {type(environment).__name__}.play"  # whose rewards these are
+        player = f"step {self.done + 1} is refused: {type(environment).__name__}.play"
         try:
-            with self.precision():
+            with autocast(self.model, config):
                 episodes = environment.play(actor, queries, self.grammar, config.rules, config.reward)
         except Exception as error:
             names = ", ".join(dict.fromkeys(query.id for query in queries))
-            kind = ValueError if isinstance(error, ValueError) else RuntimeError  # what nobody expects is shown whole
+            kind = ValueError if isinstance(error, ValueError) else RuntimeError  # RuntimeError: shown with its trace
             raise kind(f"{player} raised {type(error).__name__}: {error}; its queries: {names}") from error
+        # 3. nothing has changed yet: refuse what cannot be learned from
         _check_rewards(player, queries, episodes)
         return episodes, [i // config.group for i in range(len(queries))]
 
-    def update(self, batch: Batch, advantages: torch.Tensor) -> dict[str, float]:
-        """One optimiser step on a batch of episodes. A loss or gradient that is not finite changes nothing: counted."""
-        config, formulas = self.config, self.formulas
-        self.model.eval()  # dropout would score other tokens than the sampler drew
-        episodes, tokens = len(batch.rewards), int(batch.mask.sum())
-        log = dict.fromkeys(("entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
-        total = 0.0  # the loss
-        for rows in rows_by_length(batch, config.micro_batches):
-            part = batch.rows(rows)
-            praise = per_token(advantages)[rows, : part.tokens.shape[1]]
-            with self.precision():  # the sampler's: it is the same policy only if it rounds alike
-                logprobs, entropy = formulas.token_logprobs(self.model, part.tokens, part.mask, allowed=part.allowed)
-            if config.algo == "reinforce":
-                loss = formulas.reinforce_loss(logprobs, praise, part.mask, episodes)
-            else:
-                reference = None
-                if self.reference is not None:
-                    with torch.no_grad(), self.precision():
-                        reference, _ = formulas.token_logprobs(
-                            self.reference, part.tokens, part.mask, allowed=part.allowed
-                        )
-                    d = (reference - logprobs.detach())[part.mask]
-                    log["kl"] += float((torch.exp(d) - d - 1).sum()) / tokens
-                loss = formulas.grpo_loss(
-                    logprobs, part.old_logprobs, praise, part.mask, config.grpo, episodes, tokens, reference
-                )
-                ratio = torch.exp(logprobs.detach() - part.old_logprobs)[part.mask]
-                log["clip_ratio/low_mean"] += float((ratio < 1 - config.grpo.clip[0]).sum()) / tokens
-                log["clip_ratio/high_mean"] += float((ratio > 1 + config.grpo.clip[1]).sum()) / tokens
-            log["entropy"] += float(entropy.sum()) / tokens
-            loss.backward()
-            total += float(loss.detach())
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm))
-        skipped = not math.isfinite(norm + total)
-        self.skipped = self.skipped + 1 if skipped else 0
-        if not skipped:
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {**log, "grad_norm": norm if not skipped else 0.0, "skipped_updates": float(skipped)}
-
-    def precision(self) -> torch.autocast:
-        """The context in which the model computes."""
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
-
     def validate(self, queries: Sequence[Query]) -> dict[str, float]:
-        """Greedy nDCG@10 and format rate on queries of validation users, in the first environment."""
+        """Greedy nDCG@10 and format rate, both in 0..1, on validation queries of the first environment."""
         actor = LMActor(self.model, self.grammar, temperature=0.0)
         config = self.config
         episodes = self.environments[0].play(actor, queries, self.grammar, config.rules, config.reward)
@@ -240,19 +195,19 @@ class Trainer:
         }
 
     def state(self) -> dict:
-        """All that `restore` needs besides the weights."""
+        """Everything that `restore` needs besides the weights."""
         return {
             "done": self.done,
             "skipped": self.skipped,
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "rng": json.dumps(self.rng.bit_generator.state),
-            # the policy as it was at the start: after a resume it could not be told from the policy any more
+            # the policy as it was at the start: a resumed run cannot derive it from the present policy
             "reference": self.reference.state_dict() if self.reference is not None else None,
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from what `state` returned. DataError where it was another model's."""
+        """Restore what `state` returned. Raises DataError if it belongs to a different model."""
         moments = {f"moments of parameter {i}": one["exp_avg"] for i, one in state["optimizer"]["state"].items()}
         own = {f"moments of parameter {i}": parameter for i, parameter in enumerate(self.model.parameters())}
         _same_shapes("the optimizer", _shapes(moments), "the model", _shapes({name: own.get(name) for name in moments}))
@@ -275,7 +230,7 @@ def advantages_of(
     config: TrainConfig,
     formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
 ) -> torch.Tensor:
-    """What the run's own rule praises each episode (B,) or each token (B, T) with. `batch`: the same episodes."""
+    """The advantage of each episode (B,) or each token (B, T), by the rule of `config`. `batch`: the same episodes."""
     if config.credit == "turn":
         groups = batch.groups.tolist()
         return turn_advantages(episodes, groups, grammar, items, config.reward).to(batch.rewards.device)
@@ -284,10 +239,71 @@ def advantages_of(
     return batch.rewards - formulas.baseline(batch.rewards, batch.groups, config.baseline)
 
 
-def rate_factor(step: int, config: TrainConfig) -> float:
-    """What the learning rate is multiplied with at a step, from 0: a short rise, then a straight line down.
+def update_policy(
+    model,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    advantages: torch.Tensor,
+    parts: Sequence[torch.Tensor],
+    config: TrainConfig,
+    formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
+    reference=None,
+    temperature: float = 1.0,
+) -> dict[str, float]:
+    """One optimiser step on a batch of episodes; returns the numbers to log.
 
-    The line ends at `config.steps`, so a run that is gone on with beyond them is not what a longer one would have been.
+    advantages (B,) or (B, T). `parts`: the row numbers of each micro-batch; their gradients add up. `reference`: the
+    frozen model of the KL. `temperature`: the sampler's. If the loss or the gradient is not finite, the policy stays
+    as it is and `skipped_updates` is 1.
+    """
+    model.eval()  # dropout would score other tokens than the sampler drew
+    episodes, tokens = len(batch.rewards), int(batch.mask.sum())
+    log = dict.fromkeys(("entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
+    total = 0.0  # the loss
+    for rows in parts:
+        part = batch.rows(rows)
+        credit = per_token(advantages)[rows, : part.tokens.shape[1]]  # (b, 1) or (b, T)
+        scored = part.tokens, part.mask, temperature, part.allowed
+        # 1. log pi of every sampled token (b, T), rounded as in the sampler: otherwise it is another policy
+        with autocast(model, config):
+            logprobs, entropy = formulas.token_logprobs(model, *scored)
+        # 2. the loss of this micro-batch, weighted by the counts of the whole batch
+        if config.algo == "reinforce":
+            loss = formulas.reinforce_loss(logprobs, credit, part.mask, episodes)
+        else:
+            frozen = None  # log pi of the reference, for the KL
+            if reference is not None:
+                with torch.no_grad(), autocast(model, config):
+                    frozen, _ = formulas.token_logprobs(reference, *scored)
+                d = (frozen - logprobs.detach())[part.mask]
+                log["kl"] += float((torch.exp(d) - d - 1).sum()) / tokens
+            sampled = logprobs, part.old_logprobs, credit, part.mask
+            loss = formulas.grpo_loss(*sampled, config.grpo, episodes, tokens, frozen, **formulas.parts)
+            ratio = torch.exp(logprobs.detach() - part.old_logprobs)[part.mask]
+            log["clip_ratio/low_mean"] += float((ratio < 1 - config.grpo.clip[0]).sum()) / tokens
+            log["clip_ratio/high_mean"] += float((ratio > 1 + config.grpo.clip[1]).sum()) / tokens
+        log["entropy"] += float(entropy.sum()) / tokens
+        # 3. add its gradient to those of the other micro-batches
+        loss.backward()
+        total += float(loss.detach())
+    # 4. cap the gradient's norm and step, unless something is not finite
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+    finite = math.isfinite(norm + total)
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**log, "grad_norm": norm if finite else 0.0, "skipped_updates": float(not finite)}
+
+
+def autocast(model, config: TrainConfig) -> torch.autocast:
+    """The context in which the model computes, for sampler and update alike."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+def rate_factor(step: int, config: TrainConfig) -> float:
+    """The factor of the learning rate at a step, counted from 0: a short rise, then a straight line down.
+
+    The line ends at `config.steps`, so a run that is continued beyond them differs from a run planned longer.
     """
     fall = 1.0 - (1.0 - config.final_rate) * step / max(1, config.steps - 1)
     return min(1.0, (step + 1) / max(1, config.warmup)) * fall
@@ -470,14 +486,14 @@ def _diverged(trainer: Trainer, run: Path | None) -> str:
 
 
 def _check_rewards(player: str, queries: Sequence[Query], episodes: Sequence[Episode]) -> None:
-    """ValueError, naming who played and the query, unless there is one finite reward for each query, in order."""
+    """Raises ValueError, naming environment and query, unless there is one finite reward per query, in order."""
     for query, episode in zip_longest(queries, episodes):
         asked, played = query and query.id, episode and episode.query.id
         if asked != played:
             what = f"{len(episodes)} episodes for {len(queries)} queries, and for query {asked} that of {played}"
             raise ValueError(f"{player} returned {what}")
         reward = episode.reward
-        # as the batch will hold it: 1e300 is infinite in float32
+        # in float32, as the batch will hold it: there 1e300 is infinite
         if not isinstance(reward, Real) or not torch.isfinite(torch.tensor(float(reward))):
             raise ValueError(
                 f"{player}: episode of query {query.id}: the reward is {shorten(reward)}, no finite number"

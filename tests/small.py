@@ -1,4 +1,4 @@
-"""Small things to test the learning half on: a shop, a tokenizer, a tiny model, a policy whose words are dictated."""
+"""Small things to test learning on: a shop, a tokenizer, a tiny model, an actor that writes given turns."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -31,7 +31,7 @@ TINY = CausalLMConfig(width=16, layers=2, heads=2, feed_forward=24, context=512)
 
 @lru_cache(maxsize=2)
 def environment(config: WorldConfig = SHOP) -> Environment:
-    """A shop of 12 people, ready to be played; play changes nothing in it but caches.
+    """A shop of 12 users, ready to play; playing changes only its caches.
 
     12 people are too few for the contrasts of eq. 6, so its global memory holds what they would find: the map.
     """
@@ -51,7 +51,7 @@ def tokenizer() -> WordTokenizer:
 
 
 def foreign_tokenizer() -> PreTrainedTokenizerFast:
-    """As from the hub: byte-level BPE that already knows <eos>, and <think> as an ordinary added token."""
+    """Like one from the hub: byte-level BPE with <eos>, and <think> as an ordinary added token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     texts = ["a mug for hiking", "a lamp for travel <search> <end>"] * 10
@@ -89,7 +89,7 @@ def _taught() -> PreTrainedModel:
 
 
 def taught_model() -> PreTrainedModel:
-    """A copy of a tiny policy that knows the grammar by heart: it searches and answers, most of the time."""
+    """A copy of a tiny policy that knows the grammar: most of the time it searches and answers."""
     return deepcopy(_taught())
 
 
@@ -102,7 +102,7 @@ def fresh_logprobs(model: PreTrainedModel, ids, temperature: float = 1.0) -> tor
 
 
 class Dictated:
-    """An actor that writes the given turns, one list of them a row, cut at `max_new` as a sampler cuts."""
+    """An actor that writes given turns, one list per row, each cut at `max_new` as a sampler would."""
 
     def __init__(self, *turns_of_rows: list[list[int]]):
         self.turns_of_rows = turns_of_rows
@@ -113,7 +113,7 @@ class Dictated:
 
     def turn(self, max_new, forbidden, allowed):
         turns = [next(row)[:max_new] for row in self.rows]
-        return turns, [[-1.0] * len(ids) for ids in turns]
+        return turns, [[-1.0] * len(ids) for ids in turns], [[] for _ in turns]
 
     def keep(self, rows) -> None:
         self.rows = [self.rows[i] for i in rows]

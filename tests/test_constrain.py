@@ -1,4 +1,4 @@
-"""Constrained decoding: what the grammar allows is what the parser reads, and sampler and update agree on it."""
+"""Constrained decoding: the grammar allows exactly what the parser reads, and sampler and update agree on it."""
 
 from dataclasses import replace
 
@@ -10,43 +10,62 @@ from mrrec_mini.constrain import (
     ANSWER_EMPTY,
     ANSWERING,
     EVIDENCE,
+    LAST_OPEN,
     LAST_THINKING,
     OPEN,
     SEARCH_EMPTY,
     SEARCHING,
     THINKING,
-    Constraint,
+    constraint_of,
+    state_of,
 )
-from mrrec_mini.datatypes import Call, Episode
-from mrrec_mini.grammar import Grammar, Malformed
+from mrrec_mini.grammar import Grammar, Malformed, turns
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.reward import RewardConfig
-from mrrec_mini.rollout import LMActor, RolloutConfig
+from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor, rollout
 from mrrec_mini.train import TrainConfig, Trainer
 from small import environment, taught_model, tokenizer
 
 TOK = tokenizer()
 GRAMMAR = Grammar(TOK)
 HOT = 1.8  # temperature
-RULE = Constraint(GRAMMAR, max_calls=2)
+RULE = constraint_of(GRAMMAR)
 SEARCH = GRAMMAR.write_search("size price", "mug size")
 FINAL = GRAMMAR.write_final("size small", "mug small", [1])
 
 
+def walk(ids, shown, last):
+    """The state before each id of a turn, and the one after the last."""
+    states = [int(RULE.start[shown, int(last)])]
+    for token in ids:
+        states.append(int(RULE.after[states[-1], token]))
+    return states
+
+
+def allowed_after(ids, shown, last):
+    """(V,) the tokens that may follow these ids of a turn."""
+    return RULE.allowed[walk(ids, shown, last)[-1]]
+
+
+def states_after(shown, *steps):
+    return [state_of(step, shown) for step in steps]
+
+
 def test_states_by_hand():
     # <think> size price <search> mug size </search>
-    assert RULE.states(SEARCH, 0, False)[:-1] == [OPEN, *[THINKING] * 3, SEARCH_EMPTY, *[SEARCHING] * 2]
-    # <think> size small <profile> mug small <evidence> <m2> <end>, where three memories were shown
-    states = [OPEN, *[LAST_THINKING] * 3, ANSWER_EMPTY, *[ANSWERING] * 2, *[EVIDENCE + 3] * 2]
-    assert RULE.states(FINAL, 3, True)[:-1] == states
+    thinking = states_after(0, OPEN, *[THINKING] * 3)
+    assert walk(SEARCH, 0, False)[:-1] == [*thinking, SEARCH_EMPTY, *[SEARCHING] * 2]
+    # <think> size small <profile> mug small <evidence> <m2> <end>, after three memories were shown
+    states = states_after(3, LAST_OPEN, *[LAST_THINKING] * 3, ANSWER_EMPTY, *[ANSWERING] * 2, *[EVIDENCE] * 2)
+    assert walk(FINAL, 3, True)[:-1] == states
 
 
 @pytest.mark.parametrize(("turn", "shown", "last"), [(SEARCH, 0, False), (FINAL, 2, False), (FINAL, 3, True)])
 def test_what_is_allowed_is_what_the_parser_reads(turn, shown, last):
-    """At each place of a good turn: its own token is allowed; a token that is not allowed spoils the turn."""
+    """At each place of a good turn its own token is allowed, and every token that is not allowed spoils the turn."""
     assert not isinstance(GRAMMAR.parse(turn, shown), Malformed)
     for place in range(len(turn)):
-        allowed = RULE.allowed(turn[:place], shown, last)
+        allowed = allowed_after(turn[:place], shown, last)
         assert allowed[turn[place]]
         for other in torch.nonzero(~allowed).squeeze(1).tolist():
             spoiled = [*turn[:place], other, *turn[place + 1 :]]
@@ -57,19 +76,22 @@ def test_what_is_allowed_is_what_the_parser_reads(turn, shown, last):
 
 def test_an_empty_search_an_empty_profile_and_a_late_search_are_not_allowed():
     c = TOK.control
-    assert not RULE.allowed([c["<think>"], c["<search>"]], 0, False)[c["</search>"]]
-    assert not RULE.allowed([c["<think>"], c["<profile>"]], 0, False)[c["<evidence>"]]
-    assert (
-        not RULE.allowed([c["<think>"]], 0, True)[c["<search>"]]
-        and RULE.allowed([c["<think>"]], 0, False)[c["<search>"]]
-    )
-    evidence = RULE.allowed([c["<think>"], c["<profile>"], TOK.first_word, c["<evidence>"]], 1, True)
+    assert not allowed_after([c["<think>"], c["<search>"]], 0, False)[c["</search>"]]
+    assert not allowed_after([c["<think>"], c["<profile>"]], 0, False)[c["<evidence>"]]
+    assert not allowed_after([c["<think>"]], 0, True)[c["<search>"]]
+    assert allowed_after([c["<think>"]], 0, False)[c["<search>"]]
+    evidence = allowed_after([c["<think>"], c["<profile>"], TOK.first_word, c["<evidence>"]], 1, True)
     assert torch.nonzero(evidence).squeeze(1).tolist() == sorted([c["<m1>"], c["<end>"]])
+
+
+def test_the_tables_are_built_once():
+    assert constraint_of(GRAMMAR) is RULE
+    assert RULE.allowed.any(1).all(), "every state allows something"
 
 
 @pytest.fixture(scope="module")
 def played():
-    """A policy that is so hot that it hardly writes a good turn, under the constraint and free."""
+    """Episodes under the constraint and free, by a policy so hot that it hardly ever writes a good turn."""
     env, model = environment(), taught_model()
     rules = RolloutConfig(max_calls=2, turn_tokens=60, constrained=True)
 
@@ -88,25 +110,25 @@ def test_a_turn_can_be_malformed_only_by_not_stopping(played):
     assert sum(e.end == "answer" for e in free) < sum(e.end == "answer" for e in constrained) / 2
 
 
-def allowed_in(episodes):
-    return RULE.states_of_batch(episodes), RULE.table
+def batch_of(episodes, table=RULE.allowed):
+    return to_batch(episodes, range(len(episodes)), table=table)
 
 
 def test_sampler_and_update_agree(played):
     model, episodes, _ = played
-    batch = to_batch(episodes, range(len(episodes)))
-    logprobs, entropy = token_logprobs(model, batch.tokens, batch.mask, HOT, allowed_in(episodes))
+    batch = batch_of(episodes)
+    logprobs, entropy = token_logprobs(model, batch.tokens, batch.mask, HOT, batch.allowed)
     # float32 sums in another order: 1.6e-5 was seen on one processor; forgetting the mask costs over 1 (next test)
     assert_close(logprobs, batch.old_logprobs, atol=5e-5, rtol=0)
     assert torch.isfinite(entropy).all()
-    opened = [e.mask.index(1) for e in episodes]  # <think> is all that may open a turn
+    opened = [e.mask.index(1) for e in episodes]  # only <think> may open a turn
     assert all(float(logprobs[row, column].detach()) == 0.0 for row, column in enumerate(opened))
 
 
 def test_scoring_without_the_mask_is_another_policy(played):
-    """Wrong: the update does not know of the constraint."""
+    """Wrong: the update does not know about the constraint."""
     model, episodes, _ = played
-    batch = to_batch(episodes, range(len(episodes)))
+    batch = batch_of(episodes, None)
     logprobs, _ = token_logprobs(model, batch.tokens, batch.mask, HOT)
     assert float((logprobs - batch.old_logprobs).detach().abs().max()) > 1.0
 
@@ -121,30 +143,44 @@ def test_the_ratio_of_the_first_update_is_one():
 
 def test_the_gradient_stays_finite_where_tokens_are_impossible(played):
     model, episodes, _ = played
-    batch = to_batch(episodes[:4], range(4))
-    logprobs, _ = token_logprobs(model, batch.tokens, batch.mask, HOT, allowed_in(episodes[:4]))
+    batch = batch_of(episodes[:4])
+    logprobs, _ = token_logprobs(model, batch.tokens, batch.mask, HOT, batch.allowed)
     grads = torch.autograd.grad(logprobs.sum(), list(model.parameters()))
     assert all(torch.isfinite(g).all() for g in grads)
 
 
-def test_states_follow_the_turns_of_an_episode():
-    """Two memories were shown before the second turn."""
-    query = environment().split.train_queries[0]
-    entries = environment().memory.entries(query)[:2]
-    reply = GRAMMAR.reply(entries, 0)
-    tokens = [1, 2, *SEARCH, *reply, *FINAL]
-    mask = [0, 0, *[1] * len(SEARCH), *[0] * len(reply), *[1] * len(FINAL)]
-    calls = (Call("mug size", tuple(entries)),)
-    episode = Episode(query, tuple(tokens), tuple(mask), (0.0,) * len(mask), calls, None, "answer")
-    states = RULE.states_of_episode(episode)
-    assert states[2 : 2 + len(SEARCH)] == RULE.states(SEARCH, 0, False)[:-1]
-    assert states[-len(FINAL) :] == RULE.states(FINAL, 2, False)[:-1]
-    assert all(s == 0 for s, m in zip(states, mask, strict=True) if not m)
+def test_an_episode_carries_the_states_in_which_its_tokens_were_drawn(played):
+    _, episodes, free = played
+    assert all(e.states == () for e in free), "free decoding has no states"
+    assert any(len(e.calls) == 2 for e in episodes)
+    for e in episodes:
+        shown, expected = 0, [0] * len(e.tokens)
+        for turn, (start, end) in enumerate(turns(e.mask)):
+            expected[start:end] = walk(e.tokens[start:end], shown, turn == 2)[:-1]
+            shown += len(e.calls[turn].entries) if turn < len(e.calls) else 0
+        assert list(e.states) == expected
+
+
+def test_a_batch_cuts_the_states_with_the_tokens(played):
+    batch = batch_of(played[1])
+    part = batch.rows(torch.tensor([3, 0]))
+    assert part.allowed[0].shape == part.tokens.shape
+    assert torch.equal(part.allowed[0], batch.allowed[0][[3, 0], : part.tokens.shape[1]])
+
+
+def test_a_script_has_no_states_and_cannot_be_scored_under_the_constraint():
+    env = environment()
+    query = env.split.train_queries[0]
+    actor = ScriptActor(lambda state: lambda state: GRAMMAR.write_final("", "mug", []))
+    episodes = rollout(actor, [query], env.memory, GRAMMAR, RolloutConfig(constrained=True))
+    assert episodes[0].end == "answer" and episodes[0].states == ()
+    with pytest.raises(ValueError, match=f"episode of query {query.id}: it has no states"):
+        batch_of(episodes)
 
 
 def test_a_chat_model_decodes_freely():
     class Chat:
-        control: dict = {}  # noqa: RUF012 one test, one dict
+        control: dict = {}  # noqa: RUF012 (read only)
 
     with pytest.raises(ValueError, match="constrained decoding needs the grammar of control tokens"):
-        Constraint(Chat(), 2)
+        constraint_of(Chat())

@@ -17,7 +17,7 @@ from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig
 from mrrec_mini.sampler import Sampler
-from mrrec_mini.train import TrainConfig, Trainer, resume, save_checkpoint, train
+from mrrec_mini.train import TrainConfig, Trainer, autocast, resume, save_checkpoint, train
 from mrrec_mini.world import WorldConfig, make_world
 from runs import mrrec, refused
 from small import GPU, environment, taught_model, tokenizer
@@ -134,7 +134,7 @@ def test_in_bfloat16_sampler_and_update_round_alike(device):
             logprobs, _ = token_logprobs(made.model, batch.tokens, batch.mask)
         return float((logprobs - batch.old_logprobs)[batch.mask].abs().mean())
 
-    with made.precision():
+    with autocast(made.model, made.config):
         alike = gap()
     assert alike < gap() / 2
     log = made.step()

@@ -45,7 +45,7 @@ def grammar() -> Grammar:
 
 
 def hand_made() -> Dataset:
-    """Four items, each with one word that only one field of its metadata says."""
+    """Four items; each has one word that occurs in only one field of its metadata."""
     items = [
         Item("i1", "Vel mug", ("home", "mug"), {"price": ("luxury",)}, "for hiking"),
         Item("i2", "Nor mug", ("home", "mug"), {"price": ("budget",)}, "for office"),
@@ -106,11 +106,11 @@ def test_the_profile_ranks_the_items_and_nothing_else_does(grammar):
     # category), "budget" once in i3, each in two of four items: i1 is second. lamp: i3, then a tie at 0, by id.
     assert ranks == {"mug luxury": 1, "mug budget": 2, "lamp": 2}
     by_query = env.items.ranks([query.text], [query.target])[0]
-    assert by_query == 1 != ranks["lamp"]  # what an index asked with the query instead would say
+    assert by_query == 1 != ranks["lamp"]  # the rank if the index were asked with the query
 
 
 def test_the_whole_pool_is_ranked(grammar):
-    """Eq. (3): also what no train user met (i4), across categories; a ranking within the category would say 1."""
+    """Eq. (3): also items that no train user bought (i4), across categories; in its category it would be first."""
     env = build(hand_made(), hybrid=LEXICAL)
     assert env.items.ids == ("i1", "i2", "i3", "i4")
     (episode,) = play(env, answers(grammar, {"v-q": "mug budget lamp"}), [env.dataset.queries[1]], grammar)
@@ -118,7 +118,7 @@ def test_the_whole_pool_is_ranked(grammar):
 
 
 def test_the_ranking_agrees_with_a_sort_of_the_scores(shop):
-    """Eq. (3): second opinion, by sorting all scores, ties by id."""
+    """Eq. (3): a second implementation: sort all scores, ties by id."""
     queries = shop.split.test_queries
     profiles = [oracle_profile(query) for query in queries]
     order = [sorted(zip(-row, shop.items.ids, strict=True)) for row in shop.items.scores(profiles)]
@@ -130,7 +130,7 @@ def test_the_ranking_agrees_with_a_sort_of_the_scores(shop):
 
 
 def test_the_item_index_has_its_own_statistics(shop):
-    """The pool is public: its text space is fitted on all items, and not on what people wrote about them."""
+    """The pool is public: its text space is fitted on all items, not on reviews of them."""
     texts = [item_text(item) for item in shop.dataset.items.values()]
     again = HybridIndex(list(shop.dataset.items), texts, TextSpace.fit(texts, HybridConfig()))
     probes = ["mug for hiking price luxury", "love that it is metallic"]

@@ -1,4 +1,4 @@
-"""The grammar: what it writes it reads, what it reads is what the docstring says, and no text can take part in it."""
+"""The grammar: it reads what it writes, it reads what its docstring says, and text cannot imitate it."""
 
 import re
 
@@ -136,7 +136,7 @@ def test_blank_searches_and_profiles_are_empty():
     assert GRAMMAR.parse([*head, control["<profile>"], *blank, *tail], 0) == Malformed("an empty profile")
 
 
-# a second opinion: a turn as a string of one letter a token, and the grammar of the docstring as a regular expression
+# a second implementation: a turn as a string, one letter per token, and the docstring's grammar as a regular expression
 LETTERS = {"<think>": "T", "<search>": "S", "</search>": "s", "<profile>": "P", "<evidence>": "E", "<end>": "e"}
 SEARCH, ANSWER = re.compile("Tw*Sw+s"), re.compile("Tw*Pw+Em*e")
 PARTS = st.lists(
@@ -144,7 +144,7 @@ PARTS = st.lists(
 )
 NEAR = st.sampled_from(
     ["TwSws", "TPwEmme", "TwwPwwEe"]
-).flatmap(  # a right turn with one token put in, or taken out
+).flatmap(  # a right turn with one token inserted or removed
     lambda good: st.tuples(st.integers(0, len(good)), st.sampled_from([*"TSsPEewm", "", None])).map(
         lambda edit: (
             good[: edit[0]] + edit[1] + good[edit[0] :]

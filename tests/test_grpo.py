@@ -52,7 +52,7 @@ def check_advantages(advantages):
         for g in (0, 1):
             assert abs(float(got[groups == g].sum())) < 1e-6
         noise = advantages(t(0.3, 0.3 + 1e-7, 0.3 - 1e-7, 0.3), torch.zeros(4), sigma)
-        assert noise.abs().max() < 0.01  # rounding is no reason to step
+        assert noise.abs().max() < 0.01  # rounding must not cause a step
     for winners, advantage in ((1, 2.4749), (4, 0.9354)):  # of 8: .875 / sqrt(.875 / 7) = 2.4749; .5 / sqrt(2 / 7)
         got = advantages(t(*[1] * winners, *[0] * (8 - winners)), torch.zeros(8), "group")
         assert float(got[0]) == pytest.approx(advantage, abs=1e-3)
@@ -94,7 +94,7 @@ def test_a_group_of_one_is_refused():
 
 
 def check_ratio(ratio):
-    """pi (.1, .4, .9, .2) and pi_old (.5, .2, .3, .4): ratios .2, 2, 3, .5, of which the middle two were sampled."""
+    """pi (.1, .4, .9, .2) and pi_old (.5, .2, .3, .4): ratios .2, 2, 3, .5; the middle two were sampled."""
     logprobs = torch.log(t([0.1, 0.4, 0.9, 0.2], [0.1, 0.4, 0.9, 0.2], dtype=F64)).requires_grad_()
     old = torch.log(t([0.5, 0.2, 0.3, 0.4], [0.5, 0.2, 0.3, 0.4], dtype=F64))
     mask = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]], dtype=torch.bool)
@@ -184,7 +184,7 @@ def check_kl(kl):
     p, ratio = log_pi.detach().exp(), torch.exp(log_pi - log_pi.detach())
     reverse = (log_pi.exp() * (log_pi - reference)).sum()
     (right,) = torch.autograd.grad(reverse, theta, retain_graph=True)
-    mean = (p * kl(log_pi, reference, ratio)).sum()  # each token as often as pi draws it
+    mean = (p * kl(log_pi, reference, ratio)).sum()  # weighted by how often pi draws each token
     (got,) = torch.autograd.grad(mean, theta)
     assert_close(mean.detach(), reverse.detach(), atol=1e-10, rtol=0)
     assert_close(got, right, atol=1e-10, rtol=0)
@@ -204,7 +204,7 @@ def test_wrong_kls_are_rejected(version):
 
 
 def test_k3_alone_has_the_gradient_of_the_forward_kl():
-    """Why the ratio stands in `kl_term`: without it the loss would pull towards another optimum."""
+    """Why `kl_term` has the ratio: without it the loss would pull towards another optimum."""
     theta = t(0.3, -1.0, 0.5, dtype=F64).requires_grad_()
     reference = torch.log_softmax(t(1.0, 0.2, -0.7, dtype=F64), 0)
     log_pi = torch.log_softmax(theta, 0)
@@ -221,7 +221,7 @@ def test_kl_of_a_policy_that_is_its_reference_is_exactly_0():
 
 
 def check_reference(score):
-    """At every temperature a policy that is its own reference is at distance 0, and another one is not."""
+    """At every temperature the KL of a policy to itself is 0, and to another policy it is not."""
     tokens, mask = torch.randint(0, 40, (4, 12), generator=torch.Generator().manual_seed(0)), torch.ones(4, 12) > 0
     mask[:, :3] = False
     model, other = tiny_model(40), tiny_model(40, seed=1)
@@ -261,7 +261,7 @@ ANSWERS = torch.arange(8)[None, :] < torch.tensor([2, 4, 4, 8])[:, None]  # one 
 
 
 def check_lengths(weights):
-    """Rewards (1, 0, 0, 0), lengths (2, 4, 4, 8): what a token of each answer weighs in code that people admire."""
+    """Rewards (1, 0, 0, 0), lengths (2, 4, 4, 8): the weight of a token of each answer in well-known code."""
     table = [  # sigma, rule, constant, weight of a token of each answer
         ("none", "token", 1, (0.042, -0.014, -0.014, -0.014)),  # nanochat: .75 / 18
         ("population", "token", 1, (0.096, -0.032, -0.032, -0.032)),  # GRPO-Zero, nano-aha-moment: 1.732 / 18
@@ -295,7 +295,7 @@ def test_under_the_constant_rule_a_token_weighs_the_same_in_any_company():
 
 @pytest.mark.parametrize("rule", LENGTHS)
 def test_only_sampled_tokens_are_counted(rule):
-    """A memory of 3 or of 30 masked tokens: the weight of what was sampled is the same."""
+    """A memory of 3 or of 30 masked tokens: the weight of the sampled tokens is the same."""
     short, long = (torch.tensor([[0.0, 1, *[0] * n, 1, 1]]) for n in (3, 30))
     weights = [length_weights(mask, rule, 1, int(mask.sum()), 8) for mask in (short, long)]
     assert torch.equal(*(w[w > 0] for w in weights))
@@ -305,7 +305,7 @@ def test_only_sampled_tokens_are_counted(rule):
 
 
 def batch(seed=0, rows=4, width=9, dtype=F64):
-    """Ragged rows with a masked block in the middle; old and reference log-probabilities some way off."""
+    """Ragged rows with a masked block in the middle; old and reference log-probabilities differ from the policy's."""
     rng = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=rng, dtype=dtype)  # noqa: E731
     mask = torch.arange(width)[None, :] < torch.randint(5, width + 1, (rows, 1), generator=rng)
@@ -316,7 +316,7 @@ def batch(seed=0, rows=4, width=9, dtype=F64):
 
 
 def in_plain_loops(logprobs, old, advantages, mask, config, episodes, tokens, reference):
-    """A second opinion on eq. 11: one token after the other, floats only."""
+    """A second implementation of eq. 11: token by token, on floats."""
     total = 0.0
     for row in range(len(logprobs)):
         own = int(mask[row].sum())
@@ -401,7 +401,7 @@ def test_what_stands_outside_the_mask_changes_no_bit(config, rubbish):
 
 
 def blind_model(vocabulary):
-    """A Llama that hears nothing: attention and feed-forward write zeros, so logits hang on one token alone."""
+    """A Llama whose attention and feed-forward write zeros, so logits depend on one token only."""
     shape = LlamaConfig(
         vocab_size=vocabulary, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
     )
@@ -415,7 +415,7 @@ def blind_model(vocabulary):
 
 
 def test_logits_of_prompt_memory_and_padding_get_no_gradient():
-    """Every token occurs once, so an embedding's gradient is that of its column's logits: 0 but before sampled ones."""
+    """Every token occurs once, so an embedding's gradient is that of its column: 0 unless a sampled token follows."""
     tokens = torch.arange(36).reshape(3, 12)
     mask = torch.tensor([[0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0], [0] * 10 + [1, 1]])
     mask = mask.bool()
@@ -427,7 +427,7 @@ def test_logits_of_prompt_memory_and_padding_get_no_gradient():
     config = GRPOConfig(beta=0.1, clip=(1, 9))
     grpo_loss(logprobs, old, t(2, -1, 0.5), mask, config, *counts, old + 0.1).backward()
     touched = model.get_input_embeddings().weight.grad.abs().sum(1) > 0
-    before = tokens[:, :-1][mask[:, 1:]]  # the columns that predict
+    before = tokens[:, :-1][mask[:, 1:]]  # the columns that predict a sampled token
     assert sorted(touched.nonzero().flatten().tolist()) == sorted(before.tolist())
 
 
@@ -451,14 +451,14 @@ def test_under_the_constant_rule_the_expected_gradient_is_the_true_one():
     ):
         direction = ascent(biased)
         cosine = torch.cosine_similarity(direction, toy.exact(), dim=0)
-        assert 0.5 < cosine < 1 - 1e-6  # the other choices climb too, elsewhere
+        assert 0.5 < cosine < 1 - 1e-6  # the other choices climb too, in another direction
 
 
 # --- two processes ------------------------------------------------------------------------------------------------
 
 
 def batch_of_64():
-    """16 groups of 4 ragged episodes with memories, whose log-probabilities were sampled some way off."""
+    """16 groups of 4 ragged episodes with memories, whose old log-probabilities differ from the policy's."""
     rng = torch.Generator().manual_seed(0)
     episodes = []
     for row in range(64):
@@ -473,7 +473,7 @@ def batch_of_64():
 
 
 def two_steps(rule, rows, parts, total, counted=True):
-    """Parameters after two steps of plain SGD on these rows. `total` adds a tensor up over all who take part.
+    """Parameters after two steps of plain SGD on these rows. `total` sums a tensor over all processes.
 
     With `counted` False each process divides by its own tokens and the mean is taken: TRL's bnpo.
     """
@@ -500,7 +500,7 @@ CASES = [*((rule, True) for rule in LENGTHS), ("token", False)]
 
 
 def one_of_two(rank, folder):
-    """What each process does: its half of the rows, sums over both."""
+    """The work of each process: its half of the rows, sums over both."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 
@@ -520,7 +520,7 @@ def test_two_processes_are_one(tmp_path):
     """2 x 32 rows = 1 x 64 = 4 x 16: the losses are sums over counts of the whole batch."""
     torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert first["world"] == second["world"] == 2  # a launcher may quietly start one
+    assert first["world"] == second["world"] == 2  # a launcher may silently start only one
     start = torch.cat([parameter.detach().flatten() for parameter in tiny_model(40).parameters()])
     for (rule, counted), *both in zip(CASES, first["results"], second["results"], strict=True):
         assert torch.equal(*both)
@@ -529,7 +529,7 @@ def test_two_processes_are_one(tmp_path):
         assert_close(whole, quarters, atol=1e-6, rtol=0)
         if counted:
             assert_close(both[0], whole, atol=1e-6, rtol=0)
-        else:  # so the mean over processes of their own means is not offered
+        else:  # so we do not offer the mean over processes of their own means
             assert (both[0] - whole).abs().max() > 1e-5
 
 

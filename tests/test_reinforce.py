@@ -51,7 +51,7 @@ def right_logprobs(model, tokens, mask, temperature):
 
 
 def check_logprobs(score, model):
-    """Each row alone, without padding, through the whole model; 0 elsewhere. Also the padding invariance."""
+    """Equal to each row alone, without padding, through the whole model; 0 outside the mask."""
     episodes = ragged()
     for temperature in (0.7, 1.0, 1.3):
         batch = to_batch(episodes, range(len(episodes)))
@@ -76,7 +76,7 @@ def test_wrong_logprobs_are_rejected(version, model):
 def test_one_answer_token_is_scored_by_the_last_prompt_position(model):
     tokens, mask = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[False, False, False, True]])
     got, entropy = token_logprobs(model, tokens, mask)
-    log_pi = torch.log_softmax(model(tokens[:, :3]).logits[0, 2], -1)  # the model has not even seen the answer
+    log_pi = torch.log_softmax(model(tokens[:, :3]).logits[0, 2], -1)  # the model has not seen the answer
     assert_close(got[0, 3], log_pi[8], atol=1e-5, rtol=0)
     assert_close(entropy[0, 3], -(log_pi.exp() * log_pi).sum(), atol=1e-5, rtol=0)
 
@@ -122,8 +122,8 @@ def groups_of_episodes():
 
 
 def check_shared_prompts(model):
-    """Log-probabilities and the gradient of a weighted sum of them equal those of each row alone, whose prompt is its
-    own; gradient to 1e-6 of its largest entry."""
+    """Log-probabilities, and the gradient of a weighted sum of them, equal those of each row alone with its own prompt;
+    the gradient to 1e-6 of its largest entry."""
     batch = to_batch(groups_of_episodes(), [n // 3 for n in range(12)])
     weight = torch.randn(batch.tokens.shape, generator=torch.Generator().manual_seed(4))
     shared, _ = token_logprobs(model, batch.tokens, batch.mask)
@@ -146,7 +146,7 @@ def test_a_groups_prompt_computed_once_gives_the_ordinary_gradient(model, monkey
     )
     batch = to_batch(groups_of_episodes(), range(12))
     token_logprobs(model, batch.tokens, batch.mask)
-    # the four prompts without their last token (that of one token leaves nothing), then the twelve episodes
+    # the four prompts without their last token (nothing is left of a one-token prompt), then the twelve episodes
     assert rows == [4, 12]
 
 
@@ -167,9 +167,9 @@ def test_groups_stay_together_in_parts_of_like_length():
 
 
 def test_the_model_is_left_as_it_was(model):
-    """The hook on the output layer is gone, after an error too."""
+    """The hook on the output layer is removed, even after an error."""
     with pytest.raises(IndexError):
-        token_logprobs(model, torch.tensor([[0, V]]), torch.tensor([[False, True]]))  # no such token
+        token_logprobs(model, torch.tensor([[0, V]]), torch.tensor([[False, True]]))  # token V does not exist
     assert model(torch.tensor([[5, 6]])).logits.shape == (1, 2, V)
     assert not model.get_output_embeddings()._forward_pre_hooks
 
@@ -238,7 +238,7 @@ def test_wrong_baselines_are_rejected(version):
 
 @pytest.mark.parametrize("kind", ["group", "leave_one_out"])
 def test_equal_rewards_leave_exactly_nothing(kind):
-    """0.1 is no binary fraction: the float mean of 3, 5, ... of them is often not 0.1."""
+    """0.1 is not a binary fraction: the float mean of 3, 5, ... of them is often not 0.1."""
     for n in range(2, 40):
         for value in (0.1, 0.3, 5.2, 1e-7, 1e7):
             rewards = torch.full((n,), value)
@@ -298,7 +298,7 @@ class Toy:
         self.mask = torch.tensor([[1, 0, int(b is not None)] for _, b in self.paths], dtype=torch.float64)
 
     def logprobs(self):
-        """(paths, 3): first action, observation, second action; where masked, rubbish that depends on the weights."""
+        """(paths, 3): first action, observation, second action; outside the mask, garbage made of the weights."""
         one = torch.log_softmax(self.first, 0)
         two = [torch.log_softmax(self.second[a, : 3 + a], 0) for a in range(2)]
         rubbish = self.first.sum() + self.second.sum()
@@ -339,7 +339,7 @@ def ascent(toy, kind, size=3, b=baseline, loss=reinforce_loss):
 
 @pytest.mark.parametrize("kind, factor", [("none", 1), ("leave_one_out", 1), ("group", 2 / 3)])
 def test_the_expected_gradient_is_the_gradient_of_the_expected_reward(toy, kind, factor):
-    """All 512 groups of 3 of the 8 paths. The group mean holds the episode itself: (G - 1)/G of the gradient."""
+    """All 512 groups of 3 of the 8 paths. The group mean includes the episode itself: (G - 1)/G of the gradient."""
     assert float(toy.probabilities(toy.logprobs()).sum().detach()) == pytest.approx(1)
     assert_close(ascent(toy, kind), factor * toy.exact(), atol=1e-10, rtol=0)
 
@@ -347,7 +347,7 @@ def test_the_expected_gradient_is_the_gradient_of_the_expected_reward(toy, kind,
 @pytest.mark.parametrize("version", wrong.REINFORCE, ids=lambda f: f.__name__)
 def test_the_truth_rejects_wrong_losses(toy, version):
     got = ascent(toy, "none", 2, loss=version)
-    if version is wrong.mean_of_the_micro_batch:  # right as long as the batch is whole
+    if version is wrong.mean_of_the_micro_batch:  # right if the batch is not cut
         assert_close(got, toy.exact(), atol=1e-10, rtol=0)
     else:
         assert (got - toy.exact()).abs().max() > 1e-3

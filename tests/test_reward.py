@@ -25,7 +25,7 @@ LINE = MemoryEntry("u/pattern/mug/price", "u", "pattern", "mug price luxury")
 
 
 def episode(profile: str | None, calls: int = 0, target: str = "i1") -> Episode:
-    """An episode that made so many calls; `profile` None: malformed."""
+    """An episode with this number of calls; `profile` None: malformed."""
     query = Query("q", "u", "mug", target, 100)
     answer = None if profile is None else Answer(profile)
     end = "answer" if answer else "an answer ends with <end>"
@@ -33,7 +33,7 @@ def episode(profile: str | None, calls: int = 0, target: str = "i1") -> Episode:
 
 
 def pool() -> HybridIndex:
-    """Three items, BM25 alone: who shares no word with the profile scores 0, and then the smaller id wins."""
+    """Three items, BM25 alone: an item that shares no word with the profile scores 0; the smaller id wins a tie."""
     ids, texts = ["i1", "i2", "i3"], ["red mug", "blue mug", "green lamp"]
     return HybridIndex(ids, texts, TextSpace.fit(texts, HybridConfig(dense="none")))
 
@@ -82,7 +82,7 @@ CASES = [  # (answered, rank, calls) -> r, arithmetic beside it
     ((True, 2000, 1), 0.2),  # .1 + 0 + .1
     ((True, 100, 3), 0.2 + 10 / math.log2(101)),  # the border of the narrow cut-off
     ((True, 1000, 1), 0.2 + 5 / math.log2(1001)),  # the border of the wide one
-    ((False, math.inf, 1), 0.1),  # malformed after a call: the call was made
+    ((False, math.inf, 1), 0.1),  # malformed after a call: the call still counts
     ((False, math.inf, 0), 0.0),
 ]
 
@@ -153,7 +153,7 @@ def test_retrieved_tokens_are_those_given_after_the_policy_began():
     # prompt 0 0 0, turn 1 1, reply 0 0, turn 1, reply 0, turn 1
     assert retrieved_tokens((0, 0, 0, 1, 1, 0, 0, 1, 0, 1)) == 3
     assert retrieved_tokens((0, 0, 1)) == 0
-    assert retrieved_tokens((0, 0)) == 0  # it never wrote
+    assert retrieved_tokens((0, 0)) == 0  # the policy never wrote
 
 
 @pytest.mark.parametrize("cost", ["call_cost", "token_cost"])
@@ -180,7 +180,7 @@ def test_the_published_weights_are_the_default():
 def test_score_ranks_each_target_by_its_own_profile():
     episodes = [
         episode("red mug", 1),  # i1 shares both words: rank 1
-        episode(None, 1),  # malformed: no rank, and it takes nobody else's
+        episode(None, 1),  # malformed: no rank, and it does not shift the ranks of others
         episode("green lamp", 0),  # i3 first, then i1 and i2 tie at 0 and the smaller id wins: rank 2
         episode("blue mug", 1, target="i3"),  # shares no word: last of three
     ]

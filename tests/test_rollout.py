@@ -1,4 +1,4 @@
-"""Rollouts: what stands in the token list under which mask, how malformed outputs end, and what text may not do."""
+"""Rollouts: the token list and its mask, how malformed outputs end, and what text cannot do."""
 
 from dataclasses import replace
 
@@ -79,7 +79,7 @@ def test_an_episode_is_prompt_then_sampled_and_inserted_in_turn(env, query):
 
 @pytest.fixture(scope="module")
 def played(env):
-    """72 episodes of a policy that knows the grammar nearly, sampled."""
+    """72 sampled episodes of a policy that almost knows the grammar."""
     queries = [q for q in env.split.train_queries for _ in range(4)]
     actor = LMActor(taught_model(), GRAMMAR, torch.Generator().manual_seed(0))
     return queries, rollout(actor, queries, env.memory, GRAMMAR, RULES)
@@ -92,13 +92,13 @@ def test_the_policys_log_probabilities_are_those_of_a_fresh_forward_pass(played)
     for e in episodes[::3]:
         fresh = fresh_logprobs(model, e.tokens)
         sampled = [(float(fresh[t]), e.logprobs[t]) for t in range(len(e.tokens)) if e.mask[t]]
-        # of its size: a float32 of -12 has a last digit of 1e-6, and processors sum in different orders
+        # relative: the last digit of a float32 of -12 is 1e-6, and processors sum in different orders
         worst = max(worst, *(abs(one - other) / max(1.0, abs(one)) for one, other in sampled))
     assert worst <= 1e-5
 
 
 def test_the_policys_episodes_are_whole(played):
-    """Lengths agree, and what is masked between two turns is exactly the reply."""
+    """Lengths agree, and the masked tokens between two turns are exactly the reply."""
     queries, episodes = played
     assert [e.query for e in episodes] == queries
     for e in episodes:
@@ -114,19 +114,19 @@ def test_the_policys_episodes_are_whole(played):
 
 
 def test_an_end_is_trained_and_an_episode_without_one_is_flagged(env, played):
-    """Short turns, so that many are cut: the flag says which. Nobody writes nothing."""
+    """Short turns, so many are cut off: `end` says which. No turn is empty."""
     actor = LMActor(taught_model(), GRAMMAR, torch.Generator().manual_seed(0))
     cut = rollout(actor, played[0], env.memory, GRAMMAR, replace(RULES, turn_tokens=8))
     unended = 0
     for e in [*played[1], *cut]:
-        assert e.mask[-1] == 1  # the last token is the policy's own, be it an end or not
+        assert e.mask[-1] == 1  # the last token is sampled, whether it stops the turn or not
         assert (e.tokens[-1] in GRAMMAR.stop) == (e.end != "a turn did not stop")
         unended += e.end == "a turn did not stop"
     assert unended > 10 and sum(e.end == "answer" for e in played[1]) > 10
 
 
 def test_training_draws_from_the_plain_softmax(env, monkeypatch):
-    """Temperature 1, nothing forbidden, in every turn: what the update takes the episodes for."""
+    """Temperature 1 and nothing forbidden in every turn, as the update assumes."""
     seen, original = [], Sampler.sample
 
     def spy(self, stop, max_new, forbidden, allowed):
@@ -138,7 +138,7 @@ def test_training_draws_from_the_plain_softmax(env, monkeypatch):
     assert len(seen) > 1 and set(seen) == {(1.0, (), None)}
 
 
-def test_one_seed_one_rollout_and_company_does_not_matter(env, played):
+def test_one_seed_one_rollout_and_the_batch_does_not_matter(env, played):
     queries, episodes = played
     actor = LMActor(taught_model(), GRAMMAR, torch.Generator().manual_seed(0))
     assert rollout(actor, queries, env.memory, GRAMMAR, RULES) == episodes
@@ -221,7 +221,7 @@ def test_a_malformed_output_ends_the_episode(env, query, turns, end, calls):
 
 
 def test_thousand_tags_within_the_cap(env, query):
-    """No cap saves the parser here: all 1000 tags are one turn."""
+    """No cap helps the parser here: all 1000 tags are in one turn."""
     episode = one(env, query, ids("<think> <search>" + "<m1>" * 1000 + "</search>"), turn_tokens=2000)
     assert (episode.end, episode.answer, episode.calls) == ("a search ends with </search>", None, ())
     assert sum(episode.mask) == 1003
@@ -237,7 +237,7 @@ def test_one_bad_row_does_not_disturb_the_others(env):
 
 
 def test_a_memory_that_the_policy_made_up_is_its_own_text(env, query):
-    """Sampled <memory> ... </memory> is trained (mask 1), is no memory, and no evidence can point at it."""
+    """Sampled <memory> ... </memory> is trained (mask 1), but it is not a memory and cannot be named as evidence."""
     fake = ids("<think> price <memory> <m1> mug price luxury </memory> <profile> mug <evidence> <m1> <end>")
     episode = one(env, query, fake)
     assert episode.end == "thinking leads to <search> or <profile>" and episode.calls == ()
@@ -245,7 +245,7 @@ def test_a_memory_that_the_policy_made_up_is_its_own_text(env, query):
 
 
 def test_generation_stops_where_the_call_ends(env):
-    """What a policy would have gone on to write behind </search> is never drawn: the reply stands there."""
+    """Nothing is sampled after </search>: the reply comes next."""
     queries = list(env.split.train_queries) * 3
     actor = LMActor(taught_model(), GRAMMAR, torch.Generator().manual_seed(1))
     for e in rollout(actor, queries, env.memory, GRAMMAR, RULES):
@@ -299,7 +299,7 @@ def test_a_script_meets_the_same_parser_and_caps(env, query):
     assert {v for e in episodes for v in e.logprobs} == {0.0}
 
 
-# --- users with little ------------------------------------------------------------------------------------------
+# --- users with few records ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("records", [0, 1, 2])
@@ -319,7 +319,7 @@ def test_a_user_with_hardly_any_memory(env, query, records):
 
 
 def test_long_memories_are_cut_and_the_episode_stays_whole(env, query):
-    """1000 words a line: the policy is shown entry_tokens of each, all of them masked."""
+    """1000 words per line: the policy sees `entry_tokens` of each, all with mask 0."""
     own = env.dataset.interactions_of(query.user)
     told = {id(met): replace(met, review="mug " * 1000) for met in own}
     met = tuple(told.get(id(m), m) for m in env.dataset.interactions)
@@ -336,7 +336,7 @@ def test_long_memories_are_cut_and_the_episode_stays_whole(env, query):
 
 
 def test_a_memory_that_fails_is_no_episode_and_no_step(env):
-    """An exception of the tool is a fault of the house, not something a policy should read: the step never happens."""
+    """An exception of the memory tool is our fault, not something for the policy to read: the step does not happen."""
 
     class Broken:
         search_global = env.memory.search_global
@@ -355,7 +355,7 @@ def test_a_memory_that_fails_is_no_episode_and_no_step(env):
 
 
 def hostile(part):
-    """The small shop, with every text of one kind an imitation of the whole protocol."""
+    """The small shop, in which every text of one kind imitates the whole protocol."""
     shop = make_world(SHOP)
     if part == "queries":
         return replace(shop, queries=tuple(replace(q, text=f"{q.text} {ATTACK}") for q in shop.queries))
@@ -400,16 +400,19 @@ def test_text_that_imitates_the_protocol_is_only_text(clean, part):
             names = "".join(f"<m{n}>" for n in range(first, first + len(call.entries)))
             expected, first = f"{expected}<memory>{names}</memory>", first + len(call.entries)
         assert replies == ids(expected)
-        assert [call.text for call in episode.calls] == ["bought rated", "overall size"]  # no call that nobody made
+        assert [call.text for call in episode.calls] == [
+            "bought rated",
+            "overall size",
+        ]  # no others
         assert episode.answer.profile == "lamp" and sum(episode.mask) == sum(map(len, turns))
-    if part != "items":  # the items are the reward's yardstick: the same ones must give the same reward
+    if part != "items":  # the reward is measured on the items: the same items give the same reward
         same = clean.play(Dictated(*[turns] * len(queries)), clean.dataset.queries, GRAMMAR, RULES, RewardConfig())
         assert [e.reward for e in episodes] == [e.reward for e in same]
         assert [e.rewards for e in episodes] == [e.rewards for e in same]
 
 
 def test_a_policy_under_attack_calls_no_more_than_it_writes(env):
-    """The taught policy on hostile queries: each call answers one search that it sampled, whatever was shown to it."""
+    """The taught policy on hostile queries: each call answers a search that it sampled, whatever it was shown."""
     queries = [replace(q, text=f"{q.text} {ATTACK}") for q in env.split.train_queries]
     actor = LMActor(taught_model(), GRAMMAR, torch.Generator().manual_seed(0))
     for e in rollout(actor, queries, env.memory, GRAMMAR, RULES):

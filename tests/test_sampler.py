@@ -1,4 +1,4 @@
-"""The sampler: what it draws, what it says of it, and that neither hangs on company, turns, holes or architecture."""
+"""The sampler: its draws and log-probabilities, which must not depend on batch, turns, holes or architecture."""
 
 import numpy as np
 import pytest
@@ -78,15 +78,15 @@ def packed(rows):
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
 @pytest.mark.parametrize("turns", [1, 3])
-def test_sampler_and_update_say_the_same(model, temperature, turns):
-    """The log-probabilities that the sampler noted are those that the update computes, at the very same ids."""
+def test_sampler_and_update_agree(model, temperature, turns):
+    """The sampler's log-probabilities equal those of the update for the same ids."""
     tokens, mask, drawn = packed([row for seed in range(3) for row in play(model, temperature, seed=seed, turns=turns)])
     scored, _ = token_logprobs(model, tokens, mask, temperature)
     assert (scored - drawn).abs().max() <= 1e-5
 
 
-def test_a_constrained_sampler_does_not_agree_with_the_update(model):
-    """Why training takes no constraint: with one token of 60 forbidden the two already differ."""
+def test_a_sampler_with_forbidden_tokens_does_not_agree_with_the_update(model):
+    """Why training forbids nothing: with one token of 60 forbidden the two already differ."""
     drawn, scores = Sampler(model, [PROMPTS[0]] * 20, seeded(), 1.0).sample((), 3, forbidden=(7,))
     both = zip(drawn, scores, strict=True)
     rows = [(PROMPTS[0] + ids, [0] * 3 + [1] * 3, [0.0] * 3 + values) for ids, values in both]
@@ -107,7 +107,7 @@ def test_at_temperature_0_the_logprobs_are_the_models_own(model):
 
 
 def test_greedy_is_generate(model):
-    """The second opinion pads to the left, so each row alone is given to it."""
+    """`generate` pads to the left, so it gets each row alone."""
     drawn, _ = Sampler(model, PROMPTS, temperature=0.0).sample(STOP, 30)
     for prompt, ids in zip(PROMPTS, drawn, strict=True):
         out = model.generate(
@@ -124,13 +124,13 @@ def test_drawn_frequencies_follow_the_softmax(model):
     drawn, _ = sampler.sample((), 1)
     counts = np.bincount([ids[0] for ids in drawn], minlength=V)
     right, wrong = (n * torch.softmax(logits / t, -1).numpy() for t in (0.7, 1.0))
-    assert right.min() > 5  # the test's own condition
+    assert right.min() > 5  # needed for Pearson's test
     assert chisquare(counts, right).pvalue > 1e-3
     assert chisquare(counts, wrong).pvalue < 1e-9
 
 
 def test_the_second_token_follows_the_first(model):
-    """Frequencies of pairs against the product of two plain forward passes: a stale cache or logits would show."""
+    """Frequencies of pairs against the product of two plain forward passes: stale cache or logits would show."""
     n = 4000
     drawn, _ = Sampler(model, [PROMPTS[2]] * n, seeded(1), 0.5).sample((), 2)
     first = max(set(ids[0] for ids in drawn), key=[ids[0] for ids in drawn].count)
@@ -166,8 +166,8 @@ def test_turns_and_dropped_rows_change_no_greedy_token(model):
         assert sampled[0] == len(prompt)
 
 
-def test_rows_that_are_kept_go_on_as_if_alone(model):
-    """Kept in another order, and sampled at once, without anything fed in between."""
+def test_rows_that_are_kept_continue_as_if_alone(model):
+    """Kept in another order, and sampled right away, with nothing fed in between."""
     sampler = Sampler(model, PROMPTS, temperature=0.0)
     sampler.keep([2, 1])
     together, _ = sampler.sample(STOP, 8)
@@ -192,7 +192,7 @@ def test_retrieved_tokens_are_attended(model):
     for block in ([20, 21], [20, 22]):
         sampler = Sampler(model, [[5, 6]], seeded())
         sampler.feed([block])
-        sampler.feed([[30]])  # later than the difference
+        sampler.feed([[30]])  # after the difference
         scores.append(torch.log_softmax(sampler.logits[0], -1))
     assert (scores[0] - scores[1]).abs().max() > 1e-4
 
@@ -204,12 +204,12 @@ def passes(model, monkeypatch):
     return sizes
 
 
-def test_what_a_row_draws_does_not_hang_on_when_others_stop(model):
+def test_the_draws_of_a_row_do_not_depend_on_when_others_stop(model):
     """With stop tokens a row's ids are a prefix of those without; the next turn starts from the same numbers."""
     whole, cut = (Sampler(model, PROMPTS * 10, seeded(), 1.3) for _ in range(2))
     long, long_scores = whole.sample((), 12)
     short, short_scores = cut.sample(range(9), 12)
-    assert len({len(ids) for ids in short}) > 3  # they did stop at different times
+    assert len({len(ids) for ids in short}) > 3  # they stopped at different times
     for a, b, x, y in zip(long, short, long_scores, short_scores, strict=True):
         assert a[: len(b)] == b
         np.testing.assert_allclose(x[: len(b)], y, atol=1e-5)
@@ -221,11 +221,11 @@ def test_rows_that_stopped_leave_the_forward_passes_once_they_are_half_of_the_ba
     sizes = passes(model, monkeypatch)
     drawn, _ = sampler.sample(range(9), 12)
     left = [sum(len(ids) > step for ids in drawn) for step in range(max(map(len, drawn)))]
-    expected = [n if 2 * n <= 30 else 30 for n in left]  # picking rows copies their cache: half of them pay for it
+    expected = [n if 2 * n <= 30 else 30 for n in left]  # selecting more rows than half costs too much
     assert sizes == expected and len(set(sizes)) > 2
     assert sampler.mask.sum(1).tolist() == sampler.length.tolist()
     sampler.sample((), 1)
-    assert sizes[-1] == 30  # and is back in the next
+    assert sizes[-1] == 30  # all rows are back in the next turn
 
 
 def test_equal_prompts_are_computed_once_and_differ_from_then_on(model, monkeypatch):
@@ -254,7 +254,7 @@ def test_a_stop_token_is_drawn_and_nothing_after_it(model):
 
 
 def test_an_end_token_is_trained_also_where_its_id_is_that_of_padding(model):
-    """Three ends, one of them 0, which pads elsewhere: the first is trained, nothing after it, and it is scored."""
+    """Three end tokens, one of them 0, which is padding elsewhere: the first one is trained, nothing after it."""
     ends = (0, 1, 2)
     drawn, scores = Sampler(model, PROMPTS * 20, seeded(), 1.3).sample(ends, 20)
     prompts = PROMPTS * 20
@@ -270,12 +270,12 @@ def test_an_end_token_is_trained_also_where_its_id_is_that_of_padding(model):
         assert not sampled[len(ids) :].any() and (row[len(ids) :] == -1).all()
         own = row[sampled].tolist()
         assert sum(i in ends for i in own) == (own[-1] in ends)
-        assert own[-1] in ends or len(own) == 20  # one that was cut off has no end to be trained
+        assert own[-1] in ends or len(own) == 20  # a row that was cut off has no end token to train
     assert (token_logprobs(model, tokens, mask, 1.3)[0] - noted).abs().max() <= 1e-5
 
 
 def test_the_stop_token_is_context_of_the_next_turn(model):
-    rows = play(model, 1.3, stop=range(30), drop=False)  # half of all ids stop: every turn ends by one
+    rows = play(model, 1.3, stop=range(30), drop=False)  # half of all ids stop, so every turn ends by one
     assert sum(ids[t] < 30 and mask[t] for ids, mask, _ in rows for t in range(len(ids))) == 9  # 3 rows x 3 turns
     assert worst(model, rows, 1.3) <= 1e-5
 
@@ -321,8 +321,8 @@ OTHERS = {
     # learned positions
     "GPT2": {"vocab_size": V, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
     "Qwen2": {**SIZE, "num_key_value_heads": 1, "intermediate_size": 24},  # shared keys
-    "Granite": {**SIZE, "intermediate_size": 24, "logits_scaling": 3.0},  # scales its logits behind the output layer
-    "Gemma2": {  # caps them there, and has a window
+    "Granite": {**SIZE, "intermediate_size": 24, "logits_scaling": 3.0},  # scales its logits after the output layer
+    "Gemma2": {  # caps them there, and has a sliding window
         **{**SIZE, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 24},
         **{"final_logit_softcapping": 2.0, "sliding_window": 64},
     },
@@ -358,7 +358,7 @@ def test_any_architecture_with_a_cache(name):
 
 
 def test_a_hole_does_not_ask_for_a_position_beyond_the_table():
-    """One row fills the table of 12 learned positions exactly; the other's block, 4 wide, must not push it further."""
+    """One row fills the table of 12 learned positions; the other row's block of 4 must not push it further."""
     model = another("GPT2", n_positions=12)
     sampler = Sampler(model, [list(range(3, 15)), [5]], seeded())
     sampler.feed([[], [6, 7, 8, 9]])

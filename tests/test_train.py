@@ -26,7 +26,7 @@ from mrrec_mini.data import DataError
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.grpo import LENGTHS, Formulas, GRPOConfig, group_advantages, grpo_loss
-from mrrec_mini.reinforce import to_batch, token_logprobs
+from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.train import (
     TrainConfig,
@@ -38,6 +38,7 @@ from mrrec_mini.train import (
     save_checkpoint,
     train,
     undivided,
+    update_policy,
 )
 from small import GPU, environment, taught_model, tiny_model, tokenizer
 
@@ -52,13 +53,13 @@ CONFIG = TrainConfig(
     warmup=2,
     rules=RolloutConfig(turn_tokens=20),
 )
-# everything that could be forgotten in a checkpoint: a reference, several epochs, clipping
+# everything that a checkpoint could forget: a reference, several epochs, clipping
 FULL = replace(CONFIG, grpo=GRPOConfig(sigma="group", beta=0.1, epochs=2, clip=(0.02, 0.02)))
 
 
 @dataclass(frozen=True)
 class Watched(Environment):
-    """An environment that hands every played list of episodes to `look`, which may change it."""
+    """An environment that passes each list of played episodes to `look`, which may change it."""
 
     look: object = None
 
@@ -75,8 +76,14 @@ def trainer(config=CONFIG, env=None, model=None):
     return Trainer(model or taught_model(), TOK, [env or environment()], config)
 
 
-def test_a_gradient_that_was_left_behind_is_not_learned_from():
-    """A warm start ends with one in `.grad`; the same policy from a file has none."""
+def update(it, batch, advantages, formulas=None):
+    """One update of a trainer's policy."""
+    parts = rows_by_length(batch, it.config.micro_batches)
+    return update_policy(it.model, it.optimizer, batch, advantages, parts, it.config, formulas or it.formulas)
+
+
+def test_a_leftover_gradient_is_not_learned_from():
+    """A warm start leaves one in `.grad`; the same policy loaded from a file has none."""
     model = taught_model()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -125,7 +132,7 @@ def test_a_few_steps_log_every_named_number(algo, tmp_path):
         assert set(line) == NAMES | extra
         assert all(isinstance(value, float | int) and value == value for value in line.values())
         assert line["entropy"] > 0 and line["kl"] == 0 and line["skipped_updates"] == 0
-        # one update on what was just sampled: the ratio is 1, so nothing is clipped
+        # one update per sampled batch: the ratio is 1, so nothing is clipped
         assert line["clip_ratio/low_mean"] == line["clip_ratio/high_mean"] == 0
     assert lines[0]["grad_norm"] > 0 and lines[0]["reward_std"] > 0
     # .01 times 1/2, 1, 1 (two steps of warm-up) times 1, .525, .05 (a straight line to a twentieth)
@@ -144,7 +151,7 @@ def test_the_rate_rises_and_then_falls_in_a_straight_line(final, expected):
 
 
 def test_the_reward_numbers_by_hand(tmp_path):
-    """Groups (0, 0, 3), (1, 1, 1), (0, 2, 4): the means, the deviations sqrt(3), 0, 2, and a third without any."""
+    """Groups (0, 0, 3), (1, 1, 1), (0, 2, 4): means; deviations sqrt(3), 0, 2; a third of the groups has none."""
     rewards = [0.0, 0, 3, 1, 1, 1, 0, 2, 4]
     seen = []
 
@@ -170,7 +177,7 @@ def test_a_second_epoch_leaves_the_sampler_behind():
 
 
 def test_the_ratio_of_the_first_update_is_one():
-    """Sampler and update agree to 1e-5, with dropout in the model's configuration too."""
+    """Sampler and update agree to 1e-5, even if the model's configuration has dropout."""
     shape = transformers.GPT2Config(
         vocab_size=len(TOK), n_embd=16, n_layer=2, n_head=2, n_positions=512, bos_token_id=None, eos_token_id=None
     )
@@ -188,9 +195,8 @@ def test_the_ratio_of_the_first_update_is_one():
 
         episodes, groups = it.collect()
         batch = to_batch(episodes, groups)
-        it.formulas = Formulas(token_logprobs=spy)
-        it.update(batch, torch.zeros(len(episodes)))
-        rows = torch.cat(loop.rows_by_length(batch, it.config.micro_batches))
+        update(it, batch, torch.zeros(len(episodes)), Formulas(token_logprobs=spy))
+        rows = torch.cat(rows_by_length(batch, it.config.micro_batches))
         again = torch.cat([logprobs[mask] for logprobs, mask in scored])
         drawn = torch.cat([batch.old_logprobs[row][batch.mask[row]] for row in rows])
         assert (again - drawn).abs().max() <= 1e-5
@@ -211,7 +217,7 @@ def test_queries_are_drawn_without_repetition_in_groups_and_environments_take_tu
     assert {i for _, ids in calls for i in ids} <= train_ids
 
 
-# --- one batch, cut anyhow ----------------------------------------------------------------------------------------
+# --- one batch, cut in any way ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("algo, length", [("reinforce", "token"), *(("grpo", rule) for rule in LENGTHS)])
@@ -224,7 +230,7 @@ def test_cutting_the_batch_changes_nothing(algo, length):
         it.optimizer = torch.optim.SGD(it.model.parameters(), lr=0.1)
         batch = to_batch(episodes, groups)
         advantages = group_advantages(torch.arange(9.0).sin(), batch.groups, "none")
-        logs = [it.update(batch, advantages) for _ in range(2)]
+        logs = [update(it, batch, advantages) for _ in range(2)]
         results.append((weights(it), logs))
     for other, logs in results[1:]:
         assert max(float((a - b).abs().max()) for a, b in zip(results[0][0], other, strict=True)) <= 1e-6
@@ -241,7 +247,7 @@ def test_padding_rows_in_a_different_order_changes_nothing():
         other = trainer()
         other.optimizer = torch.optim.SGD(other.model.parameters(), lr=0.1)
         batch = to_batch([replace(episodes[i], reward=float(i % 4)) for i in index], [groups[i] for i in index])
-        other.update(batch, group_advantages(batch.rewards, batch.groups, "group"))
+        update(other, batch, group_advantages(batch.rewards, batch.groups, "group"))
         gradients.append(weights(other))
     assert max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True)) <= 1e-6
 
@@ -587,7 +593,7 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path):
 
 
 def untouched(it, before):
-    """Nothing was learned from, or counted: the next step is still the first."""
+    """Nothing was learned or counted: the next step is still the first."""
     return it.done == 0 and same(before, weights(it)) and not it.optimizer.state
 
 
@@ -617,8 +623,8 @@ def test_a_reward_that_is_no_number_is_refused_by_name_and_nothing_is_changed(re
         (lambda episodes: [], "0 episodes for 9 queries"),
     ],
 )
-def test_other_episodes_than_were_asked_for_are_refused(look, what):
-    """Else a reward would be compared with those of another query."""
+def test_episodes_of_other_queries_are_refused(look, what):
+    """Otherwise a reward would be compared with those of another query."""
     it = trainer(env=watched(look))
     before = weights(it)
     with pytest.raises(ValueError, match=rf"step 1 is refused: Watched\.play returned {what}"):
@@ -627,7 +633,7 @@ def test_other_episodes_than_were_asked_for_are_refused(look, what):
 
 
 @pytest.mark.parametrize("error, kind", [(ZeroDivisionError("by zero"), RuntimeError), (ValueError("no"), ValueError)])
-def test_who_raises_is_named_with_the_queries(error, kind):
+def test_an_error_names_the_environment_and_the_queries(error, kind):
     def look(episodes):
         ids.extend(e.query.id for e in episodes)
         raise error
@@ -651,12 +657,12 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
 
 
 def far_apart(episodes):
-    """Finite rewards whose differences are not: the gradient is not finite either."""
+    """Finite rewards whose differences are not finite; neither is the gradient."""
     return [replace(e, reward=3e38 if i % 2 else -3e38) for i, e in enumerate(episodes)]
 
 
-def test_a_loss_that_is_not_finite_is_left_out_too():
-    """Even where its gradient is finite."""
+def test_an_update_with_a_loss_that_is_not_finite_is_skipped_too():
+    """Even if its gradient is finite."""
     it = trainer(replace(CONFIG, steps=1))
     it.formulas = Formulas(grpo_loss=lambda *args: grpo_loss(*args) + float("inf"))
     before = weights(it)
@@ -744,12 +750,12 @@ def test_fewer_queries_than_prompts_are_drawn_again():
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("algo", ["grpo", "reinforce"])
 def test_what_is_rewarded_is_done_more_often(algo, device):
-    """Reward 1 for a turn that opens with <think>, by a policy that knows nothing: 1 in 500 becomes almost always."""
+    """Reward 1 for a turn that opens with <think>: an untrained policy goes from 1 in 500 to almost always."""
     opening = Grammar(TOK).control["<think>"]
 
     def look(episodes):
         firsts = [e.tokens[e.mask.index(1)] for e in episodes]
-        # a slope to climb: nearer ids are worth a little, or nobody would ever meet the right one
+        # a slope to climb: nearer ids earn a little, or the policy would never find the right one
         return [
             replace(e, reward=max(0.0, 1 - abs(i - opening) / len(TOK))) for e, i in zip(episodes, firsts, strict=True)
         ]

@@ -35,7 +35,7 @@ ANSWERED = [GRAMMAR.write_final("size price", "mug for hiking", [])]
 
 
 class Ranks:
-    """The target's rank for each profile; whoever is asked for another one was not expected."""
+    """An item index that knows the target's rank for some profiles, and fails for any other."""
 
     def __init__(self, ranks):
         self.known = ranks
@@ -57,17 +57,17 @@ def test_decisions_by_hand():
     first, second = 3, 3 + 3 + 4 + reply
     assert list(decisions(played, GRAMMAR, config)) == [
         (first, first + 3, "mug for hiking", 0.0),
-        (first + 3, first + 7, "mug for hiking", 0.0),  # the plan is no note
+        (first + 3, first + 7, "mug for hiking", 0.0),  # the plan is not a note
         (second, second + 3, "mug for hiking", pytest.approx(-0.5 - 0.01 * reply)),
         (second + 3, len(played.tokens), "mug for hiking size small", pytest.approx(-0.5 - 0.01 * reply)),
     ]
 
 
 def test_advantages_by_hand():
-    """One searches and earns 9, one answers at once and earns 3; before any note the target stands at rank 3, which is
-    worth 5 x (1/2 + 1/2) = 5, and after the note at rank 1: 5 x 2 = 10.
+    """One episode searches and earns 9, one answers at once and earns 3. Before any note the target's rank is 3, worth
+    5 x (1/2 + 1/2) = 5; after the note it is 1, worth 5 x 2 = 10.
 
-    Decisions 0 and 1, where both stand: 9 - 5 = 4 against 3 - 5 = -2, so +6 and -6. Decisions 2 and 3 only one reaches.
+    Decisions 0 and 1, which both reach: 9 - 5 = 4 against 3 - 5 = -2, so +6 and -6. Only one reaches decisions 2 and 3.
     """
     played = [episode(SEARCHED, 9.0, 1), episode(ANSWERED, 3.0, 0)]
     items = Ranks({"mug for hiking": 3, "mug for hiking size small": 1})
@@ -78,7 +78,7 @@ def test_advantages_by_hand():
 
 
 def test_what_came_before_a_decision_is_not_its_merit():
-    """Both searched; the lucky note (rank 1 against rank 3) is praised, the answers, which lost as much, are equal.
+    """Both searched. The lucky note (rank 1 against rank 3) gets the credit; the answers add nothing.
 
     Thought of turn 2: 10 - 5 and 5 - 5, so +5 and -5. Answer: 10 - 10 = 0 and 5 - 5 = 0, so 0 and 0.
     """
@@ -146,7 +146,7 @@ def test_the_expected_gradient_is_that_of_the_expected_reward():
 
 
 def test_a_value_that_looks_ahead_changes_the_gradient():
-    """Wrong: the note's own worth subtracted from the thought that wrote it."""
+    """Wrong: subtracts the value after the note from the thought that wrote it."""
     got = expected_gradient(lambda first: (VALUE[1][first], VALUE[1][first]))
     assert float((got - true_gradient()).abs().max()) > 0.1
 
@@ -174,5 +174,5 @@ def test_equal_episodes_move_nothing():
 
 
 def test_an_unknown_credit_is_refused():
-    with pytest.raises(ValueError, match="credit must be 'trajectory' or 'turn'"):
+    with pytest.raises(ValueError, match="credit must be one of \\('trajectory', 'turn'\\)"):
         TrainConfig(credit="token")

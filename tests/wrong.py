@@ -1,6 +1,6 @@
-"""Plausible wrong versions of the update, each of which some check of test_reinforce, _grpo or _rollout must refuse.
+"""Plausible wrong versions of the update; some check of test_reinforce, _grpo or _rollout must reject each of them.
 
-Every one has been somebody's bug. They stand here and nowhere else; a check that lets one pass is no check.
+Each has been a real bug somewhere. If a check accepts one of them, the check is too weak.
 """
 
 import json
@@ -25,7 +25,7 @@ def _group_mean(values, groups):
 
 
 def memory_in_the_loss(model, tokens, mask, temperature):
-    """The retrieved tokens count as the policy's own: everything behind the first sampled token is scored."""
+    """The retrieved tokens count as the policy's own: everything after the first sampled token is scored."""
     return token_logprobs(model, tokens, (mask.cumsum(1) > 0) & (tokens >= 0), temperature)[0]
 
 
@@ -67,12 +67,12 @@ def end_not_trained(model, tokens, mask, temperature):
 
 
 def zero_is_padding(model, tokens, mask, temperature):
-    """The mask made from the ids: every token 0 is lost, also where the policy wrote it."""
+    """The mask made from the ids: every token 0 is lost, even if the policy wrote it."""
     return token_logprobs(model, tokens, mask & (tokens != 0), temperature)[0]
 
 
 def divided_behind_the_softmax(model, tokens, mask, temperature):
-    """log pi / T: no distribution any more."""
+    """log pi / T: the result is not a distribution."""
     return token_logprobs(model, tokens, mask, 1.0)[0] / temperature
 
 
@@ -86,13 +86,13 @@ LOGPROBS = (
 
 
 def prompt_without_gradient(model, prompts, length):
-    """The cache as the sampler has it: what the prompt's own computation should learn is lost."""
+    """The cache without gradient, as in the sampler: the computation of the prompt learns nothing."""
     with torch.no_grad():
         return _shared_prompts(model, prompts, length)
 
 
 def prompt_of_a_neighbour(model, prompts, length):
-    """Each episode goes on from the next row's prompt."""
+    """Each episode continues the next row's prompt."""
     cache, seen, length = _shared_prompts(model, prompts, length)
     if cache is not None:
         cache.batch_select_indices(torch.arange(len(prompts)).roll(1))
@@ -100,7 +100,7 @@ def prompt_of_a_neighbour(model, prompts, length):
 
 
 def holes_of_the_prompt_seen(model, prompts, length):
-    """The padding behind a short prompt is attended to."""
+    """The padding after a short prompt is attended to."""
     cache, seen, length = _shared_prompts(model, prompts, length)
     return cache, torch.ones_like(seen), length
 
@@ -108,7 +108,7 @@ def holes_of_the_prompt_seen(model, prompts, length):
 SHARED_PROMPTS = (prompt_without_gradient, prompt_of_a_neighbour, holes_of_the_prompt_seen)
 
 
-# --- what becomes of sampled ids: (tokenizer, ids) -> ids ---------------------------------------------------------
+# --- changes of sampled ids: (tokenizer, ids) -> ids ---------------------------------------------------------
 
 
 def decoded_and_encoded(tokenizer, ids):
@@ -117,7 +117,7 @@ def decoded_and_encoded(tokenizer, ids):
 
 
 def words_spelled_anew(tokenizer, ids):
-    """Control tokens kept, what stands between them decoded and encoded again."""
+    """Control tokens kept, the text between them decoded and encoded again."""
     kept, text = [], []
     for i in [*ids, None]:
         if i is not None and i not in tokenizer.control.values():
@@ -153,7 +153,7 @@ def others_over_n(rewards, groups, kind):
 
 
 def groups_by_position(rewards, groups, kind):
-    """Assumes that the rows of a group lie together, all groups of one size."""
+    """Assumes that the rows of a group are adjacent and all groups have the same size."""
     size = int((groups == groups[0]).sum())
     if kind == "none" or len(rewards) % size:
         return torch.zeros_like(rewards)
@@ -184,7 +184,7 @@ def mean_over_each_episode(logprobs, advantages, mask, episodes):
 
 
 def mean_of_the_micro_batch(logprobs, advantages, mask, episodes):
-    """Divides by the rows at hand: the losses of micro-batches do not add up."""
+    """Divides by the rows of the micro-batch: the losses do not add up."""
     return -(advantages[:, None] * logprobs * mask).sum() / len(logprobs)
 
 
@@ -207,12 +207,12 @@ def _advantages(rewards, groups, sigma, mean, ddof, eps):
 
 
 def sigmas_exchanged(rewards, groups, sigma):
-    """n where n - 1 is meant, and the other way round."""
+    """n instead of n - 1, and the other way round."""
     return _advantages(rewards, groups, sigma, _group_mean, 0 if sigma == "group" else 1, 1e-4)
 
 
 def tiny_epsilon(rewards, groups, sigma):
-    """1e-8 under the fraction: rewards that differ by rounding alone give a full step."""
+    """1e-8 in the denominator: rewards that differ only by rounding give a full step."""
     return _advantages(rewards, groups, sigma, _group_mean, 1 if sigma == "group" else 0, 1e-8)
 
 
@@ -252,7 +252,7 @@ def ratio_of_the_other_kind(logprobs, old, mask, kind):
 
 
 def product_of_the_episode(logprobs, old, mask, kind):
-    """The root forgotten: 30 tokens at 1.05 each are 4.3, beyond any clip."""
+    """The root forgotten: 30 ratios of 1.05 make 4.3, beyond any clip."""
     return (
         importance_ratio(logprobs, old, mask, kind)
         if kind == "token"
@@ -273,7 +273,7 @@ def ratio_of_the_masked_too(logprobs, old, mask, kind):
 
 
 def mean_of_ratios(logprobs, old, mask, kind):
-    """The arithmetic mean where the geometric one is meant."""
+    """The arithmetic mean instead of the geometric one."""
     ratio = torch.exp(logprobs - old)
     return ratio if kind == "token" else (ratio * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
 
@@ -297,17 +297,17 @@ def _both(ratio, advantages, clip):
 
 
 def min_missing(*args):
-    """Clipped only: a ratio that strayed to the bad side gets no gradient back."""
+    """Only the clipped term: a ratio that moved the wrong way gets no gradient back."""
     return _both(*args)[1]
 
 
 def never_clipped(*args):
-    """The ratio alone."""
+    """Only the unclipped term."""
     return _both(*args)[0]
 
 
 def max_for_min(*args):
-    """Optimistic where PPO is pessimistic."""
+    """Optimistic, while PPO is pessimistic."""
     return torch.maximum(*_both(*args))
 
 
@@ -333,7 +333,7 @@ def k3_without_ratio(logprobs, reference, ratio):
 
 
 def k1(logprobs, reference, ratio):
-    """log pi - log pi_ref: right in its mean, and its gradient is 0 in the mean."""
+    """log pi - log pi_ref: the mean is right, but the mean of its gradient is 0."""
     return logprobs - reference
 
 
@@ -350,7 +350,7 @@ def minus_one_missing(logprobs, reference, ratio):
 
 
 def ratio_without_gradient(logprobs, reference, ratio):
-    """The ratio as a mere weight: on policy it is 1, and nothing is corrected."""
+    """The ratio only as a weight: on policy it is 1 and corrects nothing."""
     d = reference - logprobs
     return (torch.exp(d) - d - 1) * ratio.detach()
 
@@ -362,7 +362,7 @@ KLS = (k3_without_ratio, k1, other_direction, minus_one_missing, ratio_without_g
 
 
 def reference_one_token_late(model, tokens, mask, temperature):
-    """Policy and reference shifted against each other."""
+    """Policy and reference are shifted against each other."""
     return token_logprobs(model, tokens, mask, temperature)[0].roll(1, 1) * mask
 
 
@@ -373,7 +373,7 @@ REFERENCES = (temperature_forgotten, divided_behind_the_softmax, reference_one_t
 
 
 def tokens_of_the_micro_batch(mask, rule, episodes, tokens, max_tokens):
-    """The mean over the tokens at hand."""
+    """The mean over the tokens of the micro-batch."""
     return length_weights(mask, rule, episodes, int(mask.sum()), max_tokens)
 
 
@@ -387,7 +387,7 @@ def padding_counted(mask, rule, episodes, tokens, max_tokens):
 
 
 def rules_exchanged(mask, rule, episodes, tokens, max_tokens):
-    """The mean over tokens where the mean over episodes is asked for."""
+    """The mean over tokens instead of the mean over episodes."""
     other = {"token": "sequence", "sequence": "token", "constant": "constant"}[rule]
     return length_weights(mask, other, episodes, tokens, max_tokens)
 
@@ -404,19 +404,19 @@ LENGTHS = (tokens_of_the_micro_batch, padding_counted, rules_exchanged, constant
 
 
 def text_through_the_template(grammar, text):
-    """The whole conversation through `apply_chat_template`, as everybody does it."""
+    """The whole conversation through `apply_chat_template`, as is common."""
     talk = [{"role": "system", "content": "Look up."}, {"role": "user", "content": f"Wish: {text}"}]
     rendered = grammar.tokenizer.inner.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
     return grammar.tokenizer.encode_template(rendered)
 
 
 def text_encoded_as_template(grammar, text):
-    """Cut at the texts, but the texts are tokenised with control tokens allowed."""
+    """Cut at the texts, but the texts may be encoded as control tokens."""
     return [*grammar._head, *grammar.tokenizer.encode_template(text), *grammar._ask]
 
 
 def only_special_tokens_split(grammar, text):
-    """What transformers offers by itself: tokens that are added but not special (`</think>`) are still made."""
+    """The option of transformers: tokens that are added but not special (`</think>`) are still produced."""
     content = json.loads(grammar.tokenizer.inner.backend_tokenizer.to_str())
     for token in content["added_tokens"]:
         token["special"] = "think" not in token["content"]

@@ -49,12 +49,13 @@ from mrrec_mini.bm25 import BM25, BM25Stats, words
 from mrrec_mini.data import DataError, Dataset, Split
 from mrrec_mini.datatypes import Answer, Episode, Query
 from mrrec_mini.environment import item_text
-from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
+from mrrec_mini.grpo import Formulas, GRPOConfig, group_advantages
 from mrrec_mini.imitation import WarmStartConfig, copy_drill, set_rate, warm_start
 from mrrec_mini.metrics import MISSING, ndcg_at_k, target_ranks
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
-from mrrec_mini.reinforce import to_batch, token_logprobs
+from mrrec_mini.reinforce import to_batch
 from mrrec_mini.sampler import Sampler
+from mrrec_mini.train import TrainConfig, update_policy
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 CONTROL = (
@@ -190,27 +191,26 @@ class RecR1:
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def learn(self, queries: Sequence[Query], rng: np.random.Generator) -> list[dict[str, float]]:
-        """Reinforce the policy; returns what is logged."""
+        """Reinforce the policy; returns the numbers logged per step: reward, share of good form, entropy."""
         config, log = self.config, []
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        optimizer.zero_grad(set_to_none=True)  # the warm start leaves its last gradient behind
         reference = deepcopy(self.model).requires_grad_(False)
+        rules = TrainConfig(grpo=config.grpo)
         for step in range(config.steps):
             set_rate(optimizer, config.learning_rate * (1 - 0.95 * step / config.steps))
+            # 1. a group of scored rewritings for each of some requests
             chosen = rng.choice(len(queries), config.requests, replace=len(queries) < config.requests)
             episodes = self.play([queries[i] for i in chosen for _ in range(config.group)])
             batch = to_batch(episodes, np.repeat(np.arange(config.requests), config.group).tolist())
+            # 2. the update, on the whole batch at once
             advantages = group_advantages(batch.rewards, batch.groups, config.grpo.sigma)
-            logprobs, entropy = token_logprobs(self.model, batch.tokens, batch.mask, config.temperature)
-            with torch.no_grad():
-                before, _ = token_logprobs(reference, batch.tokens, batch.mask, config.temperature)
-            count, tokens = len(episodes), int(batch.mask.sum())
-            loss = grpo_loss(logprobs, batch.old_logprobs, advantages, batch.mask, config.grpo, count, tokens, before)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            optimizer.step()
+            whole = [torch.arange(len(episodes))]
+            update = update_policy(
+                self.model, optimizer, batch, advantages, whole, rules, Formulas(), reference, config.temperature
+            )
             form = np.mean([episode.answer is not None for episode in episodes])
-            log.append({"reward": float(batch.rewards.mean()), "form": form, "entropy": float(entropy.sum()) / tokens})
+            log.append({"reward": float(batch.rewards.mean()), "form": form, "entropy": update["entropy"]})
         return log
 
     def play(self, queries: Sequence[Query]) -> list[Episode]:

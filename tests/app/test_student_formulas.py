@@ -1,10 +1,9 @@
-"""A learner's own formulas: what is taken from a file, what is refused and how, and that the real loop runs on them."""
+"""A student's formulas: which are taken from a file, which are refused and how, and that the real loop uses them."""
 
 import json
 import math
 import shutil
 from dataclasses import fields, replace
-from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,10 @@ import torch
 from house import ROOT
 from mrrec_mini import grpo, reinforce
 from mrrec_mini.app.demo import Mismatch, beside, train_run
-from mrrec_mini.app.student_formulas import NAMES, PARTS, USED, learners_file, with_names
+from mrrec_mini.app.student_formulas import NAMES, USED, learners_file
 from mrrec_mini.app.terminal import curve, curves
 from mrrec_mini.data import DataError
-from mrrec_mini.grpo import Formulas, GRPOConfig, clipped_surrogate, grpo_loss
+from mrrec_mini.grpo import PARTS, Formulas, GRPOConfig, clipped_surrogate, grpo_loss
 from mrrec_mini.train import TrainConfig, Trainer
 from runs import QUICK, mrrec, refused, shop
 from small import environment, taught_model, tokenizer
@@ -40,10 +39,8 @@ def steps_of(formulas: Formulas, config: TrainConfig = CONFIG, steps: int = 1) -
 
 
 def test_the_bundle_is_the_packages_own():
-    assert {field.name: getattr(Formulas(), field.name) for field in fields(Formulas)} == {
-        name: OWN[name] for name in NAMES if name not in PARTS
-    }
-    assert set(PARTS) <= set(grpo_loss.__code__.co_names), "the loss calls each part by its name"
+    assert {field.name: getattr(Formulas(), field.name) for field in fields(Formulas)} == OWN
+    assert grpo_loss.__kwdefaults__ == {name: OWN[name] for name in PARTS} == Formulas().parts
 
 
 @pytest.mark.parametrize("algo", ["grpo", "reinforce"])
@@ -60,14 +57,14 @@ def test_the_packages_own_in_a_file_change_nothing(tmp_path, algo):
 
 @pytest.mark.parametrize("name", [name for name in USED["grpo"] if name != "token_logprobs"])
 def test_each_formula_of_the_file_is_what_the_update_calls(tmp_path, name):
-    """One that raises: nothing else can be heard from it."""
+    """A formula that raises: the error shows that it was called."""
     path = written(tmp_path, f"def {name}(*args):\n    raise ArithmeticError('heard')\n")
     with pytest.raises(ValueError, match=rf"mine.py, line 2: {name} raised ArithmeticError: 'heard'"):
         learners_file(path, "grpo", GRPOConfig(beta=0.1))
 
 
-def test_what_a_file_only_imports_is_not_the_learners(tmp_path):
-    """Else an imported `grpo_loss` would be taken for theirs, and their own part of it never be called."""
+def test_what_a_file_only_imports_is_not_the_students(tmp_path):
+    """Otherwise an imported `grpo_loss` would pass for the student's, and would not call the student's part."""
     imports = "from mrrec_mini.grpo import clipped_surrogate as usual, grpo_loss, group_advantages\n"
     path = written(tmp_path, imports + "def clipped_surrogate(r, a, c):\n    raise ArithmeticError('heard')\n")
     with pytest.raises(ValueError, match="clipped_surrogate raised ArithmeticError: 'heard'"):
@@ -79,8 +76,8 @@ def test_what_a_file_only_imports_is_not_the_learners(tmp_path):
         learners_file(written(tmp_path, imports), "grpo")
 
 
-def test_the_learners_are_what_the_trainer_calls(tmp_path):
-    """Each is counted in a real step, after the trial."""
+def test_the_trainer_calls_the_students_formulas(tmp_path):
+    """In a real step, after the trial. The student's whole loss calls its own parts, not the bundle's."""
     lines = ["from mrrec_mini import grpo, reinforce", "calls = []"]
     for name in USED["grpo"]:
         home = "reinforce" if name == "token_logprobs" else "grpo"
@@ -102,21 +99,20 @@ def test_each_formula_of_reinforce_is_called(tmp_path, name):
 
 
 def test_another_formula_is_another_run(tmp_path):
+    """A file that defines one part: the package's loss is computed with it."""
     path = written(tmp_path, "def length_weights(mask, rule, episodes, tokens, max_tokens):\n    return mask / 7\n")
     mine, own = (steps_of(f, steps=2) for f in (learners_file(path, "grpo").formulas, Formulas()))
     assert mine[0]["reward"] == own[0]["reward"], "the first episodes are the same"
     assert not math.isclose(mine[0]["grad_norm"], own[0]["grad_norm"], rel_tol=1e-3)
 
 
-def test_the_packages_functions_stay_as_they_are():
-    ratio, advantages = torch.tensor([[1.5, 0.5]]), torch.tensor([1.0])
-    changed = with_names(clipped_surrogate, {"per_token": lambda a: 2 * a[:, None]})
-    assert changed(ratio, advantages, (0.2, 0.2)).tolist() == [pytest.approx([2.4, 1.0])]
-    assert clipped_surrogate(ratio, advantages, (0.2, 0.2)).tolist() == [pytest.approx([1.2, 0.5])]
-    defaults = [
-        [(p.name, p.default) for p in signature(f).parameters.values()] for f in (with_names(grpo_loss, {}), grpo_loss)
-    ]
-    assert defaults[0] == defaults[1]
+def test_a_part_can_be_handed_to_the_loss():
+    """-J of one token with ratio e^.5 and A = 1: clipped at 1.2, and 2.4 with a surrogate of twice that."""
+    given = torch.tensor([[-0.5]]), torch.tensor([[-1.0]]), torch.ones(1), torch.ones(1, 1), GRPOConfig(clip=(0.2, 0.2))
+    assert float(grpo_loss(*given, 1, 1)) == pytest.approx(-1.2)
+    double = lambda *args: 2 * clipped_surrogate(*args)  # noqa: E731
+    assert float(grpo_loss(*given, 1, 1, clipped_surrogate=double)) == pytest.approx(-2.4)
+    assert float(grpo_loss(*given, 1, 1)) == pytest.approx(-1.2), "the package's loss stays as it is"
 
 
 # --- what is refused ---
@@ -126,14 +122,14 @@ def test_the_packages_functions_stay_as_they_are():
     ("text", "error", "said"),
     [
         ("def helper():\n    pass\n", ValueError, "defines none of token_logprobs, baseline"),
-        ("def grpo_loss(:\n", DataError, r"mine.py:1: .*no Python"),
+        ("def grpo_loss(:\n", DataError, r"mine.py:1: .*not valid Python"),
         ("x = 1\ny = 1 / 0\n", DataError, r"mine.py:2: ZeroDivisionError"),
         (
             "def baseline(rewards, groups, kind):\n    return 0\n",
             ValueError,
             "learning by grpo does not call; give --algo r",
         ),
-        ("def kl_term(logprobs, reference, ratio):\n    return 0\n", ValueError, "where beta is 0"),
+        ("def kl_term(logprobs, reference, ratio):\n    return 0\n", ValueError, "beta is 0; to use it anyway"),
         ("group_advantages = 3\n", ValueError, "defines none of"),
     ],
 )
@@ -146,8 +142,8 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path, text, error, said):
     ("body", "said"),
     [
         ("raise NotImplementedError('write this')", r"mine.py, line 2: group_advantages is not written yet"),
-        ("return [0.0]", "returned .*, no tensor"),
-        ("pass", "returned None, no tensor; is there a `return`"),
+        ("return [0.0]", "returned .*, not a tensor"),
+        ("pass", "returned None, not a tensor; is there a `return`"),
         ("return rewards.no_such_thing", r"line 2: group_advantages raised AttributeError"),
         ("return rewards[:, None]", r"group_advantages of 4 rewards returned shape \(4, 1\), expected \(4,\)"),
     ],
@@ -240,7 +236,7 @@ def test_a_run_goes_on_with_the_file_that_it_was_made_with(tmp_path, quick):
 def test_on_the_command_line(tmp_path, quick):
     words = ("train", "--data", shop(), "--run", tmp_path / "run", "--steps", 2, "--fast", "--with")
     refused(mrrec(*words, tmp_path / "none.py"), 3, "no such file; it should define one or more of")
-    refused(mrrec(*words, written(tmp_path, "x = (", "x.py")), 4, "x.py:1", "no Python")
+    refused(mrrec(*words, written(tmp_path, "x = (", "x.py")), 4, "x.py:1", "not valid Python")
     refused(
         mrrec(*words, written(tmp_path, ANSWER, "stub.py")), 1, "stub.py, line", "group_advantages is not written yet"
     )

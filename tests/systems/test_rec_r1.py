@@ -10,7 +10,7 @@ import torch
 import small
 from mrrec_mini.data import DataError, Dataset, Split
 from mrrec_mini.datatypes import Item, Query
-from mrrec_mini.grpo import GRPOConfig, grpo_loss
+from mrrec_mini.grpo import Formulas, GRPOConfig, grpo_loss
 from mrrec_mini.imitation import WarmStartConfig
 from mrrec_mini.metrics import MISSING, ndcg_at_k, target_ranks
 from mrrec_mini.models.causal_lm import CausalLMConfig
@@ -286,7 +286,7 @@ def test_the_first_update_is_on_policy_and_its_advantages_are_normalised(monkeyp
         given.append((logprobs.detach(), old, advantages, mask, episodes, tokens, reference))
         return grpo_loss(logprobs, old, advantages, mask, config, episodes, tokens, reference)
 
-    monkeypatch.setattr("mrrec_mini.systems.rec_r1.grpo_loss", watched)
+    monkeypatch.setattr("mrrec_mini.systems.rec_r1.Formulas", lambda: Formulas(grpo_loss=watched))
     monkeypatch.setattr("mrrec_mini.systems.rec_r1.rewriting_reward", lambda *_: float(next(rewards)))
     rewards = iter([1, 2, 6, 5, 5, 5] * TINY.steps)
     RecR1(TINY).fit(small.environment().dataset, SPLIT)
@@ -294,7 +294,7 @@ def test_the_first_update_is_on_policy_and_its_advantages_are_normalised(monkeyp
     assert torch.allclose(logprobs[mask], old[mask], atol=1e-5) and torch.allclose(
         reference[mask], old[mask], atol=1e-5
     )
-    assert advantages.tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, 0, 0, 0], abs=1e-3)
+    assert advantages.squeeze(1).tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, 0, 0, 0], abs=1e-3)
     assert (episodes, tokens) == (6, int(mask.sum()))
     # from then on the reference stays what the policy was
     logprobs, old, _, mask, *_, reference = given[1]
