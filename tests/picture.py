@@ -38,7 +38,7 @@ def episode_of(page: str) -> str:
 def steps(episode: str) -> list[tuple[str, list[str]]]:
     """[(kind, texts), ...] in the order in which they were given or written; the kinds are those of LABELS."""
     words = " ".join(episode.split())
-    play, item, rank = re.fullmatch(r"(.*) the item then taken, (.*), stands at rank (\d+)", words).groups()
+    play, item, rank = re.fullmatch(r"(.*) the item the user then took, (.*), is at rank (\d+)", words).groups()
     found = []
     for kind, text in re.findall(r"<(query|global|memory|think|search|profile)> (.*?)(?=$| <(?!line|m\d|/))", play):
         text = re.sub(r"</\w+>", "", text)
