@@ -30,7 +30,7 @@ LABELS = {
 
 def episode_of(page: str) -> str:
     """The worked episode in a page: the lines from <query> to the rank. Raises ValueError if there is none."""
-    if not (found := re.search(r"^<query>.*?^the item then taken, .*? stands at rank \d+$", page, re.M | re.S)):
+    if not (found := re.search(r"^<query>.*?^the item the user then took, .*? is at rank \d+$", page, re.M | re.S)):
         raise ValueError("no worked episode of `mrrec demo` in this page")
     return found[0]
 

@@ -227,7 +227,7 @@ def test_a_picture_shows_every_step_and_escapes_texts():
         "<query> a & b\n<global> <line> a\nprice <line> b size\n<think> price <search> a price </search>\n"
         "<memory> <m1> a\nprice low <m2> b size </memory>\n<think> price low <profile> a & b\nprice low <evidence>\n"
         "<m1> <end>\n"
-        "the item then taken, tiny a, stands at rank 3"
+        "the item the user then took, tiny a, is at rank 3"
     )
     assert picture.steps(picture.episode_of(f"x\n{episode}\ny\n")) == [
         ("query", ["a & b"]),
