@@ -27,14 +27,15 @@ systems
     systems/popularity, systems/neighbours, systems/query_text, systems/blair, systems/rec_r1
 
 evaluation
-    evaluate, recipe
+    evaluate, recipe, environment_on_disk, run
 
 what papers stand on
     models/causal_lm, models/text_encoder
 
 the wing
-    app/student_formulas, app/counterfactual, app/tables, app/processes, app/terminal, app/assistant, app/chat_session,
-    app/demo, app/jobs, app/reproduce, app/report, app/walkthrough, app/cli
+    app/student_formulas, app/training, app/counterfactual, app/tables, app/processes, app/terminal, app/assistant,
+    app/chat_session, app/demo, app/jobs, app/reproduce, app/report, app/walkthrough, app/cli/shell, app/cli/data,
+    app/cli/memory, app/cli/model, app/cli/runs, app/cli/studies, app/cli
 """
 
 from importlib import import_module

@@ -1,17 +1,17 @@
-"""Checkpoints that survive a kill at any point, a full disk and a flipped bit: written whole or not, read checked.
+"""Checkpoints that survive a kill, a full disk and a flipped bit: written whole or not at all, checked when read.
 
-Flow: right before `train`, which says what is written; this file says how, and knows neither models nor torch.
+Flow: beneath `run`, which says what a checkpoint holds; this file says how it is written, and knows no model.
 
-    run/checkpoints/step-000060/    the files of one checkpoint, and manifest.json: format, step, each file's size and
-                                    sha256, and a sha256 of all that
-                    *.tmp           half of one: nobody reads it, the next save sweeps it out
-                    *.old           one that is being written over: read where its successor did not come to stand
+    RUN/checkpoints/step-000060/    the files of one checkpoint, and manifest.json: format, step, size and sha256 of
+                                    each file, and a sha256 of all that
+                    *.tmp           an unfinished one: nobody reads it, and the next save deletes it
+                    *.old           one that is being replaced: read if its successor was not completed
 
-`save` writes into a temporary folder, brings every file to the disk, writes the manifest last and gives the folder its
-name by one rename. Only then are older ones deleted; the two newest stay. `newest` believes no checkpoint that it has
-not compared with its manifest: of one that is damaged it says what is wrong with which file, and takes the one before.
+`save` writes into a temporary folder, flushes every file to the disk, writes the manifest last, and renames the folder.
+Only then are older checkpoints deleted; the two newest stay. `newest` trusts no checkpoint before it has compared it
+with its manifest: it reports which file of a damaged one is wrong, and takes the one before.
 
-The paper says nothing of this. Not promised: what a disk loses that lies about having written.
+The paper says nothing of this. Not promised: what a disk loses that reports a write it did not make.
 """
 
 from __future__ import annotations
@@ -25,42 +25,43 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mrrec_mini.data import DataError, shorten
+from mrrec_mini.files import sync
 
-FORMAT = 1  # goes up when an older reader would misunderstand; the manifest's own sha256 is made alike in all versions
+FORMAT = (
+    1  # raised when an older reader would misunderstand; the manifest's own sha256 is computed alike in all formats
+)
 KEPT = 2
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d{6,})(\.old)?")
 
 
 def save(run: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """Make the checkpoint of a step: `write` puts its files into the folder it is given. Returns the folder.
+    """Make the checkpoint of a step: `write` puts its files into the folder that it is given. Returns the folder.
 
-    OSError where it cannot be written: it names the place, and the checkpoints that stood before still stand.
+    Raises OSError, which names the place, if it cannot be written; the older checkpoints are then untouched.
     """
     final = run / "checkpoints" / f"step-{step:06d}"
     fresh, old = final.with_suffix(".tmp"), final.with_suffix(".old")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        for half in final.parent.glob("*.tmp"):
-            shutil.rmtree(half)
+        for unfinished in final.parent.glob("*.tmp"):
+            shutil.rmtree(unfinished)
         fresh.mkdir()
         write(fresh)
         _write_manifest(fresh, step)
-        if final.exists():  # a folder cannot be renamed onto another
+        if final.exists():  # a folder cannot be renamed over another
             if old.exists():
                 shutil.rmtree(old)
             os.replace(final, old)
         os.replace(fresh, final)
-        _sync(final.parent)
+        sync(final.parent)
         for folder in _superseded(run, final):
             shutil.rmtree(folder)
     except Exception as error:  # libraries have errors of their own for a full disk
         shutil.rmtree(fresh, ignore_errors=True)
         what = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-        raise OSError(
-            f"{final}: the checkpoint cannot be written ({what}); what was saved before is untouched: make room there, "
-            "or make it writable, and go on"
-        ) from error
+        advice = "what was saved before is untouched: make room there, or make it writable, and resume"
+        raise OSError(f"{final}: the checkpoint cannot be written ({what}); {advice}") from error
     return final
 
 
@@ -70,10 +71,10 @@ def folders(run: Path) -> list[Path]:
     return [path for _, path in sorted(((int(m[1]), not m[2]), path) for m, path in found if m)][::-1]
 
 
-def newest(run: Path, warn: Callable[[str], None]) -> Path:
-    """The newest whole checkpoint; `warn` is told of each one that was passed over, and why.
+def newest(run: Path, warn: Callable[[str], object]) -> Path:
+    """The newest whole checkpoint; `warn` gets one sentence on each damaged one that was passed over.
 
-    FileNotFoundError: there is none yet. DataError: none is whole, or the newest whole one has a newer format.
+    Raises FileNotFoundError if there is none yet; DataError if none is whole, or a newer format was found first.
     """
     troubles: list[str] = []
     for folder in folders(run):
@@ -95,50 +96,41 @@ class Damaged(ValueError):
 
 
 def check(folder: Path) -> None:
-    """Compare a checkpoint with its manifest, byte for byte. Damaged: they differ. DataError: a newer format."""
+    """Compare a checkpoint with its manifest. Raises Damaged if they differ, DataError if its format is newer."""
     manifest = _read_manifest(folder)
     if manifest.get("format") != FORMAT:
-        raise DataError(
-            f"{folder}: a checkpoint of format {shorten(manifest.get('format'))}, and this version of mrrec_mini reads "
-            f"format {FORMAT}; use the version that wrote it"
-        )
+        found, ours = shorten(manifest.get("format")), f"this version of mrrec_mini reads format {FORMAT}"
+        raise DataError(f"{folder}: a checkpoint of format {found}, and {ours}; use the version that wrote it")
     if folder.name.split(".")[0] != f"step-{manifest['step']:06d}":
         raise Damaged(f"{MANIFEST} is that of step {manifest['step']}")
-    present = _files(folder)
-    for name in sorted(manifest["files"].keys() | present.keys()):
+    expected, present = manifest["files"], _files(folder)
+    for name in sorted(expected.keys() | present.keys()):
         if name not in present:
             raise Damaged(f"{name} is missing")
-        if name not in manifest["files"]:
+        if name not in expected:
             raise Damaged(f"{name} does not belong to it")
-        said, size = manifest["files"][name], present[name].stat().st_size
-        if size != said["size"]:
-            raise Damaged(f"{name} has {size} bytes, its manifest says {said['size']}")
-        if _sha256(present[name]) != said["sha256"]:
+        size = present[name].stat().st_size
+        if size != expected[name]["size"]:
+            raise Damaged(f"{name} has {size} bytes, its manifest says {expected[name]['size']}")
+        if _sha256(present[name]) != expected[name]["sha256"]:
             raise Damaged(f"{name}: its sha256 is not the one in the manifest")
 
 
-def write_synced(path: Path, text: str) -> None:
-    """Write a text file and wait until it is on the disk."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _write_manifest(folder: Path, step: int) -> None:
-    """Bring every file to the disk, then the manifest that vouches for them."""
+    """Flush every file to the disk, then write and flush the manifest, whose presence says that all is there."""
     files = {}
     for name, path in _files(folder).items():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
+        sync(path)
         files[name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
     content = {"format": FORMAT, "step": step, "files": files}
-    write_synced(folder / MANIFEST, json.dumps({**content, "sha256": _digest(content)}, indent=1))
-    _sync(folder)
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({**content, "sha256": _digest(content)}, indent=1), encoding="utf-8")
+    sync(manifest)
+    sync(folder)
 
 
 def _read_manifest(folder: Path) -> dict:
-    """The manifest, known to be as it was written; else Damaged."""
+    """The manifest, known to be as it was written. Raises Damaged if it is not."""
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
         own = content.pop("sha256")
@@ -152,12 +144,12 @@ def _read_manifest(folder: Path) -> dict:
 
 
 def _digest(content: dict) -> str:
-    """sha256 of a manifest without its own."""
+    """sha256 of a manifest without its own sha256."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Name -> file, for all that stands in a checkpoint but its manifest."""
+    """{name: file} of everything in a checkpoint except its manifest."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {name: path for path in files if (name := path.relative_to(folder).as_posix()) != MANIFEST}
 
@@ -171,22 +163,11 @@ def _sha256(path: Path) -> str:
 
 
 def _superseded(run: Path, final: Path) -> list[Path]:
-    """All but the checkpoint that was just made and the newest before it.
+    """All checkpoints except the one just made and the newest one before it.
 
-    What claims a later step goes too: a run saves in order, so it was passed over as damaged when the run went on.
+    Checkpoints of later steps go too. A run saves in order, so it passed over them as damaged when it was resumed.
     """
     found = folders(run)
     behind = [folder for folder in found[found.index(final) + 1 :] if folder.stem != final.name]
     kept = [final, *behind[: KEPT - 1]]
     return [folder for folder in found if folder not in kept]
-
-
-def _sync(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    if os.name == "nt":  # it has no way to
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -62,7 +62,7 @@ from mrrec_mini.memory import (
     record_entry,
     sample_contrasts,
 )
-from mrrec_mini.summarize import ExtractiveConfig, ExtractiveSummarizer, Reading
+from mrrec_mini.summarize import ExtractiveSummarizer
 
 FORMAT = 2  # version of the tables below
 WAIT = 5.0  # seconds that a writer waits for another one
@@ -182,7 +182,7 @@ class Store(AbstractContextManager):
         self.config = MemoryConfig(**{**config, "levels": tuple(config["levels"])})
         self.space = TextSpace.unpack(json.loads(meta["space"]), learned)
         self.embedder_id = self.space.embedder_id
-        self.summarizer = summarizer or _read_summarizer(json.loads(learned["reading"]))
+        self.summarizer = summarizer or ExtractiveSummarizer.unpack(json.loads(learned["reading"]))
 
     @classmethod
     def open(
@@ -786,22 +786,12 @@ def _write_learned(connection: sqlite3.Connection, memory: Memory) -> None:
         "embedder": memory.space.embedder_id,
         "space": json.dumps(space),
     }
-    reading, config = Reading(), ExtractiveConfig()
-    if isinstance(memory.summarizer, ExtractiveSummarizer):
-        reading, config = memory.summarizer.reading, memory.summarizer.config
-    attention = [[*key, value] for key, value in reading.attention.items()]
-    fields = {"config": asdict(config), "words": dict(reading.words), "attention": attention}
-    learned["reading"] = json.dumps(fields).encode()
+    extractive = isinstance(memory.summarizer, ExtractiveSummarizer)
+    writer = memory.summarizer if extractive else ExtractiveSummarizer()
+    learned["reading"] = json.dumps(writer.pack()).encode()
     with connection:
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         connection.executemany("INSERT INTO learned VALUES (?, ?)", learned.items())
-
-
-def _read_summarizer(fields: Mapping) -> ExtractiveSummarizer:
-    """The summariser that `_write_learned` saved under "reading"."""
-    words_of = {word: tuple(value) for word, value in fields["words"].items()}
-    attention = {(scenario, aspect): value for scenario, aspect, value in fields["attention"]}
-    return ExtractiveSummarizer(ExtractiveConfig(**fields["config"]), Reading(words_of, attention))
 
 
 def _write_user(scope: Scope, dataset: Dataset, teaches: bool) -> Counter[str]:

@@ -24,7 +24,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -193,6 +193,18 @@ class ExtractiveSummarizer:
         """Learn the words that reviews use for values; with them, which aspects each scenario's reviews mention."""
         words = learn_words(purchases, self.config)
         return ExtractiveSummarizer(self.config, Reading(words, learn_attention(purchases, words, self.config)))
+
+    def pack(self) -> dict:
+        """The summariser as plain fields for JSON; `unpack` rebuilds it from them."""
+        attention = [[*key, value] for key, value in self.reading.attention.items()]
+        return {"config": asdict(self.config), "words": dict(self.reading.words), "attention": attention}
+
+    @classmethod
+    def unpack(cls, fields: Mapping) -> ExtractiveSummarizer:
+        """Rebuild a packed summariser, which then writes the same lines."""
+        words = {word: tuple(value) for word, value in fields["words"].items()}
+        attention = {(scenario, aspect): value for scenario, aspect, value in fields["attention"]}
+        return cls(ExtractiveConfig(**fields["config"]), Reading(words, attention))
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
         """Eq. (4), extractive: strength(aspect, value) = sum of the stances of the purchases in one category."""

@@ -8,10 +8,10 @@ Flow: joins everything before it. A `Trainer` takes a warm-started policy and en
     4. advantages within each group, loss over the sampled tokens, one optimiser step      (eq. 11, or REINFORCE)
     5. return the numbers to log
 
-A run is a folder. `save_checkpoint` writes policy, optimiser, reference, counters and the states of all generators as
-one checkpoint (see `checkpoint`), so that a run that is stopped at any point goes on from the last whole one with the
-same numbers as if it had not been stopped (same machine, threads and versions). Ctrl-C waits for the end of the step
-in hand, since half a step could not be continued.
+`train` repeats it and hands log lines and checkpoints to a `Keeper`; `run.Run` is one. `Trainer.state` holds the
+optimiser, reference, counters and the states of all generators, so that training that is stopped at any point resumes
+from the last checkpoint with the same numbers as if it had not been stopped (same machine, threads and versions).
+Ctrl-C takes effect after the current step, because half a step could not be resumed.
 
 If a reward is not a finite number, the step is refused before anything changes. If the loss or the gradient of an
 update is not finite, the update is skipped and counted; `max_skipped` of them in a row end the run.
@@ -24,41 +24,33 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from numbers import Real
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from mrrec_mini import checkpoint
 from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.constrain import constraint_of
 from mrrec_mini.data import DataError, shorten
 from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.environment import Environment
-from mrrec_mini.grammar import CONTROL, Grammar
+from mrrec_mini.grammar import Grammar
 from mrrec_mini.grpo import Formulas, GRPOConfig
 from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.metrics import ndcg_at_k
-from mrrec_mini.models.causal_lm import ADAPTER_CONFIG, WordTokenizer, load_causal_lm, save_causal_lm
 from mrrec_mini.reinforce import BASELINES, Batch, per_token, rows_by_length, to_batch
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig
 from mrrec_mini.turn_credit import turn_advantages
-
-BEFORE = "before"  # in a run folder: the policy that was trained, as it was at first
 
 
 @dataclass(frozen=True)
@@ -102,7 +94,7 @@ class TrainConfig:
 
 
 class Trainer:
-    """The state of a run: policy, optimiser, generators, step. `save_checkpoint` and `resume` make it durable.
+    """The state of a run: policy, optimiser, generators, step. `state` and `restore` make it durable.
 
     `formulas`: the package's, or a student's versions of some of them.
     """
@@ -210,10 +202,12 @@ class Trainer:
         """Restore what `state` returned. Raises DataError if it belongs to a different model."""
         moments = {f"moments of parameter {i}": one["exp_avg"] for i, one in state["optimizer"]["state"].items()}
         own = {f"moments of parameter {i}": parameter for i, parameter in enumerate(self.model.parameters())}
-        _same_shapes("the optimizer", _shapes(moments), "the model", _shapes({name: own.get(name) for name in moments}))
+        require_same_shapes(
+            "the optimizer", shapes_of(moments), "the model", shapes_of({name: own.get(name) for name in moments})
+        )
         if self.reference is not None:
-            shapes = _shapes(state["reference"] or {}), _shapes(self.reference.state_dict())
-            _same_shapes("the reference", shapes[0], "the model", shapes[1])
+            shapes = shapes_of(state["reference"] or {}), shapes_of(self.reference.state_dict())
+            require_same_shapes("the reference", shapes[0], "the model", shapes[1])
         self.done, self.skipped = state["done"], state["skipped"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
@@ -309,46 +303,58 @@ def rate_factor(step: int, config: TrainConfig) -> float:
     return min(1.0, (step + 1) / max(1, config.warmup)) * fall
 
 
+class Keeper(Protocol):
+    """What keeps the results of training; `run.Run` keeps them in a folder."""
+
+    def log(self, line: dict) -> None:
+        """Keep the log line of a step."""
+
+    def save(self, trainer: Trainer) -> None:
+        """Keep a checkpoint of the trainer as it is now."""
+
+    def last_checkpoint(self) -> Path | None:
+        """Where the newest checkpoint is; None if there is none."""
+
+
 def train(
     trainer: Trainer,
-    run: Path | None = None,
+    keeper: Keeper | None = None,
     validation: Sequence[Query] = (),
     report: Callable[[dict], None] = lambda line: None,
 ) -> list[dict]:
-    """Make the steps that are left; returns the logged lines. Ctrl-C checkpoints (where there is a run) and is
-    raised again. ValueError: `max_skipped` updates in a row were not finite; the last good checkpoint is named.
+    """Make the remaining steps of `trainer`; returns their log lines, each of which `report` gets too.
+
+    Ctrl-C takes effect after the current step: a checkpoint is saved, then KeyboardInterrupt is raised. Raises
+    ValueError, with the last good checkpoint, if `max_skipped` updates in a row were not finite.
     """
     config = trainer.config
-    if run is not None:
-        run.mkdir(parents=True, exist_ok=True)
     lines = []
     try:
         while trainer.done < config.steps:
             with undivided():
                 line = trainer.step()
                 last = trainer.done == config.steps
+                # now and then, and at the end, a greedy evaluation on validation queries
                 if validation and (trainer.done % config.evaluate_every == 0 or last):
                     line |= trainer.validate(validation)
                 lines.append(line)
-                if run is not None:
-                    append_line(run / "metrics.jsonl", line)
+                if keeper is not None:
+                    keeper.log(line)
                 if trainer.skipped >= config.max_skipped:
-                    raise ValueError(_diverged(trainer, run))
-                if run is not None and (trainer.done % config.checkpoint_every == 0 or last):
-                    save_checkpoint(run, trainer)
+                    raise ValueError(_diverged(trainer, keeper))
+                if keeper is not None and (trainer.done % config.checkpoint_every == 0 or last):
+                    keeper.save(trainer)
             report(line)
     except KeyboardInterrupt:
-        if run is not None:
-            save_checkpoint(run, trainer)
+        if keeper is not None:
+            keeper.save(trainer)
         raise
     return lines
 
 
 @contextmanager
 def undivided() -> Iterator[None]:
-    """Ctrl-C inside the block is raised at its end. Only the main thread ever gets it, so elsewhere this does
-    nothing.
-    """
+    """Delay Ctrl-C inside the block until its end. Only the main thread receives it, so others need no delay."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -362,123 +368,22 @@ def undivided() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-# ------------------------------------------------------------------------------------------------------ a run on disk
-
-
-def save_checkpoint(run: Path, trainer: Trainer) -> None:
-    """The policy, as `load_causal_lm` reads it, and state.pt. OSError where there is no room or no permission."""
-
-    def write(folder: Path) -> None:
-        save_causal_lm(folder, trainer.model, trainer.tokenizer)
-        torch.save(trainer.state(), folder / "state.pt")
-
-    checkpoint.save(run, trainer.done, write)
-
-
-def save_start(run: Path, model, tokenizer) -> None:
-    """The policy before the first step, beside the checkpoints, which do not keep it: `load_start` reads it."""
-    checkpoint.save(run / BEFORE, 0, lambda folder: save_causal_lm(folder, model, tokenizer))
-
-
-def load_start(run: Path, warn: Callable[[str], None] = warnings.warn, device: str = "cpu"):
-    """The model and tokenizer as they were before the first step; errors as in `load_policy`."""
-    return load_policy(run / BEFORE, warn, device)
-
-
-def load_policy(run: Path, warn: Callable[[str], None] = warnings.warn, device: str = "cpu"):
-    """The model, on `device`, and tokenizer of a run's newest whole checkpoint; `warn` is told of damaged ones that
-    were passed over.
-
-    FileNotFoundError: no checkpoint yet. DataError: none can be used.
-    """
-    return _policy(checkpoint.newest(run, warn), device)
-
-
-def resume(
-    run: Path,
-    environments: Sequence[Environment],
-    config: TrainConfig,
-    warn: Callable[[str], None] = warnings.warn,
-    formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
-    device: str = "cpu",
-) -> Trainer:
-    """The trainer as it was at the newest whole checkpoint; log lines written after it are dropped, they will be made
-    again. `warn` and errors as in `load_policy`.
-    """
-    folder = checkpoint.newest(run, warn)
-    model, tokenizer = _policy(folder, device)
-    trainer = Trainer(model, tokenizer, environments, config, formulas)
-    with _naming_what_is_spoiled(folder):
-        # never a pickle that can run code
-        trainer.restore(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
-    log = run / "metrics.jsonl"
-    if log.is_file():
-        kept = [text for text in log.read_text(encoding="utf-8").splitlines() if _step_of(text) <= trainer.done]
-        fresh = run / "metrics.jsonl.tmp"
-        checkpoint.write_synced(fresh, "".join(text + "\n" for text in kept))
-        os.replace(fresh, log)
-    return trainer
-
-
-def start_over(run: Path) -> None:
-    """Forget the log and the checkpoints of an earlier run in this folder."""
-    (run / "metrics.jsonl").unlink(missing_ok=True)
-    for name in ("checkpoints", BEFORE):
-        if (run / name).exists():
-            shutil.rmtree(run / name)
-
-
-def _policy(folder: Path, device: str):
-    """Model and tokenizer of a checkpoint, once config.json, weights and words are known to be of one model."""
-    with _naming_what_is_spoiled(folder):
-        if not (folder / ADAPTER_CONFIG).is_file():  # adapters: peft refuses those that do not fit their base
-            _check_weights(folder)
-        model, tokenizer = load_causal_lm(str(folder), CONTROL)
-        if isinstance(tokenizer, WordTokenizer):
-            rows = model.get_input_embeddings().num_embeddings
-            if len(tokenizer) != rows:
-                raise DataError(f"words.json has {len(tokenizer)} tokens, the model {rows}")
-            if other := set(CONTROL) ^ set(tokenizer.control):
-                raise DataError(f"its control tokens and those of this version differ in {', '.join(sorted(other))}")
-    return model.to(device), tokenizer
-
-
-def _check_weights(folder: Path) -> None:
-    """DataError unless model.safetensors holds what config.json describes."""
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        tied = file.metadata() or {}  # weights that are one with another are written once
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    expected = {name: shape for name, shape in _shapes(empty.state_dict()).items() if name not in tied}
-    _same_shapes("model.safetensors", found, "config.json", expected)
-
-
-def _shapes(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, tuple[int, ...] | None]:
+def shapes_of(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, tuple[int, ...] | None]:
+    """{name: shape}; None for a tensor that is absent."""
     return {name: None if tensor is None else tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _same_shapes(one: str, found: Mapping[str, object], other: str, expected: Mapping[str, object]) -> None:
-    """DataError, naming the first tensor that has not the same shape on both sides."""
+def require_same_shapes(one: str, found: Mapping[str, object], other: str, expected: Mapping[str, object]) -> None:
+    """Raises DataError, naming the first tensor whose shape differs between the sides called `one` and `other`."""
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
             sides = [f"{shapes.get(name) or 'absent'} in {side}" for side, shapes in ((one, found), (other, expected))]
-            raise DataError(f"{name} is {' and '.join(sides)}: they are not of one model")
+            raise DataError(f"{name} is {' and '.join(sides)}: they do not belong to one model")
 
 
-@contextmanager
-def _naming_what_is_spoiled(folder: Path) -> Iterator[None]:
-    """Whatever a reader says of a foreign file becomes one line that names the checkpoint."""
-    try:
-        yield
-    except Exception as error:
-        what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {shorten(str(error), 120)}"
-        raise DataError(f"{folder}: the checkpoint cannot be used ({what}); train again into another folder") from error
-
-
-def _diverged(trainer: Trainer, run: Path | None) -> str:
-    found = checkpoint.folders(run) if run is not None else []
-    last = f"the last good checkpoint is {found[0]}" if found else "there is no checkpoint"
+def _diverged(trainer: Trainer, keeper: Keeper | None) -> str:
+    found = keeper.last_checkpoint() if keeper is not None else None
+    last = f"the last good checkpoint is {found}" if found else "there is no checkpoint"
     return (
         f"step {trainer.done}: loss or gradient was not finite in {trainer.skipped} updates in a row, so training "
         f"stops; {last}; train again with a lower learning rate, or look at the rewards"
@@ -498,22 +403,6 @@ def _check_rewards(player: str, queries: Sequence[Query], episodes: Sequence[Epi
             raise ValueError(
                 f"{player}: episode of query {query.id}: the reward is {shorten(reward)}, no finite number"
             )
-
-
-def append_line(path: Path, line: dict) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:  # a full disk does not say which
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _step_of(text: str) -> float:
-    """The step of a log line; infinity where a kill cut the line short."""
-    try:
-        return json.loads(text)["step"]
-    except (ValueError, KeyError):
-        return math.inf
 
 
 def _reward_log(episodes: Sequence[Episode], batch: Batch) -> dict[str, float]:

@@ -22,8 +22,9 @@ from mrrec_mini.data import Dataset
 from mrrec_mini.datatypes import Query
 from mrrec_mini.grammar import CONTROL
 from mrrec_mini.imitation import WarmStartConfig
-from mrrec_mini.recipe import FAST, prepare, start_policy, write_config
-from mrrec_mini.train import Trainer, save_start, train
+from mrrec_mini.recipe import FAST, prepare, start_policy
+from mrrec_mini.run import Run, RunConfig
+from mrrec_mini.train import Trainer, train
 from mrrec_mini.world import WorldConfig, make_world
 from small import TINY
 
@@ -52,13 +53,14 @@ def shop() -> Path:
 @lru_cache(maxsize=1)
 def made_run() -> Path:
     """A run on the shop: a policy that is worth nothing, made in seconds."""
-    run = Path(FOLDER.name) / "run"
+    run = Run(Path(FOLDER.name) / "run")
     environments = prepare(Dataset.load(shop()), QUICK, 0)
-    model, tokenizer = start_policy(environments, QUICK, 0)
-    write_config(run, QUICK, 0, shop(), None)
-    save_start(run, model, tokenizer)
-    train(Trainer(model, tokenizer, environments, QUICK.train), run, environments[0].split.validation_queries)
-    return run
+    trainer = Trainer(*start_policy(environments, QUICK, 0), environments, QUICK.train)
+    with run.lock():
+        run.create(RunConfig(QUICK, 0, shop()), trainer)
+        train(trainer, run, environments[0].split.validation_queries)
+        run.finish(environments[0])
+    return run.folder
 
 
 def copied_run(folder: Path) -> Path:

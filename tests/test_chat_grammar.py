@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import wrong
 from house import ROOT
 from mrrec_mini.app.assistant import Assistant
-from mrrec_mini.app.demo import evaluate_run, train_run
+from mrrec_mini.app.training import Mismatch, Settings, train_run
 from mrrec_mini.chat_grammar import (
     EXAMPLE,
     INSTRUCTION,
@@ -39,11 +39,12 @@ from mrrec_mini.models.causal_lm import (
     make_causal_lm,
     save_causal_lm,
 )
-from mrrec_mini.recipe import chosen_recipe, prepare, read_config, start_policy
+from mrrec_mini.recipe import chosen_recipe, prepare, start_policy
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor, rollout
+from mrrec_mini.run import Run
 from mrrec_mini.scripts import TeacherConfig, teacher
-from mrrec_mini.train import TrainConfig, Trainer, load_policy
+from mrrec_mini.train import TrainConfig, Trainer
 from runs import mrrec, refused, same_weights, shop
 from small import Dictated, environment, fresh_logprobs, tiny_model, tokenizer
 
@@ -486,24 +487,25 @@ def test_a_chat_run_is_made_stopped_gone_on_with_and_used(model_folder, tmp_path
     monkeypatch.setattr("mrrec_mini.reward.format_reward", lambda e: float(sum(e.tokens) % 97))  # or nothing is learned
     if lora:
         pytest.importorskip("peft", reason="needs peft: pip install 'mrrec_mini[lora]'")
-    a, b, options = tmp_path / "a", tmp_path / "b", dict(lora=lora, bf16=bf16)
-    assert train_run(shop(), a, 1, 0, None, False, True, chat_model=str(model_folder), **options).startswith("1 steps")
-    with pytest.raises(ValueError, match="made with --model"):
-        train_run(shop(), a, 2, None, None, True, True, chat_model="another/model")
-    train_run(shop(), a, 2, None, None, True, True)
-    train_run(shop(), b, 2, 0, None, False, True, chat_model=str(model_folder), **options)
+    a, b = tmp_path / "a", tmp_path / "b"
+    wanted = Settings(seed=0, fast=True, chat_model=str(model_folder), lora=lora, bf16=bf16)
+    assert train_run(shop(), a, replace(wanted, steps=1)).startswith("1 steps")
+    with pytest.raises(Mismatch, match="made with --model"):
+        train_run(shop(), a, Settings(steps=2, fast=True, chat_model="another/model"), resume=True)
+    train_run(shop(), a, Settings(steps=2, fast=True), resume=True)
+    train_run(shop(), b, replace(wanted, steps=2))
     assert logged(a) == logged(b) and len(logged(a)) == 2
-    (one, tok), (two, _) = load_policy(a), load_policy(b)
+    (one, tok), (two, _) = Run(a).policy(), Run(b).policy()
     assert same_weights(one, two) and type(grammar_of(tok)) is ChatGrammar
     start = load_causal_lm(str(model_folder))[0].state_dict()
     if not lora:
         assert not all(torch.equal(weight, start[name]) for name, weight in one.state_dict().items())
-    recipe, _, _ = read_config(a)
+    recipe = Run(a).config.recipe
     assert (recipe.chat_model, recipe.lora) == (str(model_folder), lora or 0)
     said = Assistant.open(a).recommend("u000001", "mug for hiking")
     assert said.items and "the policy broke off" in said.reason  # 4 tokens are no answer
     if not lora:
-        assert "grpo" in evaluate_run(a)["arms"]
+        assert "grpo" in Run(a).evaluate()["arms"]
 
 
 def test_a_chat_model_can_be_warm_started(model_folder):

@@ -12,12 +12,13 @@ import torch
 
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.grpo import GRPOConfig
-from mrrec_mini.recipe import FAST, check_device, prepare, start_policy
+from mrrec_mini.recipe import FAST, prepare, start_policy
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig
+from mrrec_mini.run import Run, check_device
 from mrrec_mini.sampler import Sampler
-from mrrec_mini.train import TrainConfig, Trainer, autocast, resume, save_checkpoint, train
+from mrrec_mini.train import TrainConfig, Trainer, autocast, train
 from mrrec_mini.world import WorldConfig, make_world
 from runs import mrrec, refused
 from small import GPU, environment, taught_model, tokenizer
@@ -99,14 +100,14 @@ def test_a_step_is_the_same_step(config):
 @pytest.mark.parametrize("begun, gone_on", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
 def test_a_run_crosses_from_one_device_to_the_other(begun, gone_on, tmp_path):
     made = Trainer(taught_model().to(begun), TOK, [environment()], replace(FULL, steps=2))
-    train(made, tmp_path)
-    save_checkpoint(tmp_path, made)
-    after = resume(tmp_path, [environment()], FULL, device=gone_on)
+    train(made, Run(tmp_path))
+    Run(tmp_path).save(made)
+    after = Run(tmp_path).resume([environment()], FULL, device=gone_on)
     assert after.model.device.type == gone_on and after.done == 2
     assert torch.equal(after.generator.get_state(), made.generator.get_state())
     for one, other in zip(made.model.parameters(), after.model.parameters(), strict=True):
         assert torch.equal(one.cpu(), other.cpu())
-    assert [line["step"] for line in train(after, tmp_path)] == [3, 4]
+    assert [line["step"] for line in train(after, Run(tmp_path))] == [3, 4]
 
 
 @GPU

@@ -16,7 +16,7 @@ from mrrec_mini.environment import item_text
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.recipe import prepare
 from mrrec_mini.rollout import LMActor
-from mrrec_mini.train import load_policy
+from mrrec_mini.run import Run
 from mrrec_mini.world import make_world
 from runs import HOSTILE, QUICK, SHOP, copied_run, hostile_shop, made_run, mrrec, refused, same_weights, shop, started
 
@@ -270,7 +270,7 @@ def test_endless_bad_gradients_stop_a_run_and_name_its_last_checkpoint(two, tmp_
             "mrrec_mini.train.advantages_of", lambda _, batch, *rest: torch.full_like(batch.rewards, float("nan"))
         )
         refused(mrrec(*go_on), 1, "step 8: loss or gradient was not finite in 5 updates in a row", "step-000006")
-    assert same_weights(load_policy(run)[0], load_policy(two)[0])
+    assert same_weights(Run(run).policy()[0], Run(two).policy()[0])
     assert mrrec(*go_on[:-3], "--steps", 8, "--resume").exit_code == 0  # once the gradients are good again
 
 
@@ -321,7 +321,7 @@ def test_a_run_whose_config_is_anothers(tmp_path, text):
 def test_a_run_is_not_written_over(tmp_path):
     run = copied_run(tmp_path)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    refused(mrrec("train", "--data", shop(), "--run", run), 1, "holds a run already; go on with --resume, or choose")
+    refused(mrrec("train", "--data", shop(), "--run", run), 1, "holds a run already; resume it with --resume")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -388,7 +388,7 @@ def test_no_control_token_comes_from_a_text(hostile):
     """In what an episode was given, each control token stands where the grammar puts it, and nowhere else."""
     _, folder, run = hostile
     data = open_data(folder, 0, True)[0]
-    model, tokenizer = load_policy(run)
+    model, tokenizer = Run(run).policy()
     control, names = set(tokenizer.control.values()), tokenizer.control
     for text in (
         *(query.text for query in data.queries),

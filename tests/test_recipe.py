@@ -1,8 +1,7 @@
-"""The recipe: what it is made of comes back from disk, and who it may learn from."""
+"""The recipe: which environments it prepares, who it may learn from, and that one seed gives one policy."""
 
-import json
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,94 +9,17 @@ import pytest
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.datatypes import Query
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.grpo import GRPOConfig
 from mrrec_mini.recipe import (
-    FAST,
     Recipe,
     _draw,
     all_train,
     make_tokenizer,
     prepare,
-    read_config,
-    recipe_from,
     start_policy,
     teacher_traces,
-    write_config,
 )
 from mrrec_mini.world import make_world
-from runs import QUICK, SHOP, copied_run, made_run, same_weights, shop
-
-# --- config.json ---
-
-ODD = replace(
-    QUICK,
-    shares=(0.4, 0.2, 0.4),
-    train=replace(QUICK.train, algo="reinforce", grpo=GRPOConfig(clip=(0.1, 0.3))),
-)
-
-
-@pytest.mark.parametrize("recipe", [Recipe(), FAST, ODD, Recipe().ablated(global_k=0, max_calls=1)])
-def test_a_recipe_survives_json(recipe):
-    back = recipe_from(json.loads(json.dumps(asdict(recipe))))
-    assert back == recipe
-    assert hash(back) == hash(recipe)  # a list where a tuple was would be equal to nothing and cannot be hashed
-
-
-def test_a_config_of_a_folder_and_of_a_shop_come_back(tmp_path):
-    write_config(tmp_path / "a", ODD, 7, shop(), None)
-    recipe, seed, dataset = read_config(tmp_path / "a")
-    assert (recipe, seed, dataset.counts()) == (ODD, 7, Dataset.load(shop()).counts())
-    write_config(tmp_path / "b", FAST, 3, None, SHOP)
-    recipe, seed, dataset = read_config(tmp_path / "b")
-    assert (recipe, seed, dataset.queries) == (FAST, 3, make_world(SHOP).queries)
-
-
-def test_a_config_does_not_depend_on_where_it_was_made(tmp_path, monkeypatch):
-    (tmp_path / "here").symlink_to(shop())
-    monkeypatch.chdir(tmp_path)
-    write_config(tmp_path / "run", QUICK, 0, (tmp_path / "here").relative_to(tmp_path), None)
-    monkeypatch.chdir("/")
-    assert read_config(tmp_path / "run")[2].counts() == Dataset.load(shop()).counts()
-
-
-GOOD = {"seed": 0, "data": None, "world": asdict(SHOP), "recipe": asdict(QUICK)}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "{", "[]", "null", "7", '{"a": 1}', '{"model_type": "llama"}', "\x00"),
-        *(json.dumps(GOOD | change) for change in ({"seed": "x"}, {"recipe": {}}, {"world": None}, {"data": 4})),
-        json.dumps(GOOD | {"world": {"shops": 3}}),
-        json.dumps(GOOD | {"recipe": asdict(QUICK) | {"new": 1}}),
-        json.dumps(GOOD | {"recipe": asdict(QUICK) | {"train": asdict(QUICK.train) | {"algo": "ppo"}}}),
-    ],
-)
-def test_a_config_that_is_no_runs_is_bad_data(tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(DataError) as error:
-        read_config(tmp_path)
-    assert str(error.value).startswith(f"{tmp_path / 'config.json'}: not what `mrrec train` writes")
-    assert "\n" not in str(error.value)
-
-
-def test_the_good_one_among_them_is_read(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(GOOD))
-    assert read_config(tmp_path)[:2] == (QUICK, 0)
-
-
-def test_a_folder_without_config_is_not_found(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a run"):
-        read_config(tmp_path)
-
-
-def test_a_run_whose_data_set_went_away_says_so(tmp_path):
-    run = copied_run(tmp_path)
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"data": str(tmp_path / "gone")}))
-    with pytest.raises(DataError, match=r"gone.items\.jsonl: cannot be read"):
-        read_config(run)
-
+from runs import QUICK, SHOP, same_weights
 
 # --- environments ---
 
@@ -199,18 +121,3 @@ def test_an_ablated_recipe_differs_in_its_rules_alone():
     ablated = Recipe().ablated(global_k=0)
     assert ablated.train.rules.global_k == 0
     assert ablated.ablated(global_k=Recipe().train.rules.global_k) == Recipe()
-
-
-def test_a_run_folder_is_laid_out_as_promised():
-    run = made_run()
-    # by the first recommendation that any test asks for; the last two are SQLite's own, while somebody has it open
-    made_later = {"memory.db", "memory.db-wal", "memory.db-shm"}
-    promised = {"before", "checkpoints", "config.json", "metrics.jsonl"}
-    assert {path.name for path in run.iterdir()} - made_later == promised
-    assert (run / "checkpoints" / "step-000002" / "model.safetensors").is_file()
-    config = json.loads((run / "config.json").read_text())
-    assert sorted(config) == ["data", "formulas", "recipe", "seed", "threads", "torch", "world"]
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2]
-    assert {"reward", "reward_std", "frac_reward_zero_std", "entropy", "kl", "grad_norm", "step_time"} <= set(lines[0])
-    assert "validation/ndcg@10" in lines[1]

@@ -19,7 +19,7 @@ import torch
 import transformers
 from safetensors.torch import save_model
 
-import mrrec_mini.train as loop
+import mrrec_mini.run as folder
 from house import ROOT
 from mrrec_mini import checkpoint
 from mrrec_mini.data import DataError
@@ -28,14 +28,11 @@ from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.grpo import LENGTHS, Formulas, GRPOConfig, group_advantages, grpo_loss
 from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import RolloutConfig
+from mrrec_mini.run import Run
 from mrrec_mini.train import (
     TrainConfig,
     Trainer,
-    append_line,
-    load_policy,
     rate_factor,
-    resume,
-    save_checkpoint,
     train,
     undivided,
     update_policy,
@@ -124,7 +121,7 @@ def test_a_few_steps_log_every_named_number(algo, tmp_path):
     env, seen = environment(), []
     start = taught_model()
     it = trainer(replace(CONFIG, algo=algo))
-    lines = train(it, tmp_path, env.split.validation_queries, seen.append)
+    lines = train(it, Run(tmp_path), env.split.validation_queries, seen.append)
     assert lines == seen == logged(tmp_path)
     assert [line["step"] for line in lines] == [1, 2, 3]
     for line in lines:
@@ -268,7 +265,7 @@ def unbroken(tmp_path_factory):
     runs = {}
     for name, config in (("grpo", FULL), ("reinforce", replace(CONFIG, algo="reinforce", baseline="leave_one_out"))):
         it, run = trainer(config), tmp_path_factory.mktemp(name)
-        lines = train(it, run, environment().split.validation_queries)
+        lines = train(it, Run(run), environment().split.validation_queries)
         runs[name] = (config, weights(it), timeless(lines))
     return runs
 
@@ -277,7 +274,7 @@ def check_unbroken(unbroken, name, run, it):
     _, expected, lines = unbroken[name]
     assert same(expected, weights(it))
     assert timeless(logged(run)) == lines
-    assert same(expected, load_policy(run)[0].parameters())
+    assert same(expected, Run(run).policy()[0].parameters())
 
 
 @pytest.mark.parametrize("name", ["grpo", "reinforce"])
@@ -286,11 +283,11 @@ def test_stopped_and_resumed_equals_unbroken_bit_for_bit(unbroken, name, stop, t
     config, validation = unbroken[name][0], environment().split.validation_queries
     first = trainer(config)
     with pytest.raises(KeyboardInterrupt):
-        train(first, tmp_path, validation, lambda line: interrupt() if line["step"] == stop else None)
+        train(first, Run(tmp_path), validation, lambda line: interrupt() if line["step"] == stop else None)
     assert first.done == stop and len(logged(tmp_path)) == stop
-    again = resume(tmp_path, [environment()], config)
+    again = Run(tmp_path).resume([environment()], config)
     assert again.done == stop and same(weights(first), weights(again))
-    train(again, tmp_path, validation)
+    train(again, Run(tmp_path), validation)
     check_unbroken(unbroken, name, tmp_path, again)
 
 
@@ -311,11 +308,11 @@ def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(unbroken, tmp_path):
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        train(trainer(config, watched(look)), tmp_path, validation)
+        train(trainer(config, watched(look)), Run(tmp_path), validation)
     assert signal.getsignal(signal.SIGINT) is before
-    again = resume(tmp_path, [environment()], config)
+    again = Run(tmp_path).resume([environment()], config)
     assert again.done == 2 == len(logged(tmp_path))
-    train(again, tmp_path, validation)
+    train(again, Run(tmp_path), validation)
     check_unbroken(unbroken, "grpo", tmp_path, again)
 
 
@@ -334,12 +331,12 @@ def test_lines_written_after_the_checkpoint_are_made_again(unbroken, tmp_path):
     """As after kill -9: the checkpoint is that of step 2, the log holds step 3 and half a line more."""
     config, validation = unbroken["grpo"][0], environment().split.validation_queries
     with pytest.raises(KeyboardInterrupt):
-        train(trainer(config), tmp_path, validation, lambda line: interrupt() if line["step"] == 2 else None)
+        train(trainer(config), Run(tmp_path), validation, lambda line: interrupt() if line["step"] == 2 else None)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "reward": 0.5}\n{"step": 4, "rew')
-    again = resume(tmp_path, [environment()], config)
+    again = Run(tmp_path).resume([environment()], config)
     assert again.done == 2 == len(logged(tmp_path))
-    train(again, tmp_path, validation)
+    train(again, Run(tmp_path), validation)
     check_unbroken(unbroken, "grpo", tmp_path, again)
 
 
@@ -359,7 +356,7 @@ def two_steps(tmp_path_factory):
     """A run of two steps with a checkpoint after each."""
     config, run = replace(FULL, checkpoint_every=1), tmp_path_factory.mktemp("two")
     with pytest.raises(KeyboardInterrupt):
-        train(trainer(config), run, (), lambda line: interrupt() if line["step"] == 2 else None)
+        train(trainer(config), Run(run), (), lambda line: interrupt() if line["step"] == 2 else None)
     assert checkpoints(run) == ["step-000001", "step-000002"]
     return config, run
 
@@ -387,22 +384,22 @@ def test_killed_at_any_operation_of_a_save_a_run_goes_on_as_unbroken(unbroken, a
 
         return called
 
-    it = resume(run, [environment()], config, pytest.fail)
+    it = Run(run).resume([environment()], config, pytest.fail)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_causal_lm", fragile("save_causal_lm", loop.save_causal_lm))
-        patch.setattr(loop.torch, "save", fragile("torch.save", torch.save))
+        patch.setattr(folder, "save_causal_lm", fragile("save_causal_lm", folder.save_causal_lm))
+        patch.setattr(torch, "save", fragile("torch.save", torch.save))
         for owner, name in ((os, "fsync"), (os, "replace"), (shutil, "rmtree")):
             patch.setattr(owner, name, fragile(name, getattr(owner, name)))
         with pytest.raises(Killed):
-            train(it, run)
+            train(it, Run(run))
     assert seen == OPERATIONS[: at + 1]
-    again = resume(run, [environment()], config, pytest.fail)
+    again = Run(run).resume([environment()], config, pytest.fail)
     assert again.done == (3 if at > 8 else 2)  # the rename decides
-    train(again, run)
+    train(again, Run(run))
     _, expected, lines = unbroken["grpo"]
     assert same(expected, weights(again))
     assert timeless(logged(run)) == [{k: v for k, v in line.items() if "validation" not in k} for line in lines]
-    save_checkpoint(run, again)
+    Run(run).save(again)
     assert checkpoints(run) == ["step-000002", "step-000003"]
 
 
@@ -420,11 +417,11 @@ import test_train as t
 run = Path(sys.argv[1])
 config = t.replace(t.FULL, checkpoint_every=1, steps={steps})
 if (run / "checkpoints").exists():
-    it = t.resume(run, [t.environment()], config)
+    it = t.Run(run).resume([t.environment()], config)
 else:
     it = t.trainer(config)
 print("ready", flush=True)
-t.train(it, run, report=lambda line: print(line["step"], flush=True))
+t.train(it, t.Run(run), report=lambda line: print(line["step"], flush=True))
 """
 
 
@@ -434,7 +431,7 @@ def test_kill_minus_nine_and_gone_on_equals_unbroken(tmp_path):
     steps = 8
     config, unbroken, run = replace(FULL, checkpoint_every=1, steps=steps), tmp_path / "whole", tmp_path / "killed"
     whole, rng = trainer(config), random.Random(0)
-    train(whole, unbroken)
+    train(whole, Run(unbroken))
     code = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"), steps=steps)
     kills = halves = 0
     while True:
@@ -452,7 +449,7 @@ def test_kill_minus_nine_and_gone_on_equals_unbroken(tmp_path):
         halves += any((run / "checkpoints").glob("*.tmp"))
     job.communicate()
     assert job.returncode == 0 and kills >= 3 and halves >= 1
-    again = resume(run, [environment()], config, pytest.fail)
+    again = Run(run).resume([environment()], config, pytest.fail)
     assert again.done == steps and same(weights(whole), weights(again))
     assert timeless(logged(run)) == timeless(logged(unbroken))
     assert str(whole.optimizer.state_dict()) == str(again.optimizer.state_dict())
@@ -460,7 +457,7 @@ def test_kill_minus_nine_and_gone_on_equals_unbroken(tmp_path):
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no checkpoint"):
-        load_policy(tmp_path)
+        Run(tmp_path).policy()
 
 
 FILES = ["config.json", "manifest.json", "model.safetensors", "state.pt", "words.json"]
@@ -470,27 +467,27 @@ FILES = ["config.json", "manifest.json", "model.safetensors", "state.pt", "words
 def test_of_a_damaged_checkpoint_the_one_before_is_gone_on_with(file, two_checkpoints):
     run, config = two_checkpoints
     lines = timeless(logged(run))
-    expected = weights(resume(run, [environment()], config))
+    expected = weights(Run(run).resume([environment()], config))
     for step in (2, 1):
         content = bytearray((run / "checkpoints" / f"step-00000{step}" / file).read_bytes())
         content[len(content) // 3] ^= 16
         (run / "checkpoints" / f"step-00000{step}" / file).write_bytes(content)
         if step == 2:
             told = []
-            it = resume(run, [environment()], config, told.append)
+            it = Run(run).resume([environment()], config, told.append)
             assert it.done == 1 == len(logged(run))
             assert len(told) == 1 and "step-000002" in told[0] and file in told[0]
             [line] = timeless([it.step()])  # the logged one also has what validation added
             assert same(weights(it), expected) and line.items() <= lines[1].items()
         else:
             with pytest.raises(DataError, match=rf"no checkpoint is whole: .*{file}.*{file}"):
-                load_policy(run, pytest.fail)
+                Run(run).policy(pytest.fail)
 
 
 def test_who_gives_no_ear_is_warned_by_python(two_checkpoints):
     (two_checkpoints[0] / "checkpoints" / "step-000002" / "state.pt").unlink()
     with pytest.warns(UserWarning, match=r"state.pt is missing; step-000001 is used in its place"):
-        load_policy(two_checkpoints[0])
+        Run(two_checkpoints[0]).policy()
 
 
 def rewritten(folder, name, change):
@@ -517,7 +514,7 @@ def test_a_pickle_that_would_run_code_is_refused(dump, two_checkpoints):
     rewritten(run / "checkpoints" / "step-000002", "state.pt", lambda path: dump({"done": Hostile(mark)}, path))
     before = (run / "metrics.jsonl").read_bytes()
     with pytest.raises(DataError, match=r"step-000002: the checkpoint cannot be used .*UnpicklingError") as error:
-        resume(run, [environment()], config, pytest.fail)
+        Run(run).resume([environment()], config, pytest.fail)
     assert "\n" not in str(error.value)
     assert not os.path.exists(mark) and (run / "metrics.jsonl").read_bytes() == before
     with suppress(Exception):  # a bare pickle is no state, but it is read before that is noticed
@@ -560,32 +557,34 @@ def test_files_of_two_models_are_refused_naming_both_sides(file, change, named, 
     run, config = two_checkpoints
     rewritten(run / "checkpoints" / "step-000002", file, change)
     with pytest.raises(DataError, match="step-000002: the checkpoint cannot be used") as error:
-        resume(run, [environment()], config, pytest.fail)
+        Run(run).resume([environment()], config, pytest.fail)
     assert all(name in str(error.value) for name in named), error.value
     assert "\n" not in str(error.value) and len(str(error.value)) < 400 + len(str(run))
 
 
 def test_the_log_is_shortened_whole_or_not_at_all(two_checkpoints, monkeypatch):
     run, config = two_checkpoints
-    append_line(run / "metrics.jsonl", {"step": 3})
+    Run(run).log({"step": 3})
     before = (run / "metrics.jsonl").read_bytes()
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(os, name, lambda *_: (_ for _ in ()).throw(Killed()))
-            resume(run, [environment()], config)
+            Run(run).resume([environment()], config)
         assert (run / "metrics.jsonl").read_bytes() == before
-    resume(run, [environment()], config)
+    Run(run).resume([environment()], config)
     assert [line["step"] for line in logged(run)] == [1, 2]
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(OSError) as error:
-        append_line(tmp_path, {"step": 1})
-    assert error.value.filename == str(tmp_path)
+        Run(tmp_path).log({"step": 1})
+    assert error.value.filename == str(tmp_path / "metrics.jsonl")
+    (tmp_path / "metrics.jsonl").rmdir()
     if os.path.exists("/dev/full"):  # a disk without room, by whom the error itself names nothing
         (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
         with pytest.raises(OSError, match="No space left") as error:
-            append_line(tmp_path / "metrics.jsonl", {"step": 1})
+            Run(tmp_path).log({"step": 1})
         assert error.value.filename == str(tmp_path / "metrics.jsonl")
 
 
@@ -683,22 +682,22 @@ def test_training_stops_after_so_many_left_out_in_a_row_and_names_the_last_check
 
     it = trainer(config, look(lambda n: n > 1))
     with pytest.raises(KeyboardInterrupt):
-        train(it, tmp_path, report=lambda line: interrupt() if line["step"] == 3 else None)
+        train(it, Run(tmp_path), report=lambda line: interrupt() if line["step"] == 3 else None)
     learned = weights(it)
     assert it.skipped == 2
-    again = resume(tmp_path, [look(lambda n: True)], config)
+    again = Run(tmp_path).resume([look(lambda n: True)], config)
     assert again.skipped == 2
     last = tmp_path / "checkpoints" / "step-000003"
     with pytest.raises(ValueError, match=rf"step 4: .* not finite in 3 updates in a row, .* checkpoint is {last};"):
-        train(again, tmp_path)
+        train(again, Run(tmp_path))
     assert checkpoints(tmp_path) == ["step-000002", "step-000003"]
-    assert same(learned, weights(again)) and same(learned, load_policy(tmp_path)[0].parameters())
+    assert same(learned, weights(again)) and same(learned, Run(tmp_path).policy()[0].parameters())
     assert [line["skipped_updates"] for line in logged(tmp_path)] == [0, 1, 1, 1]
 
     steps.clear()
-    third = resume(tmp_path, [look(lambda n: n != 1)], config)  # a good one, then bad ones: three more are needed
+    third = Run(tmp_path).resume([look(lambda n: n != 1)], config)  # a good one, then bad ones: three more are needed
     with pytest.raises(ValueError, match="step 7: "):
-        train(third, tmp_path)
+        train(third, Run(tmp_path))
     with pytest.raises(ValueError, match="there is no checkpoint"):
         train(trainer(config, watched(far_apart)))
 

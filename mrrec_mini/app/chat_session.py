@@ -1,37 +1,39 @@
-"""A session: each line is a wish, and what is said about an item by command is remembered.
+"""A chat session: each line says what the user wants, and only commands rate items or delete memories.
 
-Flow: on top of the assistant. `Session.reply` takes one line and gives the lines of the answer; `heard` reads lines
-from a file or a terminal. Nothing is kept of a session but what was remembered on purpose, in the store.
+Flow: on top of the assistant. `Session.reply` takes one line and returns the lines of the answer; `lines_from` reads
+lines from a file or a terminal. Of a session nothing is kept except what a command writes to the store.
 
-A line is a command if it begins with `/`, else a wish: whatever a wish says, it rates and deletes nothing. What cannot
-be done is a DataError (or the system's OSError) with one line for people, and the session goes on.
+A line that begins with `/` is a command. Any other line is a wish: whatever it says, it rates and deletes nothing. What
+cannot be done raises a DataError, or an OSError of the system, with one line for people, and the session continues.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
-from mrrec_mini.app.assistant import Assistant, Recommendation, require_text
+from mrrec_mini.app.assistant import Assistant, Recommendation
 from mrrec_mini.data import DataError, shorten
 from mrrec_mini.datatypes import Item, MemoryEntry
-from mrrec_mini.store import NotYours, clean
+from mrrec_mini.store import NotYours, clean, require_text
 
 LONGEST = 2000  # characters of a line
 FOUND = 5  # memories that `/memory TEXT` shows
 HELP = """\
-a line is a wish: mug for hiking
-/rate N STARS [TEXT]   what you think of item N of the last list, 1 to 5 stars: /rate 2 5 love that it is small
-/why [N]               what the last answer rests on; with N, what puts item N where it is
-/memory [TEXT]         what is remembered of you, or what of it fits a text
+say what you want: mug for hiking
+/rate N STARS [TEXT]   rate item N of the last list, 1 to 5 stars: /rate 2 5 love that it is small
+/why [N]               what the last answer rests on; with N, what puts item N at its rank
+/memory [TEXT]         what is remembered of you, or the part of it that fits a text
 /forget ID             delete one memory
-/quit                  leave (so does the end of the input)
-/help                  this"""
+/quit                  leave (the end of the input does too)
+/help                  show this list"""
 
 
 class Session:
-    """One user and the assistant. `over` once somebody said /quit."""
+    """One user and the assistant. `over` is true once the user has said /quit."""
 
     def __init__(self, assistant: Assistant, user: str):
+        """Raises DataError for a blank user."""
         self.assistant, self.user = assistant, require_text(user, "the user")
         self.memory = assistant.store.for_user(user)
         self.last: Recommendation | None = None
@@ -46,29 +48,29 @@ class Session:
         }
 
     def reply(self, line: str) -> list[str]:
-        """The answer to one line. DataError, OSError: it was not done, and this is why."""
+        """The answer to one line. Raises DataError or OSError if it cannot be given; nothing is changed then."""
         if len(line) > LONGEST:
-            raise DataError(f"a line has at most {LONGEST} characters; say it shorter")
+            raise DataError(f"a line has at most {LONGEST} characters; make it shorter")
         line = clean(line).strip()
         if not line.startswith("/"):
             return self._wish(line) if line else []
         name, *rest = line.split(maxsplit=1)
         if name not in self.commands:
-            raise DataError(f"no command {shorten(name)}; /help shows those that there are")
+            raise DataError(f"no command {shorten(name)}; /help lists the commands")
         return self.commands[name]("".join(rest))
 
     def _wish(self, text: str) -> list[str]:
         self.last = self.assistant.recommend(self.user, text)
-        return _listed(self.last)
+        return _answer_lines(self.last)
 
-    def _rate(self, words: str) -> list[str]:
-        number, stars, text = (*words.split(maxsplit=2), "", "", "")[:3]
+    def _rate(self, arguments: str) -> list[str]:
+        number, stars, text = (*arguments.split(maxsplit=2), "", "", "")[:3]
         item = self._item(number)
         try:
             rating = float(stars)
         except ValueError:
-            raise DataError(f"{shorten(stars)} is no number of stars; say /rate N STARS TEXT") from None
-        return [f"remembered: {_line(self.assistant.remember(self.user, item.id, rating, text))}"]
+            raise DataError(f"{shorten(stars)} is not a number of stars; say /rate N STARS TEXT") from None
+        return [f"remembered: {_entry_line(self.assistant.remember(self.user, item.id, rating, text))}"]
 
     def _why(self, number: str) -> list[str]:
         item = self._item(number or "1")
@@ -76,24 +78,24 @@ class Session:
         lines = []
         if found.answer.items != self.last.items:
             self.last = found.answer
-            lines = ["what is remembered has changed since; the answer is now", *_listed(found.answer)]
-        lines.append(f"{item.title} ({item.id}), and what is otherwise without a memory:")
-        lines += [f"  {_line(reason.entry)}: {reason.without}" for reason in found.reasons]
+            lines = ["your memory has changed since then; the answer is now", *_answer_lines(found.answer)]
+        lines.append(f"{item.title} ({item.id}), and what changes without a memory:")
+        lines += [f"  {_entry_line(reason.entry)}: {reason.without}" for reason in found.reasons]
         if found.together is None:
-            return [*lines, "  nothing was looked up"]
+            return [*lines, "  no memory was looked up"]
         return [*lines, f"  without all of these: {found.together}"]
 
     def _memory(self, text: str) -> list[str]:
         if text:
             found = self.memory.search(text, FOUND)
-            return [_line(one.entry) for one in found] or ["nothing that is remembered of you fits"]
+            return [_entry_line(one.entry) for one in found] or ["nothing that is remembered of you fits"]
         page = self.memory.list()
-        rest = [f"{len(page.rows)} of {page.total}; /memory TEXT searches in all"] if page.truncated else []
-        return [*(_line(entry) for entry in page.rows), *rest] or ["nothing is remembered of you"]
+        rest = [f"{len(page.rows)} of {page.total}; /memory TEXT searches all of them"] if page.truncated else []
+        return [*(_entry_line(entry) for entry in page.rows), *rest] or ["nothing is remembered of you"]
 
     def _forget(self, identity: str) -> list[str]:
         if not identity:
-            raise DataError("say which one: /forget ID; /memory shows the ids")
+            raise DataError("say which memory: /forget ID; /memory shows the ids")
         try:
             self.memory.delete(identity)
         except NotYours:
@@ -105,36 +107,36 @@ class Session:
         return []
 
     def _item(self, number: str) -> Item:
-        """Item `number` of the last list. DataError where there is none."""
+        """Item `number` of the last list. Raises DataError if there is none."""
         if self.last is None:
             raise DataError("there is no list yet; say what you want first")
-        places = {str(n): item for n, (item, _) in enumerate(self.last.items, 1)}
-        if number not in places:
-            raise DataError(f"{shorten(number)} is no item of the last list; it has {', '.join(places) or 'none'}")
-        return places[number]
+        items = {str(n): item for n, (item, _) in enumerate(self.last.items, 1)}
+        if number not in items:
+            raise DataError(f"{shorten(number)} is not in the last list; it has {', '.join(items) or 'no items'}")
+        return items[number]
 
 
-def _listed(answer: Recommendation) -> list[str]:
-    """The items, and in one line why."""
+def _answer_lines(answer: Recommendation) -> list[str]:
+    """The items, one per line, and a line on what they rest on."""
     why = [entry.text for entry in answer.memories] or ["no memory was used"]
     items = [f"{number}. {item.title} ({item.id})" for number, (item, _) in enumerate(answer.items, 1)]
     return [*items, f"because: {'; '.join(filter(None, [*why, answer.reason]))}"]
 
 
-def _line(entry: MemoryEntry) -> str:
+def _entry_line(entry: MemoryEntry) -> str:
     return f"{entry.text} [{entry.id}]"
 
 
-def heard(file, ask: Callable[[], None]) -> Iterator[str]:
-    """The lines of a binary file as text, whatever bytes there are; `ask` is called before each is awaited.
+def lines_from(file: BinaryIO, prompt: Callable[[], None]) -> Iterator[str]:
+    """The lines of a binary file as text, whatever bytes are in it; `prompt` is called before each line is read.
 
-    Of a line that is far too long only the beginning is kept, which is too long still.
+    Only the beginning of a line that is much too long is kept; it is still too long for `Session.reply`.
     """
-    most = 4 * LONGEST + 2  # bytes: a character of UTF-8 has at most 4
-    ask()
+    most = 4 * LONGEST + 2  # bytes: a character has at most 4 in UTF-8
+    prompt()
     while line := file.readline(most):
         rest = line
         while len(rest) == most and not rest.endswith(b"\n"):
             rest = file.readline(most)
         yield line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-        ask()
+        prompt()

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,32 +25,20 @@ from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedModel
 
-from mrrec_mini import checkpoint
 from mrrec_mini.app.processes import run_tasks
-from mrrec_mini.app.student_formulas import LearnersFile, learners_file
 from mrrec_mini.app.tables import arms_table
-from mrrec_mini.app.terminal import curve, curves, print_transcript
+from mrrec_mini.app.terminal import curve, print_transcript
+from mrrec_mini.app.training import progress_note
 from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import EvalSet, Row, eval_sets, play, policy_rows, reference_rows, report_dict
 from mrrec_mini.files import write_text
-from mrrec_mini.grpo import Formulas
-from mrrec_mini.recipe import (
-    FAST_WORLD,
-    Recipe,
-    Say,
-    check_device,
-    chosen_recipe,
-    prepare,
-    quiet,
-    read_config,
-    start_policy,
-    write_config,
-)
+from mrrec_mini.recipe import FAST_WORLD, Recipe, Say, chosen_recipe, prepare, quiet, start_policy
 from mrrec_mini.rollout import LMActor
-from mrrec_mini.train import Trainer, load_policy, load_start, resume, save_checkpoint, save_start, start_over, train
+from mrrec_mini.run import EVALUATION, Run, RunConfig
+from mrrec_mini.train import Trainer, train
 from mrrec_mini.world import WorldConfig, make_world
 
 
@@ -130,7 +117,7 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
     clock = _Clock()
 
     # 1. data: split the users, build memory and indexes
-    recipe = _with_seed(config.chosen, seed)
+    recipe = config.chosen.with_seed(seed)
     dataset, world = open_data(config.data, seed, config.fast)
     environments = prepare(dataset, recipe, seed, say)
     if not environments[0].split.test_queries:
@@ -155,14 +142,16 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
 
     # 4. train in a run folder; training changes `model`, so the other arms need a copy of the start
     before = deepcopy(model) if config.all_arms else None
-    run = config.runs / (config.data.name if config.data else "world") / f"seed-{seed}"
-    write_config(run, recipe, seed, config.data, world)
-    start_over(run)
-    save_start(run, model, tokenizer)
+    run = Run(config.runs / (config.data.name if config.data else "world") / f"seed-{seed}")
     trainer = Trainer(model, tokenizer, environments, recipe.train)
-    validation = environments[0].split.validation_queries
-    log = train(trainer, run, validation, lambda line: say("learn", line["step"], recipe.train.steps, _note(line)))
-    clock.lap("learn")
+    validation, steps = environments[0].split.validation_queries, recipe.train.steps
+    with run.lock():
+        run.start_over()
+        run.create(RunConfig(recipe, seed, config.data, world), trainer)
+        log = train(trainer, run, validation, lambda line: say("learn", line["step"], steps, progress_note(line)))
+        clock.lap("learn")
+        run.finish(environments[0])
+        clock.lap("memory")
 
     # 5. evaluate the trained policy on the same queries
     for eval_set in tests:
@@ -174,7 +163,7 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
     if config.all_arms:
         rows += _other_arms(before, tokenizer, environments, recipe, seed, say)
         clock.lap("other arms")
-    write_text(run / "evaluation.json", json.dumps(report_dict(rows, np.random.default_rng(0)), indent=1))
+    write_text(run.folder / EVALUATION, json.dumps(report_dict(rows, np.random.default_rng(0)), indent=1))
     return SeedResult(
         seed=seed,
         rows=rows,
@@ -183,7 +172,7 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
         episode=grammar.transcript(episode.tokens, episode.mask),
         wanted=dataset.items[episode.query.target].title,
         rank=episode.rewards["rank"],
-        run=str(run),
+        run=str(run.folder),
     )
 
 
@@ -213,7 +202,8 @@ def _other_arms(
         else:
             model, words = start_policy(environments, own, seed, say)
         trainer = Trainer(model, words, environments, own.train)
-        train(trainer, report=lambda line, arm=arm: say(arm, line["step"], own.train.steps, _note(line)))  # noqa: B023
+        steps = own.train.steps
+        train(trainer, report=lambda line, arm=arm, n=steps: say(arm, line["step"], n, progress_note(line)))
         for eval_set in eval_sets(environments[0], grammar_of(words), own.train.rules, seed):
             rows += _policy(eval_set, arm, model, seed)
     return rows
@@ -230,14 +220,6 @@ def worked_episode(eval_set: EvalSet, model: PreTrainedModel) -> Episode:
     return max(episodes, key=lambda e: (len(e.calls), -e.rewards["rank"]))
 
 
-def _with_seed(recipe: Recipe, seed: int) -> Recipe:
-    return replace(recipe, train=replace(recipe.train, seed=seed))
-
-
-def _note(line: dict) -> str:
-    return f"reward {line['reward']:.2f} calls {line['calls/mean']:.1f}"
-
-
 class _Clock:
     """Wall seconds of each phase."""
 
@@ -249,153 +231,6 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
         self.last = now
-
-
-# ----------------------------------------------------------------------------------------------------- one run folder
-
-
-def train_run(
-    data: Path,
-    run: Path,
-    steps: int | None,
-    seed: int | None,
-    algo: str | None,
-    going_on: bool,
-    fast: bool,
-    say: Say = quiet,
-    warn: Callable[[str], None] = warnings.warn,
-    chat_model: str | None = None,
-    lora: int | None = None,
-    bf16: bool = False,
-    learners: Path | None = None,
-    device: str = "cpu",
-) -> str:
-    """Make or go on with a run folder; returns a sentence on how it stands. `steps`, `seed`, `algo` None: the recipe's,
-    0 and "grpo", or those of the run that is gone on with. `warn` is told of damaged checkpoints.
-
-    `learners`: a file of formulas that are used in place of the package's. The package's own are then
-    trained beside them, from the same warm start with the same draws, in RUN/reference; `beside` compares the two.
-    `device`: where the model is; a run may go on on another.
-
-    Mismatch: the run that is to go on was made with other data, another seed, algo, model, adapters or formulas.
-    ValueError: there is a run already.
-    """
-    torch.set_num_threads(1)
-    check_device(device)
-    mine = None
-    if going_on:
-        recipe, own_seed, dataset = read_config(run)
-        content = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        folder, made_of = content["data"], content.get("formulas")
-        mine = _learners(learners, recipe)
-        if (mine and mine.sha256) != made_of:
-            was = "a file of formulas" if made_of else "the package's own formulas"
-            now = (
-                f"{learners}, which is not that file as it was then" if made_of and mine else learners or "without one"
-            )
-            raise Mismatch(f"{run} was made with {was}, not {now}; give --with as then, or train anew")
-        made = {"--data": folder or "a shop of its own", "--seed": own_seed, "--algo": recipe.train.algo}
-        made |= {"--model": recipe.chat_model, "--lora": recipe.lora, "--bf16": recipe.train.precision == "bfloat16"}
-        wanted = chosen_recipe(fast, chat_model, lora or 0) if chat_model else None
-        given = {"--data": str(data.resolve()), "--seed": seed, "--algo": algo, "--bf16": bf16 or None}
-        given |= {"--model": wanted and wanted.chat_model, "--lora": lora}
-        _check_same_run(run, made, given)
-        seed = own_seed
-        recipe = replace(recipe, train=replace(recipe.train, steps=steps or recipe.train.steps))
-        environments = prepare(dataset, recipe, seed, say)
-        trainer = resume(run, environments, recipe.train, warn, mine.formulas if mine else Formulas(), device)
-    else:
-        if (run / "config.json").exists():
-            raise ValueError(f"{run} holds a run already; go on with --resume, or choose another folder")
-        seed = seed or 0
-        recipe = _with_seed(chosen_recipe(fast, chat_model, lora or 0, bf16), seed)
-        recipe = replace(recipe, train=replace(recipe.train, algo=algo or "grpo", steps=steps or recipe.train.steps))
-        mine = _learners(learners, recipe)
-        dataset = Dataset.load(data)
-        environments = prepare(dataset, recipe, seed, say)
-        model, tokenizer = start_policy(environments, recipe, seed, say, device)
-        trainer = Trainer(model, tokenizer, environments, recipe.train, mine.formulas if mine else Formulas())
-        save_start(run, model, tokenizer)
-        save_checkpoint(run, trainer)
-        # last: what has a config.json can be gone on with
-        write_config(run, recipe, seed, data, None, mine and mine.sha256)
-    validation, total = environments[0].split.validation_queries[: recipe.watched], recipe.train.steps
-
-    def learn(trainer: Trainer, run: Path, phase: str) -> str:
-        lines = train(trainer, run, validation, lambda line: say(phase, line["step"], total, _note(line)))
-        scores = [line["validation/ndcg@10"] for line in lines if "validation/ndcg@10" in line]
-        said = f", greedy nDCG@10 on validation users {scores[-1]:.3f}" if scores else ""
-        return f"{trainer.done} steps{said}"
-
-    done = learn(trainer, run, "learn" if mine is None else f"learn with {', '.join(mine.names)}")
-    if mine is None:
-        return done
-    reference = run / REFERENCE
-    if checkpoint.folders(reference):
-        own = resume(reference, environments, recipe.train, warn, device=device)
-    else:
-        start_over(reference)
-        own = Trainer(*load_start(run, warn, device), environments, recipe.train)
-    return f"{done}; with the package's own: {learn(own, reference, 'learn with the package alone')}"
-
-
-def _learners(path: Path | None, recipe: Recipe) -> LearnersFile | None:
-    config = recipe.train
-    return learners_file(path, config.algo, config.grpo, config.baseline) if path else None
-
-
-REFERENCE = "reference"  # in the run of a learner's formulas: the same run with the package's own
-
-
-def beside(run: Path) -> tuple[list[dict], list[dict]]:
-    """The logs of a learner's run and of the package's own beside it. FileNotFoundError where either is missing."""
-    logs = [(folder / "metrics.jsonl").read_text(encoding="utf-8") for folder in (run, run / REFERENCE)]
-    mine, own = ([json.loads(line) for line in log.splitlines()] for log in logs)
-    return mine, own
-
-
-def print_beside(run: Path, console: Console) -> None:
-    """Both curves in one picture of characters, and the last numbers."""
-    mine, own = beside(run)
-    rewards = [[line["reward"] for line in log] for log in (mine, own)]
-    console.print("\nReward by step: * yours, o the package's own, @ both:", style="bold")
-    console.print(Text(curves(rewards, "*o")))
-    names = ("reward", "rewards/format/mean", "calls/mean", "entropy", "grad_norm", "validation/ndcg@10")
-    for name in names:
-        ends = [np.mean([line[name] for line in log[-5:] if name in line] or [np.nan]) for log in (mine, own)]
-        console.print(Text(f"{name:22} yours {ends[0]:.3f}   the package's own {ends[1]:.3f}"))
-    console.print(Text("means of the last five steps; the same warm start, queries and seeds", style="dim"))
-
-
-class Mismatch(ValueError):
-    """A run is to be gone on with as what it is not."""
-
-
-def _check_same_run(run: Path, made: dict[str, object], given: dict[str, object]) -> None:
-    """Mismatch, naming both sides, where something was given (not None) and the run was made with another."""
-    for name, value in given.items():
-        if value is not None and value != made[name]:
-            raise Mismatch(
-                f"{run} was made with {name} {made[name]}, not {value}; leave {name} as it was, or train anew"
-            )
-
-
-def evaluate_run(run: Path, warn: Callable[[str], None] = warnings.warn, device: str = "cpu") -> dict:
-    """A run's policy and the arms that need no training, on the run's test users; also written to evaluation.json.
-    `warn` is told of damaged checkpoints.
-    """
-    torch.set_num_threads(1)
-    check_device(device)
-    recipe, seed, dataset = read_config(run)
-    model, tokenizer = load_policy(run, warn, device)
-    environment = prepare(dataset, replace(recipe, siblings=0), seed)[0]
-    rows: list[Row] = []
-    for eval_set in eval_sets(environment, grammar_of(tokenizer), recipe.train.rules, seed):
-        rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher)
-        rows += _policy(eval_set, recipe.train.algo, model, seed)
-    arms = report_dict(rows, np.random.default_rng(0))
-    (run / "evaluation.json").write_text(json.dumps(arms, indent=1))
-    return {"run": str(run), "seeds": [seed], "arms": arms}
 
 
 # --------------------------------------------------------------------------------------------------------- for people

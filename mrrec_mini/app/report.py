@@ -28,7 +28,6 @@ from pathlib import Path
 
 import torch
 
-from mrrec_mini.app.assistant import without_siblings
 from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.data import DataError, printable, shorten
 from mrrec_mini.datatypes import Episode, MemoryEntry, Query
@@ -36,11 +35,12 @@ from mrrec_mini.environment import Environment
 from mrrec_mini.files import write_text
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import Hit
-from mrrec_mini.recipe import Recipe, Say, prepare, quiet, read_config
+from mrrec_mini.recipe import Recipe, Say, quiet
 from mrrec_mini.reinforce import to_batch
 from mrrec_mini.reward import RewardConfig, retrieved_tokens
 from mrrec_mini.rollout import LMActor, RolloutConfig
-from mrrec_mini.train import TrainConfig, advantages_of, load_policy, load_start
+from mrrec_mini.run import Run
+from mrrec_mini.train import TrainConfig, advantages_of
 
 QUERIES = 24
 TOP = 10  # items shown of a ranking
@@ -99,7 +99,8 @@ def json_in_html(data: object) -> str:
 def gather(run: Path, say: Say = quiet, warn: Callable[[str], None] = warnings.warn) -> dict[str, object]:
     """All numbers and texts of the page, strict JSON. Raises as `write_report` does."""
     torch.set_num_threads(1)
-    recipe, seed, dataset = read_config(run)
+    made = Run(run)
+    recipe, seed = made.config.recipe, made.config.seed
     notes: list[str] = []
 
     def note(trouble: str) -> None:
@@ -110,16 +111,17 @@ def gather(run: Path, say: Say = quiet, warn: Callable[[str], None] = warnings.w
     arms, log = read_arms(run / "evaluation.json"), read_log(run / "metrics.jsonl")
 
     # 2. its policies: the trained one must be there, the one from before learning may be missing or damaged
-    policies = {"after": load_policy(run, note)}
+    policies = {"after": made.policy(note)}
     try:
-        policies["before"] = load_start(run, note)
+        policies["before"] = made.policy_before(note)
     except FileNotFoundError:
         note("this run did not keep its policy from before learning; train again to get one that does")
     except DataError as error:
         note(f"the policy from before learning is left out: {error}")
 
     # 3. every n-th test query, played by each policy
-    environment = prepare(dataset, without_siblings(recipe), seed, say)[0]
+    environment = made.environment(say)
+    dataset = environment.dataset
     test, held = environment.split.test_queries, environment.split.held_queries
     queries = every_nth([*test, *held], QUERIES)
     shown = [query_data(query, environment, recipe.train.rules) for query in queries]

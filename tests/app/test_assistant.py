@@ -8,9 +8,10 @@ import torch
 
 from mrrec_mini.app import assistant
 from mrrec_mini.app.assistant import Assistant, as_of_now, open_memory
+from mrrec_mini.app.counterfactual import best
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.rollout import ScriptActor
-from mrrec_mini.train import load_policy
+from mrrec_mini.run import Run
 from mrrec_mini.world import WorldConfig, make_world
 from runs import copied_run, made_run, shop
 
@@ -78,8 +79,8 @@ def test_a_policy_that_breaks_off_leaves_the_query(helper, scripted):
     assert answer.profile == "lamp for office" and answer.memories == ()
     assert answer.reason == "the policy broke off (an empty search), so the query is the profile"
     met = {seen.item for seen in helper.environment.dataset.interactions_of(USER)}
-    expected = helper._best_items(met, "lamp for office", 5)
-    assert answer.items == expected and len(expected) == 5
+    expected = [(hit.id, hit.score) for hit in best(helper.environment.items, "lamp for office", 5, met)]
+    assert [(item.id, score) for item, score in answer.items] == expected and len(expected) == 5
 
 
 def test_a_wish_for_what_nothing_fits(helper, scripted):
@@ -115,7 +116,7 @@ def test_it_is_the_run_that_answers(helper):
     dataset = Dataset.load(shop())
     assert helper.environment.split == dataset.split(0, *helper.recipe.shares)
     weights = torch.cat([p.flatten() for p in helper.model.parameters()])
-    assert torch.equal(weights, torch.cat([p.flatten() for p in load_policy(made_run())[0].parameters()]))
+    assert torch.equal(weights, torch.cat([p.flatten() for p in Run(made_run()).policy()[0].parameters()]))
 
 
 def test_the_dictionary_is_plain(helper, scripted):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mrrec_mini.app import assistant
 from mrrec_mini.app.assistant import Assistant
-from mrrec_mini.app.chat_session import LONGEST, Session, heard
+from mrrec_mini.app.chat_session import LONGEST, Session, lines_from
 from mrrec_mini.app.cli import app
 from mrrec_mini.data import DataError
 from mrrec_mini.grammar import CONTROL
@@ -101,21 +101,21 @@ def test_a_sentence_is_a_wish_and_never_a_command(session, wish):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("/rate", "'' is no item of the last list; it has 1, 2, 3, 4, 5"),
-        ("/rate 6 5", "'6' is no item"),
-        ("/rate 0 5", "'0' is no item"),
-        ("/rate -1 5", "'-1' is no item"),
-        ("/rate i0000003 5", "'i0000003' is no item"),
-        ("/rate 1", "'' is no number of stars; say /rate N STARS TEXT"),
-        ("/rate 1 loved it", "'loved' is no number of stars"),
+        ("/rate", "'' is not in the last list; it has 1, 2, 3, 4, 5"),
+        ("/rate 6 5", "'6' is not in the last list"),
+        ("/rate 0 5", "'0' is not in the last list"),
+        ("/rate -1 5", "'-1' is not in the last list"),
+        ("/rate i0000003 5", "'i0000003' is not in the last list"),
+        ("/rate 1", "'' is not a number of stars; say /rate N STARS TEXT"),
+        ("/rate 1 loved it", "'loved' is not a number of stars"),
         ("/rate 1 6", "the rating is 6.0; give a number from 1 to 5"),
         ("/rate 1 nan", "the rating is nan"),
         ("/rate 1 -inf", "the rating is -inf"),
-        ("/why 7", "'7' is no item"),
-        ("/forget", "say which one: /forget ID"),
+        ("/why 7", "'7' is not in the last list"),
+        ("/forget", "say which memory: /forget ID"),
         ("/forget nonsense", "you have no memory 'nonsense'; /memory shows the ids"),
         ("/forget u000003/record/0", "you have no memory 'u000003/record/0'; /memory shows the ids"),
-        ("/foo", "no command '/foo'; /help shows"),
+        ("/foo", "no command '/foo'; /help lists"),
         ("/Rate 1 5", "no command '/Rate'"),
         ("/", "no command '/'"),
         ("/rate\x00 1 5", "NUL character at position 5"),
@@ -142,7 +142,7 @@ def test_before_the_first_list_there_is_nothing_to_rate_or_explain(session):
             session.reply(line)
     session.reply("qwrtzu")
     assert session.last.items == ()
-    with pytest.raises(DataError, match="it has none"):
+    with pytest.raises(DataError, match="it has no items"):
         session.reply("/rate 1 5")
     assert session.reply("") == session.reply("  \t ") == []
 
@@ -174,7 +174,7 @@ def test_why_after_something_was_remembered_shows_the_answer_anew(session):
     first = session.last.items[0][0]
     session.reply("/rate 1 5 red")
     said = session.reply("/why 1")
-    assert said[0] == "what is remembered has changed since; the answer is now"
+    assert said[0] == "your memory has changed since then; the answer is now"
     assert first.id not in " ".join(said[1:6]) and said[7].startswith(f"{first.title} ({first.id})")
     assert session.reply("/why 1")[0].startswith(session.last.items[0][0].title)
 
@@ -189,7 +189,7 @@ def test_memory_lists_searches_and_forgets(session):
     assert session.reply("/memory") == [f"{red.text} [{red.id}]"]
     for number in range(50):
         session.memory.add(f"note {number}")
-    assert session.reply("/memory")[-1] == "50 of 51; /memory TEXT searches in all"
+    assert session.reply("/memory")[-1] == "50 of 51; /memory TEXT searches all of them"
 
 
 def test_a_forgotten_purchase_may_be_recommended_again(session):
@@ -225,7 +225,7 @@ def test_a_piped_session_is_there_in_the_next_one(session):
     path = session.assistant.store.path
     first = talked(path, "lamp", "/rate 1 5 love that it is red", "/quit", "mug")
     assert first.exit_code == 0 and first.stdout.count("because: ") == 1
-    assert first.stderr == "a line is a wish; /help says what else there is\n"
+    assert first.stderr == "say what you want; /help lists the commands\n"
     assert "\x1b" not in first.output and "> " not in first.output
     item = first.stdout.split("(")[1].split(")")[0]
     second = talked(path, "lamp", "/memory")
@@ -244,7 +244,7 @@ def test_hostile_lines_are_answered_in_one_line_and_the_session_goes_on(session)
     done = talked(path, "lamp", *hostile, "lamp")
     assert done.exit_code == 0 and done.stdout.count("1. ") >= 2
     assert not {"\x1b", "\x9b", "\x07", "\0", "\u202e"} & set(done.output)
-    refusals = ("a line is", "the text holds a NUL", "the text holds half", *["a line has at most"] * 2)
+    refusals = ("say what you want", "the text holds a NUL", "the text holds half", *["a line has at most"] * 2)
     refusals = (*refusals, "no command '/nonsense'", "you have no memory 'u000003/record/0'")
     for line, why in zip(done.stderr.splitlines(), refusals, strict=True):
         assert line.startswith(why)
@@ -259,7 +259,7 @@ def test_a_long_line_is_read_to_its_end_and_no_further(tmp_path):
     file.write_bytes(b"x" * 100_000 + b"\n" + fits.encode() + b"\r\n" + b"y" * (4 * LONGEST + 2) + b"\nlast")
     asked = []
     with file.open("rb") as lines:
-        long, exact, longer, last = heard(lines, lambda: asked.append(1))
+        long, exact, longer, last = lines_from(lines, lambda: asked.append(1))
     assert len(long) > LONGEST and exact == fits and len(longer) > LONGEST and last == "last" and len(asked) == 5
 
 

@@ -11,12 +11,10 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-import mrrec_mini.train
 from mrrec_mini.app.cli import app
 from mrrec_mini.app.demo import DemoConfig
 from mrrec_mini.data import Dataset
-from mrrec_mini.recipe import read_config
-from mrrec_mini.train import load_policy
+from mrrec_mini.run import Run
 from runs import HOSTILE, QUICK, copied_run, made_run, mrrec, refused, same_weights, shop, started
 
 USER = "u000003"
@@ -48,7 +46,7 @@ def test_demo_json(tmp_path, monkeypatch, quick):
     assert {"ndcg@10", "interval", "sampled"} <= set(told["arms"]["grpo"]["held"])
     run = tmp_path / "runs" / "demo" / "shop" / "seed-0"
     assert sorted(path.name for path in run.iterdir()) == [
-        *("before", "checkpoints", "config.json", "evaluation.json", "metrics.jsonl"),
+        *("before", "checkpoints", "config.json", "evaluation.json", "fitted", "lock", "memory.db", "metrics.jsonl"),
     ]
     assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0
     assert document("evaluate", "--run", run)["arms"]["grpo"]["ndcg@10"] == told["arms"]["grpo"]["ndcg@10"]
@@ -212,7 +210,7 @@ def test_memory_rebuild_global(kept, tmp_path):
     words = ("memory", "rebuild-global", "--store", kept)
     assert document(*words, "--data", shop(), "--seed", 3).keys() == {"global"}
     done = mrrec(*words)
-    assert done.exit_code == 0 and done.stderr.endswith(" global entries made anew\n") and done.stdout == ""
+    assert done.exit_code == 0 and done.stderr.startswith("built ") and done.stdout == ""
     refused(mrrec("memory", "rebuild-global", "--store", tmp_path / "none.db"), 3, "no store", "none.db")
     refused(mrrec(*words, "--data", tmp_path), 4, str(tmp_path))
     assert mrrec(*words, "--seed", -1).exit_code == 2
@@ -225,19 +223,19 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, monkeypatch, quick):
     """A signal in the midst of step 3 of 5, then gone on to 5, against 5 steps at once: the same log and policy."""
     run, whole = tmp_path / "a run", tmp_path / "whole"
     words = ("train", "--data", shop(), "--steps", 5, "--fast", "--run")
-    write = mrrec_mini.train.append_line
+    log = Run.log
 
-    def interrupting(path, line):
-        write(path, line)
+    def interrupting(self, line):
+        log(self, line)
         if line["step"] == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mrrec_mini.train.append_line", interrupting)
+        patch.setattr(Run, "log", interrupting)
         stopped = mrrec(*words, run)
     assert (stopped.exit_code, stopped.stdout) == (130, "")
     command = f"mrrec train --data {shop()} --run '{run}' --steps 5 --resume"
-    assert stopped.stderr == f"interrupted; go on with: {command}\n"
+    assert stopped.stderr == f"interrupted; resume with: {command}\n"
     assert [line["step"] for line in log_of(run)] == [1, 2, 3]
     assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0  # the checkpoint is usable
 
@@ -246,7 +244,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, monkeypatch, quick):
     assert mrrec(*words, whole).exit_code == 0
     assert [line["step"] for line in log_of(run)] == [1, 2, 3, 4, 5]
     assert log_of(run) == log_of(whole)
-    assert same_weights(load_policy(run)[0], load_policy(whole)[0])
+    assert same_weights(Run(run).policy()[0], Run(whole).policy()[0])
 
 
 def log_of(run):
@@ -268,14 +266,14 @@ def test_ctrl_c_in_a_process(tmp_path, command):
     job.send_signal(signal.SIGINT)
     stdout, stderr = job.communicate()
     assert (job.returncode, stdout) == (130, ""), stderr
-    assert stderr.startswith("interrupted; go on with: ") if command == "train" else "Traceback" not in stderr
+    assert stderr.startswith("interrupted; resume with: ") if command == "train" else "Traceback" not in stderr
 
 
 def test_ctrl_c_before_anything_was_learned(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mrrec_mini.app.demo.start_policy", interrupted)
+    monkeypatch.setattr("mrrec_mini.app.training.start_policy", interrupted)
     done = mrrec("train", "--data", shop(), "--run", tmp_path / "run", "--fast")
     assert (done.exit_code, done.stdout) == (130, "")
     assert done.stderr == "interrupted before the first step; nothing was kept\n"
@@ -289,10 +287,12 @@ def test_a_made_world_is_trained_on_with_its_siblings_and_evaluated(tmp_path, qu
     words = ("--run", run, "--steps", 1, "--algo", "reinforce", "--fast", "--seed", 3)
     done = mrrec("train", "--data", world, *words)
     assert (done.exit_code, done.stdout) == (0, ""), done.stderr
-    recipe, seed, dataset = read_config(run)
-    assert recipe.siblings == 1 and "world" in dataset.meta
+    recipe, seed = Run(run).config.recipe, Run(run).config.seed
+    assert recipe.siblings == 1 and "world" in Run(run).dataset().meta
     assert (recipe.train.algo, recipe.train.seed, seed) == ("reinforce", 3, 3)
-    assert sorted(path.name for path in run.iterdir()) == ["before", "checkpoints", "config.json", "metrics.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("before", "checkpoints", "config.json", "fitted", "lock", "memory.db", "metrics.jsonl"),
+    ]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000000", "step-000001"]
     assert sorted(path.name for path in (run / "checkpoints" / "step-000001").iterdir()) == [
         *("config.json", "manifest.json", "model.safetensors", "state.pt", "words.json"),
@@ -355,7 +355,7 @@ def test_wrong_usage_is_2(words):
 
 def test_head_closes_quietly():
     """The reader takes one line and goes; more is written than any pipe holds, so the writer must notice."""
-    code = "from mrrec_mini.app import cli; cli._print_json = lambda told: print('{\\n' + 'x\\n' * 200_000)"
+    code = "from mrrec_mini.app.cli import shell; shell.print_json = lambda told: print('{\\n' + 'x\\n' * 200_000)"
     info = started("data", "info", shop(), "--json", before=code)
     assert info.stdout.readline() == "{\n"
     info.stdout.close()

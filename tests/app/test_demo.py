@@ -11,19 +11,17 @@ from rich.console import Console
 
 from mrrec_mini.app.demo import (
     DemoConfig,
-    evaluate_run,
     open_data,
     print_report,
     run_demo,
     run_seed,
-    train_run,
 )
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.evaluate import report_dict
-from mrrec_mini.recipe import FAST_WORLD, read_config
-from mrrec_mini.train import load_policy
+from mrrec_mini.recipe import FAST_WORLD
+from mrrec_mini.run import Run
 from mrrec_mini.world import make_world
-from runs import QUICK, SHOP, copied_run, same_weights, shop
+from runs import QUICK, SHOP, copied_run, shop
 
 POLICY_ARMS = ("warm_start", "warm_start_all_calls", "grpo")
 NO_POLICY = ("popularity", "neighbours", "query_only", "naive_memory", "static_memory", "teacher")
@@ -79,14 +77,14 @@ def test_the_run_folder(report):
     (result,) = report.results
     run = Path(result.run)
     assert sorted(path.name for path in run.iterdir()) == [
-        *("before", "checkpoints", "config.json", "evaluation.json", "metrics.jsonl"),
+        *("before", "checkpoints", "config.json", "evaluation.json", "fitted", "lock", "memory.db", "metrics.jsonl"),
     ]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines == result.log and len(lines) == QUICK.train.steps
     written = json.loads((run / "evaluation.json").read_text())
     assert written == report_dict(result.rows, np.random.default_rng(0)) == report.arms
-    assert read_config(run)[0] == replace(QUICK, train=replace(QUICK.train, seed=0))
-    assert load_policy(run)[0].num_parameters() > 0
+    assert Run(run).config.recipe == replace(QUICK, train=replace(QUICK.train, seed=0))
+    assert Run(run).policy()[0].num_parameters() > 0
 
 
 def test_a_second_demo_replaces_the_first(report, tmp_path):
@@ -150,48 +148,9 @@ def test_all_arms(tmp_path):
 # --- one run folder ---
 
 
-def test_stopped_and_gone_on_equals_not_stopped(tmp_path, monkeypatch):
-    """2 steps, then on to 4, against 4 at once: the same log but for the clock, the same weights.
-
-    At a constant rate: one that falls over the whole run is another one where the run is longer.
-    """
-    steady = replace(QUICK, train=replace(QUICK.train, final_rate=1.0))
-    monkeypatch.setattr("mrrec_mini.recipe.FAST", steady)
-    said = train_run(shop(), tmp_path / "a", 2, 0, "grpo", False, True)
-    assert said.startswith("2 steps")
-    assert train_run(shop(), tmp_path / "a", 4, 0, "grpo", True, True).startswith("4 steps")
-    assert train_run(shop(), tmp_path / "b", 4, 0, "grpo", False, True).startswith("4 steps")
-    logs = []
-    for run in ("a", "b"):
-        lines = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        logs.append([{name: value for name, value in line.items() if name != "step_time"} for line in lines])
-    assert [line["step"] for line in logs[0]] == [1, 2, 3, 4]
-    assert logs[0] == logs[1]
-    assert same_weights(load_policy(tmp_path / "a")[0], load_policy(tmp_path / "b")[0])
-    start = read_config(tmp_path / "a")[0].train
-    assert start == replace(steady.train, steps=2)  # what it was made with stays on record
-
-
-def test_a_run_is_not_written_over(tmp_path):
-    run = copied_run(tmp_path)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match="holds a run already; go on with --resume"):
-        train_run(shop(), run, 1, 0, "grpo", False, True)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "words.json", "config.json"])
-def test_a_spoiled_checkpoint_is_named(file, tmp_path):
-    run = copied_run(tmp_path)
-    spoiled = run / "checkpoints" / "step-000002" / file
-    spoiled.write_bytes(spoiled.read_bytes()[: spoiled.stat().st_size // 2])
-    with pytest.raises(DataError, match=rf"step-000002: {file} has .* bytes.*; train again into another folder$"):
-        train_run(shop(), run, 3, 0, "grpo", True, True)
-
-
 def test_a_run_is_evaluated_beside_the_arms_that_need_no_training(tmp_path, report):
     run = copied_run(tmp_path)
-    told = evaluate_run(run)
+    told = Run(run).evaluate()
     assert told["run"] == str(run) and told["seeds"] == [0]
     assert list(told["arms"]) == [arm for arm in ARMS if not arm.startswith("warm")]
     assert told["arms"] == json.loads((run / "evaluation.json").read_text())

@@ -36,7 +36,8 @@ from mrrec_mini.grpo import Formulas, GRPOConfig, group_advantages
 from mrrec_mini.recipe import Recipe, prepare, start_policy
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor
-from mrrec_mini.train import TrainConfig, Trainer, load_policy, load_start, save_start, start_over, train
+from mrrec_mini.run import Run
+from mrrec_mini.train import TrainConfig, Trainer, train
 from mrrec_mini.turn_credit import turn_advantages
 from runs import (
     HOSTILE,
@@ -207,16 +208,18 @@ def test_a_run_keeps_its_policy_from_before_learning(tmp_path):
     run = copied_run(tmp_path)
     environments = prepare(Dataset.load(shop()), QUICK, 0)
     start, tokenizer = start_policy(environments, QUICK, 0)
-    assert same_weights(load_start(run)[0], start)
-    start_over(run)
-    save_start(run, start, tokenizer)
+    assert same_weights(Run(run).policy_before()[0], start)
+    config = Run(run).config
+    Run(run).start_over()
     formulas = Formulas(group_advantages=lambda rewards, *_: torch.ones_like(rewards))
-    train(Trainer(deepcopy(start), tokenizer, environments, QUICK.train, formulas), run)
-    before, after = load_start(run)[0], load_policy(run)[0]
+    trainer = Trainer(deepcopy(start), tokenizer, environments, QUICK.train, formulas)
+    Run(run).create(config, trainer)
+    train(trainer, Run(run))
+    before, after = Run(run).policy_before()[0], Run(run).policy()[0]
     assert same_weights(before, start) and not same_weights(before, after)
-    start_over(run)
+    Run(run).start_over()
     with pytest.raises(FileNotFoundError):
-        load_start(run)
+        Run(run).policy_before()
 
 
 def test_the_arms_are_those_of_the_evaluation(tmp_path):
@@ -304,7 +307,8 @@ def test_a_missing_or_damaged_run_is_refused_and_nothing_is_written(tmp_path):
     (run / "metrics.jsonl").write_text("{}\n" + lines)
     refused(mrrec("report", run), 4, "metrics.jsonl:1")
     (run / "metrics.jsonl").write_text(lines)
-    (run / "checkpoints" / "step-000002" / "model.safetensors").write_bytes(b"")
+    for weights in (run / "checkpoints").glob("*/model.safetensors"):
+        weights.write_bytes(b"")
     refused(mrrec("report", run), 4, "no checkpoint is whole")
     shutil.rmtree(run / "checkpoints")
     refused(mrrec("report", run), 3, "no checkpoint")

@@ -11,9 +11,9 @@ import torch
 
 from house import ROOT
 from mrrec_mini import grpo, reinforce
-from mrrec_mini.app.demo import Mismatch, beside, train_run
 from mrrec_mini.app.student_formulas import NAMES, USED, learners_file
 from mrrec_mini.app.terminal import curve, curves
+from mrrec_mini.app.training import Mismatch, Settings, train_run
 from mrrec_mini.data import DataError
 from mrrec_mini.grpo import PARTS, Formulas, GRPOConfig, clipped_surrogate, grpo_loss
 from mrrec_mini.train import TrainConfig, Trainer
@@ -198,39 +198,39 @@ def quick(monkeypatch):
 
 def test_the_reference_beside_it_is_the_run_without_a_file(tmp_path, quick):
     path = written(tmp_path, MINE)
-    said = train_run(shop(), tmp_path / "a", 2, 0, "grpo", False, True, learners=path)
+    said = train_run(shop(), tmp_path / "a", Settings(steps=2, fast=True, formulas=path))
     assert said.startswith("2 steps") and "; with the package's own: 2 steps" in said
-    train_run(shop(), tmp_path / "b", 2, 0, "grpo", False, True)
-    mine, own = ([line | {"step_time": 0} for line in log] for log in beside(tmp_path / "a"))
-    assert own == log_of(tmp_path / "b") and mine == log_of(tmp_path / "a") and mine != own
+    train_run(shop(), tmp_path / "b", Settings(steps=2, fast=True))
+    mine, own = log_of(tmp_path / "a"), log_of(tmp_path / "a" / "reference")
+    assert own == log_of(tmp_path / "b") and mine != own
 
 
 def test_both_are_gone_on_with(tmp_path, quick, monkeypatch):
     steady = replace(QUICK, train=replace(QUICK.train, final_rate=1.0))
     monkeypatch.setattr("mrrec_mini.recipe.FAST", steady)
     path = written(tmp_path, MINE)
-    train_run(shop(), tmp_path / "a", 2, 0, "grpo", False, True, learners=path)
+    train_run(shop(), tmp_path / "a", Settings(steps=2, fast=True, formulas=path))
     told = []
     say = lambda phase, done, total, note: told.append((phase, done))  # noqa: E731
-    train_run(shop(), tmp_path / "a", 4, 0, "grpo", True, True, say, learners=path)
+    train_run(shop(), tmp_path / "a", Settings(steps=4, fast=True, formulas=path), True, say)
     assert [done for phase, done in told if phase == "learn with the package alone"] == [3, 4]
-    train_run(shop(), tmp_path / "b", 4, 0, "grpo", False, True, learners=path)
+    train_run(shop(), tmp_path / "b", Settings(steps=4, fast=True, formulas=path))
     a, b = ([log_of(run), log_of(run / "reference")] for run in (tmp_path / "a", tmp_path / "b"))
     assert a == b and [len(log) for log in a] == [4, 4]
 
 
 def test_a_run_goes_on_with_the_file_that_it_was_made_with(tmp_path, quick):
     path = written(tmp_path, MINE)
-    train_run(shop(), tmp_path / "a", 1, 0, "grpo", False, True, learners=path)
-    with pytest.raises(Mismatch, match="made with a file of formulas, not without one; give --with"):
-        train_run(shop(), tmp_path / "a", 2, 0, "grpo", True, True)
+    train_run(shop(), tmp_path / "a", Settings(steps=1, fast=True, formulas=path))
+    with pytest.raises(Mismatch, match="made with a student's file of formulas, not without one; give --with"):
+        train_run(shop(), tmp_path / "a", Settings(steps=2, fast=True), True)
     path.write_text(MINE + "\n", encoding="utf-8")
-    with pytest.raises(Mismatch, match="not that file as it was then"):
-        train_run(shop(), tmp_path / "a", 2, 0, "grpo", True, True, learners=path)
+    with pytest.raises(Mismatch, match="which has changed or is another file"):
+        train_run(shop(), tmp_path / "a", Settings(steps=2, fast=True, formulas=path), True)
     shutil.rmtree(tmp_path / "a")
-    train_run(shop(), tmp_path / "a", 1, 0, "grpo", False, True)
+    train_run(shop(), tmp_path / "a", Settings(steps=1, fast=True))
     with pytest.raises(Mismatch, match=r"the package's own formulas, not .*mine.py"):
-        train_run(shop(), tmp_path / "a", 2, 0, "grpo", True, True, learners=path)
+        train_run(shop(), tmp_path / "a", Settings(steps=2, fast=True, formulas=path), True)
 
 
 def test_on_the_command_line(tmp_path, quick):

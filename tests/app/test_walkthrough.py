@@ -103,8 +103,8 @@ def asked(monkeypatch):
                 raise text
             return text
 
-        monkeypatch.setattr("mrrec_mini.app.cli._is_terminal", lambda: True)
-        monkeypatch.setattr("mrrec_mini.app.cli.err.input", answer)
+        monkeypatch.setattr("mrrec_mini.app.cli.studies._is_terminal", lambda: True)
+        monkeypatch.setattr("mrrec_mini.app.cli.shell.err.input", answer)
         return remaining
 
     return script

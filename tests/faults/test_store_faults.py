@@ -156,11 +156,11 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_row_15_hostile_texts_are_data(path, text):
-    from mrrec_mini.train import load_policy
+    from mrrec_mini.run import Run
 
     note = json.loads(mrrec("memory", "add", text, "--store", path, "--user", "eve", "--json").stdout)
     assert note["text"] == text
-    tokenizer = load_policy(made_run())[1]
+    tokenizer = Run(made_run()).policy()[1]
     with Store.open(path) as store:
         entry = store.for_user("eve").get(note["id"])
     ids = Grammar(tokenizer).reply([entry], 0)

@@ -1,0 +1,147 @@
+"""`mrrec train`: make a run folder or resume one, with a student's formulas in place of the package's if there are any.
+
+Flow: on top of `run`, which keeps what is trained, and `student_formulas`. A new run loads the data set, prepares the
+environments, makes the first policy, and trains it. A resumed run goes on from its last whole checkpoint.
+
+With a student's formulas, the package's own are trained as well, from the same first policy with the same draws. That
+second training keeps its log and checkpoints in RUN/reference, so that the two curves can be compared.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mrrec_mini.app.student_formulas import LearnersFile, learners_file
+from mrrec_mini.data import Dataset
+from mrrec_mini.grpo import Formulas
+from mrrec_mini.recipe import Say, chosen_recipe, prepare, quiet, start_policy
+from mrrec_mini.run import REFERENCE, Run, RunConfig, Warn, check_device
+from mrrec_mini.train import TrainConfig, Trainer, train
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a training. None: the recipe's own value; when resuming, that of the run."""
+
+    steps: int | None = None  # in all
+    seed: int | None = None  # a new run's default is 0
+    algo: str | None = None  # "grpo" or "reinforce"
+    chat_model: str | None = None  # a folder or hub name
+    lora: int | None = None  # rank of the adapters
+    bf16: bool = False  # compute in bfloat16
+    formulas: Path | None = None  # a student's file of formulas
+    fast: bool = False  # toy sizes
+    device: str = "cpu"  # where the model is; a run may be resumed on another
+
+
+class Mismatch(ValueError):
+    """A run cannot be resumed as asked, because it was made otherwise."""
+
+
+def train_run(
+    data: Path,
+    folder: Path,
+    settings: Settings = Settings(),
+    resume: bool = False,
+    say: Say = quiet,
+    warn: Warn = warnings.warn,
+) -> str:
+    """Make a run of a data-set folder, or resume one, and train it; returns a sentence on the result.
+
+    Raises Mismatch if the run to resume was made otherwise, ValueError if the folder holds a run already, OSError if
+    another process trains it, DataError for unusable data.
+    """
+    check_device(settings.device)
+    return (_resume if resume else _begin)(data, Run(folder), settings, say, warn)
+
+
+def _begin(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> str:
+    """Train a new run. Nothing is written before there is a policy to train."""
+    run.require_new()
+    seed = settings.seed or 0
+    recipe = chosen_recipe(settings.fast, settings.chat_model, settings.lora or 0, settings.bf16).with_seed(seed)
+    changes = {"algo": settings.algo or "grpo", "steps": settings.steps or recipe.train.steps}
+    recipe = replace(recipe, train=replace(recipe.train, **changes))
+    student = _student(settings, recipe.train)
+    environments = prepare(Dataset.load(data), recipe, seed, say)
+    model, tokenizer = start_policy(environments, recipe, seed, say, settings.device)
+    trainer = Trainer(model, tokenizer, environments, recipe.train, student.formulas if student else Formulas())
+    config = RunConfig(recipe, seed, data, formulas=student and student.sha256)
+    with run.lock():
+        run.create(config, trainer)
+        return _learn(run, trainer, config, student, say, warn)
+
+
+def _resume(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> str:
+    """Train a run from its last whole checkpoint on. The only thing that may be new is the number of steps."""
+    recipe = run.config.recipe
+    student = _student(settings, recipe.train)
+    _require_same(data, run, settings, student)
+    recipe = replace(recipe, train=replace(recipe.train, steps=settings.steps or recipe.train.steps))
+    config = replace(run.config, recipe=recipe)
+    with run.lock():
+        environments = prepare(run.dataset(), recipe, config.seed, say)
+        formulas = student.formulas if student else Formulas()
+        trainer = run.resume(environments, recipe.train, warn, formulas, settings.device)
+        return _learn(run, trainer, config, student, say, warn)
+
+
+def _student(settings: Settings, config: TrainConfig) -> LearnersFile | None:
+    path = settings.formulas
+    return learners_file(path, config.algo, config.grpo, config.baseline) if path else None
+
+
+def _require_same(data: Path, run: Run, settings: Settings, student: LearnersFile | None) -> None:
+    """Raises Mismatch, naming both sides, if the run was made with something else than is asked for now."""
+    made, recipe = run.config, run.config.recipe
+    if (student and student.sha256) != made.formulas:
+        was = "a student's file of formulas" if made.formulas else "the package's own formulas"
+        now = student.path if student else "without one"
+        if student and made.formulas:
+            now = f"{student.path}, which has changed or is another file"
+        raise Mismatch(f"{run.folder} was made with {was}, not {now}; give --with as then, or train again")
+    chat_model, lora = settings.chat_model, settings.lora
+    wanted = chosen_recipe(settings.fast, chat_model, lora or 0).chat_model if chat_model else None
+    for name, asked, own in (
+        ("--data", str(data.resolve()), str(made.data or "a shop of its own")),
+        ("--seed", settings.seed, made.seed),
+        ("--algo", settings.algo, recipe.train.algo),
+        ("--bf16", settings.bf16 or None, recipe.train.precision == "bfloat16"),
+        ("--model", wanted, recipe.chat_model),
+        ("--lora", lora, recipe.lora),
+    ):
+        if asked is not None and asked != own:
+            what = f"{run.folder} was made with {name} {own}, not {asked}"
+            raise Mismatch(f"{what}; leave {name} as it was, or train again")
+
+
+def _learn(run: Run, trainer: Trainer, config: RunConfig, student: LearnersFile | None, say: Say, warn: Warn) -> str:
+    """Train the run, and beside a student's formulas the package's own; returns the sentence of `train_run`."""
+    done = _train(run, trainer, config, f"learn with {', '.join(student.names)}" if student else "learn", say)
+    run.finish(trainer.environments[0])
+    if student is None:
+        return done
+    reference, device = Run(run.folder / REFERENCE), str(trainer.model.device)
+    if reference.last_checkpoint():
+        own = reference.resume(trainer.environments, config.recipe.train, warn, device=device)
+    else:
+        reference.start_over()
+        own = Trainer(*run.policy_before(warn, device), trainer.environments, config.recipe.train)
+    return f"{done}; with the package's own: {_train(reference, own, config, 'learn with the package alone', say)}"
+
+
+def _train(run: Run, trainer: Trainer, config: RunConfig, phase: str, say: Say) -> str:
+    """Make the remaining steps; returns how many there are now, and how good the policy is."""
+    validation = trainer.environments[0].split.validation_queries[: config.recipe.watched]
+    steps = config.recipe.train.steps
+    lines = train(trainer, run, validation, lambda line: say(phase, line["step"], steps, progress_note(line)))
+    scores = [line["validation/ndcg@10"] for line in lines if "validation/ndcg@10" in line]
+    score = f", greedy nDCG@10 on validation users {scores[-1]:.3f}" if scores else ""
+    return f"{trainer.done} steps{score}"
+
+
+def progress_note(line: dict) -> str:
+    """What a progress bar shows of a log line."""
+    return f"reward {line['reward']:.2f} calls {line['calls/mean']:.1f}"

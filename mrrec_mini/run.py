@@ -1,0 +1,338 @@
+"""A run folder: what a training leaves behind, and how it is made, opened, resumed, locked and evaluated.
+
+Flow: after `recipe`, which says what a run is made of, and `train`, for which a run is the `Keeper`. The demo,
+the assistant, the report and the commands `mrrec train` and `mrrec evaluate` all work on a `Run`.
+
+    RUN/config.json      recipe, seed, data set: all that is needed to make the run's environments again
+        checkpoints/     policy and state of training; the two newest are kept (see `checkpoint`)
+        before/          the policy before the first step, likewise
+        metrics.jsonl    one line per training step
+        data/            the data set, if the run made a synthetic shop for itself
+        fitted/          item index, global memory and text spaces (see `environment_on_disk`)
+        memory.db        everybody's memory (see `store`)
+        evaluation.json  what the last evaluation found
+        reference/       log and checkpoints of the package's formulas, trained beside a student's
+        lock             an empty file, which a process that trains keeps locked
+
+`fitted` and `memory.db` are written when training ends. A run that lacks them, because it was interrupted or is older,
+gets them once, when they are first needed. Readers need no lock: every file and folder is replaced whole.
+
+Equations: none. The paper says nothing of this.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mrrec_mini import checkpoint, environment_on_disk
+from mrrec_mini.chat_grammar import grammar_of
+from mrrec_mini.data import DataError, Dataset, shorten
+from mrrec_mini.environment import Environment
+from mrrec_mini.evaluate import Row, eval_sets, policy_rows, reference_rows, report_dict
+from mrrec_mini.files import write_text
+from mrrec_mini.grammar import CONTROL
+from mrrec_mini.grpo import Formulas, GRPOConfig
+from mrrec_mini.imitation import WarmStartConfig
+from mrrec_mini.models.causal_lm import ADAPTER_CONFIG, CausalLMConfig, WordTokenizer, load_causal_lm, save_causal_lm
+from mrrec_mini.recipe import Recipe, Say, prepare, quiet
+from mrrec_mini.reward import RewardConfig
+from mrrec_mini.rollout import RolloutConfig
+from mrrec_mini.scripts import TeacherConfig
+from mrrec_mini.store import build_store
+from mrrec_mini.train import TrainConfig, Trainer, require_same_shapes, shapes_of
+from mrrec_mini.world import WorldConfig, make_world
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None
+
+CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
+BEFORE, DATA, FITTED, MEMORY, REFERENCE = "before", "data", "fitted", "memory.db", "reference"
+Warn = Callable[[str], object]  # gets one sentence on, for example, a damaged checkpoint that was passed over
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run is made of; config.json holds it."""
+
+    recipe: Recipe
+    seed: int
+    data: Path | None  # the data-set folder; None: the run has a synthetic shop of its own, `world`
+    world: WorldConfig | None = None
+    formulas: str | None = None  # sha256 of a student's file of formulas; None: the package's own
+
+    def write(self, path: Path) -> None:
+        """Write config.json."""
+        content = {
+            "seed": self.seed,
+            "data": str(self.data.resolve()) if self.data else None,
+            "world": asdict(self.world) if self.world else None,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "formulas": self.formulas,
+            "recipe": asdict(self.recipe),
+        }
+        write_text(path, json.dumps(content, indent=1))
+
+    @classmethod
+    def read(cls, path: Path) -> RunConfig:
+        """Read config.json. Raises DataError if `write` did not write it."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            data = Path(content["data"]) if content["data"] else None
+            world = None if data else WorldConfig(**content["world"])
+            return cls(recipe_from(content["recipe"]), int(content["seed"]), data, world, content.get("formulas"))
+        except (ValueError, LookupError, TypeError) as error:
+            what = f"not what `mrrec train` writes ({shorten(str(error))}); make the run again in another folder"
+            raise DataError.at(path, None, None, what) from None
+
+
+def recipe_from(content: dict) -> Recipe:
+    """The recipe that `dataclasses.asdict` made `content` of, after a trip through JSON."""
+    train = dict(content["train"])
+    train["grpo"] = GRPOConfig(**{**train["grpo"], "clip": tuple(train["grpo"]["clip"])})
+    train["rules"], train["reward"] = RolloutConfig(**train["rules"]), RewardConfig(**train["reward"])
+    typed = {
+        "shares": tuple(content["shares"]),
+        "model": CausalLMConfig(**content["model"]),
+        "teacher": TeacherConfig(**{**content["teacher"], "stop": tuple(content["teacher"]["stop"])}),
+        "warm": WarmStartConfig(**content["warm"]),
+        "train": TrainConfig(**train),
+    }
+    return Recipe(**{**content, **typed})
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run in a folder, which need not exist yet. Everything is read when it is first asked for."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """What the run is made of. Raises FileNotFoundError if there is no run, DataError if config.json is damaged."""
+        path = self.folder / CONFIG
+        if not path.is_file():
+            what = f"is not a run: it has no {CONFIG}; `mrrec train --data DIR --run {self.folder}` makes one"
+            raise FileNotFoundError(f"{self.folder} {what}")
+        return RunConfig.read(path)
+
+    # --- making a run -----------------------------------------------------------------------------------------------
+
+    def require_new(self) -> None:
+        """Raises ValueError if the folder holds a run."""
+        if (self.folder / CONFIG).exists():
+            raise ValueError(f"{self.folder} holds a run already; resume it with --resume, or choose another folder")
+
+    def create(self, config: RunConfig, trainer: Trainer) -> None:
+        """Write a new run whose trainer has made no step yet. Raises ValueError if the folder holds a run."""
+        self.require_new()
+        model, tokenizer = trainer.model, trainer.tokenizer
+        checkpoint.save(self.folder / BEFORE, 0, lambda folder: save_causal_lm(folder, model, tokenizer))
+        self.save(trainer)
+        if config.data is None:
+            trainer.environments[0].dataset.save(self.folder / DATA)
+        config.write(self.folder / CONFIG)  # last: a folder with a config.json can be resumed
+
+    def start_over(self) -> None:
+        """Delete the run in this folder, except for files that no run writes."""
+        for name in (CONFIG, METRICS, EVALUATION, *(MEMORY + rest for rest in ("", "-wal", "-shm"))):
+            (self.folder / name).unlink(missing_ok=True)
+        for name in ("checkpoints", BEFORE, DATA, FITTED, REFERENCE):
+            if (self.folder / name).exists():
+                shutil.rmtree(self.folder / name)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training this run until the block ends or this process dies.
+
+        Raises OSError at once if another process trains it. On Windows nothing is locked.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                what = "another process is training this run; wait until it ends, or choose another folder"
+                raise OSError(errno.EBUSY, what, str(self.folder)) from None
+            yield
+
+    # --- the `Keeper` of `train` ------------------------------------------------------------------------------------
+
+    def log(self, line: dict) -> None:
+        """Append a line to metrics.jsonl. Raises OSError, which names the file."""
+        path = self.folder / METRICS
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:  # a full disk does not say which file it refused
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+    def save(self, trainer: Trainer) -> None:
+        """Save a checkpoint: the policy, as `load_causal_lm` reads it, and state.pt. Raises OSError."""
+
+        def write(folder: Path) -> None:
+            save_causal_lm(folder, trainer.model, trainer.tokenizer)
+            torch.save(trainer.state(), folder / "state.pt")
+
+        checkpoint.save(self.folder, trainer.done, write)
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint, whole or not."""
+        return next(iter(checkpoint.folders(self.folder)), None)
+
+    # --- opening a run ----------------------------------------------------------------------------------------------
+
+    def lines(self) -> list[dict]:
+        """The log, one line per step. Raises FileNotFoundError if there is none."""
+        return [json.loads(line) for line in (self.folder / METRICS).read_text(encoding="utf-8").splitlines()]
+
+    def policy(self, warn: Warn = warnings.warn, device: str = "cpu"):
+        """(model on `device`, tokenizer) of the newest whole checkpoint.
+
+        Raises FileNotFoundError if there is no checkpoint yet, DataError if none can be used.
+        """
+        return _load(checkpoint.newest(self.folder, warn), device)
+
+    def policy_before(self, warn: Warn = warnings.warn, device: str = "cpu"):
+        """The policy before the first step; otherwise like `policy`."""
+        return _load(checkpoint.newest(self.folder / BEFORE, warn), device)
+
+    def dataset(self) -> Dataset:
+        """The data set that the run was made with. Raises DataError if it cannot be read."""
+        config, own = self.config, self.folder / DATA
+        if config.data is None and not own.is_dir():
+            make_world(config.world).save(own)
+        return Dataset.load(config.data or own)
+
+    def environment(self, say: Say = quiet) -> Environment:
+        """The environment that the run is evaluated in, on its data set as it is now."""
+        config, dataset, fitted = self.config, self.dataset(), self.folder / FITTED
+        if fitted.is_dir():
+            return environment_on_disk.load(fitted, dataset, dataset.split(config.seed, *config.recipe.shares))
+        environment = prepare(dataset, replace(config.recipe, siblings=0), config.seed, say)[0]
+        environment_on_disk.save(environment, fitted)
+        return environment
+
+    def memory(self, environment: Environment) -> Path:
+        """The run's memory store, made from `environment` if there is none."""
+        path = self.folder / MEMORY
+        if not path.exists():
+            build_store(path, environment.dataset, environment.memory)
+        return path
+
+    def resume(
+        self,
+        environments: list[Environment],
+        config: TrainConfig,
+        warn: Warn = warnings.warn,
+        formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
+        device: str = "cpu",
+    ) -> Trainer:
+        """The trainer as it was at the newest whole checkpoint; later log lines are dropped, training makes them again.
+
+        Errors as in `policy`.
+        """
+        folder = checkpoint.newest(self.folder, warn)
+        trainer = Trainer(*_load(folder, device), environments, config, formulas)
+        with _naming_the_checkpoint(folder):
+            # weights_only: never unpickle anything that can run code
+            trainer.restore(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
+        log = self.folder / METRICS
+        if log.is_file():
+            texts = log.read_text(encoding="utf-8").splitlines()
+            write_text(log, "".join(text + "\n" for text in texts if _step_of(text) <= trainer.done))
+        return trainer
+
+    def finish(self, environment: Environment) -> None:
+        """Keep what training was done with: text spaces, global memory, item index, and everybody's memory."""
+        environment_on_disk.save(environment, self.folder / FITTED)
+        self.memory(environment)
+
+    # --- evaluating a run -------------------------------------------------------------------------------------------
+
+    def evaluate(self, warn: Warn = warnings.warn, device: str = "cpu") -> dict:
+        """The run's policy, and the arms that need no training, on the test users; also writes evaluation.json.
+
+        Errors as in `policy`, and ValueError if torch cannot compute on `device`.
+        """
+        check_device(device)
+        recipe, seed = self.config.recipe, self.config.seed
+        model, tokenizer = self.policy(warn, device)
+        rows: list[Row] = []
+        for eval_set in eval_sets(self.environment(), grammar_of(tokenizer), recipe.train.rules, seed):
+            rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher)
+            rows += policy_rows(eval_set, recipe.train.algo, model, torch.Generator().manual_seed(1000 + seed))
+        arms = report_dict(rows, np.random.default_rng(0))
+        write_text(self.folder / EVALUATION, json.dumps(arms, indent=1))
+        return {"run": str(self.folder), "seeds": [seed], "arms": arms}
+
+
+def _load(folder: Path, device: str):
+    """(model, tokenizer) of a checkpoint. Raises DataError unless config.json, weights and words fit each other."""
+    with _naming_the_checkpoint(folder):
+        if not (folder / ADAPTER_CONFIG).is_file():  # peft itself refuses adapters that do not fit their base
+            _check_weights(folder)
+        model, tokenizer = load_causal_lm(str(folder), CONTROL)
+        if isinstance(tokenizer, WordTokenizer):
+            rows = model.get_input_embeddings().num_embeddings
+            if len(tokenizer) != rows:
+                raise DataError(f"words.json has {len(tokenizer)} tokens, the model {rows}")
+            if other := set(CONTROL) ^ set(tokenizer.control):
+                raise DataError(f"its control tokens and those of this version differ in {', '.join(sorted(other))}")
+    return model.to(device), tokenizer
+
+
+def _check_weights(folder: Path) -> None:
+    """Raises DataError unless model.safetensors holds the tensors that config.json describes."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        tied = file.metadata() or {}  # tied weights are written once
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    expected = {name: shape for name, shape in shapes_of(empty.state_dict()).items() if name not in tied}
+    require_same_shapes("model.safetensors", found, "config.json", expected)
+
+
+@contextmanager
+def _naming_the_checkpoint(folder: Path) -> Iterator[None]:
+    """Turn any error of a library that reads the checkpoint into a DataError that names the folder."""
+    try:
+        yield
+    except Exception as error:
+        what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {shorten(str(error), 120)}"
+        raise DataError(f"{folder}: the checkpoint cannot be used ({what}); train again into another folder") from error
+
+
+def _step_of(text: str) -> float:
+    """The step of a log line; infinity if a kill cut the line short."""
+    try:
+        return json.loads(text)["step"]
+    except (ValueError, KeyError):
+        return math.inf
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError unless torch can compute on device `name`, also in float64, which the sampler needs."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=name).item()
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises a different one for each kind of absence
+        why = shorten(str(error).partition("\n")[0], 120)
+        raise ValueError(f"torch cannot compute on device {shorten(name)} here ({why}); leave --device out") from None
