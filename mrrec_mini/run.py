@@ -149,13 +149,27 @@ class Run:
             trainer.environments[0].dataset.save(self.folder / DATA)
         config.write(self.folder / CONFIG)  # last: a folder with a config.json can be resumed
 
-    def start_over(self) -> None:
-        """Delete the run in this folder, except for files that no run writes."""
-        for name in (CONFIG, METRICS, EVALUATION, *(MEMORY + rest for rest in ("", "-wal", "-shm"))):
+    def start_over(self, config: RunConfig | None = None) -> None:
+        """Delete the run in this folder, except for files that no run writes.
+
+        Its memory.db stays if the run was made of the same data as `config`: people may have added to it.
+        """
+        names = [CONFIG, METRICS, EVALUATION]
+        if config is None or not self._has_data_of(config):
+            names += [MEMORY + suffix for suffix in ("", "-wal", "-shm")]
+        for name in names:
             (self.folder / name).unlink(missing_ok=True)
         for name in ("checkpoints", BEFORE, DATA, FITTED, REFERENCE):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
+
+    def _has_data_of(self, config: RunConfig) -> bool:
+        """Whether the run in this folder has the same data set and split."""
+        try:
+            own = RunConfig.read(self.folder / CONFIG)
+        except (OSError, DataError):
+            return False
+        return (own.data, own.world, own.seed) == (config.data and config.data.resolve(), config.world, config.seed)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -126,6 +126,18 @@ def test_starting_over_leaves_only_what_no_run_wrote(tmp_path):
     assert {path.name for path in run.folder.iterdir()} == {"lock", "notes.txt"}
 
 
+def test_starting_over_on_the_same_data_keeps_what_people_added(tmp_path):
+    run = Run(copied_run(tmp_path))
+    Assistant.open(run.folder).store.for_user(USER).add("allergic to wool")
+    config = Run(run.folder).config
+    run.start_over(replace(config, recipe=replace(config.recipe, traces=7)))  # another recipe, the same data
+    with Store.open(run.folder / "memory.db") as store:
+        assert store.for_user(USER).list(level="note").total == 1
+    config.write(run.folder / "config.json")
+    run.start_over(replace(config, seed=1))  # another split: its store was taught by other people
+    assert not (run.folder / "memory.db").exists()
+
+
 def from_scratch(run: Run) -> Assistant:
     """The assistant of a run whose environment and store are built again, from the data set."""
     opened = Assistant.open(run.folder)

@@ -146,8 +146,9 @@ def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
     trainer = Trainer(model, tokenizer, environments, recipe.train)
     validation, steps = environments[0].split.validation_queries, recipe.train.steps
     with run.lock():
-        run.start_over()
-        run.create(RunConfig(recipe, seed, config.data, world), trainer)
+        made_of = RunConfig(recipe, seed, config.data, world)
+        run.start_over(made_of)
+        run.create(made_of, trainer)
         log = train(trainer, run, validation, lambda line: say("learn", line["step"], steps, progress_note(line)))
         clock.lap("learn")
         run.finish(environments[0])
