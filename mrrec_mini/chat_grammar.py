@@ -1,9 +1,10 @@
-"""The same episode in a chat model's own words: its template, tool turns, and the paper's boxed JSON as the answer.
+"""The grammar of an episode for chat models: turns of the model's own template, and the paper's boxed JSON answer.
 
-Flow: beside prompts. `ChatGrammar` is a `prompts.Grammar` for models that were taught to chat: what `grammar` builds
-from control tokens of ours is built here from the turns of the model's chat template (ChatML, as SmolLM2 speaks it):
+Flow: beside `grammar`. `ChatGrammar` is a `grammar.Grammar` for models that were trained to chat. `Grammar` marks the
+parts of an episode with our control tokens; `ChatGrammar` uses the turns of the model's chat template. In ChatML, the
+format of SmolLM2:
 
-    <|im_start|>system ... <|im_end|>                                 what to do; two worked examples follow, as turns
+    <|im_start|>system ... <|im_end|>                                 the instruction; two worked examples follow
     <|im_start|>user                                                  the prompt (eq. 7: q, M_global)
     Wish: mug for hiking. Topics: mug price, mug size<|im_end|>
     <|im_start|>assistant
@@ -15,21 +16,18 @@ from control tokens of ours is built here from the turns of the model's chat tem
     price luxury \\boxed{{"ideal_item_profile": "mug for hiking price luxury", "useful_memory_ids": [1]}}<|im_end|>
 
 Grammar of a turn: words, then `<search>words</search>` or `\\boxed{JSON}` with exactly the two fields (eq. 9), then the
-model's own end-of-turn token. Whatever else is malformed; so is a control token before the end.
+model's end-of-turn token. Anything else is malformed, and so is a control token before the end.
 
-The template is rendered once, with marks where texts will stand, and cut at the marks; its pieces are tokenised with
-their control tokens. Texts of people and memories are tokenised apart (`Tokenizer.encode`), one line each, and set
-between the pieces as ids. They never pass through the template, so no text can make a control token, a turn, or a
-numbered line. This holds only where control tokens part the turns: other templates are refused. `apply_chat_template`
-on whole conversations would not do: what a review says becomes control tokens there, unless one asks otherwise.
+Safety: the template is rendered once, with marks in place of user texts, and cut at the marks; the pieces are tokenised
+with their control tokens. Texts of people and memories are tokenised separately, one line each, and placed between the
+pieces as ids. They never pass through the template, so no text can produce a control token, a turn or a numbered line.
+(`apply_chat_template` on a whole conversation turns such text into control tokens.) A template that does not separate
+turns with control tokens is refused. Without a tool role, memory comes in a user turn; without a system role, the
+instruction opens the first user turn. A template that prints today's date gets a fixed one.
 
-Where a template has no tool role, memory comes in a user turn; where it has no system role, the instruction opens the
-first user turn. Templates that print today's date are given one that stays. Tokenizers that begin each text with a
-space (SentencePiece) put one before each piece: the model sees it, nothing depends on it.
-
-Paper: the answer is its boxed JSON. Guessed: its system prompt and its tool call, neither of which it prints. Ours: the
-two worked examples. SmolLM2-135M (temperature 1) ignores the bare instruction, and the same examples told in the system
-turn; one example as turns makes it answer and never search; after two it searches in half of its first turns.
+Paper: the answer is its boxed JSON. Guessed: its system prompt and its tool call; it prints neither. Ours: the two
+worked examples. SmolLM2-135M (temperature 1) ignores the bare instruction, and also the examples if they stand in the
+system turn. With one example as turns it answers but never searches; with two it searches in half of its first turns.
 """
 
 from __future__ import annotations
@@ -57,132 +55,123 @@ EXAMPLE = (
     ("tool", "1. sofa shape oval\n2. sofa fabric silk"),
     ("assistant", '\\boxed{{"ideal_item_profile": "sofa for reading shape oval", "useful_memory_ids": [1]}}'),
 )
-WRITER = "You write down what people like, in short lines."  # where a summary is asked for
-FIELDS = {"ideal_item_profile", "useful_memory_ids"}
-QUERY, TURN, MEMORY = "QUERY0TEXT", "TURN0TEXT", "MEMORY0TEXT"  # marks: cut out before any text of people comes in
-TODAY = "{% macro strftime_now(form) %}01 Jan 2025{% endmacro %}"  # a run must not change overnight
+WRITER = "You write down what people like, in short lines."  # system turn when the model is asked for a summary
+QUERY, TURN, MEMORY = "QUERY0TEXT", "TURN0TEXT", "MEMORY0TEXT"  # marks: removed before any user text is inserted
+TODAY = "{% macro strftime_now(form) %}01 Jan 2025{% endmacro %}"  # so that a run does not depend on the date
 OPENING = re.compile(r"<search>|\\boxed\{")
 
 
 class ChatGrammar(Grammar):
-    """Writes and reads episodes through the chat template of a `PretrainedTokenizer`. ValueError: a template that
-    cannot be split safely, with what is wrong with it.
+    """Writes and reads episodes through the chat template of a `PretrainedTokenizer`. Raises ValueError if the template
+    cannot be split safely.
     """
 
     def __init__(self, tokenizer, entry_tokens: int = 24):
         self.tokenizer = tokenizer
-        self.entry_tokens = entry_tokens  # a longer memory is cut for the policy's eyes
-        self.control = tokenizer.control  # none: a chat model has its own
+        self._encode = tokenizer.encode
+        self.entry_tokens = entry_tokens  # longer memories are cut when shown to the policy
+        self.control = tokenizer.control  # empty: a chat model has its own control tokens
         head, ask, close, hand_back = (tokenizer.encode_template(piece) for piece in pieces(tokenizer.inner))
         reserved = tokenizer.reserved
         if not close or close[0] not in reserved:
-            raise _refused("an assistant's turn does not end with a control token")
+            raise _refused("the assistant's turn does not end with a control token")
         if not (reserved & set(ask) and reserved & set(hand_back)):
             raise _refused("no control token stands between a user's or a tool's text and the assistant's turn")
         self._head, self._ask, self._hand_back = head, ask, hand_back
-        self.end, self._close = close[0], close[1:]  # the policy writes the first, the template the rest
-        self.stop = (self.end, *sorted(reserved - {self.end}))  # after another control token nothing good can come
+        self.end, self._close = close[0], close[1:]  # the policy samples `end`, the template adds the rest
+        self.stop = (self.end, *sorted(reserved - {self.end}))  # the others make the turn malformed anyway
 
     # ------------------------------------------------------------------ what the policy is shown
 
     def prompt(self, query_text: str, global_entries: Sequence[MemoryEntry]) -> list[int]:
-        """Instruction, example, wish and global memory (eq. 7), up to where the assistant's turn begins."""
-        ids = [*self._head, *self._words("Wish:"), *self._line(query_text, 2 * self.entry_tokens)]
+        """Instruction, examples, wish and global memory (eq. 7), up to the start of the assistant's turn."""
+        ids = [*self._head, *self._encode("Wish:"), *self._line(query_text, 2 * self.entry_tokens)]
         for number, entry in enumerate(global_entries):
-            ids += [*self._words("," if number else ". Topics:"), *self._line(entry.text)]
+            ids += [*self._encode("," if number else ". Topics:"), *self._line(entry.text)]
         return [*ids, *self._ask]
 
     def reply(self, entries: Sequence[MemoryEntry], first: int) -> list[int]:
-        """A tool turn of numbered lines (eq. 8), counted from 1 through the episode; `first` were shown before."""
-        lines = [[*self._words(f"{n}."), *self._line(e.text)] for n, e in enumerate(entries, start=first + 1)]
-        ids = [*self._close, *(lines[0] if lines else self._words("nothing"))]
+        """A tool turn of numbered lines (eq. 8). `first`: the number of lines shown earlier in the episode."""
+        lines = [[*self._encode(f"{n}."), *self._line(e.text)] for n, e in enumerate(entries, start=first + 1)]
+        ids = [*self._close, *(lines[0] if lines else self._encode("nothing"))]
         for line in lines[1:]:
-            ids += [*self._words("\n"), *line]
+            ids += [*self._encode("\n"), *line]
         return [*ids, *self._hand_back]
 
-    # ------------------------------------------------------------------ what a script writes in the policy's place
+    # ------------------------------------------------------------------ what a script writes instead of the policy
 
     def write_search(self, think: str, text: str) -> list[int]:
         return self._turn(f"{self._short(think)} <search>{self._short(text)}</search>")
 
     def write_final(self, think: str, profile: str, evidence: Sequence[int]) -> list[int]:
-        said = self._short(profile, 4 * self.entry_tokens)
-        answer = {"ideal_item_profile": said, "useful_memory_ids": [number + 1 for number in evidence]}
+        profile = self._short(profile, 4 * self.entry_tokens)
+        answer = {"ideal_item_profile": profile, "useful_memory_ids": [number + 1 for number in evidence]}
         return self._turn(f"{self._short(think)} \\boxed{{{json.dumps(answer, ensure_ascii=False)}}}")
 
     # ------------------------------------------------------------------ what the policy wrote
 
     def parse(self, ids: Sequence[int], shown: int) -> Turn:
-        """Read one turn of sampled ids. `shown`: how many memories the episode has displayed so far."""
+        """Read one turn of sampled ids. `shown`: the number of memories the episode has shown so far."""
         if not ids or ids[-1] != self.end:
             return Malformed("a turn ends with the end-of-turn token")
         if self.tokenizer.reserved & set(ids[:-1]):
             return Malformed("a control token inside a turn")
-        said = self.tokenizer.decode(ids[:-1])
-        opening = OPENING.search(said)
+        opening = OPENING.search(text := self.tokenizer.decode(ids[:-1]))
         if opening is None:
             return Malformed("a turn searches or answers")
-        think, rest = said[: opening.start()].strip(), said[opening.end() :].rstrip()
+        think, rest = text[: opening.start()].strip(), text[opening.end() :].rstrip()
         if opening.group() == "<search>":
-            text, close, after = rest.partition("</search>")
+            wanted, close, after = rest.partition("</search>")
             if not close or after:
                 return Malformed("a search ends with </search>")
-            return Search(think, text.strip()) if text.strip() else Malformed("an empty search")
+            return Search(think, wanted.strip()) if wanted.strip() else Malformed("an empty search")
         if not rest.endswith("}"):
             return Malformed("a box ends with }")
         return _answer(think, rest[:-1], shown)
 
     def thought(self, ids: Sequence[int]) -> tuple[int, str]:
-        """The words that open a turn, before its search or answer: how many of its ids are that, and the words."""
-        opening = OPENING.search(self.tokenizer.decode(ids))
+        """(number of ids, words) of the thought before the turn's search or answer; (0, "") if there is neither."""
+        opening = OPENING.search(text := self.tokenizer.decode(ids))
         if opening is None:
             return 0, ""
-        # the fewest ids that reach the opening; the last of them may spell a part of it
-        spelled = next(n for n in range(len(ids) + 1) if len(self.tokenizer.decode(ids[:n])) > opening.start())
-        return spelled - 1, self.tokenizer.decode(ids)[: opening.start()].strip()
+        # the fewest ids whose text reaches the opening; the last of them may hold a part of it, so it is not counted
+        reach = next(n for n in range(len(ids) + 1) if len(self.tokenizer.decode(ids[:n])) > opening.start())
+        return reach - 1, text[: opening.start()].strip()
 
     def forbidden(self, last: bool) -> tuple[int, ...]:
-        """What must not be sampled where every search has to be used: every token with a sign that an answer (before
-        the last turn: a backslash) or a search (in the last turn: <) cannot be written without.
-        """
-        return self._spelling["<" if last else "\\"]
+        """Tokens to forbid if every search must be used: those that an answer (in the last turn: a search) needs."""
+        return self._tokens_with["<" if last else "\\"]
 
     @cached_property
-    def _spelling(self) -> dict[str, tuple[int, ...]]:
-        """Sign -> every token that spells it. Control tokens end a turn and spell nothing."""
-        ordinary = [i for i in range(len(self.tokenizer)) if i not in self.tokenizer.reserved]
-        said = {i: self.tokenizer.decode([i]) for i in ordinary}
-        return {sign: tuple(i for i in ordinary if sign in said[i]) for sign in ("<", "\\")}
+    def _tokens_with(self) -> dict[str, tuple[int, ...]]:
+        """Character -> every token whose text contains it. Control tokens are left out: they end the turn."""
+        texts = {i: self.tokenizer.decode([i]) for i in range(len(self.tokenizer)) if i not in self.tokenizer.reserved}
+        return {sign: tuple(i for i, text in texts.items() if sign in text) for sign in ("<", "\\")}
 
     # ------------------------------------------------------------------ text to ids
 
-    def _turn(self, said: str) -> list[int]:
-        return [*self._words(said.strip()), self.end]
-
-    def _words(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text)
+    def _turn(self, text: str) -> list[int]:
+        return [*self._encode(text.strip()), self.end]
 
     def _line(self, text: str, limit: int | None = None) -> list[int]:
-        """One line, whatever the text says: it cannot begin another one. The space before it belongs to its first
-        word, as in the texts that the model was made from.
-        """
-        return self._words(" " + " ".join(text.split()))[: limit or self.entry_tokens]
+        """The text as one line. The space in front belongs to its first word, as in the model's training texts."""
+        return self._encode(" " + " ".join(text.split()))[: limit or self.entry_tokens]
 
     def _short(self, text: str, limit: int | None = None) -> str:
         return self.tokenizer.decode(self._line(text, limit)).strip()
 
 
 def ask_model(model, tokenizer, max_tokens: int = 400) -> Callable[[str], str]:
-    """prompt -> answer: one user turn, greedy, up to the end of the assistant's; for `summarize.LMSummarizer`.
+    """A function prompt -> answer, for `summarize_lm.LMSummarizer`: one user turn, answered greedily.
 
-    The prompt is tokenised apart from the template, as an episode's texts are. ValueError: no usable template.
+    As in an episode, the prompt never passes through the template. Raises ValueError if the template is not usable.
     """
-    turn = ("user", QUERY)
-    rendered = (_render(tokenizer.inner, talk) for talk in ([("system", WRITER), turn], [turn]))
-    fit = next((text for text in rendered if text.count(QUERY) == 1), None)
-    if fit is None:
-        raise _refused("it does not show a user's text once and as it is")
-    head, tail = (tokenizer.encode_template(piece) for piece in fit.split(QUERY))
+    user = ("user", QUERY)
+    rendered = (_render(tokenizer.inner, turns) for turns in ([("system", WRITER), user], [user]))
+    usable = next((text for text in rendered if text.count(QUERY) == 1), None)
+    if usable is None:
+        raise _refused("it does not show a user's text exactly once and unchanged")
+    head, tail = (tokenizer.encode_template(piece) for piece in usable.split(QUERY))
 
     def ask(prompt: str) -> str:
         sampler = Sampler(model, [[*head, *tokenizer.encode(prompt), *tail]], temperature=0.0)
@@ -193,20 +182,20 @@ def ask_model(model, tokenizer, max_tokens: int = 400) -> Callable[[str], str]:
 
 
 def grammar_of(tokenizer) -> Grammar:
-    """The grammar that fits a tokenizer: a chat model's own template, else our control tokens."""
+    """`ChatGrammar` if the tokenizer has a chat template, else `Grammar` with our control tokens."""
     return ChatGrammar(tokenizer) if getattr(tokenizer, "chat_template", None) else Grammar(tokenizer)
 
 
 def _answer(think: str, box: str, shown: int) -> Final | Malformed:
-    """The JSON in the box (eq. 9)."""
+    """Read the JSON in the box (eq. 9)."""
     try:
         answer = json.loads(box)
-        if not isinstance(answer, dict) or set(answer) != FIELDS:
+        if not isinstance(answer, dict) or set(answer) != {"ideal_item_profile", "useful_memory_ids"}:
             return Malformed("a box holds ideal_item_profile and useful_memory_ids")
         profile, numbers = answer["ideal_item_profile"], answer["useful_memory_ids"]
         if not isinstance(profile, str) or not isinstance(numbers, list) or any(type(n) is not int for n in numbers):
             return Malformed("the profile is a string, the ids are whole numbers")
-        profile.encode()  # JSON can spell half a character, which is no text
+        profile.encode()  # JSON can hold half a surrogate pair, which is not text
     except (ValueError, RecursionError):
         return Malformed("a box holds JSON")
     if not profile.strip():
@@ -220,51 +209,54 @@ def _answer(think: str, box: str, shown: int) -> Final | Malformed:
 
 
 def pieces(inner) -> tuple[str, str, str, str]:
-    """A chat template cut at its texts: all up to the wish; from there to the policy's turn; from there to the
-    memories; from there to the policy's next turn. ValueError where it cannot be cut so.
+    """The template cut at its texts: (up to the wish, from there to the policy's turn, from there to the memories, from
+    there to the policy's next turn). Raises ValueError if it cannot be cut like this.
     """
     if not inner.chat_template:
-        raise ValueError("the tokenizer has no chat template: only a model that was taught to chat can be played so")
-    for system in (True, False):
-        for memory_role in ("tool", "user"):
-            if (cut := _cut(inner, system, memory_role)) is not None:
-                return cut
-    raise _refused("it does not show each text once and as it is")
+        raise ValueError("the tokenizer has no chat template; use a model that was trained to chat")
+    cuts = (_cut(inner, system, memory_role) for system in (True, False) for memory_role in ("tool", "user"))
+    if (cut := next(filter(None, cuts), None)) is None:
+        raise _refused("it does not show each text exactly once and unchanged")
+    return cut
 
 
 def _cut(inner, system: bool, memory_role: str) -> tuple[str, str, str, str] | None:
-    """The pieces with or without a system role, memory shown in turns of this role; None where that does not work."""
-    talk = [(memory_role if role == "tool" else role, text) for role, text in EXAMPLE]
+    """The pieces, with or without a system turn and with memory in turns of this role; None if that does not work."""
+    # 1. The fixed opening: instruction and worked examples, in the roles that this template has.
+    turns = [(memory_role if role == "tool" else role, text) for role, text in EXAMPLE]
     if system:
-        talk = [("system", INSTRUCTION), *talk]
+        turns = [("system", INSTRUCTION), *turns]
     else:
-        talk[0] = ("user", f"{INSTRUCTION}\n\n{talk[0][1]}")
-    asked = _render(inner, [*talk, ("user", QUERY)])
-    answered = _render(inner, [*talk, ("user", QUERY), ("assistant", TURN), (memory_role, MEMORY)])
-    mistaken = _render(inner, [*talk, ("user", QUERY), ("assistant", TURN), ("assistant", MEMORY)])
-    shown_whole = all(text in asked and text in answered for _, text in talk)
+        turns[0] = ("user", f"{INSTRUCTION}\n\n{turns[0][1]}")
+    # 2. Render the prompt, the same with one turn and one reply, and that with the reply as if the assistant said it.
+    asked = _render(inner, [*turns, ("user", QUERY)])
+    answered = _render(inner, [*turns, ("user", QUERY), ("assistant", TURN), (memory_role, MEMORY)])
+    mistaken = _render(inner, [*turns, ("user", QUERY), ("assistant", TURN), ("assistant", MEMORY)])
+    # 3. Each text must appear unchanged and each mark exactly once.
+    shown_whole = all(text in asked and text in answered for _, text in turns)
     marked = [asked.count(QUERY), *(answered.count(mark) for mark in (QUERY, TURN, MEMORY))] == [1] * 4
-    if not (shown_whole and marked) or answered == mistaken:  # a role it does not know may pass for the assistant's
+    if not (shown_whole and marked) or answered == mistaken:  # some templates print an unknown role as the assistant's
         return None
+    # 4. Cut at the marks. A later turn must not change what stands before it, since an episode only grows.
     head, ask = asked.split(QUERY)
     before, rest = answered.split(QUERY)
     close, hand_back = rest.partition(TURN)[2].split(MEMORY)
     return (head, ask, close, hand_back) if before == head else None
 
 
-def _render(inner, talk: Sequence[tuple[str, str]]) -> str:
-    """The template's text for these turns, up to where the assistant's begins; "" where the template objects."""
+def _render(inner, turns: Sequence[tuple[str, str]]) -> str:
+    """The template's text for these (role, text) turns, up to the start of the assistant's turn; "" if it fails."""
     try:
         return inner.apply_chat_template(
-            [{"role": role, "content": text} for role, text in talk],
+            [{"role": role, "content": text} for role, text in turns],
             chat_template=TODAY + inner.get_chat_template(),
             tokenize=False,
             add_generation_prompt=True,
-            enable_thinking=False,  # a turn is short: it thinks in the words before its search
+            enable_thinking=False,  # turns are short: the policy thinks in the words before its search
         )
-    except Exception:  # a template is a foreign program: it raises what it likes for a role that it does not know
+    except Exception:  # a template is third-party code: for an unknown role it raises whatever it likes
         return ""
 
 
 def _refused(why: str) -> ValueError:
-    return ValueError(f"the chat template cannot be used: {why}; take a model whose turns are parted by control tokens")
+    return ValueError(f"the chat template cannot be used: {why}; use a model that separates turns with control tokens")

@@ -1,25 +1,21 @@
-"""Supervised traces from a deliberately mediocre scripted teacher: the policy learns the grammar, not what is good.
+"""Imitation before reinforcement: a drill in copying, then supervised training on the teacher's traces.
 
-Flow: before the first update. A policy that has never seen the grammar earns no reward, so there is nothing to
-reinforce (the paper starts from an instruct model, and fig. 4 shows that a base model never learns to call memory).
-Here a script plays episodes on training queries, in the same rollout as the policy, and the model learns to continue
-them token by token.
+Flow: after `scripts`, before the first update. A policy that has never seen the grammar earns no reward, so there is
+nothing to reinforce. (The paper starts from an instruct model; its fig. 4 shows that a base model never learns to call
+memory.) So the model first learns to continue the teacher's episodes: the grammar, not what is good.
 
-The teacher is mediocre on purpose, so that there is something left to learn: how many look-ups it makes, which ones,
-and which of the returned lines it believes, is partly chance. `expert` is the script that looks up what matters; it
-knows `Query.truth`, so it exists only in the synthetic shop, and nothing is ever trained on it.
+1. `copy_drill`. A good turn copies: the aspect from a global line, the value from memory. The drill trains copying
+   alone, on random words, until the model is sure of it. Imitation alone never gets there.
+2. `warm_start`. Cross-entropy on the tokens that the teacher wrote. A share of the traces is *scrambled*: every word is
+   replaced by another one, the same throughout the trace, so that only copying can predict it. A policy that learns the
+   words themselves fails on categories that it has not seen.
 
-Copying comes first: the aspect from the global line, the value from the memory. `copy_drill` trains it alone, on lines
-of random words, until it is sure; without it imitation never gets there. Then a share of the traces is *scrambled*:
-every word of a trace is replaced by another one, consistently, so that nothing but copying is left to be learned from
-it. A policy that has learned words instead fails on categories it has not seen.
-
-Departure from the paper: all of this file. Sizes and rates: measured.
+Equations: none in the paper, which has no such stage. Departure: this whole file. Sizes and rates were measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,27 +27,27 @@ from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """First the copy drill, then the traces."""
+    """Settings of the copy drill, then of the training on traces."""
 
-    drill_steps: int = 400  # at most
+    drill_steps: int = 400  # at most; the drill ends earlier at `drill_goal`
     drill_batch: int = 48
     drill_rate: float = 8e-3
     drill_goal: float = 0.93  # mean probability of the right token at which the drill ends
     steps: int = 600
     batch: int = 32
-    parts: int = 2  # a batch is cut by length, so that short traces are not padded to long ones
+    parts: int = 2  # a batch is split by length, so that short traces are not padded to the longest
     learning_rate: float = 6e-3
-    scrambled: float = 0.25  # share of the traces told in other words
+    scrambled: float = 0.25  # share of the traces whose words are replaced
 
 
 def drill_batch(
     control: Mapping[str, int], first_word: int, vocabulary: int, size: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lines of three random words, then some of the lines again: what follows a line's first word can only be copied.
-
-    tokens (size, T) and mask (size, T), 1 at the copied words.
+    """tokens (size, T): 5 lines of 3 random words, then 8 of these lines again; mask (size, T): True at the words of a
+    repeated line after its first, which only copying can predict.
     """
     lines, reads, words = 5, 8, 3
+    # no word comes twice in the lines of a row, so a first word identifies its line
     drawn = np.argsort(rng.random((size, vocabulary - first_word)), axis=1)[:, : lines * words] + first_word
     drawn = drawn.reshape(size, lines, words)
     again = np.take_along_axis(drawn, rng.integers(0, lines, (size, reads))[:, :, None], axis=1)
@@ -62,18 +58,21 @@ def drill_batch(
 
 
 def copy_drill(model, tokenizer, config: WarmStartConfig, rng: np.random.Generator, progress=lambda *_: None) -> float:
-    """Train until copying is sure; returns the last mean probability of the right word, in 0..1."""
+    """Train until copying is sure. Returns the skill, in 0..1; `progress` is called with (step, skill)."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.drill_rate, betas=(0.9, 0.95), weight_decay=0.01)
     skill = 0.0
     for step in range(config.drill_steps):
-        set_rate(optimizer, config.drill_rate * min(1.0, (step + 1) / 10))
+        set_rate(optimizer, config.drill_rate * min(1.0, (step + 1) / 10))  # ten steps of warm-up
+        # 1. Fresh random lines in every step, so there is nothing to memorise.
         tokens, mask = drill_batch(tokenizer.control, tokenizer.first_word, len(tokenizer), config.drill_batch, rng)
         tokens, mask = tokens.to(model.device), mask.to(model.device)
-        logprobs, _ = token_logprobs(model, tokens, mask)
+        # 2. One step of cross-entropy on the copied words.
+        logprobs, _ = token_logprobs(model, tokens, mask)  # (size, T)
         optimizer.zero_grad(set_to_none=True)
         (-logprobs.sum() / mask.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        # 3. The skill is a running mean of the probability of the right word. Stop once it is high enough.
         skill = 0.8 * skill + 0.2 * float(logprobs.detach()[mask].exp().mean())
         progress(step + 1, skill)
         if skill > config.drill_goal:
@@ -87,7 +86,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def scramble(episode_tokens: Sequence[int], first_word: int, vocabulary: int, rng: np.random.Generator) -> list[int]:
-    """The same trace in other words: each distinct word token becomes another one, the same wherever it occurs."""
+    """The trace in other words: each distinct word token becomes a random one, the same wherever it occurs."""
     words = sorted({t for t in episode_tokens if t >= first_word})
     others = rng.choice(vocabulary - first_word, size=len(words), replace=False) + first_word
     renamed = dict(zip(words, others.tolist(), strict=True))
@@ -95,44 +94,42 @@ def scramble(episode_tokens: Sequence[int], first_word: int, vocabulary: int, rn
 
 
 def supervised_loss(model, tokens: torch.Tensor, mask: torch.Tensor, written: int) -> torch.Tensor:
-    """Cross-entropy of the tokens that the teacher wrote, over the number `written` of the whole batch.
+    """- sum of log pi over the tokens that the teacher wrote, divided by `written`. tokens (b, T), mask (b, T).
 
-    Prompt and memory are context. The losses of the parts of a batch add up.
+    `written` counts them in the whole batch, so the losses of its parts add up. Prompt and memory are only context.
     """
     logprobs, _ = token_logprobs(model, tokens, mask)
     return -logprobs.sum() / written
 
 
 def warm_start(
-    model,
-    tokenizer,
-    traces: Sequence[Episode],
-    config: WarmStartConfig,
-    rng: np.random.Generator,
-    progress: Callable[[int, float], None] = lambda step, loss: None,
+    model, tokenizer, traces: Sequence[Episode], config: WarmStartConfig, rng, progress=lambda *_: None
 ) -> list[float]:
-    """Train `model` on the traces; returns the loss of each step. Cosine rate with a short warm-up."""
+    """Train `model` on the traces. Returns the loss of each step; `progress` is called with (step, loss)."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     warmup = max(1, config.steps // 20)
     losses = []
     for step in range(config.steps):
+        # 1. The rate: a linear warm-up, times a cosine that falls to 2 % of the full rate.
         cosine = 0.02 + 0.98 * (1 + np.cos(np.pi * step / config.steps)) / 2
         set_rate(optimizer, config.learning_rate * min(1.0, (step + 1) / warmup) * cosine)
+        # 2. Draw traces with replacement, and replace the words of some.
         chosen = [traces[i] for i in rng.integers(0, len(traces), config.batch)]
         for i in np.flatnonzero(rng.random(config.batch) < config.scrambled):
             tokens = scramble(chosen[i].tokens, tokenizer.first_word, len(tokenizer), rng)
             chosen[i] = replace(chosen[i], tokens=tuple(tokens))
+        # 3. Add up the gradients of the parts of the batch, each padded to its own longest trace.
         batch = to_batch(chosen, range(len(chosen)), model.device)
         written = int(batch.mask.sum())
-        loss = 0.0
+        losses.append(0.0)
         optimizer.zero_grad(set_to_none=True)
         for rows in rows_by_length(batch, config.parts):
             part = batch.rows(rows)
             part_loss = supervised_loss(model, part.tokens, part.mask, written)
             part_loss.backward()
-            loss += part_loss.item()
+            losses[-1] += part_loss.item()
+        # 4. One step of the optimizer.
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss)
         progress(step + 1, losses[-1])
     return losses

@@ -1,6 +1,16 @@
-"""Scripted policies: a mediocre teacher to imitate, and an expert who was told what matters.
+"""Scripted policies: a mediocre teacher to imitate, and an expert that knows what matters.
 
-TODO-DOC
+Flow: before `imitation`. A script plays in the policy's place, in the same rollout: it gets the state of an episode and
+returns the tokens of its next turn. Every script plans its look-ups, makes them one by one, notes one line of each
+reply, and answers with the wish followed by its notes.
+
+`teacher` writes the traces for `imitation`. It is mediocre on purpose, so that reinforcement has something to improve:
+how many look-ups it makes, which ones, and which returned line it believes, is partly chance. `expert` looks up exactly
+what matters. It needs `Query.truth`, so it exists only in the synthetic shop; it is a ceiling, and nothing is ever
+trained on it.
+
+Equations: none. Departure from the paper: all of this; it starts from an instruct model. Guessed: the probabilities,
+then tuned by experiment.
 """
 
 from __future__ import annotations
@@ -15,7 +25,7 @@ from mrrec_mini.grammar import Grammar
 from mrrec_mini.memory import plain
 from mrrec_mini.rollout import Script, State
 
-QUERY_WORDS = 12  # that a script's profile repeats: a longer wish would leave no room for what was read
+QUERY_WORDS = 12  # a profile repeats at most these: a longer wish would leave no room for the notes
 
 
 @dataclass(frozen=True)
@@ -23,68 +33,60 @@ class TeacherConfig:
     """How mediocre the teacher is. Probabilities in 0..1."""
 
     stop: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # chances of 0, 1, 2, 3 look-ups
-    on_topic: float = 0.7  # chance that a look-up is taken from a global line of the query's scenario
-    believe: float = 0.6  # chance that it reads the line that answers; else any line it was shown
+    on_topic: float = 0.7  # chance that a look-up is a global line of the query's scenario
+    believe: float = 0.6  # chance that it notes the line that answers; otherwise a random line of the reply
 
 
 def teacher(
-    grammar: Grammar,
-    config: TeacherConfig,
-    rng: np.random.Generator,
-    aspects: Sequence[str] = (),
-    max_calls: int = 3,
+    grammar: Grammar, config: TeacherConfig, rng: np.random.Generator, aspects: Sequence[str] = (), max_calls: int = 3
 ) -> Callable[[State], Script]:
-    """A script a query: plan some look-ups, make them one by one, note what was read, answer with the notes.
+    """A function that makes the script of an episode from its first state, with at most `max_calls` look-ups.
 
-    `aspects` (names of attributes) are what it picks from where the prompt shows no global memory.
+    `aspects` are names of attributes; the teacher looks these up if the prompt shows no global memory.
     """
     guesses = [MemoryEntry(f"guess/{name}", None, "global", name) for name in aspects]
 
-    def make(state: State) -> Script:
-        plan = plan_lookups(state, guesses, config, rng)[:max_calls]
-        return run_plan(grammar, plan, lambda entries, line: believed(entries, line, config.believe, rng))
+    def read(entries: Sequence[MemoryEntry], line: MemoryEntry) -> MemoryEntry | None:
+        return believed_line(entries, line, config.believe, rng)
 
-    return make
+    return lambda state: run_plan(grammar, plan_lookups(state, guesses, config, rng)[:max_calls], read)
 
 
 def plan_lookups(
     state: State, guesses: Sequence[MemoryEntry], config: TeacherConfig, rng: np.random.Generator
 ) -> list[MemoryEntry]:
-    """Global lines to look up: on topic with probability `on_topic`, else any other shown line.
+    """Global lines to look up: each is on topic with probability `on_topic`, otherwise any other line of the prompt.
 
-    No aspect twice, and in the order in which they are shown: reading on from the last line is easier to imitate than
-    remembering what was named before.
+    The plan keeps the order of the prompt: reading on from the last line is easier to imitate than remembering which
+    lines were already used.
     """
     wanted = rng.choice(len(config.stop), p=config.stop)
-    lines = list(state.global_entries or guesses)
-    topic = topic_of(state)
+    shown = list(state.global_entries or guesses)
+    topic = shown[0].scenario if shown else ""  # retrieval puts the best match first
     plan: list[MemoryEntry] = []
+    lines = shown
     while lines and len(plan) < wanted:
         on_topic = [line for line in lines if line.scenario == topic]
         others = [line for line in lines if line.scenario != topic]
         pool = on_topic if (on_topic and rng.random() < config.on_topic) or not others else others
         line = pool[rng.integers(len(pool))]
-        # one look-up an aspect: two lines of one aspect would ask the same thing twice
+        # one look-up per aspect: two lines of the same aspect would ask the same thing twice
         lines = [other for other in lines if aspect_of(other) != aspect_of(line)]
         plan.append(line)
-    return sorted(plan, key=list(state.global_entries or guesses).index)
+    return sorted(plan, key=shown.index)
 
 
 def expert(grammar: Grammar) -> Callable[[State], Script]:
-    """Looks up exactly the aspects that matter, reads the line that answers. Needs `Query.truth`."""
-
+    """Like `teacher`, but it looks up exactly the aspects that matter and notes the line that answers."""
     return lambda state: run_plan(grammar, true_plan(state), best_line)
 
 
 def true_plan(state: State) -> list[MemoryEntry]:
-    """A look-up for each aspect that matters. ValueError where nobody knows which do."""
+    """One look-up per aspect that matters. Raises ValueError if the query has no `truth`."""
     if state.query.truth is None:
-        raise ValueError(f"query {state.query.id} has no known truth: there is no expert for it")
+        raise ValueError(f"query {state.query.id} has no known truth; the expert needs a synthetic shop")
     head = state.query.text.split(" for ")[0]
-    return [
-        MemoryEntry(f"truth/{aspect}", None, "global", f"{head} {aspect}", scenario=head)
-        for aspect in state.query.truth
-    ]
+    return [MemoryEntry(f"truth/{a}", None, "global", f"{head} {a}", scenario=head) for a in state.query.truth]
 
 
 def run_plan(
@@ -92,49 +94,43 @@ def run_plan(
     plan: Sequence[MemoryEntry],
     read: Callable[[Sequence[MemoryEntry], MemoryEntry], MemoryEntry | None],
 ) -> Script:
-    """The turns of a planned episode: think = the plan at first, then each time what was just read."""
-
-    notes: list[str] = []
-    used: list[MemoryEntry] = []
+    """The script that carries out `plan`. `read(entries, line)` chooses the entry of a reply to note, or None."""
+    noted: list[MemoryEntry] = []
 
     def script(state: State) -> list[int]:
-        done = len(state.calls)
+        # 1. The first thought names the plan; each later one is the note taken from the last reply.
         think = " ".join(aspect_of(line) for line in plan)
-        if done:
+        if done := len(state.calls):
             entry = read(state.calls[-1].entries, plan[done - 1])
-            think = note_of(entry) if entry is not None else ""
-            if entry is not None:
-                used.append(entry)
-                notes.append(think)
+            think = note_of(entry) if entry else ""
+            if entry:
+                noted.append(entry)
+        # 2. Make the next look-up of the plan.
         if done < len(plan):
             return grammar.write_search(think, plan[done].text)
+        # 3. The plan is done: answer with the wish and the notes; the noted entries are the evidence.
         shown = [entry.id for entry in state.shown]
-        evidence = sorted({shown.index(entry.id) for entry in used})
+        evidence = sorted({shown.index(entry.id) for entry in noted})
         wish = state.query.text.split()[:QUERY_WORDS]
-        return grammar.write_final(think, " ".join([*wish, *notes]), evidence)
+        return grammar.write_final(think, " ".join([*wish, *map(note_of, noted)]), evidence)
 
     return script
 
 
-def topic_of(state: State) -> str:
-    """The scenario that the query names: that of the first global line (retrieval put the best one first)."""
-    return state.global_entries[0].scenario if state.global_entries else ""
-
-
 def aspect_of(line: MemoryEntry) -> str:
-    """`mug price` -> `price`: what a global line says beyond its scenario."""
+    """`mug price` -> `price`: a global line without its scenario."""
     return line.text.removeprefix(plain(line.scenario)).strip()
 
 
 def note_of(entry: MemoryEntry) -> str:
-    """`mug price luxury` and `overall price luxury` -> `price luxury`; of a record, the first words of the title."""
+    """`mug price luxury` and `overall price luxury` -> `price luxury`; for a record, the first words of its title."""
     if entry.level == "record":
         return " ".join(entry.text.split()[1:4])
     return entry.text.removeprefix(plain(entry.scenario) or "overall").strip()
 
 
 def best_line(entries: Sequence[MemoryEntry], line: MemoryEntry) -> MemoryEntry | None:
-    """The entry that answers a look-up: this category's pattern, else the profile's line, of that aspect; else none."""
+    """The entry that answers a look-up: the pattern of this category and aspect, else the profile's line, else None."""
     aspect = aspect_of(line)
     about = [e for e in entries if e.level != "record" and note_of(e).startswith(f"{aspect} ")]
     here = [e for e in about if e.scenario and e.scenario == plain(line.scenario)]
@@ -142,10 +138,10 @@ def best_line(entries: Sequence[MemoryEntry], line: MemoryEntry) -> MemoryEntry 
     return (here + overall + [None])[0]
 
 
-def believed(
+def believed_line(
     entries: Sequence[MemoryEntry], line: MemoryEntry, believe: float, rng: np.random.Generator
 ) -> MemoryEntry | None:
-    """The teacher's reading: the line that answers with probability `believe`, else any line shown."""
+    """The entry that the teacher notes: with probability `believe` the one that answers, otherwise a random one."""
     best = best_line(entries, line)
     if not entries or (best is not None and rng.random() < believe):
         return best
