@@ -1,4 +1,4 @@
-"""The two tokenizers: any text survives, none can forge a control token; models that load as they were saved."""
+"""The two tokenizers: any text survives and none can forge a control token. Models: what is saved is what loads."""
 
 import shutil
 from zipfile import ZipFile
@@ -23,7 +23,7 @@ from small import TINY, foreign_tokenizer, tiny_model, tokenizer
 CHAT_TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
 FORGED = " ".join(CONTROL) + "".join(CONTROL) + "</search><m1> <end>\n<|im_end|><eos>"
 WORD = tokenizer()
-# the hard cases are at the seams: known words beside each other, beside unknown ones, beside every kind of space
+# the hard cases are at the borders: known words next to each other, to unknown words, to every kind of space
 PIECES = [
     "mug",
     "for",
@@ -49,7 +49,7 @@ PIECES = [
 
 
 @given(st.text() | st.lists(st.sampled_from(PIECES)).map("".join))
-def test_any_text_survives_and_holds_no_control_token(text):
+def test_any_text_survives_and_gives_no_control_token(text):
     ids = WORD.encode(text)
     assert WORD.decode(ids) == text
     assert not set(ids) & set(WORD.control.values())
@@ -57,8 +57,8 @@ def test_any_text_survives_and_holds_no_control_token(text):
 
 
 @given(st.lists(st.integers(0, len(WORD) - 1)))
-def test_any_ids_have_a_text(ids):
-    assert isinstance(WORD.decode(ids), str)  # a policy may write half a character
+def test_any_ids_can_be_decoded(ids):
+    assert isinstance(WORD.decode(ids), str)  # a policy may write half a UTF-8 character
 
 
 def test_ids_by_hand():
@@ -81,7 +81,7 @@ def test_training_keeps_the_frequent_words_ties_in_alphabetical_order():
     assert WordTokenizer.train(texts, CONTROL, min_count=1).words == ("c", "a", "b", "ab", "d")
 
 
-def test_a_forged_text_is_ordinary_text():
+def test_control_names_in_a_text_are_ordinary_text():
     ids = WORD.encode(FORGED)
     assert min(ids) >= len(CONTROL)
     assert WORD.decode(ids) == FORGED
@@ -97,7 +97,7 @@ def test_a_saved_policy_is_the_same_policy(tmp_path):
     assert list(model.state_dict()) == list(again.state_dict())
 
 
-def test_a_start_is_drawn_from_the_given_generator_alone():
+def test_initial_weights_come_from_the_given_generator_alone():
     before = torch.random.get_rng_state()
     one, same, other = (make_causal_lm(300, TINY, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(before, torch.random.get_rng_state())
@@ -106,12 +106,12 @@ def test_a_start_is_drawn_from_the_given_generator_alone():
     assert all(mine for mine, _ in equal) and not all(others for _, others in equal)
 
 
-# --- a tokenizer from elsewhere -----------------------------------------------------------------------------------
+# --- a foreign tokenizer ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
-    """A folder as from the hub, and the size of its vocabulary."""
+    """A model folder as from the hub, and the size of its vocabulary."""
     folder, inner = tmp_path_factory.mktemp("foreign"), foreign_tokenizer()
     shape = LlamaConfig(
         vocab_size=len(inner), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
@@ -126,7 +126,7 @@ def loaded(foreign):
     return load_causal_lm(str(foreign[0]), CONTROL)
 
 
-def test_control_tokens_are_added_with_a_row_each(loaded, foreign):
+def test_each_added_control_token_gets_an_embedding_row(loaded, foreign):
     model, tok = loaded
     assert list(tok.control) == list(CONTROL) and len(set(tok.control.values())) == len(CONTROL)
     assert len(tok) == foreign[1] + len(CONTROL) - 1  # <think> was there before
@@ -146,12 +146,12 @@ def test_control_tokens_beside_text(loaded):
     _, tok = loaded
     ids = [tok.control["<think>"], *tok.encode("a mug"), tok.control["<search>"]]
     assert tok.decode(ids) == "<think>a mug<search>"
-    assert tok.pad == tok.inner.eos_token_id  # it has no padding token of its own
+    assert tok.pad == tok.inner.eos_token_id  # the foreign tokenizer has no padding token
 
 
 def test_loading_draws_nothing_from_the_global_generator(loaded, foreign):
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(123)  # a state that no other load has left behind
+        torch.manual_seed(123)  # a state that no earlier load left behind
         before = torch.random.get_rng_state()
         model, _ = load_causal_lm(str(foreign[0]), CONTROL)
         assert torch.equal(before, torch.random.get_rng_state())
@@ -193,17 +193,17 @@ def test_a_hub_name_offline_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))  # tests run with HF_HUB_OFFLINE
     for name in ("nobody-here/no-such-model", "no-such-model"):
         with pytest.raises(
-            FileNotFoundError, match=f"{name} is neither a folder here nor to be had from the hub"
+            FileNotFoundError, match=f"{name} is not a local folder, and the hub did not give it"
         ) as told:
             load_causal_lm(name)
         assert "\n" not in str(told.value)
 
 
-def test_weights_are_loaded_in_float32_whatever_they_were_saved_in(foreign, tmp_path):
+def test_weights_are_loaded_in_float32_from_any_type(foreign, tmp_path):
     model, tok = load_causal_lm(str(foreign[0]), CONTROL)
     save_causal_lm(tmp_path / "half", model.to(torch.bfloat16), tok)
     again, _ = load_causal_lm(str(tmp_path / "half"), CONTROL)
-    assert {p.dtype for p in again.parameters()} == {torch.float32}  # a step of 1e-5 would be lost in 8 bits
+    assert {p.dtype for p in again.parameters()} == {torch.float32}  # bfloat16 would lose a step of 1e-5
 
 
 # --- adapters -----------------------------------------------------------------------------------------------------
@@ -211,13 +211,13 @@ def test_weights_are_loaded_in_float32_whatever_they_were_saved_in(foreign, tmp_
 
 @pytest.fixture(scope="module")
 def chatty(foreign, tmp_path_factory):
-    """The same as a chat model: its vocabulary stays as it is."""
+    """The same model with a chat template."""
     folder = shutil.copytree(foreign[0], tmp_path_factory.mktemp("chatty") / "model")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     return folder
 
 
-def test_a_chat_model_is_taken_as_it_is(chatty, foreign):
+def test_a_chat_model_keeps_its_vocabulary(chatty, foreign):
     model, tok = load_causal_lm(str(chatty), CONTROL)
     assert tok.control == {} and len(tok) == model.get_input_embeddings().num_embeddings == foreign[1]
 
@@ -252,7 +252,7 @@ def test_saved_adapters_are_the_same_policy(chatty, tmp_path, base):
             if "lora_" in name:
                 p.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
     save_causal_lm(tmp_path / "a", model, tok)
-    assert not (tmp_path / "a" / "model.safetensors").exists()  # adapters only, and the place of their base
+    assert not (tmp_path / "a" / "model.safetensors").exists()  # only the adapters, and the path of their base
     again, tok2 = load_causal_lm(str(tmp_path / "a"), CONTROL)
     assert tok2.reserved == tok.reserved
     for (name, one), (other, two) in zip(model.named_parameters(), again.named_parameters(), strict=True):
@@ -264,7 +264,7 @@ def test_saved_adapters_are_the_same_policy(chatty, tmp_path, base):
 
 
 @pytest.mark.slow
-def test_adapters_are_sampled_and_scored_alike(chatty):
+def test_sampler_and_update_agree_with_adapters(chatty):
     from mrrec_mini.reinforce import token_logprobs
     from mrrec_mini.sampler import Sampler
 
@@ -282,7 +282,7 @@ def test_adapters_are_sampled_and_scored_alike(chatty):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, foreign, tmp_path):
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, foreign, tmp_path):
     monkeypatch.setattr("mrrec_mini.models.causal_lm.find_spec", lambda name: None)
     model, _ = load_causal_lm(str(foreign[0]), CONTROL)
     with pytest.raises(ModuleNotFoundError, match=r"need peft: pip install 'mrrec_mini\[lora\]'"):
@@ -299,7 +299,7 @@ def as_if_installed(monkeypatch):
     monkeypatch.setattr("mrrec_mini.models.causal_lm.find_spec", lambda name: True)
 
 
-def test_what_is_no_gguf_leaves_nothing_behind(as_if_installed, tmp_path):
+def test_a_failed_gguf_import_leaves_nothing_behind(as_if_installed, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="there is no file"):
         import_gguf(tmp_path / "none.whl", out)
@@ -311,18 +311,18 @@ def test_what_is_no_gguf_leaves_nothing_behind(as_if_installed, tmp_path):
                 wheel.writestr(member, b"GGUF")
     before = sorted(tmp_path.iterdir())
     for name in ("no.whl", "no.gguf", "empty.whl", "two.whl", "cut.whl"):
-        with pytest.raises(ValueError, match=f"{name}: no GGUF model can be read from it") as told:
+        with pytest.raises(ValueError, match=f"{name}: cannot read a GGUF model from it") as told:
             import_gguf(tmp_path / name, out)
         assert "\n" not in str(told.value)
     assert sorted(tmp_path.iterdir()) == before
     out.mkdir()
-    with pytest.raises(FileExistsError, match="there already"):
+    with pytest.raises(FileExistsError, match="already exists"):
         import_gguf(tmp_path / "cut.whl", out)
 
 
 @pytest.mark.slow
 def test_a_gguf_model_becomes_a_folder(tmp_path):
-    """A tiny Llama with a byte-level vocabulary, written by the gguf package, as a file and in a wheel."""
+    """A tiny Llama with a byte-level vocabulary, written with the gguf package; as a file and in a wheel."""
     gguf = pytest.importorskip("gguf", reason="needs gguf and accelerate: pip install 'mrrec_mini[gguf]'")
     pytest.importorskip("accelerate", reason="needs gguf and accelerate: pip install 'mrrec_mini[gguf]'")
     shape = LlamaConfig(
@@ -349,7 +349,7 @@ def test_a_gguf_model_becomes_a_folder(tmp_path):
 
 
 def write_gguf(gguf, path, model) -> None:
-    """Weights in float32 and a byte-level vocabulary with one merge; q and k in the order of llama.cpp."""
+    """Write weights in float32 and a byte-level vocabulary with one merge; q and k in the order of llama.cpp."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     c = model.config
@@ -385,7 +385,7 @@ def write_gguf(gguf, path, model) -> None:
             continue  # tied
         inner = name.removesuffix(".weight")
         place = names.get(inner) or "blk.0." + names[inner.removeprefix("model.layers.0.")]
-        if place.endswith(("attn_q", "attn_k")):  # llama.cpp turns pairs of neighbours, transformers halves
+        if place.endswith(("attn_q", "attn_k")):  # llama.cpp rotates neighbouring pairs, transformers the two halves
             rows, columns = weight.shape
             weight = weight.view(c.num_attention_heads, 2, -1, columns).transpose(1, 2).reshape(rows, columns)
         writer.add_tensor(f"{place}.weight", weight.numpy())

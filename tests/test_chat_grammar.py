@@ -487,9 +487,8 @@ def logged(run):
 )
 def test_a_chat_run_is_trained_resumed_and_used(model_folder, tmp_path, monkeypatch, lora, bf16):
     """1 step and 1 more after a resume equal 2 steps at once, in log and policy. Then the run is used."""
-    monkeypatch.setattr(
-        "mrrec_mini.reward.format_reward", lambda e: float(sum(e.tokens) % 97)
-    )  # any reward that varies, or nothing is learned
+    # a reward that varies, or nothing is learned
+    monkeypatch.setattr("mrrec_mini.reward.format_reward", lambda e: float(sum(e.tokens) % 97))
     if lora:
         pytest.importorskip("peft", reason="needs peft: pip install 'mrrec_mini[lora]'")
     a, b = tmp_path / "a", tmp_path / "b"

@@ -1,6 +1,6 @@
-"""A GPU gives what the CPU gives: the same draws, episodes and updates; and runs cross from one to the other.
+"""A GPU gives the same draws, episodes and updates as the CPU, and a run can move from one to the other.
 
-Without a GPU most of this is skipped. On a machine with one: `pytest tests/test_device.py tests/test_train.py`.
+Without a GPU most tests are skipped. On a machine with one, run `pytest tests/test_device.py tests/test_train.py`.
 """
 
 from copy import deepcopy
@@ -27,7 +27,7 @@ TOK = tokenizer()
 GRAMMAR = Grammar(TOK)
 RULES, REWARD = RolloutConfig(turn_tokens=20), RewardConfig()
 CONFIG = TrainConfig(steps=4, prompts_per_step=4, group=4, learning_rate=1e-2, checkpoint_every=2, rules=RULES)
-# all that a device could get wrong: constrained decoding, a reference, several epochs
+# the parts where devices could differ: constrained decoding, a reference, several epochs
 FULL = replace(CONFIG, rules=replace(RULES, constrained=True), grpo=GRPOConfig(sigma="group", beta=0.1, epochs=2))
 
 
@@ -39,31 +39,31 @@ def played(model, temperature=1.0, constrained=False):
 
 
 @pytest.mark.parametrize("name", ["quantum", "meta", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused_in_one_line(name):
+def test_a_missing_device_is_refused_in_one_line(name):
     with pytest.raises(ValueError, match=r"torch cannot compute on device .*leave --device out") as refusal:
         check_device(name)
     assert name in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_the_cpu_is_there():
+def test_the_cpu_is_accepted():
     check_device("cpu")
 
 
 @pytest.mark.parametrize("command", [["train", "--data", "nowhere"], ["evaluate"]])
-def test_the_device_is_looked_at_before_anything_is_read_or_made(command, tmp_path):
+def test_the_device_is_checked_before_anything_is_read_or_written(command, tmp_path):
     refused(mrrec(*command, "--run", tmp_path / "run", "--device", "quantum"), 1, "quantum", "leave --device out")
     assert not (tmp_path / "run").exists()
 
 
-def test_draws_come_from_the_cpu_s_generator():
-    """So the same seed draws the same numbers wherever the model is, and a checkpoint fits any device."""
+def test_random_numbers_come_from_a_cpu_generator():
+    """So a seed gives the same numbers on any device, and a checkpoint fits any device."""
     assert Trainer(taught_model(), TOK, [environment()], CONFIG).generator.device == torch.device("cpu")
 
 
 @GPU
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("constrained", [False, True])
-def test_the_same_seed_plays_the_same_episodes(temperature, constrained):
+def test_the_same_seed_gives_the_same_episodes(temperature, constrained):
     model = taught_model()
     here = played(model, temperature, constrained)
     there = played(deepcopy(model).to("cuda"), temperature, constrained)
@@ -74,7 +74,7 @@ def test_the_same_seed_plays_the_same_episodes(temperature, constrained):
 
 
 @GPU
-def test_on_a_gpu_the_update_scores_what_the_sampler_drew():
+def test_on_a_gpu_sampler_and_update_agree():
     model = taught_model().to("cuda")
     batch = to_batch(played(model), [i // 3 for i in range(18)], "cuda")
     logprobs, _ = token_logprobs(model, batch.tokens, batch.mask)
@@ -83,7 +83,7 @@ def test_on_a_gpu_the_update_scores_what_the_sampler_drew():
 
 @GPU
 @pytest.mark.parametrize("config", [CONFIG, FULL, replace(CONFIG, algo="reinforce"), replace(CONFIG, credit="turn")])
-def test_a_step_is_the_same_step(config):
+def test_a_training_step_is_the_same_on_both_devices(config):
     logs, weights = {}, {}
     for device in ("cpu", "cuda"):
         made = Trainer(taught_model().to(device), TOK, [environment()], config)
@@ -91,14 +91,14 @@ def test_a_step_is_the_same_step(config):
         weights[device] = [p.detach().cpu() for p in made.model.parameters()]
     for name in ("reward", "entropy", "grad_norm", "kl", "calls/mean"):
         assert logs["cuda"].get(name) == pytest.approx(logs["cpu"].get(name), rel=1e-2, abs=1e-4), name
-    # Adam's first step moves each weight by the rate; where a gradient is almost 0, its sign is chance
+    # Adam's first step moves each weight by the learning rate; the sign of an almost zero gradient is chance
     apart = torch.cat([(a - b).abs().flatten() for a, b in zip(weights["cpu"], weights["cuda"], strict=True)])
     assert float((apart > 1e-4).float().mean()) < 0.01
 
 
 @GPU
 @pytest.mark.parametrize("begun, gone_on", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
-def test_a_run_crosses_from_one_device_to_the_other(begun, gone_on, tmp_path):
+def test_a_run_moves_from_one_device_to_the_other(begun, gone_on, tmp_path):
     made = Trainer(taught_model().to(begun), TOK, [environment()], replace(FULL, steps=2))
     train(made, Run(tmp_path))
     Run(tmp_path).save(made)
@@ -111,7 +111,7 @@ def test_a_run_crosses_from_one_device_to_the_other(begun, gone_on, tmp_path):
 
 
 @GPU
-def test_the_warm_start_runs_there():
+def test_the_warm_start_runs_on_a_gpu():
     shop = make_world(WorldConfig(users=20, items=150, categories=4, held=1))
     recipe = replace(FAST, siblings=0, traces=40)
     losses = []
@@ -125,8 +125,8 @@ def test_the_warm_start_runs_there():
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
-def test_in_bfloat16_sampler_and_update_round_alike(device):
-    """Were one of them in float32, the two would be several times as far apart: that is a policy of its own."""
+def test_in_bfloat16_sampler_and_update_agree(device):
+    """If one of them ran in float32, they would differ several times as much: it would be another policy."""
     made = Trainer(taught_model().to(device), TOK, [environment()], replace(CONFIG, precision="bfloat16"))
     batch = to_batch(*made.collect(), device)
 
@@ -143,7 +143,7 @@ def test_in_bfloat16_sampler_and_update_round_alike(device):
 
 
 @GPU
-def test_one_sampler_on_each_device_gives_one_text():
+def test_the_sampler_writes_the_same_text_on_both_devices():
     model = taught_model()
     prompt = [[TOK.control["<query>"], *TOK.encode("a mug for hiking"), TOK.control["<think>"]]] * 4
     texts = [

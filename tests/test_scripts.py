@@ -124,9 +124,8 @@ def test_the_expert_looks_up_exactly_the_truth(env):
         notes = e.answer.profile.removeprefix(e.query.text).split()
         assert set(notes[::2]) <= set(e.query.truth)  # aspect value aspect value ...
         right += [e.query.truth[a] == v for a, v in zip(notes[::2], notes[1::2], strict=True)]
-    assert (
-        len(right) > len(episodes) and np.mean(right) > 0.6
-    )  # the rest are errors of a memory of 12 purchases, not of the expert
+    # the errors are those of a memory of 12 purchases, not of the expert
+    assert len(right) > len(episodes) and np.mean(right) > 0.6
     with pytest.raises(ValueError, match="no known truth"):
         play(env, expert(GRAMMAR), [replace(env.dataset.queries[0], truth=None)])
 

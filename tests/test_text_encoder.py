@@ -1,4 +1,4 @@
-"""The small text encoder: padding, masked words by hand, and no random number but its own."""
+"""The small text encoder: padding, masked words by hand, and random numbers from its own generator only."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def rows_of(*texts: str) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def model():
-    """Weights large enough that two inputs do not look alike."""
+    """With weights so large that different inputs give clearly different states."""
     made = make_text_encoder(len(TOKENIZER), TINY, generator()).eval()
     with torch.no_grad():
         for parameter in made.parameters():
@@ -48,12 +48,12 @@ def test_a_text_is_cls_and_its_tokens_cut_and_padded():
     assert rows[2].tolist() == [CLS, *range(first, first + 7)]
 
 
-def test_a_text_that_imitates_control_tokens_is_only_text():
+def test_control_names_in_a_text_are_ordinary_text():
     (row,) = rows_of("<mask>")
     assert row[0] == CLS and row[1:].min() >= len(CONTROL)
 
 
-def test_padding_changes_nothing_and_order_does(model):
+def test_padding_changes_nothing_but_order_does(model):
     with torch.no_grad():
         short, long = hidden_states(model, rows_of("w0 w1")), hidden_states(model, rows_of("w0 w1", "w2 w3 w4 w5"))
         turned = hidden_states(model, rows_of("w1 w0"))
@@ -61,8 +61,8 @@ def test_padding_changes_nothing_and_order_does(model):
     assert not torch.allclose(turned[0, 0], short[0, 0], atol=1e-3)
 
 
-def test_it_looks_both_ways(model):
-    """The first token's state depends on the last token."""
+def test_attention_is_bidirectional(model):
+    """The state of the first token depends on the last token."""
     with torch.no_grad():
         one, other = hidden_states(model, rows_of("w0 w1 w2", "w0 w1 w3"))[:, 0]
     assert not torch.allclose(one, other, atol=1e-3)
@@ -72,8 +72,8 @@ def test_the_longest_text_has_a_position(model):
     assert hidden_states(model, rows_of(" ".join(["w0"] * 50))).shape == (1, 8, 16)
 
 
-def test_shares_of_what_is_masked():
-    """15 % are asked for; of these 80 % are hidden, 10 % another token, 10 % left."""
+def test_shares_of_masked_tokens():
+    """15 % are predicted; of these, 80 % are hidden, 10 % replaced by another token, 10 % kept."""
     ids = torch.full((400, 100), TOKENIZER.first_word)
     ids[:, 0], ids[:, 60:] = CLS, PAD
     hidden, labels = mask_words(ids, TOKENIZER, 0.15, generator())
@@ -99,7 +99,7 @@ def test_the_loss_is_the_cross_entropy_of_hidden_tokens(model):
         assert float(masked_word_loss(model, ids, torch.full_like(ids, NOT_ASKED))) == 0
 
 
-def test_one_seed_one_encoder_and_the_global_generator_is_left_alone():
+def test_a_seed_fixes_the_encoder_and_the_global_generator_is_not_used():
     state = torch.random.get_rng_state()
     one, again, other = (make_text_encoder(len(TOKENIZER), TINY, generator(seed)) for seed in (0, 0, 1))
     mask_words(rows_of("w0 w1"), TOKENIZER, 0.15, generator())

