@@ -23,7 +23,8 @@ with their control tokens. Texts of people and memories are tokenised separately
 pieces as ids. They never pass through the template, so no text can produce a control token, a turn or a numbered line.
 (`apply_chat_template` on a whole conversation turns such text into control tokens.) A template that does not separate
 turns with control tokens is refused. Without a tool role, memory comes in a user turn; without a system role, the
-instruction opens the first user turn. A template that prints today's date gets a fixed one.
+instruction opens the first user turn. A template that prints today's date gets a fixed one. A tokenizer that starts
+every text with a space (SentencePiece) puts one before each piece; the model sees it, and nothing depends on it.
 
 Paper: the answer is its boxed JSON. Guessed: its system prompt and its tool call; it prints neither. Ours: the two
 worked examples. SmolLM2-135M (temperature 1) ignores the bare instruction, and also the examples if they stand in the
@@ -168,8 +169,7 @@ def ask_model(model, tokenizer, max_tokens: int = 400) -> Callable[[str], str]:
     """
     user = ("user", QUERY)
     rendered = (_render(tokenizer.inner, turns) for turns in ([("system", WRITER), user], [user]))
-    usable = next((text for text in rendered if text.count(QUERY) == 1), None)
-    if usable is None:
+    if (usable := next((text for text in rendered if text.count(QUERY) == 1), None)) is None:
         raise _refused("it does not show a user's text exactly once and unchanged")
     head, tail = (tokenizer.encode_template(piece) for piece in usable.split(QUERY))
 

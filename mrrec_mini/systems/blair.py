@@ -1,35 +1,35 @@
-"""BLaIR: a text encoder taught that a review lies near the item it is about (Hou et al., 2024, arXiv 2403.03952).
+"""BLaIR: a text encoder trained to place a review close to the item that it is about (Hou et al., 2024, 2403.03952).
 
-Flow: a baseline that reads the query and knows nobody; the contract is that of `systems`. `fit` trains an encoder on
-pairs (review, the item's metadata) and encodes all items; `rank` is a dot product. For a batch of B pairs, r_i and m_i
-the unit vectors of the `<cls>` token of review i and of the metadata of its item, tau = .05:
+Flow: a baseline that reads the query and uses no histories at query time; it follows the contract in `systems`. `fit`
+trains an encoder on pairs (review, metadata of its item) and encodes all items; `rank` is a dot product. For a batch of
+B pairs, let r_i and m_i be the unit vectors of the `<cls>` token of review i and of its item's metadata, tau = .05:
 
     L_CL = -1/B sum over i of log( exp(r_i m_i / tau) / sum over j of exp(r_i m_j / tau) )
     L    = L_CL + .1 L_MLM                                               L_MLM: 15 % masked words of all 2B texts
     score(item) = e(query) e(metadata)                                   e = the same unit vectors
 
-In one direction only: a review finds its item among the B of the batch; an item does not have to find its review.
+The loss has one direction only: a review must find its item among the B of the batch, not an item its review.
 
 Departures:
 
-- A RoBERTa of .1M parameters with random weights instead of roberta-base: it knows no language but what it meets here.
-  One token is one word.
-- 600 steps of 64 pairs at a rate of 3e-3, about 16 epochs of the default shop, instead of one epoch of a
-  tenth of 570M reviews, 768 pairs a step, at 5e-5: from random weights so little teaches nothing here.
+- The encoder is a RoBERTa of .1M parameters with random weights, not roberta-base: it knows only the language of these
+  texts. One token is one word.
+- Training takes 600 steps of 64 pairs at a rate of 3e-3, about 16 epochs of the default shop. The original takes one
+  epoch of a tenth of 570M reviews, 768 pairs per step, at 5e-5; from random weights so little teaches nothing here.
 - Two reviews of one item in a batch: in the original, as far as its code is public, the second copy of the metadata is
   a negative like any other, which among 48M items hardly ever happens. Here it is left out of the sum.
-- A text is cut at 64 tokens when it is used, too, not at 512. An item's text is `item_text`, with category and
-  attributes; the original's is title, features and description. A review has no title.
+- A text is cut at 64 tokens, also when ranking; the original cuts at 512. An item's text is `item_text`, with category
+  and attributes; the original's is title, features and description. A review has no title.
 
-Decided: it learns from what MR.Rec's memory may learn from, train users before their first query (`train_histories`):
-from no review of any target. Vocabulary: these reviews, and the items, which are public. As published, reviews and
-metadata of at most 30 characters are dropped, and a rating plays no part.
+Decided: it learns from the reviews that MR.Rec's memory may use, those of train users before their first query
+(`train_histories`), so from no review of a target. The vocabulary comes from these reviews and from the items. As
+published, reviews and metadata of at most 30 characters are dropped, and ratings are ignored.
 
-Guessed: no layer on top of `<cls>` while training; SimCSE, whose code the authors' grew out of, has one there.
+Guessed: no layer on top of `<cls>` in training; SimCSE, on which the authors' code is based, has one.
 
 Measured (`mrrec reproduce table1`, default shop, seeds 0-2, unseen users): nDCG@10 .007, recall@100 .155; BM25 of the
-same queries .027 and .586; asked the query followed by memory it is no better (.002 with the latest records,
-.003 with the profile). A vocabulary of invented words leaves an encoder from scratch little to generalise from.
+same queries .027 and .586. Memory after the query does not help (.002 with the latest records, .003 with the profile).
+An encoder from scratch can generalise little from a vocabulary of invented words.
 """
 
 from __future__ import annotations
@@ -61,29 +61,29 @@ from mrrec_mini.models.text_encoder import (
 
 @dataclass(frozen=True)
 class BlairConfig:
-    """The published settings, and those of training that are ours."""
+    """The published settings, and our own for training."""
 
     temperature: float = 0.05  # tau
-    contrast: float = 1.0  # weight of L_CL; 0: the same encoder, by masked words alone
+    contrast: float = 1.0  # weight of L_CL; 0: trained on masked words alone
     mlm: float = 0.1  # weight of L_MLM
     masked: float = 0.15  # share of the tokens
-    least_characters: int = 31  # of a review, and of an item's metadata
+    least_characters: int = 31  # of a review, and of the metadata of an item
     encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     max_words: int = 4000  # of the tokenizer
     steps: int = 600
     batch: int = 64  # pairs
-    learning_rate: float = 3e-3  # falls in a straight line to 0, as the original's 5e-5 does
+    learning_rate: float = 3e-3  # falls linearly to 0, as in the original
     seed: int = 0
 
 
 class Blair:
-    """`losses` holds (L_CL, L_MLM) of each step once it is fitted."""
+    """After `fit`, `losses` holds (L_CL, L_MLM) of each step."""
 
     def __init__(self, config: BlairConfig | None = None):
         self.config = config or BlairConfig()
 
     def fit(self, dataset: Dataset, split: Split) -> Blair:
-        """Train the encoder on train users' reviews, then encode every item. DataError: fewer than two pairs."""
+        """Train the encoder on train users' reviews, then encode every item. DataError below two pairs."""
         config = self.config
         self.row = {item: row for row, item in enumerate(dataset.items)}
         metadata = [item_text(item) for item in dataset.items.values()]
@@ -99,7 +99,7 @@ class Blair:
         return self
 
     def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
-        """(n,) cosines for n item ids; 0 for a query without a word. KeyError: an unknown item."""
+        """(n,) cosines for n item ids; 0 for a query without words. KeyError for an unknown item."""
         scores = cosine(self.vectors([query.text]), self.items)[0]  # (N,)
         return scores[[self.row[item] for item in candidates]]
 
@@ -116,7 +116,7 @@ class Blair:
         for step in range(config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * (1 - step / config.steps)
-            if len(waiting) < size:  # the next epoch
+            if len(waiting) < size:  # start the next epoch
                 waiting = torch.randperm(len(reviews), generator=generator)
             chosen, waiting = waiting[:size], waiting[size:]
             sides = trimmed(reviews[chosen]), trimmed(metadata[about[chosen]])
@@ -135,7 +135,7 @@ class Blair:
         return losses
 
     def masked_words(self, sides: Sequence[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
-        """L_MLM: the mean over all masked words of both sides."""
+        """L_MLM: the mean over all masked words of reviews and metadata together."""
         hidden = [mask_words(ids, self.tokenizer, self.config.masked, generator) for ids in sides]
         counts = [(labels >= 0).sum() for _, labels in hidden]
         losses = [masked_word_loss(self.model, *one) * n for one, n in zip(hidden, counts, strict=True)]
@@ -149,45 +149,45 @@ class Blair:
 
     @torch.no_grad()
     def vectors(self, texts: Sequence[str], batch: int = 256) -> Vectors:
-        """Unit vectors of texts, and the encoder that they are from; a text without a word: zeros."""
+        """Unit vectors of texts; zeros for a text without words."""
         ids = self.rows(texts)
         parts = [first_vectors(self.model, trimmed(part)) for part in ids.split(batch)]
-        said = (ids != 0).sum(1, keepdim=True) > 1  # more than `<cls>`
-        return Vectors(unit_rows((torch.cat(parts) * said).double().numpy()), "blair")
+        has_words = (ids != 0).sum(1, keepdim=True) > 1  # more tokens than `<cls>`
+        return Vectors(unit_rows((torch.cat(parts) * has_words).double().numpy()), "blair")
 
 
 def review_pairs(dataset: Dataset, split: Split, least: int) -> list[tuple[str, str]]:
-    """(review, id of its item) by train users before their first query, where both texts are long enough."""
-    said = [p for history in train_histories(dataset, split.train) for p in history]
-    return [(p.review, p.item.id) for p in said if min(len(p.review), len(item_text(p.item))) >= least]
+    """(review, item id) pairs of train users before their first query, if both texts have `least` characters."""
+    bought = [p for history in train_histories(dataset, split.train) for p in history]
+    return [(p.review, p.item.id) for p in bought if min(len(p.review), len(item_text(p.item))) >= least]
 
 
 def plain_words(text: str) -> str:
-    """Lower case, words alone: there is no language model before this one that could use more."""
+    """Lower-case words only: the encoder starts from random weights and could not use more."""
     return " ".join(words(text))
 
 
 def trimmed(ids: torch.Tensor) -> torch.Tensor:
-    """(n, T) without the columns that are padding in every row."""
+    """(n, T) ids without the columns that are padding in every row."""
     return ids[:, : int((ids != 0).sum(1).max())]
 
 
 def first_vectors(model, ids: torch.Tensor) -> torch.Tensor:
-    """(n, T) -> (n, width): the last hidden state of `<cls>`, at length 1."""
+    """(n, T) ids -> (n, width): the last hidden state of `<cls>`, scaled to length 1."""
     return normalize(hidden_states(model, ids)[:, 0], dim=-1)
 
 
 def contrastive_loss(
     reviews: torch.Tensor, metadata: torch.Tensor, about: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Row i: review i among the metadata of the batch. Unit vectors (B, width) twice, item numbers (B,).   L_CL"""
+    """Each review must find its item. reviews, metadata: unit vectors (B, width); about: item numbers (B,).   L_CL"""
     similar = reviews @ metadata.T / temperature  # (B, B)
     own = torch.eye(len(about), dtype=torch.bool)
-    again = (about[:, None] == about[None, :]) & ~own  # another pair about the same item is no negative
+    again = (about[:, None] == about[None, :]) & ~own  # another review of the same item is not a negative
     log_shares = torch.log_softmax(similar.masked_fill(again, float("-inf")), dim=1)
     return -log_shares.diagonal().mean()
 
 
 def total_loss(contrast: torch.Tensor, mlm: torch.Tensor, config: BlairConfig) -> torch.Tensor:
-    """L = L_CL + .1 L_MLM, or L_MLM alone at its weight.   L"""
+    """L = L_CL + .1 L_MLM with the default weights.   L"""
     return config.contrast * contrast + config.mlm * mlm

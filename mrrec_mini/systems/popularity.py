@@ -1,18 +1,18 @@
-"""Popularity: what most people took before the moment of the query, the same for everybody who asks then.
+"""Popularity: how often an item was taken before the query.
 
-Flow: a baseline that knows histories and no texts; the contract is that of `systems`.
+Flow: a baseline that uses histories and no texts; it follows the contract in `systems`.
 
-    score(i) = |{interactions of train users with i before the query's time, the query's own user left out}|
+    score(i) = |{interactions of train users with i before the query's time, without those of the query's own user}|
 
-Every interaction counts, however long ago and whatever its rating.
+Every interaction counts, regardless of its age and rating.
 
-Decided: time. Only what lies strictly before the query counts, for all users alike: a count that looked ahead would
-know what is going to be liked (Ji et al., ACM TOIS 2023). On real data times are comparable across users. In the
-synthetic shop everybody's calendar begins on a day drawn at random, so the rule hides part of the others there; nothing
-is lost, for nothing is popular.
+Decided: time. Only interactions strictly before the query count, for all users: a count that looked ahead would know
+what is going to be liked (Ji et al., ACM TOIS 2023). On real data times are comparable across users. In the synthetic
+shop each user's calendar starts on a random day, so the rule hides some interactions of the others; nothing is lost,
+since no item is popular there.
 
-Decided: what the query's user already took. It is put last, unless some train user had taken a thing twice by then:
-from that moment on it is scored like all else. This is read off the data (an importer may have made them so), not set.
+Decided: repeats. Items that the query's user already took are ranked last. If any train user has taken an item twice
+before the query, people do repeat, and these items are scored like all others. The data decide this, not a setting.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from mrrec_mini.datatypes import Query
 
 
 class Popularity:
-    """Nothing to set."""
+    """Has no settings."""
 
     def fit(self, dataset: Dataset, split: Split) -> Popularity:
-        """Note when train users took each item, and when one of them first took a thing again."""
+        """Store when train users took each item, and when one of them first took an item again."""
         self.dataset, self.train = dataset, split.train
         self.times: dict[str, list[int]] = {item: [] for item in dataset.items}
         self.first_repeat = dataset.first_repeat(split.train)
         for user in split.train:
-            for met in dataset.interactions_of(user):
-                self.times[met.item].append(met.time)
+            for interaction in dataset.interactions_of(user):
+                self.times[interaction.item].append(interaction.time)
         for times in self.times.values():
             times.sort()
         return self
 
     def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
-        """(n,) counts for n item ids, -inf for what this user is not going to take again. KeyError: an unknown item."""
+        """(n,) counts for n item ids, -inf for items that this user will not take again. KeyError: unknown item."""
         scores = {item: float(bisect_left(self.times[item], query.time)) for item in candidates}
-        for met in self.dataset.history(query):
-            if met.item in scores and query.time <= self.first_repeat:
-                scores[met.item] = -np.inf
-            elif met.item in scores and query.user in self.train:
-                scores[met.item] -= 1
+        for interaction in self.dataset.history(query):
+            if interaction.item in scores and query.time <= self.first_repeat:
+                scores[interaction.item] = -np.inf
+            elif interaction.item in scores and query.user in self.train:
+                scores[interaction.item] -= 1
         return np.array([scores[item] for item in candidates])

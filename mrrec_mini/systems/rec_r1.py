@@ -1,9 +1,9 @@
 """Rec-R1: a language model learns to rewrite the request for a fixed search engine (Lin et al., 2025, 2503.24289).
 
-Flow: a baseline that reads the query and knows nobody; the contract is that of `systems`. `fit` makes a tiny policy,
-teaches it to copy the request, then reinforces it by where BM25 puts the target of a train user's query. `rank` lets
-it rewrite the query, greedily, and returns BM25's scores of that. It is shown the text of the query alone; or, as
-MR.Rec's authors also ran it, with lines of memory behind it, which whoever makes it hands in (`memory`).
+Flow: a baseline that reads the query and uses no histories of its own; it follows the contract in `systems`. `fit`
+makes a tiny policy, teaches it to copy the request, then reinforces it by the rank of a train user's target in BM25.
+`rank` rewrites the query greedily and returns BM25's scores for the rewriting. The policy sees only the query text. Or,
+as MR.Rec's authors also ran it, lines of memory after it; the caller passes these as `memory`.
 
     <request> mug for hiking [<line> mug weight light ...]                        given
     <think> </think> <answer> <query> mug hiking </answer>                        sampled
@@ -13,27 +13,27 @@ MR.Rec's authors also ran it, with lines of memory behind it, which whoever make
            = 0                      good form, and it is not                   k = 3000 (100 in the authors' validation)
     A_i = (r_i - mean of the group) / sigma of the group, then the loss of `grpo` with a KL of weight .001
 
-Good form: each of the four tags once, in order, and within <answer> the key and its text. What else is written,
-and where, is the policy's own affair.
+Good form: each of the four tags once, in order, and within <answer> the key and its text. Any other text is allowed
+anywhere.
 
-As published: the reward, groups of 12 at temperature .6, BM25 with k1 1.2 and b .75, one text an item. Departures:
+As published: the reward, groups of 12 at temperature .6, BM25 with k1 1.2 and b .75, one text per item. Departures:
 
-- The four tags and the key are single control tokens; `<query>` and what follows it stand for {"query": "..."}. A
-  policy of .15M parameters would spend itself on quotes and braces.
-- The published policy is Qwen2.5-3B-Instruct and starts at once. Ours is first drilled in copying (`imitation`), then
-  imitates a script that repeats the request, leaves words out, adds stray ones, and copies some lines of memory where
-  there are any, whichever: so that RL has something to choose. It does not think; it may.
-- No top-p of .95 (the update would have to undo it). AdamW at 1e-3, not 1e-6; 16 requests a step, not 32. The KL is
-  weighed by the ratio (`grpo.kl_term`), in the authors' code it is not. No Boolean operators: our BM25 has none.
-- A rewriting in bad form is no answer: all scores are 0, and ids decide.
+- The four tags and the key are single control tokens; `<query>` and the text after it stand for {"query": "..."}. A
+  policy of .15M parameters would waste its capacity on quotes and braces.
+- The published policy is Qwen2.5-3B-Instruct and needs no warm start. Ours first does the copy drill (`imitation`).
+  Then it imitates a script that repeats the request, drops words, adds stray ones and copies random lines of memory, so
+  that RL has something to choose. The script does not think; the policy may.
+- No top-p of .95 (the update would have to undo it). AdamW at 1e-3, not 1e-6; 16 requests per step, not 32. The KL is
+  weighed by the ratio (`grpo.kl_term`); in the authors' code it is not. No Boolean operators: our BM25 has none.
+- A rewriting in bad form is not searched: all scores are 0, and ids decide.
 
-Guessed: a row that shares no word with the rewriting is not returned, as with Lucene, so it is worth 0 for any k.
+Guessed: an item that shares no word with the rewriting is not returned, as in Lucene, so it is worth 0 for any k.
 
-Measured (`mrrec reproduce table1`, default shop, seeds 0-2, unseen users, two processors): nDCG@10 .027 and .029, BM25
-of the request as it is .027, within the interval: reinforcement brings the warm start's sloppy copies back to the
-request and no further, since here the request leaves open what this user prefers, and nothing else is looked at. With
+Measured (`mrrec reproduce table1`, default shop, seeds 0-2, unseen users, two processors): nDCG@10 .027 and .029. BM25
+of the unchanged request has .027, within the interval: reinforcement turns the sloppy copies of the warm start back
+into the request and no further, since the request does not say what this user prefers, and nothing else is read. With
 the ten latest records in the prompt .027; with the profile .073 and .055, far below the query followed by the whole
-profile (.149): which of its lines matter in this category nobody tells it.
+profile (.149): nothing tells the policy which lines of the profile matter in this category.
 """
 
 from __future__ import annotations
@@ -58,19 +58,13 @@ from mrrec_mini.sampler import Sampler
 from mrrec_mini.train import TrainConfig, update_policy
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-CONTROL = (
-    "<pad>",
-    "<request>",
-    "<query>",
-    *TAGS,
-    "<line>",
-)  # the last one begins a line of memory, and of the copy drill
+CONTROL = ("<pad>", "<request>", "<query>", *TAGS, "<line>")  # <line> starts a line of memory, and of the copy drill
 Lines = Callable[[Query], Sequence[str]]
 
 
 @dataclass(frozen=True)
 class RecR1Config:
-    """The published settings, and those of a small policy. Probabilities in 0..1."""
+    """The published settings, and our own for a small policy. Probabilities in 0..1."""
 
     k: int = 3000  # of the reward while training
     group: int = 12
@@ -78,9 +72,9 @@ class RecR1Config:
     k1: float = 1.2
     b: float = 0.75
     grpo: GRPOConfig = field(default_factory=lambda: GRPOConfig(sigma="group", clip=(0.2, 0.2), beta=0.001))
-    # a small policy's
-    steps: int = 150  # 0: it stays as the warm start left it
-    requests: int = 16  # a step
+    # for a small policy
+    steps: int = 150  # 0: no reinforcement after the warm start
+    requests: int = 16  # per step
     learning_rate: float = 1e-3
     keep: float = 0.8  # chance that the script repeats a word of the request
     stray: float = 0.3  # chance that it adds a word
@@ -89,23 +83,23 @@ class RecR1Config:
     warm: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=200))
     model: CausalLMConfig = field(default_factory=CausalLMConfig)
     max_words: int = 4000  # of the tokenizer
-    request_tokens: int = 32  # a longer request is cut for the policy's eyes
-    memory_tokens: int = 160  # and a longer memory
-    answer_tokens: int = 48  # an answer that has not ended by then is in bad form
+    request_tokens: int = 32  # longer requests are cut when shown to the policy
+    memory_tokens: int = 160  # and longer memories
+    answer_tokens: int = 48  # an answer that has not ended by then has bad form
     seed: int = 0
 
 
 class RecR1:
-    """`log` holds the mean reward and the share of good form of each step once it is fitted.
+    """After `fit`, `log` holds the mean reward and the share of good form of each step.
 
-    `memory`: the lines that are shown with a query, of what its user did before it; None: there are none.
+    `memory` returns the lines to show with a query, from what its user did before it. None: no lines.
     """
 
     def __init__(self, config: RecR1Config | None = None, memory: Lines | None = None):
         self.config, self.memory = config or RecR1Config(), memory or (lambda query: ())
 
     def fit(self, dataset: Dataset, split: Split) -> RecR1:
-        """Warm start, then reinforcement, on the queries of train users. DataError where there are none."""
+        """Warm start, then reinforcement, on the queries of train users. DataError if there are none."""
         config, queries = self.config, split.train_queries
         if not queries:
             raise DataError("no train user has a query outside the held categories; add users or queries")
@@ -126,30 +120,30 @@ class RecR1:
         return self
 
     def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
-        """(n,) BM25 scores of the rewriting for n item ids; 0 where there is none. KeyError: an unknown item."""
+        """(n,) BM25 scores of the rewriting for n item ids; all 0 without one. KeyError for an unknown item."""
         columns = [self.column[item] for item in candidates]
         rewriting = self.rewrite(query)
         return self.engine.scores(rewriting)[columns] if rewriting else np.zeros(len(columns))
 
     def rewrite(self, query: Query) -> str | None:
-        """What the policy, greedy, searches for instead of the query; None: its answer is in bad form."""
+        """The policy's greedy rewriting of the query; None if its answer has bad form."""
         prompt = tuple(self.prompt(query))
         if prompt not in self.rewritings:
             ids, _ = Sampler(self.model, [list(prompt)], None, 0.0).sample(*self.limits)
             self.rewritings[prompt] = self.read(ids[0])
         return self.rewritings[prompt]
 
-    # --- what is given and what is written --------------------------------------------------------------------------
+    # --- prompt and answer -------------------------------------------------------------------------------------------
 
     def prompt(self, query: Query) -> list[int]:
-        """`<request> words`, and behind it the query's lines of memory: `<line> words`."""
+        """`<request> words`, then `<line> words` for each line of memory."""
         c, config = self.tokenizer.control, self.config
         request = self.tokenizer.encode(" ".join(words(query.text)))[: config.request_tokens]
         lines = [i for line in self.memory(query) for i in (c["<line>"], *self.tokenizer.encode(" ".join(words(line))))]
         return [c["<request>"], *request, *lines[: config.memory_tokens]]
 
     def trace(self, query: Query, rng: np.random.Generator) -> Episode:
-        """The script's answer to a query: its words, some left out, perhaps one more, and some lines of memory."""
+        """The script's answer: the words of the query without some, perhaps a stray one, and some lines of memory."""
         config, request = self.config, words(query.text)
         kept = [word for word in request if rng.random() < config.keep] or request
         if rng.random() < config.stray:
@@ -162,7 +156,7 @@ class RecR1:
 
     @property
     def limits(self) -> tuple[list[int], int]:
-        """Where sampling ends."""
+        """Where sampling ends: (stop tokens, most tokens of an answer)."""
         return [self.tokenizer.control["</answer>"]], self.config.answer_tokens
 
     def episode(self, query: Query, prompt: list[int], written: list[int], logprobs: list[float]) -> Episode:
@@ -178,7 +172,7 @@ class RecR1:
         )
 
     def read(self, ids: Sequence[int]) -> str | None:
-        """The text of the key within <answer>; None: bad form."""
+        """The text after the key within <answer>; None if the form is bad."""
         c = self.tokenizer.control
         order = [c[tag] for tag in TAGS]
         if [i for i in ids if i in order] != order:  # each tag once, in order
@@ -214,14 +208,14 @@ class RecR1:
         return log
 
     def play(self, queries: Sequence[Query]) -> list[Episode]:
-        """One sampled and scored episode a query."""
+        """One sampled and scored episode per query."""
         prompts = [self.prompt(query) for query in queries]
         written = Sampler(self.model, prompts, self.generator, self.config.temperature).sample(*self.limits)
         episodes = [self.episode(*parts) for parts in zip(queries, prompts, *written, strict=True)]
         return self.scored(episodes, self.config.k)
 
     def scored(self, episodes: Sequence[Episode], k: int) -> list[Episode]:
-        """The same with their rewards."""
+        """The episodes with their rewards."""
         answers = [episode.answer and episode.answer.profile for episode in episodes]
         scores = {answer: self.engine.scores(answer) for answer in set(answers) if answer is not None}
         rewarded = []
@@ -234,7 +228,7 @@ class RecR1:
 
 
 def rewriting_reward(good_form: bool, rank: float, k: int) -> float:
-    """-2 for bad form; .1 + nDCG@k where the target is among the first k, else 0.   Rec-R1's reward"""
+    """-2 for bad form; .1 + nDCG@k if the target is among the first k, otherwise 0.   Rec-R1's reward"""
     if not good_form:
         return -2.0
     gain = float(ndcg_at_k([rank], k)[0])

@@ -1,4 +1,4 @@
-"""BLaIR: its loss by hand and by torch, whose reviews it reads, and that it learns to find an item by a review."""
+"""BLaIR: its loss by hand and by torch, whose reviews it reads, and that it learns to find an item from a review."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -35,15 +35,15 @@ def fitted() -> Blair:
 
 
 def test_loss_by_hand():
-    """Two pairs in two dimensions. Review 0 lies at its item (cosine 1; the other item: 0); review 1 in between (.6 to
-    the first item, .8 to its own): -log of 1 / (1 + e^-20) and of 1 / (1 + e^-4)."""
+    """Two pairs in two dimensions. Review 0 has cosine 1 to its item and 0 to the other; review 1 has .8 to its own and
+    .6 to the other: -log of 1 / (1 + e^-20) and of 1 / (1 + e^-4)."""
     reviews, metadata = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.eye(2)
     expected = (np.log1p(np.exp(-1 / TAU)) + np.log1p(np.exp(-0.2 / TAU))) / 2
     assert float(contrastive_loss(reviews, metadata, torch.tensor([0, 1]), TAU)) == pytest.approx(expected, abs=1e-6)
 
 
 def sides(seed: int = 0, pairs: int = 6, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states of reviews and of metadata, not normalised; a review is a little like its item."""
+    """Hidden states of reviews and metadata, not normalised; each review is somewhat similar to its item."""
     generator = torch.Generator().manual_seed(seed)
     reviews, metadata = torch.randn(2, pairs, width, generator=generator)
     return reviews + metadata, metadata
@@ -53,7 +53,7 @@ DIFFERENT, TWICE = torch.tensor([3, 1, 4, 0, 5, 9]), torch.tensor([3, 1, 4, 1, 5
 
 
 def by_torch(reviews, metadata, about, temperature=TAU):
-    """A similarity matrix, row = review, column = metadata, and torch's cross-entropy with the diagonal as labels."""
+    """torch's cross-entropy of the similarity matrix (row = review, column = metadata), with the diagonal as labels."""
     similar = torch.cosine_similarity(reviews[:, None], metadata[None, :], dim=-1) / temperature
     for i, j in ((i, j) for i in range(len(about)) for j in range(len(about))):
         if i != j and about[i] == about[j]:
@@ -103,11 +103,11 @@ WRONG = (
 
 
 def check(loss) -> bool:
-    """Whether a loss is ours on batches of different items and on batches that hold one twice."""
+    """Whether a loss equals ours, on batches of different items and on batches that hold one item twice."""
     for seed in range(3):
         for about in (DIFFERENT, TWICE):
             reviews, metadata = sides(seed)
-            metadata = metadata[[about.tolist().index(i) for i in about.tolist()]]  # one item, one text
+            metadata = metadata[[about.tolist().index(i) for i in about.tolist()]]  # the same item has the same text
             ours = contrastive_loss(normalize(reviews, dim=-1), normalize(metadata, dim=-1), about, TAU)
             if not torch.allclose(ours, loss(reviews, metadata, about), atol=1e-5):
                 return False
@@ -124,7 +124,7 @@ def test_a_wrong_loss_is_refused(wrong):
 
 
 def test_two_reviews_of_one_item_do_not_push_each_other_away():
-    """Alone with each other they have nothing to be told from: no loss and no gradient."""
+    """If they are the whole batch, there is no negative: no loss and no gradient."""
     reviews, metadata = sides(0, pairs=2)
     reviews = normalize(reviews, dim=-1).requires_grad_()
     loss = contrastive_loss(reviews, normalize(metadata[[0, 0]], dim=-1), torch.tensor([7, 7]), TAU)
@@ -132,10 +132,10 @@ def test_two_reviews_of_one_item_do_not_push_each_other_away():
     assert loss == 0 and not reviews.grad.any()
 
 
-# --- what is compared, and the sum of the two losses --------------------------------------------------------------
+# --- vectors, and the sum of the two losses -----------------------------------------------------------------------
 
 
-def test_a_vector_is_the_first_state_at_length_1():
+def test_a_vector_is_the_state_of_cls_scaled_to_length_1():
     system = fitted()
     ids = system.rows(["so crimson. really tiny", "just as portable as hoped"])
     with torch.no_grad():
@@ -157,7 +157,7 @@ def test_the_published_settings():
 
 
 def test_a_step_follows_the_gradient_of_the_sum():
-    """With both weights 0 nothing moves; with either one something does."""
+    """With both weights 0 nothing moves; with either weight alone something does."""
     data = small.environment().dataset
 
     def moved(**weights) -> bool:
@@ -169,8 +169,8 @@ def test_a_step_follows_the_gradient_of_the_sum():
     assert moved(contrast=0.0) and moved(mlm=0.0)
 
 
-def test_each_review_stands_beside_the_item_that_it_is_about(monkeypatch):
-    """What is encoded in three steps, read back from its tokens: long texts are cut alike."""
+def test_each_review_is_paired_with_its_own_item(monkeypatch):
+    """Decode what three steps encoded and compare it with the true pairs, cut alike."""
     data, seen = small.environment().dataset, []
 
     def watched(model, ids):
@@ -199,9 +199,9 @@ LONG = "a review of more than thirty characters"
 ABOUT = {"i": Item("i", "a title of more than thirty characters", ("all",)), "j": Item("j", "short", ("x",))}
 SAID = (
     Interaction("a", "i", 10, 5.0, LONG),
-    Interaction("a", "j", 20, 5.0, LONG),  # its metadata are short
+    Interaction("a", "j", 20, 5.0, LONG),  # its metadata is too short
     Interaction("a", "i", 30, 5.0, "x" * 30),
-    Interaction("a", "i", 40, 1.0, "x" * 31),  # disliked: read all the same
+    Interaction("a", "i", 40, 1.0, "x" * 31),  # a low rating: read all the same
     Interaction("a", "i", 50, 5.0, LONG + " of a target"),
     Interaction("b", "i", 60, 5.0, LONG + " by somebody without queries"),
     Interaction("v", "i", 10, 5.0, LONG),
@@ -223,53 +223,53 @@ def vectors(system: Blair) -> np.ndarray:
 
 
 def altered(forbidden) -> Dataset:
-    """Other reviews, of other items, in all interactions that are `forbidden`."""
+    """The data with other reviews and items in all interactions that are `forbidden`."""
     data = small.environment().dataset
     ids = list(data.items)
 
-    def other(met: Interaction) -> Interaction:
-        return replace(met, item=ids[-1 - ids.index(met.item)], review="entirely unheard-of words about a zeppelin")
+    def other(i: Interaction) -> Interaction:
+        return replace(i, item=ids[-1 - ids.index(i.item)], review="entirely unheard-of words about a zeppelin")
 
-    return replace(data, interactions=tuple(other(m) if forbidden(m) else m for m in data.interactions))
+    return replace(data, interactions=tuple(other(i) if forbidden(i) else i for i in data.interactions))
 
 
-def at_query(met: Interaction) -> bool:
-    return met.time >= min([q.time for q in small.environment().dataset.queries if q.user == met.user])
+def at_query(i: Interaction) -> bool:
+    return i.time >= min([q.time for q in small.environment().dataset.queries if q.user == i.user])
 
 
 @pytest.mark.parametrize(
     "forbidden",
-    [lambda met: met.user in SPLIT.test, lambda met: met.user in SPLIT.validation, at_query],
-    ids=["test users", "validation users", "targets of anybody"],
+    [lambda i: i.user in SPLIT.test, lambda i: i.user in SPLIT.validation, at_query],
+    ids=["test users", "validation users", "targets"],
 )
-def test_what_must_not_be_read_changes_no_bit(forbidden):
+def test_forbidden_reviews_change_no_bit(forbidden):
     data = altered(forbidden)
     assert data.interactions != small.environment().dataset.interactions
     assert (vectors(Blair(TINY).fit(data, SPLIT)) == vectors(fitted())).all()
 
 
-def test_the_targets_are_not_asked_for():
-    """Queries may ask for something else, by other people: nothing is learned from them but when the first one is."""
+def test_texts_and_targets_of_queries_change_nothing():
+    """Of the queries only the time of each user's first one is used."""
     data = small.environment().dataset
     asked = tuple(replace(query, text="zeppelin", target=next(iter(data.items))) for query in data.queries)
     assert (vectors(Blair(TINY).fit(replace(data, queries=asked), SPLIT)) == vectors(fitted())).all()
 
 
-def test_what_may_be_read_is_read():
-    data = altered(lambda met: met.user in SPLIT.train and not at_query(met))
+def test_allowed_reviews_are_read():
+    data = altered(lambda i: i.user in SPLIT.train and not at_query(i))
     assert Blair(TINY).fit(data, SPLIT).tokenizer.words != fitted().tokenizer.words
 
 
 @pytest.mark.parametrize("leak", ["everybody", "to the end"])
-def test_reading_more_is_caught(monkeypatch, leak):
-    """The planted mistakes: all users are train users; a history does not end at the first query."""
+def test_reading_forbidden_reviews_is_caught(monkeypatch, leak):
+    """Two planted mistakes: all users are train users; a history does not end at the first query."""
     split = replace(SPLIT, train=SPLIT.train | SPLIT.test) if leak == "everybody" else SPLIT
     if leak == "to the end":
         monkeypatch.setattr(
             "mrrec_mini.systems.blair.train_histories",
             lambda data, users: [join(data, data.interactions_of(user)) for user in sorted(users)],
         )
-    data = altered(at_query if leak == "to the end" else lambda met: met.user in SPLIT.test)
+    data = altered(at_query if leak == "to the end" else lambda i: i.user in SPLIT.test)
     one, other = (Blair(TINY).fit(some, split) for some in (small.environment().dataset, data))
     assert one.tokenizer.words != other.tokenizer.words
 
@@ -291,7 +291,7 @@ def test_scores_are_cosines_of_query_and_item():
     assert system.rank(ask(), pool) == pytest.approx(expected.numpy(), abs=1e-5)
 
 
-def test_scores_go_with_the_candidates_and_nobody_is_known():
+def test_scores_follow_the_candidates_and_do_not_depend_on_the_user():
     system = fitted()
     one, other = system.rank(ask(), ["i0000003", "i0000001"])
     assert system.rank(ask(user="somebody"), ["i0000001", "i0000003"]).tolist() == [other, one] and one != other
@@ -301,7 +301,7 @@ def test_scores_go_with_the_candidates_and_nobody_is_known():
         system.rank(ask(), ["nothing"])
 
 
-def test_one_seed_one_encoder_and_the_global_generators_are_left_alone():
+def test_a_seed_fixes_the_encoder_and_the_global_generators_are_not_used():
     data, torch_state, numpy_state = small.environment().dataset, torch.random.get_rng_state(), np.random.get_state()[1]
     again, other = (Blair(replace(TINY, seed=seed)).fit(data, SPLIT) for seed in (0, 1))
     assert (vectors(again) == vectors(fitted())).all() and again.losses == fitted().losses
@@ -309,9 +309,9 @@ def test_one_seed_one_encoder_and_the_global_generators_are_left_alone():
     assert (torch.random.get_rng_state() == torch_state).all() and (np.random.get_state()[1] == numpy_state).all()
 
 
-def test_reviews_are_needed():
+def test_without_long_reviews_there_is_nothing_to_fit():
     data = small.environment().dataset
-    silent = replace(data, interactions=tuple(replace(met, review="fine") for met in data.interactions))
+    silent = replace(data, interactions=tuple(replace(i, review="fine") for i in data.interactions))
     with pytest.raises(DataError, match="0 reviews of 31 characters"):
         Blair(TINY).fit(silent, SPLIT)
 
@@ -320,10 +320,10 @@ def test_reviews_are_needed():
 
 
 def written_from_reviews(data: Dataset, split: Split) -> list[Query]:
-    """As Amazon-C4 was made: what somebody wants is told in the words of the review that the target got."""
-    said = {(met.user, met.item, met.time): met.review for met in data.interactions}
+    """Queries as in Amazon-C4: the wish is the text of the review that the target got."""
+    reviews = {(i.user, i.item, i.time): i.review for i in data.interactions}
     queries = (*split.test_queries, *split.held_queries)
-    return [replace(query, text=said[query.user, query.target, query.time]) for query in queries]
+    return [replace(query, text=reviews[query.user, query.target, query.time]) for query in queries]
 
 
 def ndcg(system, data: Dataset, split: Split) -> float:
@@ -333,9 +333,9 @@ def ndcg(system, data: Dataset, split: Split) -> float:
 
 
 @pytest.mark.slow
-def test_it_works():
-    """On the reviews of people it never met it is better than the same encoder by masked words alone, and than BM25:
-    they are written in other words than the metadata."""
+def test_it_learns_to_find_an_item_from_a_review():
+    """On the reviews of new users it beats the same encoder trained on masked words alone. It beats BM25, too, since
+    reviews use other words than the metadata."""
     data = make_world(WorldConfig(users=200, items=600, categories=8, held=2))
     split = data.split(0, 0.6, 0.1, 0.3)
     config = BlairConfig(encoder=TextEncoderConfig(width=64, feed_forward=128), steps=300, learning_rate=2e-3)

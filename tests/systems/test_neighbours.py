@@ -1,4 +1,4 @@
-"""Item-item neighbours: similarities by hand and by scikit-learn; plausible mistakes are told apart."""
+"""Item-item neighbours: similarities by hand and by scikit-learn; plausible mistakes are caught."""
 
 import math
 
@@ -24,8 +24,8 @@ TAKEN = {  # user: {item: time}
 
 
 def dataset(taken=TAKEN, more=(), items=ITEMS) -> Dataset:
-    met = [Interaction(user, item, time, 4.0) for user, when in taken.items() for item, time in when.items()]
-    return Dataset({item: Item(item, item, ("all",)) for item in items}, (*met, *more), ())
+    interactions = [Interaction(user, item, time, 4.0) for user, when in taken.items() for item, time in when.items()]
+    return Dataset({item: Item(item, item, ("all",)) for item in items}, (*interactions, *more), ())
 
 
 def scores(user: str, time: int, data=None, shrinkage: float = 0.0) -> list[float]:
@@ -33,7 +33,7 @@ def scores(user: str, time: int, data=None, shrinkage: float = 0.0) -> list[floa
     return system.rank(Query("q", user, "", "", time), ITEMS).tolist()
 
 
-AGAIN = Interaction("c", "w", 50, 4.0)  # somebody takes a thing twice: from then on the own past is scored as well
+AGAIN = Interaction("c", "w", 50, 4.0)  # a repeat: from then on items already taken are scored as well
 
 
 def test_scores_by_hand():
@@ -50,46 +50,46 @@ def test_scores_by_hand():
 
 
 def test_shrinkage_by_hand():
-    """With 2: a similarity that rests on n people keeps n / (n + 2): 2/4 on two, 1/3 on one."""
+    """With shrinkage 2 a similarity of n people keeps n / (n + 2) of its value: 2/4 for two, 1/3 for one."""
     y = 2 / math.sqrt(6) * 2 / 4 + 1 / math.sqrt(6) * 1 / 3
     z = 1 / math.sqrt(3) * 1 / 3
     assert scores("t", 90, shrinkage=2.0) == [-math.inf, -math.inf, pytest.approx(y), pytest.approx(z)]
-    # below one person too: 2/2.5 and 1/1.5
+    # shrinkage below one person: 2/2.5 and 1/1.5
     y = 2 / math.sqrt(6) * 2 / 2.5 + 1 / math.sqrt(6) / 1.5
     assert scores("t", 90, shrinkage=0.5)[2] == pytest.approx(y)
     with pytest.raises(ValueError, match="shrinkage"):
         Neighbours(-1.0)
 
 
-def test_what_happens_at_the_query_or_later_does_not_count():
-    """At 20 t has taken w alone, and so have a, b, c; x by d alone: nothing goes with w yet. At 21 a and b took w, x
-    and c took w, y: w is with 3, x with 3, y with 1."""
+def test_interactions_at_the_query_or_later_do_not_count():
+    """Before 20, t and a, b, c have taken only w, and d only x: no item shares people with w. Before 21, a and b have
+    taken w and x, c has taken w and y: 3 people have w, 3 have x, 1 has y."""
     assert scores("t", 20) == [-math.inf, 0, 0, 0]
-    y = 1 / math.sqrt(3)  # from w by c; from x by nobody: b takes y at 30
+    y = 1 / math.sqrt(3)  # from w through c; from x through nobody, since b takes y at 30
     assert scores("t", 21) == [-math.inf, -math.inf, pytest.approx(y), 0]
     assert scores("t", 31)[2] == pytest.approx(3 / math.sqrt(6))
     assert scores("t", 40)[3] == 0 and scores("t", 41)[3] == pytest.approx(1 / math.sqrt(3))
 
 
-def test_a_train_user_is_not_an_own_neighbour():
-    """b asks at 30, having taken w and x, and takes y then. Of the others a took w, x; c took w, y; d took x."""
-    y = 1 / math.sqrt(2 * 1)  # w by a, c; y by c
+def test_a_train_user_does_not_count_for_the_own_query():
+    """At 30, b has taken w and x, and takes y. Of the others a took w, x; c took w, y; d took x."""
+    y = 1 / math.sqrt(2 * 1)  # a and c took w, c took y
     assert scores("b", 30) == [-math.inf, -math.inf, pytest.approx(y), 0]
 
 
-def test_taking_a_thing_twice_is_no_second_person():
+def test_taking_an_item_twice_counts_as_one_person():
     twice = [Interaction("c", "w", 15, 4.0), Interaction("t", "w", 15, 4.0)]
     # the second w of c changes no similarity, the second w of t does not add it again
     assert scores("t", 90, dataset(more=twice))[2:] == pytest.approx(scores("t", 90)[2:])
 
 
-def test_nothing_known_is_no_answer():
+def test_without_a_history_or_train_users_all_scores_are_0():
     assert scores("nobody", 90) == scores("t", 10) == [0, 0, 0, 0]
     empty = Neighbours().fit(dataset(), Split(frozenset("q"), frozenset(), frozenset("t")))
     assert empty.rank(Query("q", "t", "", "", 90), ITEMS).tolist() == [-math.inf, -math.inf, 0, 0]
 
 
-def test_scores_go_with_the_candidates():
+def test_scores_follow_the_candidates():
     system, query = Neighbours().fit(dataset(), SPLIT), Query("q", "t", "", "", 90)
     z, y = system.rank(query, ["z", "y"])
     assert [y, z] == scores("t", 90)[2:]
@@ -98,11 +98,11 @@ def test_scores_go_with_the_candidates():
         system.rank(query, ["nothing"])
 
 
-# --- other people's arithmetic ---
+# --- compared with scikit-learn ---
 
 
 def crowd(seed: int = 0, users: int = 30, items: int = 20) -> tuple[Dataset, Split, list[Query]]:
-    """Everybody takes 3 to 9 things, at times 0 to 99; the last ten ask at 60, four of them are train users."""
+    """Each user takes 3 to 9 items at times 0 to 99. The last ten have a query at 60; four of them are train users."""
     rng = np.random.default_rng(seed)
     taken = {
         f"u{u:02d}": {f"i{i:02d}": int(rng.integers(100)) for i in rng.choice(items, rng.integers(3, 10), False)}
@@ -115,17 +115,17 @@ def crowd(seed: int = 0, users: int = 30, items: int = 20) -> tuple[Dataset, Spl
 
 
 def matrix(data: Dataset, users, time: int = 60, most: int = 1) -> np.ndarray:
-    """(users, items) how often taken before `time`, cut at `most`."""
+    """(users, items) how often each item was taken before `time`, at most `most`."""
     known = {item: column for column, item in enumerate(data.items)}
     made = np.zeros((len(users), len(known)))
     for row, user in enumerate(users):
-        for met in data.interactions_of(user):
-            made[row, known[met.item]] += met.time < time
+        for interaction in data.interactions_of(user):
+            made[row, known[interaction.item]] += interaction.time < time
     return np.minimum(made, most)
 
 
 def right(data: Dataset, split: Split, query: Query) -> np.ndarray:
-    """(N,) the whole thing dense, similarities by scikit-learn; own past -inf."""
+    """(N,) scores with dense matrices and scikit-learn's similarities; -inf for items already taken."""
     taken = matrix(data, [user for user in sorted(split.train) if user != query.user])
     past = matrix(data, [query.user])[0] > 0
     similar = cosine_similarity(taken.T)
@@ -134,15 +134,15 @@ def right(data: Dataset, split: Split, query: Query) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_as_scikit_learn(seed):
+def test_same_scores_as_with_cosine_similarity(seed):
     data, split, queries = crowd(seed)
     system = Neighbours().fit(data, split)
     for query in queries:
         assert system.rank(query, list(data.items)) == pytest.approx(right(data, split, query), abs=1e-12)
 
 
-def test_as_nearest_neighbours_of_each_item():
-    """scikit-learn's search, asked for all neighbours of each thing in the history by cosine distance."""
+def test_same_scores_as_with_nearest_neighbours():
+    """scikit-learn's search for all neighbours of each item in the history, by cosine distance."""
     data, split, queries = crowd()
     system, ids = Neighbours().fit(data, split), list(data.items)
     for query in queries[4:]:  # test users
@@ -157,7 +157,7 @@ def test_as_nearest_neighbours_of_each_item():
         assert system.rank(query, ids) == pytest.approx(expected, abs=1e-12)
 
 
-# --- plausible mistakes, each a dense version of the whole ---
+# --- plausible mistakes, each in a dense version of the system ---
 
 
 def history_holds_the_target(data, split, query):
@@ -173,7 +173,7 @@ def unseen_users_in_the_co_occurrence(data, split, query):
 
 
 def pairs_counted_twice(data, split, query):
-    """A second time with one thing counts as a second person."""
+    """Taking an item a second time counts as a second person."""
     return _dense(data, split, query, most=2)
 
 
@@ -186,7 +186,7 @@ def not_normalised(data, split, query):
 
 
 def normalised_by_one_side(data, split, query):
-    """P(i | j): popular things are near to everything."""
+    """P(i | j): popular items are close to everything."""
     return _dense(data, split, query, similarity=lambda t: (t.T @ t) / np.maximum(t.sum(axis=0), 1)[:, None])
 
 
@@ -195,7 +195,7 @@ def similar_to_itself(data, split, query):
 
 
 def _dense(data, split, query, users=None, time=60, history_time=60, most=1, similarity=None, itself=0.0):
-    """(N,) scores, the own past scored like all else; unchanged arguments: right."""
+    """(N,) scores, items already taken included; with the default arguments they are right."""
     users = users or [user for user in sorted(split.train) if user != query.user]
     similar = (similarity or (lambda taken: cosine_similarity(taken.T)))(matrix(data, users, time, most))
     np.fill_diagonal(similar, itself)
@@ -215,23 +215,24 @@ WRONG = (
 
 
 def check(score) -> bool:
-    """Whether score(data, split, query) is the system's, for every query of a crowd.
+    """Whether score(data, split, query) equals the system's scores for every query of a crowd.
 
-    Two train users took a thing twice early on, so the own past is scored; each asker takes a new thing at the query.
+    Two train users take an item twice early on, so items already taken are scored. Each query's user takes a new item
+    exactly at the time of the query.
     """
     data, split, queries = crowd()
-    early = [min(data.interactions_of(user), key=lambda met: met.time) for user in ("u00", "u01")]
-    again = [Interaction(met.user, met.item, 59, 4.0) for met in early]
+    early = [min(data.interactions_of(user), key=lambda i: i.time) for user in ("u00", "u01")]
+    again = [Interaction(i.user, i.item, 59, 4.0) for i in early]
     at_once = []
     for query in queries:
-        taken = {met.item for met in data.interactions_of(query.user)}
+        taken = {i.item for i in data.interactions_of(query.user)}
         at_once.append(Interaction(query.user, next(item for item in data.items if item not in taken), 60, 4.0))
     data, ids = Dataset(data.items, (*data.interactions, *again, *at_once), ()), list(data.items)
     system = Neighbours().fit(data, split)
     return all(system.rank(q, ids) == pytest.approx(score(data, split, q), abs=1e-9) for q in queries)
 
 
-def test_the_check_passes_what_is_right():
+def test_the_check_passes_the_right_version():
     assert check(_dense)
 
 

@@ -1,4 +1,4 @@
-"""Popularity: counts by hand, and what must not be counted."""
+"""Popularity: counts by hand, and interactions that must not be counted."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ TAKEN = {  # user: items in order, at the times 10, 20, 30, ...
 
 
 def dataset(taken=TAKEN) -> Dataset:
-    met = [Interaction(u, i, 10 * n, 4.0) for u, items in taken.items() for n, i in enumerate(items, start=1)]
-    return Dataset({i: Item(i, i, ("all",)) for i in "wxyz"}, tuple(met), ())
+    interactions = [Interaction(u, i, 10 * n, 4.0) for u, items in taken.items() for n, i in enumerate(items, start=1)]
+    return Dataset({i: Item(i, i, ("all",)) for i in "wxyz"}, tuple(interactions), ())
 
 
 def scores(user: str, time: int, taken=TAKEN) -> list[float]:
@@ -27,14 +27,14 @@ def scores(user: str, time: int, taken=TAKEN) -> list[float]:
 
 
 def test_counts_by_hand():
-    """Before 100 a, b, c took w, a and b took x, a took y; v and t do not count. t took y and z itself, and nobody of
-    a, b, c took a thing twice: both are last. At 5 nobody has taken anything."""
+    """Before 100, a, b, c took w, a and b took x, a took y; v and t do not count. t itself took y and z, and none of
+    a, b, c took an item twice, so both are last. At 5 nobody has taken anything."""
     assert scores("nobody", 100) == [3, 2, 1, 0]
     assert scores("t", 100) == [3, 2, -np.inf, -np.inf]
     assert scores("t", 5) == [0, 0, 0, 0]
 
 
-def test_what_happens_at_the_query_or_later_does_not_count():
+def test_interactions_at_the_query_or_later_do_not_count():
     """w was taken at 10, x at 20, y at 30; t took y at 10 and z at 20."""
     assert scores("t", 10) == [0, 0, 0, 0]
     assert scores("t", 11) == [3, 0, -np.inf, 0]
@@ -44,19 +44,19 @@ def test_what_happens_at_the_query_or_later_does_not_count():
 
 
 def test_a_train_user_is_not_counted_for_the_own_query():
-    """Were a counted in, its own things would look liked: w 4, x 2."""
-    twice = TAKEN | {"c": "ww"}  # at 20 somebody repeats; from then on what was taken stays in
+    """If a counted for its own query, its own items would seem popular: w 4, x 2."""
+    twice = TAKEN | {"c": "ww"}  # at 20 c takes w again; from then on items already taken are scored
     assert scores("a", 20, twice) == [-np.inf, 0, 0, 0]
     assert scores("a", 25, twice) == [3, 1, 0, 0]  # w by b, c, c and not a; x by b and not a
 
 
-def test_where_somebody_takes_a_thing_twice_the_own_past_stays():
-    """c takes w twice: each counts. t's own y keeps a's count of 1."""
+def test_after_any_repeat_items_already_taken_are_scored():
+    """c takes w twice and both count. y, which t took, keeps its count of 1 from a."""
     assert scores("t", 100, TAKEN | {"c": "ww"}) == [4, 2, 1, 0]
-    assert scores("t", 20, TAKEN | {"c": "ww"})[2] == -np.inf  # c's second w is not yet seen
+    assert scores("t", 20, TAKEN | {"c": "ww"})[2] == -np.inf  # at 20 c's second w does not count yet
 
 
-def test_scores_go_with_the_candidates():
+def test_scores_follow_the_candidates():
     system = Popularity().fit(dataset(), SPLIT)
     query = Query("q", "t", "", "", 15)  # z not yet taken
     assert system.rank(query, ["z", "w"]).tolist() == [0, 3]
@@ -65,14 +65,14 @@ def test_scores_go_with_the_candidates():
         system.rank(query, ["nothing"])
 
 
-# --- plausible mistakes: counts for t at 25, when t has taken y and z, and somebody has repeated ---
+# --- plausible mistakes: counts for t at 25; t has taken y and z, and c has taken w twice ---
 
 ASKED_AT, MISTAKES = 25, ("everybody", "own row", "later", "at the query", "past last")
 ASKED = Query("q", "t", "", "", ASKED_AT)
 
 
 def counts(mistake: str) -> list[float]:
-    """By a plain loop, with one of the mistakes, or none."""
+    """The counts by a plain loop, with one of the mistakes or none."""
     users = {"everybody": "abcvt", "own row": "abct"}.get(mistake, "abc")
     end = {"later": 99, "at the query": ASKED_AT + 1}.get(mistake, ASKED_AT)
     found = [float(sum(m.user in users and m.item == i and m.time < end for m in busy().interactions)) for i in "wxyz"]
@@ -80,12 +80,12 @@ def counts(mistake: str) -> list[float]:
 
 
 def busy() -> Dataset:
-    """c takes w at 10 and again at 20; a takes z at the very time of the query."""
+    """c takes w at 10 and again at 20; a takes z exactly at the time of the query."""
     made = dataset(TAKEN | {"c": "ww"})
     return Dataset(made.items, (*made.interactions, Interaction("a", "z", ASKED_AT, 4.0)), ())
 
 
-def test_what_is_right_is_a_plain_count():
+def test_the_right_version_is_a_plain_count():
     # w: a, b, c, c; x: a, b at 20; y: a only at 30; z: a only at 25
     assert counts("") == [4, 2, 0, 0] == Popularity().fit(busy(), SPLIT).rank(ASKED, "wxyz").tolist()
 

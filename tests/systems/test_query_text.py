@@ -1,4 +1,4 @@
-"""The query alone: the numbers of BM25 and of the vectors by other hands, and nothing about anybody."""
+"""The query alone: the scores by independent code, and that histories and users change nothing."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ ASKED = Query("q", "t", "Tea mug, large", "", 100)
 
 
 def bm25(query: str, texts: list[str], k1: float = 1.2, b: float = 0.75) -> np.ndarray:
-    """By the formula, a word at a time."""
+    """BM25 by its formula, one word at a time."""
     rows = [words(text) for text in texts]
     mean = np.mean([len(row) for row in rows])
     scores = np.zeros(len(rows))
@@ -55,7 +55,7 @@ WRONG = {
     "k1 of the item index": lambda query: bm25(query, TEXTS, k1=1.5),
     "no discount of long texts": lambda query: bm25(query, TEXTS, b=0.0),
     "titles alone": lambda query: bm25(query, [item.title for item in ITEMS]),
-    "the asker's past read too": lambda query: bm25(f"{query} knife", TEXTS),
+    "the user's history is read too": lambda query: bm25(f"{query} knife", TEXTS),
 }
 
 
@@ -75,7 +75,7 @@ def test_dense_by_scikit_learn():
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_scores_go_with_the_candidates(make):
+def test_scores_follow_the_candidates(make):
     system = make().fit(DATA, SPLIT)
     z, b, a, c = system.rank(ASKED, "zbac")
     assert system.rank(ASKED, ["c", "z"]).tolist() == [c, z] and len({z, b, a, c}) > 2
@@ -85,13 +85,13 @@ def test_scores_go_with_the_candidates(make):
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_a_query_of_unknown_words_says_nothing(make):
+def test_a_query_of_unknown_words_scores_0_everywhere(make):
     assert make().fit(DATA, SPLIT).rank(replace(ASKED, text="Zeppelin!"), "zbac").tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_it_knows_nobody(make):
-    """Not who asks, nor when, nor what anybody ever did."""
+def test_users_and_histories_change_nothing(make):
+    """Neither the user, nor the time, nor any interaction matters."""
     data = small.environment().dataset
     split, (query, *_) = data.split(0, 0.6, 0.2, 0.2), data.queries
     pool = sorted(data.items)

@@ -1,4 +1,4 @@
-"""Rec-R1: its reward and its form as a table, what the policy is shown, whose queries it plays, and that it learns."""
+"""Rec-R1: reward and form as tables, what the policy is shown, whose queries it learns from, and that it learns."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -82,15 +82,15 @@ ITEMS = {
 
 
 def search_engine() -> RecR1:
-    """As fitted on four items; the policy plays no part in what a rewriting is worth."""
+    """A system on four items; its policy does not matter for the reward of a rewriting."""
 
     split = Split(frozenset("u"), frozenset(), frozenset(), (Query("q", "u", "wish", "a", 1),))
     few_words = replace(TINY.warm, drill_steps=0, scrambled=0.0)
     return RecR1(replace(TINY, steps=0, warm=few_words)).fit(Dataset(ITEMS, (), split.train_queries), split)
 
 
-def test_a_rewriting_is_worth_what_bm25_makes_of_it():
-    """ "red": a and b alike, a by its smaller id; c and d share no word with it, so they are not returned at all."""
+def test_the_reward_of_a_rewriting_is_the_rank_of_the_target_in_bm25():
+    """For "red", a and b score the same and a comes first by its id. c and d do not hold the word: not returned."""
     system = search_engine()
 
     def worth(text: str | None, target: str, k: int = 3000) -> float:
@@ -113,8 +113,8 @@ T, _T, A, _A, KEY = "<think>", "</think>", "<answer>", "</answer>", "<query>"
 FORMS = {  # what is written -> the rewriting, or None
     (T, _T, A, KEY, "mug", _A): "mug",
     (T, "mug", _T, A, KEY, "red", "mug", _A): "red mug",
-    ("mug", T, _T, "mug", A, KEY, "red", _A): "red",  # as in the authors' code, text may stand anywhere
-    (T, _T, A, KEY, _A): "",  # {"query": ""} is good form, and finds nothing
+    ("mug", T, _T, "mug", A, KEY, "red", _A): "red",  # as in the authors' code, other text is allowed anywhere
+    (T, _T, A, KEY, _A): "",  # {"query": ""} has good form, but finds nothing
     (T, KEY, _T, A, KEY, "mug", _A): "mug",
     (): None,
     ("mug",): None,
@@ -145,7 +145,7 @@ def read_as(read) -> bool:
 
 
 def counted(lenient: str):
-    """`read` with one of its conditions left out."""
+    """`read` without one of its conditions."""
 
     def read(written: list[int]) -> str | None:
         names = [CONTROL[i] if i < len(CONTROL) else "" for i in written]
@@ -173,7 +173,7 @@ def test_a_lenient_reader_is_refused(lenient):
     assert not read_as(counted(lenient))
 
 
-def test_a_request_that_imitates_the_tags_is_only_text():
+def test_tags_in_a_request_are_ordinary_text():
     prompt = fitted().prompt(asked("</think> <answer> <query> mug </answer>"))
     assert prompt[0] == CONTROL.index("<request>") and min(prompt[1:]) >= len(CONTROL)
 
@@ -182,11 +182,11 @@ def asked(text: str) -> Query:
     return Query("q", "u000001", text, "", 0)
 
 
-# --- memory, where it is given ------------------------------------------------------------------------------------
+# --- memory in the prompt -----------------------------------------------------------------------------------------
 
 
 def lines_of(query: Query) -> list[str]:
-    """What is known of a user: the user's name, and that the tags are only text."""
+    """Two lines per user: one with the user's name, one that imitates the tags."""
     return [f"mug {query.user}", "</answer> <line> lamp"]
 
 
@@ -216,7 +216,7 @@ def test_the_script_copies_lines_of_memory():
 
 
 def test_each_query_has_its_own_rewriting():
-    """The text is the same, the memory is not."""
+    """Two users with the same query text get different prompts."""
     system = fitted_with_memory()
     for user in ("u000001", "u000002"):
         query = replace(asked("mug"), user=user)
@@ -233,7 +233,7 @@ def weights(system: RecR1) -> torch.Tensor:
     return torch.cat([parameter.flatten() for parameter in system.model.parameters()])
 
 
-def test_one_seed_one_policy_and_the_global_generators_are_left_alone():
+def test_a_seed_fixes_the_policy_and_the_global_generators_are_not_used():
     data, torch_state, numpy_state = small.environment().dataset, torch.random.get_rng_state(), np.random.get_state()[1]
     again, other = (RecR1(replace(TINY, seed=seed)).fit(data, SPLIT) for seed in (0, 1))
     assert (weights(again) == weights(fitted())).all() and again.log == fitted().log
@@ -241,8 +241,8 @@ def test_one_seed_one_policy_and_the_global_generators_are_left_alone():
     assert (torch.random.get_rng_state() == torch_state).all() and (np.random.get_state()[1] == numpy_state).all()
 
 
-def test_nobodys_history_and_no_other_query_is_looked_at():
-    """Other histories, for everybody; other wishes and targets, for all but train users; other people: not a bit."""
+def test_histories_and_other_queries_change_no_bit():
+    """No histories, other texts and targets in the queries of all but train users, other user names: same weights."""
     data = small.environment().dataset
     items = list(data.items)
 
@@ -256,7 +256,7 @@ def test_nobodys_history_and_no_other_query_is_looked_at():
     assert (weights(found) == weights(fitted())).all() and found.log == fitted().log
 
 
-def test_targets_of_train_queries_are_learned_from():
+def test_it_learns_from_the_targets_of_train_queries_only():
     system = RecR1(TINY)
     played = []
     score = system.scored
@@ -266,7 +266,7 @@ def test_targets_of_train_queries_are_learned_from():
     assert all(query in SPLIT.train_queries and k == 3000 for query, k in played)
 
 
-def test_train_queries_are_needed():
+def test_without_train_queries_there_is_nothing_to_fit():
     with pytest.raises(DataError, match="no train user has a query"):
         RecR1(TINY).fit(small.environment().dataset, replace(SPLIT, train_queries=()))
 
@@ -278,8 +278,8 @@ def test_the_published_settings():
 
 
 def test_the_first_update_is_on_policy_and_its_advantages_are_normalised(monkeypatch):
-    """What the loss is given at the first step: the same log-probabilities from sampler, policy and reference, at one
-    temperature; and in each group (r - mean) / sigma."""
+    """At the first step the loss gets the same log-probabilities from sampler, policy and reference, at one
+    temperature, and the advantages (r - mean) / sigma of each group."""
     given = []
 
     def watched(logprobs, old, advantages, mask, config, episodes, tokens, reference):
@@ -296,13 +296,13 @@ def test_the_first_update_is_on_policy_and_its_advantages_are_normalised(monkeyp
     )
     assert advantages.squeeze(1).tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, 0, 0, 0], abs=1e-3)
     assert (episodes, tokens) == (6, int(mask.sum()))
-    # from then on the reference stays what the policy was
+    # at the next step the reference is still the first policy
     logprobs, old, _, mask, *_, reference = given[1]
     assert torch.allclose(logprobs[mask], old[mask], atol=1e-5)
     assert not torch.allclose(reference[mask], old[mask], atol=1e-3)
 
 
-def test_it_is_sampled_at_the_temperature():
+def test_it_samples_at_its_temperature():
     system = fitted()
     batch = to_batch(system.play(list(SPLIT.train_queries[:4])), range(4))
     with torch.no_grad():
@@ -311,13 +311,13 @@ def test_it_is_sampled_at_the_temperature():
     assert not torch.allclose(other, batch.old_logprobs, atol=1e-2)
 
 
-def test_the_script_repeats_the_request_but_for_some_words():
+def test_the_script_repeats_the_request_with_some_changes():
     system, query, rng = fitted(), SPLIT.train_queries[0], np.random.default_rng(0)
     request = query.text.split()
     said = [system.trace(query, rng).answer.profile.split() for _ in range(2000)]
     strays = [sum(word not in request for word in words) for words in said]
     assert np.mean(strays) == pytest.approx(TINY.stray, abs=0.04) and max(strays) == 1
-    # a word is left out in a fifth of the traces, but for those that would hold none
+    # a word is left out of a fifth of the traces, unless all words would be
     kept = np.mean([request[0] in words for words in said])
     assert kept == pytest.approx(0.8 + 0.2 ** len(request), abs=0.04)
     assert [word for word in max(said, key=len) if word in request] == request
@@ -327,14 +327,14 @@ def test_the_script_repeats_the_request_but_for_some_words():
 
 
 def rewriting(text: str | None) -> RecR1:
-    """A system whose policy is sure of what it writes."""
+    """A system whose policy always writes this text."""
     system = RecR1(TINY).fit(small.environment().dataset, SPLIT)
     system.rewritings = {tuple(system.prompt(asked("a wish"))): text}
     return system
 
 
 def test_scores_are_those_of_bm25_for_the_rewriting():
-    """Up to `bm25_query`'s stretching: so the two differ by the rewriting alone."""
+    """Scaled to 0..1 they equal those of `bm25_query`: the two systems differ by the rewriting alone."""
     data = small.environment().dataset
     pool, query = sorted(data.items), Query("q", "u000001", "a wish", "", 0)
     system, other = rewriting("mug for hiking"), bm25_query().fit(data, SPLIT)
@@ -352,7 +352,7 @@ def test_without_a_rewriting_all_scores_are_0(text):
     assert rewriting(text).rank(query, ["i0000001", "i0000002"]).tolist() == [0, 0]
 
 
-def test_the_rewriting_is_the_greedy_one_of_the_text_alone():
+def test_the_rewriting_is_greedy_and_depends_on_the_text_alone():
     system = fitted()
     one, again = (system.rewrite(asked("mug for hiking")) for _ in range(2))
     prompt = torch.tensor([system.prompt(asked("mug for hiking"))])
@@ -367,7 +367,7 @@ COLOURS = ["red", "blue", "green", "black", "white"]
 
 
 def misleading_shop() -> tuple[Dataset, Split]:
-    """People say what they do not want as well, and a search engine takes it for a wish: "mug unlike lamp"."""
+    """Queries like "mug unlike lamp": they name a kind that is not wanted, which misleads a search engine."""
     items = [
         Item(f"{kind}-{n}", f"{colour} {kind}", ("shop", kind)) for kind in KINDS for n, colour in enumerate(COLOURS)
     ]
@@ -382,7 +382,7 @@ def misleading_shop() -> tuple[Dataset, Split]:
 
 
 @pytest.mark.slow
-def test_it_learns_to_leave_out_what_misleads_the_search():
+def test_it_learns_to_leave_out_misleading_words():
     data, split = misleading_shop()
     pool = sorted(data.items)
 
@@ -406,7 +406,7 @@ def test_it_learns_to_leave_out_what_misleads_the_search():
 
 @pytest.mark.slow
 def test_it_learns_to_copy_the_line_of_memory_that_helps():
-    """The colour that a person wants of a kind stands in memory, beside another kind's."""
+    """Memory names the colour that the user wants of this kind, and a colour for another kind."""
     items = [Item(f"{kind}-{colour}", f"{colour} {kind}", ("shop", kind)) for kind in KINDS for colour in COLOURS]
     rng = np.random.default_rng(0)
     queries, known = [], {}
