@@ -1,27 +1,26 @@
-"""A synthetic shop whose true preferences are known: the embedded default data, and the yardstick of every arm.
+"""A synthetic shop with known true preferences: the built-in data set, and the yardstick for every experiment.
 
-Flow: makes a `Dataset` out of a seed; nothing in it is learned. Truth, in the order in which it decides:
+Flow: makes a `Dataset` from a seed; nothing in it is learned. What decides a purchase, in this order:
 
-1. The *map*: each category cares about a few aspects (`relevant` of them). This is what global memory can learn.
-2. A person prefers one value of each aspect, everywhere; in some (category, aspect) pairs an *exception* holds instead.
-3. A purchase is made for a use. Of the category's items that suit the use, the person takes the one that agrees with
-   most of the wanted values of the aspects that the category cares about. Each wanted value is honoured with
-   probability `follow` (`follow_target` for the target of a query), else replaced by another one.
-4. The rating falls with each preference that was not honoured. The review mentions values of the aspects that
-   mattered, in the person's own words (synonyms), and now and then a value that did not matter.
+1. The *map*: a few aspects (`relevant`) matter in each category. This is what global memory can learn.
+2. A person prefers one value of each aspect in all categories, except for some (category, aspect) *exceptions*.
+3. A purchase is made for a use. Among the category's items that suit the use, the person takes the one that matches
+   most of the wanted values of the aspects that matter. Each wanted value is followed with probability `follow`
+   (`follow_target` for the target of a query) and otherwise replaced by another value.
+4. The rating falls with each preference that the item breaks. The review mentions values of the aspects that mattered,
+   in varied words (synonyms), and now and then a value that did not matter.
 
-A query names the category and the use, nothing else (the paper's simplified Amazon-C4 queries: one item, one use);
-with `said` some queries name wanted values too, so that fewer look-ups settle them, or none. Its `truth` holds the
-aspects that ought to be looked up and this person's values for them. `oracle_profile` writes them down: the profile of
-a perfect reasoner, hence the ceiling of every metric. It is below 1: a target may break a preference (3.), and several
-items may share all wanted values.
+A query names the category and the use (like the paper's simplified Amazon-C4 queries: one item, one use). With `said`,
+some queries also name wanted values, so that fewer look-ups are needed. Its `truth` holds the aspects to look up and
+this person's values. `oracle_profile` writes them down: the profile of a perfect reasoner, so the ceiling of every
+metric. The ceiling is below 1: a target may break a preference (3.), and several items may share all wanted values.
 
-Items are functions of (seed, index): the value of any aspect of any item is computed without making the others, so
-that a shop of a million items is written as a stream and a purchase looks only at the items it compares.
+Items are functions of (seed, index). Any value of any item is computed without making the others, so a shop of a
+million items is written as a stream, and a purchase looks only at the items it compares.
 
-Two shops with equal `seed` and different `map_seed` differ in what categories care about, and so in all that follows
-from it. The last `held` categories are never asked for by a training query (`Dataset.split`), in any shop. Paper:
-none of this; Amazon-C4 hides its truth. All numbers in `WorldConfig` are ours.
+Two shops with equal `seed` and different `map_seed` differ in the map and in everything that follows from it. No
+training query asks for one of the last `held` categories (`Dataset.split`). Paper: none of this; Amazon-C4 does not
+know its truth. Guessed: all numbers in `WorldConfig`.
 """
 
 from __future__ import annotations
@@ -109,46 +108,10 @@ ASPECTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 CATEGORIES = [
-    "mug",
-    "lamp",
-    "lotion",
-    "backpack",
-    "chair",
-    "blanket",
-    "knife",
-    "speaker",
-    "wallet",
-    "clock",
-    "kettle",
-    "tent",
-    "pillow",
-    "guitar",
-    "jacket",
-    "bottle",
-    "rug",
-    "bicycle",
-    "mirror",
-    "candle",
-    "desk",
-    "umbrella",
-    "camera",
-    "toaster",
-    "helmet",
-    "vase",
-    "scarf",
-    "drill",
-    "keyboard",
-    "basket",
-    "ladder",
-    "apron",
-    "whistle",
-    "telescope",
-    "hammock",
-    "skillet",
-    "teapot",
-    "cushion",
-    "lantern",
-    "easel",
+    *("mug", "lamp", "lotion", "backpack", "chair", "blanket", "knife", "speaker", "wallet", "clock", "kettle"),
+    *("tent", "pillow", "guitar", "jacket", "bottle", "rug", "bicycle", "mirror", "candle", "desk", "umbrella"),
+    *("camera", "toaster", "helmet", "vase", "scarf", "drill", "keyboard", "basket", "ladder", "apron"),
+    *("whistle", "telescope", "hammock", "skillet", "teapot", "cushion", "lantern", "easel"),
 ]
 USES = ["hiking", "travel", "office", "gifting", "parties", "studying", "camping", "commuting"]
 PRAISE = ("love that it is {}", "so {}", "just as {} as hoped", "really {}", "{} in the best way")
@@ -159,23 +122,23 @@ START = 1_600_000_000  # seconds since 1970: the first purchase that can happen
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """How large the shop is, and how faithful its people are. Probabilities in 0..1."""
+    """How large the shop is, and how closely people follow their preferences. Probabilities in 0..1."""
 
     users: int = 340
     items: int = 5000
     categories: int = 20  # at most 40
-    relevant: int = 3  # aspects that a category cares about
-    held: int = 5  # categories that no training query names
+    relevant: int = 3  # aspects that matter in a category
+    held: int = 5  # categories that no training query asks for
     history: int = 14  # purchases before the queries
-    queries: int = 5  # a person; all at one time, after the history
-    exceptions: float = 0.1  # chance that a person's value for an aspect is another one in a category
-    follow: float = 0.85  # chance that a purchase honours a preference
-    follow_target: float = 0.95  # the same for the target of a query
+    queries: int = 5  # per person; all at one time, after the history
+    exceptions: float = 0.1  # chance that a person wants another value of an aspect in a category
+    follow: float = 0.85  # chance that a purchase follows a preference
+    follow_target: float = 0.95  # the same, for the target of a query
     suits: float = 0.7  # chance that an item suits a use
     mention: float = 0.7  # chance that a review mentions an aspect that mattered
-    said: tuple[float, ...] = (1.0,)  # chances that a query already says 0, 1, 2, ... of the wanted values
-    chatter: float = 0.08  # chance that it mentions one that did not
-    shown: int = 250  # items that a person compares, at most
+    said: tuple[float, ...] = (1.0,)  # chances that a query names 0, 1, 2, ... of the wanted values
+    chatter: float = 0.08  # chance that a review mentions an aspect that did not
+    shown: int = 250  # most items that a person compares
     seed: int = 0
     map_seed: int = 0
 
@@ -187,12 +150,12 @@ class WorldConfig:
         if not 0 <= self.held < self.categories:
             raise ValueError(f"held must lie in 0..{self.categories - 1}, got {self.held}")
         if self.items < self.categories:
-            raise ValueError(f"a shop needs an item a category: items >= {self.categories}, got {self.items}")
+            raise ValueError(f"a shop needs an item per category: items >= {self.categories}, got {self.items}")
         if self.users < 1 or self.history < 0 or self.queries < 1:
             raise ValueError("a shop needs users >= 1, history >= 0, queries >= 1")
         if self.shown < 1:
             raise ValueError(f"a person compares at least one item, got shown = {self.shown}")
-        object.__setattr__(self, "said", tuple(self.said))  # from JSON it comes as a list
+        object.__setattr__(self, "said", tuple(self.said))  # JSON gives a list
         if not 1 <= len(self.said) <= self.relevant + 1 or min(self.said) < 0 or abs(sum(self.said) - 1) > 1e-6:
             raise ValueError(f"said holds the chances of 0 to {self.relevant} values, which sum to 1, got {self.said}")
         for name in ("exceptions", "follow", "follow_target", "suits", "mention", "chatter"):
@@ -201,7 +164,7 @@ class WorldConfig:
 
 
 def make_world(config: WorldConfig) -> Dataset:
-    """The shop as a `Dataset` in memory. Equal configs give equal shops, on every machine."""
+    """The shop as a `Dataset` in memory. Equal configs give equal shops on every machine."""
     interactions, queries = [], []
     for bought, asked in iter_people(config):
         interactions += bought
@@ -215,20 +178,18 @@ def make_world(config: WorldConfig) -> Dataset:
 
 
 def write_world(config: WorldConfig, folder: Path | str) -> dict[str, int]:
-    """The shop as a data-set folder, written as a stream; returns the counts. People are made twice: once for
-    each file.
-    """
+    """Write the shop to a folder as a stream; returns the counts. People are made twice, once for each file."""
     return write_dataset(
         folder,
         iter_items(config),
-        (met for bought, _ in iter_people(config) for met in bought),
+        (purchase for bought, _ in iter_people(config) for purchase in bought),
         (query for _, asked in iter_people(config) for query in asked),
         world_meta(config),
     )
 
 
 def sibling(config: WorldConfig, map_seed: int, users: int) -> WorldConfig:
-    """Another shop of the same kind: other map, other people, same words and the same held categories."""
+    """Another shop of the same kind: another map, other people and items, the same words and held categories."""
     return replace(config, map_seed=map_seed, seed=config.seed + 1000 * map_seed, users=users)
 
 
@@ -238,12 +199,12 @@ def world_meta(config: WorldConfig) -> dict:
         "source": "mrrec_mini.world (synthetic)",
         "licence": "MIT",
         "held_categories": list(CATEGORIES[config.categories - config.held : config.categories]),
-        "world": {**asdict(config), "said": list(config.said)},  # as JSON gives it back
+        "world": {**asdict(config), "said": list(config.said)},  # a list, as in JSON
     }
 
 
 def oracle_profile(query: Query) -> str:
-    """The profile of a perfect reasoner: what was asked for, then every value that matters. Needs `query.truth`."""
+    """The profile of a perfect reasoner: the query text, then every wanted value that matters. Needs `query.truth`."""
     if query.truth is None:
         raise ValueError(f"query {query.id} has no known truth: only a synthetic shop has an oracle")
     return " ".join([query.text, *(f"{aspect} {value}" for aspect, value in query.truth.items())])
@@ -253,13 +214,13 @@ def oracle_profile(query: Query) -> str:
 
 
 def category_map(config: WorldConfig) -> np.ndarray:
-    """(categories, relevant) indices of the aspects that each category cares about; each aspect serves as often."""
+    """(categories, relevant) indices of the aspects that matter in each category; all occur about equally often."""
     rng = np.random.default_rng([config.map_seed, 1])
     counts = np.zeros(len(ASPECTS))
     rows = []
     for _ in range(config.categories):
         order = np.lexsort((rng.random(len(ASPECTS)), counts))  # least used first, ties at random
-        pool = order[: config.relevant + 2]  # a little slack, or maps would follow each other in cycles
+        pool = order[: config.relevant + 2]  # some slack, otherwise the same rows would return in cycles
         row = np.sort(rng.choice(pool, config.relevant, replace=False))
         counts[row] += 1
         rows.append(row)
@@ -267,10 +228,10 @@ def category_map(config: WorldConfig) -> np.ndarray:
 
 
 def item_values(config: WorldConfig, index: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """(n, aspects) value of every aspect of the items `index` (n,) of one category whose map row is `relevant`.
+    """(n, aspects) values of the items `index` (n,) of one category, in which the aspects `relevant` matter.
 
-    Over the aspects that matter the combinations are dealt out evenly, so that every preference can be met as soon as a
-    category has values^relevant items; the other values are random.
+    All combinations of the relevant aspects' values occur equally often, so that a category with values^relevant items
+    can satisfy every preference. The other values are random.
     """
     n_values = _n_values()
     aspects = np.arange(len(ASPECTS))
@@ -283,12 +244,12 @@ def item_values(config: WorldConfig, index: np.ndarray, relevant: np.ndarray) ->
 
 
 def item_suits(config: WorldConfig, index: np.ndarray) -> np.ndarray:
-    """(n, uses) whether an item suits a use."""
+    """(n, uses) True if the item suits the use."""
     return _chance(config.seed, 12, index[:, None], np.arange(len(USES))[None, :]) < config.suits
 
 
 def preferences(config: WorldConfig, user: int) -> np.ndarray:
-    """(categories, aspects) the value that a person wants, exceptions included."""
+    """(categories, aspects) the values that a person wants, with exceptions."""
     aspects, categories = np.arange(len(ASPECTS)), np.arange(config.categories)
     usual = (_hash(config.seed, 13, user, aspects) % _n_values()).astype(np.int64)
     is_exception = _chance(config.seed, 14, user, categories[:, None], aspects[None, :]) < config.exceptions
@@ -297,7 +258,7 @@ def preferences(config: WorldConfig, user: int) -> np.ndarray:
 
 
 def iter_items(config: WorldConfig, chunk: int = 10_000) -> Iterator[Item]:
-    """The items in the order of their index, made a chunk at a time."""
+    """The items by ascending index, made in chunks."""
     names, values = list(ASPECTS), [list(words) for words in ASPECTS.values()]
     care = category_map(config)
     for start in range(0, config.items, chunk):
@@ -321,7 +282,7 @@ def iter_items(config: WorldConfig, chunk: int = 10_000) -> Iterator[Item]:
 
 
 def iter_people(config: WorldConfig) -> Iterator[tuple[list[Interaction], list[Query]]]:
-    """Each person's interactions (targets included, at the time of the queries) and queries."""
+    """(interactions, queries) of each person; the interactions include the targets, at the time of the queries."""
     care = category_map(config)
     for user in range(config.users):
         yield _person(config, user, care)
@@ -332,13 +293,13 @@ def iter_people(config: WorldConfig) -> Iterator[tuple[list[Interaction], list[Q
 
 def _person(config: WorldConfig, user: int, care: np.ndarray) -> tuple[list[Interaction], list[Query]]:
     rng = np.random.default_rng([config.seed, config.map_seed, 2, user])
-    talk = np.random.default_rng([config.seed, config.map_seed, 3, user])  # of its own: `said` changes nothing else
+    talk = np.random.default_rng([config.seed, config.map_seed, 3, user])  # separate, so that `said` affects texts only
     wants = preferences(config, user)
     name = f"u{user:06d}"
     interactions, queries, taken = [], [], set()
     start = START + int(rng.integers(0, 365)) * DAY
     asked_at = start + (config.history + 1) * DAY
-    # a person asks for different things: the categories of the queries do not repeat while there are enough
+    # the categories of a person's queries do not repeat while there are enough
     asked = rng.permutation(config.categories)
     for step in range(config.history + config.queries):
         is_query = step >= config.history
@@ -346,12 +307,15 @@ def _person(config: WorldConfig, user: int, care: np.ndarray) -> tuple[list[Inte
         category = int(asked[number % config.categories]) if is_query else int(rng.integers(config.categories))
         use = int(rng.integers(len(USES)))
         follow = config.follow_target if is_query else config.follow
+        # 1. Choose an item in a random category for a random use.
         item, broken, codes = _choose(config, rng, wants[category], category, use, care[category], follow, taken)
         taken.add(item)
+        # 2. Rate and review it: two stars less per broken preference, and one less in a fifth of the cases.
         time = asked_at if is_query else start + step * DAY
         review = _review(config, rng, codes, care[category], broken)
         rating = float(max(1, 5 - 2 * len(broken) + int(rng.random() < 0.2) * -1))
         interactions.append(Interaction(name, f"i{item:07d}", time, rating, review))
+        # 3. The purchase is a target: ask for it by category and use, and perhaps some wanted values.
         if is_query:
             names = list(ASPECTS)
             truth = {names[a]: list(ASPECTS[names[a]])[wants[category, a]] for a in care[category]}
@@ -372,19 +336,22 @@ def _choose(
     follow: float,
     taken: set[int],
 ) -> tuple[int, list[int], np.ndarray]:
-    """The item taken, the aspects whose preference it breaks, and its values."""
+    """(index of the item taken, the aspects whose preference it breaks, its values)."""
     size = (config.items - category + config.categories - 1) // config.categories  # items in this category
+    # 1. The items that the person compares.
     rows = np.arange(size) if size <= config.shown else rng.integers(0, size, config.shown)
     index = rows * config.categories + category
+    # 2. What the person goes by this time: each wanted value may be replaced by another one.
     aim = wants[relevant].copy()
     for position in range(len(relevant)):
         if rng.random() >= follow:
             aim[position] = (aim[position] + rng.integers(1, _n_values())) % _n_values()
+    # 3. The item that agrees best; ties are broken at random.
     codes = item_values(config, index, relevant)
-    agreement = (codes[:, relevant] == aim).sum(1) + rng.random(len(index)) * 0.5  # ties at random
-    agreement[~item_suits(config, index)[:, use]] -= 1.5  # an item that does not suit has to agree much better
+    agreement = (codes[:, relevant] == aim).sum(1) + rng.random(len(index)) * 0.5
+    agreement[~item_suits(config, index)[:, use]] -= 1.5  # an item that does not suit the use must agree much better
     if taken:
-        agreement[np.isin(index, list(taken))] -= 100  # nobody buys a thing twice while the category has another
+        agreement[np.isin(index, list(taken))] -= 100  # nobody buys an item twice while the category has another one
     best = int(np.argmax(agreement))
     broken = [int(a) for a in relevant if codes[best, a] != wants[a]]
     return int(index[best]), broken, codes[best]
@@ -410,8 +377,8 @@ def _review(
 
 
 def _hash(seed: int, *keys: int | np.ndarray) -> np.ndarray:
-    """64 random-looking bits for each combination of keys: splitmix64, folded over the keys. Broadcasts."""
-    with np.errstate(over="ignore"):  # uint64 arithmetic is meant to wrap
+    """64 pseudo-random bits for each combination of keys: splitmix64, folded over the keys. Broadcasts."""
+    with np.errstate(over="ignore"):  # uint64 arithmetic should wrap
         state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
         for key in keys:
             state = np.asarray(state ^ np.asarray(key).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
@@ -431,8 +398,7 @@ def _n_values() -> int:
 
 
 def _brand(number: int) -> str:
-    """64 made-up names: two syllables each."""
-    return (
-        (["vel", "nor", "kas", "tam", "bri", "dol", "fen", "gar"][number // 8])
-        + (["mo", "ta", "rix", "lun", "dex", "vy", "sa", "ko"][number % 8])
-    )
+    """One of 64 made-up names of two syllables."""
+    first = ["vel", "nor", "kas", "tam", "bri", "dol", "fen", "gar"]
+    second = ["mo", "ta", "rix", "lun", "dex", "vy", "sa", "ko"]
+    return first[number // 8] + second[number % 8]

@@ -1,6 +1,6 @@
-"""data.py: what is accepted, what is refused and how it is said, and that a history never reaches its own target.
+"""data.py: what is accepted, what is refused with which message, and that a history never holds its own target.
 
-Lines and fields as faults spoil them: tests/faults/test_data_faults.py.
+Broken lines and fields: tests/faults/test_data_faults.py.
 """
 
 import json
@@ -24,7 +24,7 @@ PAN = Item("i3", "Pan", ("kitchen", "pans"))
 
 def shop() -> Dataset:
     """Three items, two users; u1 has two interactions at time 20, and a query there."""
-    met = (
+    interactions = (
         Interaction("u2", "i1", 5, 1.0),
         Interaction("u1", "i3", 30, 4.5, "late"),
         Interaction("u1", "i2", 20, 5.0, "the target"),
@@ -32,12 +32,13 @@ def shop() -> Dataset:
         Interaction("u1", "i1", 10, 2.0, "chipped"),
     )
     queries = (Query("q1", "u1", "a cup for tea", "i2", 20, {"colour": "blue"}), Query("q2", "u9", "a pan", "i3", 7))
-    return Dataset({item.id: item for item in (MUG, CUP, PAN)}, met, queries, {"name": "shop", "licence": "CC0"})
+    items = {item.id: item for item in (MUG, CUP, PAN)}
+    return Dataset(items, interactions, queries, {"name": "shop", "licence": "CC0"})
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """The shop on disk, without sums, so that a test may change a file and see what that alone does."""
+    """The shop on disk, without sha256 sums, so that a test can change a file."""
     path = shop().save(tmp_path / "shop")
     meta = json.loads((path / META).read_text())
     del meta["sha256"]
@@ -63,10 +64,10 @@ def refusal(folder) -> str:
     return message.replace(str(folder) + "/", "")
 
 
-# --- what comes back ------------------------------------------------------------------------------------------------
+# --- saving and loading ---------------------------------------------------------------------------------------------
 
 
-def test_saved_and_loaded_is_the_same(tmp_path):
+def test_loading_gives_what_was_saved(tmp_path):
     before = shop()
     after = Dataset.load(before.save(tmp_path / "shop"))
     assert (after.items, after.interactions, after.queries) == (before.items, before.interactions, before.queries)
@@ -86,7 +87,7 @@ def test_interactions_are_sorted_by_user_time_item():
     ]
 
 
-def test_saving_again_replaces_whole_and_leaves_nothing_beside(tmp_path):
+def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path):
     shop().save(tmp_path / "shop")
     replace(shop(), queries=shop().queries[:1]).save(tmp_path / "shop")
     assert len(Dataset.load(tmp_path / "shop").queries) == 1
@@ -102,7 +103,7 @@ def test_a_save_that_fails_leaves_the_old_data(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["shop"]
 
 
-def test_save_does_not_remove_what_is_no_data_set(tmp_path):
+def test_save_does_not_replace_another_folder(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("x")
     with pytest.raises(DataError, match="choose another folder"):
@@ -110,7 +111,7 @@ def test_save_does_not_remove_what_is_no_data_set(tmp_path):
     assert (tmp_path / "thesis" / "chapter1.txt").exists()
 
 
-def test_own_data_needs_no_meta(folder):
+def test_meta_json_is_optional(folder):
     (folder / META).unlink()
     assert Dataset.load(folder).meta == {"name": "shop"}
 
@@ -160,10 +161,10 @@ def test_a_wrong_line_is_named(folder, raw, said):
 
 
 @pytest.mark.parametrize("name", [ITEMS, INTERACTIONS, QUERIES])
-def test_a_file_that_does_not_fit_its_sum_is_named(tmp_path, name):
+def test_a_file_that_does_not_match_its_sum_is_named(tmp_path, name):
     path = shop().save(tmp_path / "shop")
     with (path / name).open("ab") as file:
-        file.write(b"\n")  # harmless in itself
+        file.write(b"\n")  # harmless by itself
     message = refusal(path)
     assert message.startswith(f"{name}: its sha256 is not the one in meta.json") and "remove sha256" in message
 
@@ -172,7 +173,7 @@ def test_a_file_that_does_not_fit_its_sum_is_named(tmp_path, name):
     ("raw", "said"),
     [
         (b"{", "meta.json: not JSON"),
-        (b"[]", "meta.json: sha256: the file must be an object"),
+        (b"[]", "meta.json: sha256: the file must be a JSON object"),
         (b'{"sha256": 3}', "meta.json: sha256"),
         (b'{"held_categories": "mugs"}', "meta.json: held_categories: 'mugs' is not a list"),
     ],
@@ -182,7 +183,7 @@ def test_a_wrong_meta_is_named(folder, raw, said):
     assert refusal(folder).startswith(said)
 
 
-def test_a_missing_file_or_folder_says_what_a_data_set_is(folder, tmp_path):
+def test_the_error_for_a_missing_file_says_what_a_data_set_is(folder, tmp_path):
     (folder / QUERIES).unlink()
     assert "a data set is a folder of items.jsonl, interactions.jsonl, queries.jsonl" in refusal(folder)
     assert "cannot be read" in refusal(tmp_path / "nowhere")
@@ -190,14 +191,15 @@ def test_a_missing_file_or_folder_says_what_a_data_set_is(folder, tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(0, 400), byte=st.integers(0, 255), name=st.sampled_from([ITEMS, INTERACTIONS, QUERIES]))
-def test_any_damaged_byte_is_refused_in_words_or_harmless(tmp_path_factory, cut, byte, name):
+def test_any_damaged_byte_is_refused_with_a_message(tmp_path_factory, cut, byte, name):
     path = shop().save(tmp_path_factory.mktemp("damage") / "shop")
     raw = bytearray((path / name).read_bytes())
     changed = raw[cut % len(raw)] != byte
     raw[cut % len(raw)] = byte
     (path / name).write_bytes(raw)
-    if changed:  # meta.json holds the sums, so that even a valid other rating is found
-        assert refusal(path).startswith((name, INTERACTIONS, QUERIES))  # an item's id is missed by those who name it
+    if changed:  # meta.json holds the sums, so even another valid rating is found
+        # a changed item id is noticed by the records that name the item
+        assert refusal(path).startswith((name, INTERACTIONS, QUERIES))
     else:
         Dataset.load(path)
     shutil.rmtree(path.parent)
@@ -208,7 +210,7 @@ def test_any_damaged_byte_is_refused_in_words_or_harmless(tmp_path_factory, cut,
 
 def test_history_is_strictly_before_and_oldest_first():
     dataset = shop()
-    # The query is at 20. "At or before" would give the target itself; "all of the user" would give time 30 as well.
+    # The query is at 20. "At or before" would include the target; "all of the user" would include time 30 too.
     assert [m.item for m in dataset.history(dataset.queries[0])] == ["i1"]
     later = replace(dataset.queries[0], time=31)
     assert [(m.time, m.item) for m in dataset.history(later)] == [(10, "i1"), (20, "i2"), (20, "i3"), (30, "i3")]
@@ -219,13 +221,13 @@ def test_a_user_without_interactions_has_no_history():
     assert shop().interactions_of("u9") == ()
 
 
-def test_the_first_repeat_is_one_persons_second_time():
-    # u1 takes i3 at 20 and again at 30; that u2 took i1 at 5 and u1 at 10 is no repeat
+def test_the_first_repeat_is_when_one_user_takes_an_item_again():
+    # u1 takes i3 at 20 and again at 30; i1 is taken by two users, which is not a repeat
     assert shop().first_repeat({"u1", "u2"}) == 30
     assert shop().first_repeat({"u2"}) == shop().first_repeat(()) == math.inf
 
 
-met_strategy = st.lists(
+some_interactions = st.lists(
     st.builds(
         Interaction, st.sampled_from("abc"), st.sampled_from(["i1", "i2", "i3"]), st.integers(0, 9), st.just(3.0)
     ),
@@ -233,13 +235,13 @@ met_strategy = st.lists(
 )
 
 
-@given(met=met_strategy, user=st.sampled_from("abcd"), time=st.integers(0, 10))
-def test_history_equals_the_plain_filter(met, user, time):
-    dataset = replace(shop(), interactions=tuple(met))
+@given(interactions=some_interactions, user=st.sampled_from("abcd"), time=st.integers(0, 10))
+def test_history_equals_the_plain_filter(interactions, user, time):
+    dataset = replace(shop(), interactions=tuple(interactions))
     history = dataset.history(Query("q", user, "x", "i1", time))
-    expected = sorted((m for m in met if m.user == user and m.time < time), key=lambda m: (m.time, m.item))
+    expected = sorted((i for i in interactions if i.user == user and i.time < time), key=lambda i: (i.time, i.item))
     assert history == expected
-    assert all(m.user == user and m.time < time for m in history)  # never the target's own moment, never another user
+    assert all(i.user == user and i.time < time for i in history)  # never the time of the target, never another user
 
 
 def test_category_is_the_last_name():
@@ -252,7 +254,7 @@ def test_category_is_the_last_name():
 
 
 def crowd(users: int, held: tuple[str, ...] = ()) -> Dataset:
-    """`users` people with a mug query and a cup query each, and one person who only bought."""
+    """`users` people with a mug query and a cup query each, and one who has only an interaction."""
     queries = tuple(Query(f"q{n}-{item.id}", f"u{n}", "x", item.id, 50) for n in range(users) for item in (MUG, CUP))
     return replace(
         shop(), interactions=(Interaction("quiet", "i1", 1, 5.0),), queries=queries, meta={"held_categories": held}
@@ -261,7 +263,7 @@ def crowd(users: int, held: tuple[str, ...] = ()) -> Dataset:
 
 def test_split_cuts_users_by_the_shares():
     split = crowd(20).split(seed=3, train=0.5, validation=0.2, test=0.3)
-    # 20 users ask: 10, 4 and 6 of them; the quiet one belongs to train.
+    # 20 users have queries: 10, 4 and 6 of them; the quiet one is in train.
     assert (len(split.train), len(split.validation), len(split.test)) == (11, 4, 6)
     assert "quiet" in split.train
     assert not split.train & split.validation and not split.train & split.test and not split.validation & split.test
@@ -276,7 +278,7 @@ def test_split_depends_on_the_seed_alone():
     assert shuffled.split(1).test == crowd(20).split(1).test
 
 
-def test_held_categories_are_asked_for_by_test_users_only():
+def test_only_test_users_have_queries_for_held_categories():
     split = crowd(10, held=("cups",)).split(seed=0, train=0.6, validation=0.2, test=0.2)
     for queries in (split.train_queries, split.validation_queries, split.test_queries):
         assert queries and all(query.target == "i1" for query in queries)
@@ -285,7 +287,7 @@ def test_held_categories_are_asked_for_by_test_users_only():
 
 
 @given(users=st.integers(3, 30), seed=st.integers(0, 5), cut=st.tuples(st.integers(1, 8), st.integers(1, 8)))
-def test_every_asking_user_is_in_exactly_one_part(users, seed, cut):
+def test_every_user_with_queries_is_in_exactly_one_part(users, seed, cut):
     total = sum(cut) + 2
     split = crowd(users).split(seed, cut[0] / total, cut[1] / total, 2 / total)
     parts = [split.train - {"quiet"}, split.validation, split.test]

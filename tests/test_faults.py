@@ -345,7 +345,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 def test_a_shop_that_cannot_be(tmp_path):
     done = mrrec("data", "make-world", "--users", 3, "--items", 3, "--out", tmp_path / "w")
-    refused(done, 1, "a shop needs an item a category", "got 3")
+    refused(done, 1, "a shop needs an item per category", "got 3")
     assert not (tmp_path / "w").exists()
 
 

@@ -1,4 +1,4 @@
-"""The synthetic shop: what its truth says is what its data show, at any size, and the oracle is worth knowing."""
+"""The synthetic shop: its data follow its truth, at any size, and knowing the truth helps retrieval."""
 
 import re
 from collections import Counter
@@ -37,7 +37,7 @@ from small import SHOP
 
 NAMES = list(ASPECTS)
 VALUES = [list(words) for words in ASPECTS.values()]  # (aspects, 5)
-# 500 items a category and all of them compared: every wish can be met
+# 500 items per category, all of them compared: every wish can be met
 ROOMY = WorldConfig(users=60, items=2500, categories=5, held=1, history=14, queries=3, shown=500)
 
 
@@ -50,17 +50,17 @@ def user_number(user):
     return int(user[1:])
 
 
-def broken(config, met, item, care):
-    """The aspects in which a purchase is not what its buyer wants, from the truth alone."""
+def broken(config, purchase, item, care):
+    """The aspects in which a purchase is not what its buyer wants, according to the truth."""
     category = CATEGORIES.index(item.category[-1])
-    wants = preferences(config, user_number(met.user))[category]
+    wants = preferences(config, user_number(purchase.user))[category]
     return [NAMES[a] for a in care[category] if item.attributes[NAMES[a]] != (VALUES[a][wants[a]],)]
 
 
 # --- determinism and streams --------------------------------------------------------------------------------------
 
 
-def test_one_config_one_shop():
+def test_a_config_fixes_the_shop():
     assert make_world(SHOP) == make_world(SHOP)
     for change in ({"seed": 1}, {"map_seed": 1}):
         other = make_world(replace(SHOP, **change))
@@ -77,8 +77,8 @@ def test_an_item_does_not_depend_on_how_many_there_are():
     assert few == many
 
 
-def test_a_huge_shop_is_never_made_whole():
-    """A thousand million items: the first ones, and the first person's purchases, come at once."""
+def test_a_huge_shop_is_never_fully_in_memory():
+    """With a thousand million items, the first items and the first person's purchases come at once."""
     huge = replace(SHOP, items=1_000_000_000, users=1_000_000)
     assert [item.id for item in islice(iter_items(huge, chunk=3), 4)] == [
         "i0000000",
@@ -98,7 +98,7 @@ def test_a_shop_written_as_a_stream_is_the_same_shop(tmp_path):
 
 
 def splitmix(seed, *keys):
-    """A second opinion in whole numbers: splitmix64 (Steele, Lea and Flood, 2014), its state xored with each key."""
+    """An independent version with Python integers: splitmix64 (Steele, Lea and Flood, 2014), each key xored in."""
     two64 = 1 << 64
     state = (seed * 0x9E3779B97F4A7C15 + 1) % two64
     for key in keys:
@@ -109,7 +109,7 @@ def splitmix(seed, *keys):
     return state
 
 
-def test_the_hash_is_splitmix64_in_every_shape():
+def test_the_hash_is_splitmix64_for_every_shape():
     rows, columns = np.array([0, 5, 10**9]), np.arange(4)
     got = _hash(7, 11, rows[:, None], columns[None, :])
     assert got.tolist() == [[splitmix(7, 11, int(r), int(c)) for c in columns] for r in rows]
@@ -121,7 +121,7 @@ def test_the_hash_is_splitmix64_in_every_shape():
 # --- the map and the people ---------------------------------------------------------------------------------------
 
 
-def test_every_category_cares_about_some_aspects_and_every_aspect_serves():
+def test_some_aspects_matter_in_every_category_and_every_aspect_is_used():
     config = WorldConfig()
     care = category_map(config)
     assert care.shape == (20, 3) and all(len(set(row)) == 3 for row in care.tolist())
@@ -141,7 +141,7 @@ def test_siblings_have_another_map_and_the_same_words():
     assert values[0] == values[1] and one.items != two.items
 
 
-def test_preferences_hold_everywhere_but_in_exceptions():
+def test_preferences_are_the_same_everywhere_except_for_exceptions():
     config = WorldConfig(categories=20)
     wants = np.stack([preferences(config, user) for user in range(200)])  # (users, categories, aspects)
     assert wants.min() == 0 and wants.max() == 4
@@ -150,8 +150,8 @@ def test_preferences_hold_everywhere_but_in_exceptions():
     assert (preferences(replace(config, exceptions=0.0), 3) == preferences(replace(config, exceptions=0.0), 3)[0]).all()
 
 
-def test_over_the_aspects_that_matter_every_combination_is_dealt():
-    """500 items a category over 5^3 combinations: 4 of each."""
+def test_every_combination_of_the_aspects_that_matter_occurs():
+    """500 items per category over 5^3 combinations: 4 of each."""
     care = category_map(ROOMY)
     for c in range(5):
         combos = Counter(
@@ -168,10 +168,10 @@ def test_times_and_targets(shop):
     for query in shop.queries:
         history, own = shop.history(query), shop.interactions_of(query.user)
         assert len(history) == ROOMY.history and len(own) == ROOMY.history + ROOMY.queries
-        assert query.target not in {met.item for met in history}
-        assert [met.time for met in own if met.item == query.target] == [query.time]
-        assert all(met.time <= query.time - DAY for met in history)
-        assert len({met.item for met in own}) == len(own)  # nobody buys the same thing twice
+        assert query.target not in {purchase.item for purchase in history}
+        assert [purchase.time for purchase in own if purchase.item == query.target] == [query.time]
+        assert all(purchase.time <= query.time - DAY for purchase in history)
+        assert len({purchase.item for purchase in own}) == len(own)  # nobody buys an item twice
         seen.add(query.id)
     assert len(seen) == len(shop.queries) == ROOMY.users * ROOMY.queries
 
@@ -193,8 +193,8 @@ def test_truth_is_what_the_person_wants(shop):
         assert query.truth == {NAMES[a]: VALUES[a][wants[a]] for a in care[category]}
 
 
-def test_a_query_may_say_what_it_wants_and_the_rest_is_left_to_look_up(shop):
-    """Nothing but texts and truth changes; what is said and what is left are together what was left before."""
+def test_a_query_may_name_wanted_values_and_truth_holds_the_rest(shop):
+    """`said` changes only texts and truth: the named values and the new truth together are the old truth."""
     config = replace(ROOMY, said=(0.25, 0.25, 0.0, 0.5))
     talkative = make_world(config)
     assert talkative.interactions == shop.interactions and talkative.items == shop.items
@@ -210,7 +210,7 @@ def test_a_query_may_say_what_it_wants_and_the_rest_is_left_to_look_up(shop):
 
 
 @pytest.mark.parametrize("said", [(), (0.5,), (0.5, 0.6), (1.5, -0.5), (0.2,) * 5])
-def test_chances_of_what_is_said_have_to_be_chances(said):
+def test_the_chances_in_said_must_be_probabilities(said):
     with pytest.raises(ValueError, match="said holds the chances of 0 to 3 values"):
         WorldConfig(said=said)
 
@@ -219,15 +219,15 @@ def test_people_follow_their_preferences_as_often_as_configured(shop):
     care = category_map(ROOMY)
     targets = {(q.user, q.target) for q in shop.queries}
     honoured = {True: [], False: []}
-    for met in shop.interactions:
-        n = len(broken(ROOMY, met, shop.items[met.item], care))
-        honoured[(met.user, met.item) in targets].append(1 - n / ROOMY.relevant)
+    for purchase in shop.interactions:
+        n = len(broken(ROOMY, purchase, shop.items[purchase.item], care))
+        honoured[(purchase.user, purchase.item) in targets].append(1 - n / ROOMY.relevant)
     assert np.mean(honoured[True]) == pytest.approx(ROOMY.follow_target, abs=0.03)
     assert np.mean(honoured[False]) == pytest.approx(ROOMY.follow, abs=0.03)
 
 
 def test_what_is_bought_suits_the_use(shop):
-    """Suiting items are 70 %; a purchase prefers them."""
+    """70 % of the items suit a use; purchases prefer them."""
     index = np.array([int(q.target[1:]) for q in shop.queries])
     uses = [USES.index(q.text.split(" for ")[1]) for q in shop.queries]
     suits = item_suits(ROOMY, index)[np.arange(len(index)), uses]
@@ -240,11 +240,11 @@ def test_what_is_bought_suits_the_use(shop):
 def test_ratings_fall_with_each_broken_preference(shop):
     care = category_map(ROOMY)
     kept = []
-    for met in shop.interactions:
-        best = 5 - 2 * len(broken(ROOMY, met, shop.items[met.item], care))
-        assert met.rating in {max(1, best), max(1, best - 1)}  # one star less now and then
+    for purchase in shop.interactions:
+        best = 5 - 2 * len(broken(ROOMY, purchase, shop.items[purchase.item], care))
+        assert purchase.rating in {max(1, best), max(1, best - 1)}  # sometimes one star less
         if best > 1:
-            kept.append(met.rating == best)
+            kept.append(purchase.rating == best)
     assert np.mean(kept) == pytest.approx(0.8, abs=0.03)
 
 
@@ -257,15 +257,15 @@ def test_reviews_mention_the_items_values_in_varied_words(shop):
     praise = [re.compile(frame.replace("{}", "(.+)")) for frame in PRAISE]
     complaint = [re.compile(frame.replace("{}", "(.+)")) for frame in COMPLAINT]
     mentioned, used = {True: [], False: []}, Counter()
-    for met in shop.interactions:
-        item = shop.items[met.item]
-        bad = broken(ROOMY, met, item, care)
+    for purchase in shop.interactions:
+        item = shop.items[purchase.item]
+        bad = broken(ROOMY, purchase, item, care)
         aspects = []
-        for sentence in met.review.split(". ") if met.review != "it does the job" else []:
+        for sentence in purchase.review.split(". ") if purchase.review != "it does the job" else []:
             complains = [m for frame in complaint if (m := frame.fullmatch(sentence))]
             [found, *_] = complains or [m for frame in praise if (m := frame.fullmatch(sentence))]
             aspect, value = word_of[found[1]]
-            assert item.attributes[aspect] == (value,)  # never another value than the item's own
+            assert item.attributes[aspect] == (value,)  # always the item's own value
             assert bool(complains) == (aspect in bad)
             aspects.append(aspect)
             used[found[1] == value] += 1
@@ -281,7 +281,7 @@ def test_reviews_mention_the_items_values_in_varied_words(shop):
 # --- held categories and the oracle -------------------------------------------------------------------------------
 
 
-def test_held_categories_are_in_no_query_but_the_held_ones(shop):
+def test_held_categories_occur_in_held_queries_only(shop):
     held = set(shop.meta["held_categories"])
     assert held == {CATEGORIES[4]}
     split = shop.split(0, 0.6, 0.2, 0.2)
@@ -289,7 +289,7 @@ def test_held_categories_are_in_no_query_but_the_held_ones(shop):
         assert part and not {shop.category(q.target) for q in part} & held
     assert split.held_queries and {shop.category(q.target) for q in split.held_queries} == held
     assert {q.user for q in split.held_queries} <= split.test
-    assert {shop.category(met.item) for met in shop.interactions} >= held  # they are bought all the same
+    assert {shop.category(purchase.item) for purchase in shop.interactions} >= held  # they are bought nevertheless
 
 
 def test_oracle_profile_by_hand():
@@ -299,7 +299,7 @@ def test_oracle_profile_by_hand():
         oracle_profile(replace(query, truth=None))
 
 
-def test_the_oracle_beats_the_query_by_far_and_each_aspect_helps(shop):
+def test_the_oracle_beats_the_query_and_each_aspect_helps(shop):
     texts = [item_text(item) for item in shop.items.values()]
     index = HybridIndex(list(shop.items), texts, TextSpace.fit(texts, HybridConfig()))
     targets = [q.target for q in shop.queries]
@@ -324,6 +324,6 @@ def test_the_oracle_beats_the_query_by_far_and_each_aspect_helps(shop):
     ],
     ids=str,
 )
-def test_shops_that_cannot_be_are_refused(change):
+def test_impossible_shops_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(SHOP, **change)

@@ -168,8 +168,8 @@ assert row["line"] == 41
 # spacing:
 
 # %%
-print(inspect.getsource(cleaning._folded))
-folded = [cleaning._folded(text) for text in ("Great  product!", "great product!", "great products!")]
+print(inspect.getsource(cleaning.folded))
+folded = [cleaning.folded(text) for text in ("Great  product!", "great product!", "great products!")]
 print(folded)
 assert folded[0] == folded[1] != folded[2]
 

@@ -1,6 +1,6 @@
-"""Faults on the way in: cut lines, odd bytes, doubles, impossible numbers, strangers, in data sets and imports.
+"""Faulty input files: cut lines, odd bytes, repeats, impossible numbers, unknown ids, in data sets and imports.
 
-The table of faults, row by row, and where each is tried:
+The table of faults, and where each row is tested:
 
 | row | what | where in tests/faults/ |
 | --- | --- | --- |
@@ -11,7 +11,7 @@ The table of faults, row by row, and where each is tried:
 | 20-21, 23 | killed, no room, two at once | test_store_faults.py |
 | 22, 24, 25 | a spoiled file, another embedder, quiet ends | test_store_faults.py |
 
-Rows 16 to 19 are about training. The last test here sees to it that the table is true.
+Rows 16 to 19 are about training. The last test here checks this table.
 """
 
 import ast
@@ -29,7 +29,7 @@ from mrrec_mini.data import RECORD_LIMIT, Dataset, Interaction, Item, Query
 from runs import mrrec, refused
 
 DAY = 86_400
-N = 20  # records of a file; line 17 is one of them, with a header or without
+N = 20  # records per file; line 17 is a record, with or without a header line
 HEADER = "user_id:token<TAB>item_id:token<TAB>rating:float<TAB>timestamp:float"
 
 
@@ -38,18 +38,19 @@ def lines_of(rows) -> str:
 
 
 def review(user: int, item: int, day: int) -> dict:
-    said = {"rating": 5.0, "title": "", "text": f"said {user} {item}", "timestamp": day * DAY * 1000}
-    return {"user_id": f"u{user}", "parent_asin": f"i{item}", **said}
+    about = {"rating": 5.0, "title": "", "text": f"said {user} {item}", "timestamp": day * DAY * 1000}
+    return {"user_id": f"u{user}", "parent_asin": f"i{item}", **about}
 
 
 def made(folder: Path) -> Path:
-    """One valid input of each kind, N records in each file that is going to be spoiled."""
+    """One valid input of each kind, with N records in each file that the tests spoil."""
     items = {f"i{n}": Item(f"i{n}", f"thing {n}", ("things",)) for n in range(N)}
-    met = [Interaction(f"u{n}", f"i{n}", 1000 + n, 5.0) for n in range(N)]
-    Dataset(items, met, [Query(f"q{n}", f"u{n}", "a thing", f"i{n}", 9000) for n in range(N)]).save(folder / "set")
-    (folder / "set" / "meta.json").unlink()  # its sums would tell of any change before a line is looked at
+    interactions = [Interaction(f"u{n}", f"i{n}", 1000 + n, 5.0) for n in range(N)]
+    queries = [Query(f"q{n}", f"u{n}", "a thing", f"i{n}", 9000) for n in range(N)]
+    Dataset(items, interactions, queries).save(folder / "set")
+    (folder / "set" / "meta.json").unlink()  # its sums would reveal any change before the lines are checked
 
-    # everybody takes one thing and, a day later, the next one, which is the target of the query
+    # every user takes one item and, a day later, the next one, which is the target of the query
     reviews = [review(n // 2, 8 + n // 2 + n % 2, 100 + n % 2) for n in range(N)]
     (folder / "reviews.jsonl").write_text(lines_of(reviews))
     about = [{"parent_asin": f"i{n}", "title": f"thing {n}", "categories": ["things"]} for n in range(N)]
@@ -78,19 +79,19 @@ IMPORTS = {
     "c4 csv": ("queries.csv", "pool.jsonl", "past.jsonl"),
     "recbole": ("films",),
 }
-PLACES = {  # which file is spoiled -> by what it is read
+PLACES = {  # spoiled file -> the command that reads it
     **{f"set/{name}.jsonl": "set" for name in ("items", "interactions", "queries")},
     **{"reviews.jsonl": "amazon", "metadata.jsonl": "amazon"},
     **{"queries.jsonl": "c4", "pool.jsonl": "c4", "past.jsonl": "c4", "queries.csv": "c4 csv"},
     **{"films/films.inter": "recbole", "films/films.item": "recbole"},
 }
 IMPORTED = [place for place, how in PLACES.items() if how != "set"]
-OF_ITEMS = {"metadata.jsonl": "i16", "pool.jsonl": "i16", "films/films.item": "i15"}  # whom line 17 is about
+OF_ITEMS = {"metadata.jsonl": "i16", "pool.jsonl": "i16", "films/films.item": "i15"}  # the item in line 17
 JSON_PLACES = [place for place in PLACES if place.endswith(".jsonl")]
 
 
 def read(folder: Path, place: str, *more: object, out: str = "out"):
-    """The command that reads a file."""
+    """Run the command that reads the file."""
     if PLACES[place] == "set":
         return mrrec("data", "info", folder / "set", *more)
     kind = PLACES[place]
@@ -105,7 +106,7 @@ def spoil(folder: Path, place: str, change: Callable[[list[bytes]], list[bytes]]
 
 
 def at_17(change: Callable[[bytes], bytes]) -> Callable[[list[bytes]], list[bytes]]:
-    """Line 17 with another text."""
+    """A change of line 17 only."""
     return lambda lines: [*lines[:16], change(lines[16].rstrip(b"\n")) + b"\n", *lines[17:]]
 
 
@@ -140,7 +141,7 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_spoiled_below_is_sound(folder, place):
+def test_the_files_are_valid_before_they_are_spoiled(folder, place):
     done = read(folder, place, "--json")
     assert done.exit_code == 0, done.stderr
     assert min(json.loads(done.stdout)[name] for name in ("items", "interactions")) > 0
@@ -157,14 +158,14 @@ CUT = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_row_1_a_cut_line_is_named_and_nothing_imported(folder, place):
+def test_row_1_a_cut_line_is_named_and_nothing_is_imported(folder, place):
     file = spoil(folder, place, at_17(half))
     stays_out(folder, read(folder, place), f"{file}:17:", CUT[file.suffix])
 
 
 @pytest.mark.parametrize("place", IMPORTED)
-def test_row_1_skip_bad_imports_the_rest_and_lists_what_it_left_out(folder, place):
-    """As if line 17 had never been there, and what speaks of its item neither."""
+def test_row_1_skip_bad_imports_the_rest_and_lists_what_it_skipped(folder, place):
+    """The result is as if line 17 and all records with its item had never existed."""
     file = folder / place
     whole = file.read_bytes().splitlines(keepends=True)
     spoil(folder, place, at_17(half))
@@ -187,13 +188,13 @@ def test_row_1_skip_bad_imports_the_rest_and_lists_what_it_left_out(folder, plac
         others = {"amazon": ["reviews.jsonl"], "c4": ["queries.jsonl", "past.jsonl"], "recbole": ["films/films.inter"]}
         for other in others[PLACES[place]]:
             spoil(folder, other, lambda lines: [ln for ln in lines if not re.search(rb"\b%s\b" % item.encode(), ln)])
-        assert len(rejects) > 1  # whoever met the item is listed too
+        assert len(rejects) > 1  # records with the lost item are listed too
     assert read(folder, place, out="by hand").exit_code == 0
     assert parts(folder / "out") == parts(folder / "by hand")
 
 
 @pytest.mark.parametrize("place", IMPORTED)
-def test_row_1_skip_bad_says_its_counts_to_people_too(folder, place):
+def test_row_1_skip_bad_prints_its_counts(folder, place):
     file = spoil(folder, place, at_17(half))
     told = read(folder, place, "--skip-bad").stderr
     counts = [tuple(map(int, found)) for found in re.findall(r": read (\d+), taken (\d+), rejected (\d+)", told)]
@@ -212,7 +213,7 @@ def test_row_1_without_a_fault_skip_bad_changes_nothing(folder):
     )
 
 
-def test_row_1_an_older_list_of_rejects_goes_with_its_data_set(folder):
+def test_row_1_an_older_list_of_rejects_is_removed_with_its_data_set(folder):
     file = folder / "reviews.jsonl"
     whole = file.read_bytes()
     spoil(folder, "reviews.jsonl", at_17(half))
@@ -223,23 +224,23 @@ def test_row_1_an_older_list_of_rejects_goes_with_its_data_set(folder):
     assert not list((folder / "out").glob("*.rejects.jsonl"))
 
 
-# --- row 2: a line without end --------------------------------------------------------------------------------------
+# --- row 2: a very long line ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_row_2_a_line_above_the_limit_is_named_and_not_held(folder, place):
+def test_row_2_a_line_above_the_limit_is_named_and_not_kept_in_memory(folder, place):
     file = spoil(folder, place, at_17(lambda line: line[:4] + b"x" * 20 * RECORD_LIMIT + line[4:]))
     tracemalloc.start()
     done = read(folder, place)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     stays_out(folder, done, f"{file}:17: a record longer than {RECORD_LIMIT} bytes; split or shorten it")
-    assert peak < 10 * RECORD_LIMIT  # it is 20 times the limit
+    assert peak < 10 * RECORD_LIMIT  # the line has 20 times the limit
 
 
 @pytest.mark.parametrize("place", [place for place in IMPORTED if place not in OF_ITEMS and place != "queries.csv"])
-def test_row_2_skip_bad_goes_on_after_its_end(folder, place):
-    """The rest of the line is no line of its own: numbers and counts stay right."""
+def test_row_2_skip_bad_continues_after_its_end(folder, place):
+    """The rest of the line does not count as another line: numbers and counts stay right."""
     spoil(folder, place, at_17(lambda line: line[:4] + b"x" * 5 * RECORD_LIMIT + line[4:]))
     spoil(folder, place, lambda lines: [*lines[:18], half(lines[18]) + b"\n", *lines[19:]])
     told = json.loads(read(folder, place, "--skip-bad", "--json").stdout)
@@ -248,7 +249,7 @@ def test_row_2_skip_bad_goes_on_after_its_end(folder, place):
     assert [one["rejected"] for one in told["records"] if one["file"] == str(folder / place)] == [2]
 
 
-# --- row 3: bytes that are no text ----------------------------------------------------------------------------------
+# --- row 3: bytes that are not text ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -264,13 +265,13 @@ def test_row_3_bom_and_crlf_are_accepted(folder, place):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("byte", "named"), [(b"\xe9", "not UTF-8 at byte 3"), (b"\0", "NUL byte at byte 3")])
-def test_row_3_a_byte_that_is_no_text_is_named(folder, place, byte, named):
+def test_row_3_a_byte_that_is_not_text_is_named(folder, place, byte, named):
     file = spoil(folder, place, at_17(lambda line: line[:3] + byte + line[3:]))
     stays_out(folder, read(folder, place), f"{file}:17: {named}")
 
 
 @pytest.mark.parametrize("place", [place for place in IMPORTED if place != "queries.csv"])
-def test_row_3_skip_bad_keeps_what_can_be_read_of_such_a_line(folder, place):
+def test_row_3_the_list_of_rejects_shows_the_readable_part_of_such_a_line(folder, place):
     file = spoil(folder, place, at_17(lambda line: line[:3] + b"\xe9" + line[3:]))
     told = json.loads(read(folder, place, "--skip-bad", "--json").stdout)
     path = next(path for path in told["rejects"] if Path(path).name.startswith(file.name))
@@ -281,8 +282,8 @@ def test_row_3_skip_bad_keeps_what_can_be_read_of_such_a_line(folder, place):
 
 @pytest.mark.parametrize("place", IMPORTED)
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_row_3_a_file_in_another_encoding_is_no_matter_of_records(folder, place, encoding):
-    """Latin-1: the lines with an accent cannot be read, the others can; the file is refused all the same."""
+def test_row_3_a_file_in_another_encoding_is_refused_even_with_skip_bad(folder, place, encoding):
+    """In Latin-1 only the lines with an accent cannot be read, but the whole file is refused."""
     file = folder / place
     text = re.sub(r"(thing|said|film|u)(?= ?\d*[02468]\b)", r"\1é", file.read_text())
     file.write_bytes(text.encode(encoding))
@@ -307,40 +308,40 @@ def test_row_3_half_a_surrogate_pair_is_named(folder, place, fields):
 
 
 @pytest.mark.parametrize("fields", [{"text": "e\u0301\ud800 \0good"}, {"text": "\u00e9 good"}])
-def test_row_3_texts_of_public_sources_are_cleaned_and_nfc(folder, fields):
+def test_row_3_texts_of_public_sources_are_cleaned_and_normalised(folder, fields):
     spoil(folder, "reviews.jsonl", at_17(with_fields(**fields)))
     assert read(folder, "reviews.jsonl").exit_code == 0
-    assert "\u00e9 good" in {met.review for met in Dataset.load(folder / "out").interactions}
+    assert "\u00e9 good" in {i.review for i in Dataset.load(folder / "out").interactions}
 
 
-# --- row 4: nothing there -------------------------------------------------------------------------------------------
+# --- row 4: empty files ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("content", [b"", b"\n \r\n\n", b"\xef\xbb\xbf"])
-def test_row_4_an_empty_file_is_named_and_never_skipped(folder, place, content):
+def test_row_4_an_empty_file_is_named_even_with_skip_bad(folder, place, content):
     file = folder / place
     if content.startswith(b"\n") and file.suffix in (".inter", ".item", ".csv"):
-        content = file.read_bytes().splitlines(keepends=True)[0] + b"\n\r\n"  # a header and no records
+        content = file.read_bytes().splitlines(keepends=True)[0] + b"\n\r\n"  # a header without records
     file.write_bytes(content)
     for more in ((), ("--skip-bad",)) if PLACES[place] != "set" else ((),):
         stays_out(folder, read(folder, place, *more), str(file), "0 records")
 
 
 @pytest.mark.parametrize("place", IMPORTED)
-def test_row_4_a_file_of_which_nothing_is_left_is_as_good_as_empty(folder, place):
+def test_row_4_a_file_with_only_rejected_records_counts_as_empty(folder, place):
     header = (folder / place).suffix in (".inter", ".item", ".csv")
     file = spoil(folder, place, lambda lines: [*lines[:header], *(half(line) + b"\n" for line in lines[header:])])
     named = f"all {N * (2 if 'past' in place else 1)} were refused, line {1 + header}:"
     stays_out(folder, read(folder, place, "--skip-bad"), f"{file}: holds no usable record (0 records)", named)
 
 
-def test_row_4_interactions_of_which_none_is_left(folder):
+def test_row_4_no_interaction_with_a_known_item(folder):
     spoil(folder, "films/films.inter", lambda lines: [lines[0], *(line.replace(b"\ti", b"\tj") for line in lines[1:])])
     stays_out(folder, read(folder, "films/films.inter"), "films.inter: no interaction has", "(0 records)")
 
 
-# --- row 5: the same thing twice ------------------------------------------------------------------------------------
+# --- row 5: repeated records ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if PLACES[place] == "set"])
@@ -359,7 +360,7 @@ def test_row_5_a_repeated_line_of_a_data_set_counts_once(folder, place):
         ("films/films.item", changed_column(1, b"another"), "item_id: 'i15' was"),
     ],
 )
-def test_row_5_a_contradiction_names_both_lines(folder, place, change, named):
+def test_row_5_the_error_for_a_contradiction_names_both_lines(folder, place, change, named):
     file = spoil(folder, place, lambda lines: [*lines, change(lines[16].rstrip(b"\n")) + b"\n"])
     last = len(file.read_bytes().splitlines())
     stays_out(folder, read(folder, place), f"{file}:{last}: {named}", "given with other content in line 17; keep one")
@@ -386,7 +387,7 @@ def test_row_5_a_repeated_line_of_a_source_changes_nothing_and_is_counted(folder
     assert parts(folder / "out") == parts(folder / "again")
 
 
-# --- row 6: numbers that are none -----------------------------------------------------------------------------------
+# --- row 6: impossible numbers --------------------------------------------------------------------------------------
 
 NO_RATINGS = [float("nan"), float("inf"), "5", None, True, 0, 10**400]
 NO_TIMES = {
@@ -397,14 +398,14 @@ NO_TIMES = {
 
 
 @pytest.mark.parametrize("rating", NO_RATINGS)
-def test_row_6_a_rating_of_a_data_set_that_is_none(folder, rating):
+def test_row_6_an_impossible_rating_in_a_data_set(folder, rating):
     file = spoil(folder, "set/interactions.jsonl", at_17(with_fields(rating=rating)))
     stays_out(folder, read(folder, "set/interactions.jsonl"), f"{file}:17: rating:", "is not a number")
 
 
 @pytest.mark.parametrize("place", ["set/interactions.jsonl", "set/queries.jsonl"])
 @pytest.mark.parametrize("time", NO_TIMES)
-def test_row_6_a_time_of_a_data_set_that_is_none(folder, place, time):
+def test_row_6_an_impossible_time_in_a_data_set(folder, place, time):
     file = spoil(folder, place, at_17(with_fields(time=time)))
     stays_out(folder, read(folder, place), f"{file}:17: time: {time!r} {NO_TIMES[time]}")
 
@@ -414,7 +415,7 @@ def test_row_6_a_time_of_a_data_set_that_is_none(folder, place, time):
     "fields",
     [*({"rating": rating} for rating in NO_RATINGS), *({"timestamp": time} for time in (-1, "7", None, True, 10**16))],
 )
-def test_row_6_a_review_with_such_a_number_is_left_out_and_counted(folder, place, fields):
+def test_row_6_a_review_with_such_a_number_is_dropped_and_counted(folder, place, fields):
     file = folder / place
     spoil(folder, place, at_17(with_fields(**fields)))
     told = json.loads(read(folder, place, "--json").stdout)
@@ -426,10 +427,10 @@ def test_row_6_a_review_with_such_a_number_is_left_out_and_counted(folder, place
     assert parts(folder / "out") == parts(folder / "by hand")
 
 
-def test_row_6_milliseconds_of_reviews_are_detected_and_said(folder):
+def test_row_6_milliseconds_in_reviews_are_detected_and_reported(folder):
     told = read(folder, "reviews.jsonl").stderr
     assert f"times in milliseconds, made seconds: dropped 0, kept {N}" in told
-    assert {met.time for met in Dataset.load(folder / "out").interactions} == {100 * DAY, 101 * DAY}
+    assert {i.time for i in Dataset.load(folder / "out").interactions} == {100 * DAY, 101 * DAY}
 
 
 @pytest.mark.parametrize(
@@ -448,7 +449,7 @@ def test_row_6_milliseconds_of_reviews_are_detected_and_said(folder):
         (3, b"1e999", "timestamp: '1e999' is not a finite number"),
     ],
 )
-def test_row_6_a_number_of_recbole_that_is_none(folder, column, value, named):
+def test_row_6_an_impossible_number_in_recbole_files(folder, column, value, named):
     file = spoil(folder, "films/films.inter", at_17(changed_column(column, value)))
     stays_out(folder, read(folder, "films/films.inter"), f"{file}:17: {named}")
     told = json.loads(read(folder, "films/films.inter", "--skip-bad", "--json").stdout)
@@ -457,7 +458,7 @@ def test_row_6_a_number_of_recbole_that_is_none(folder, column, value, named):
 
 
 @pytest.mark.parametrize("column", [2, 3])
-def test_row_6_an_empty_number_of_recbole_is_left_out_and_counted(folder, column):
+def test_row_6_an_empty_number_in_recbole_files_is_dropped_and_counted(folder, column):
     spoil(folder, "films/films.inter", at_17(changed_column(column, b"")))
     told = json.loads(read(folder, "films/films.inter", "--json").stdout)
     assert told["interactions"] == N - 1
@@ -465,17 +466,17 @@ def test_row_6_an_empty_number_of_recbole_is_left_out_and_counted(folder, column
     assert [one["dropped"] for one in told["cleaning"] if one["step"] == step] == [1]
 
 
-# --- row 7: strangers -----------------------------------------------------------------------------------------------
+# --- row 7: unknown ids ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("place", "name"), [("set/interactions.jsonl", "item"), ("set/queries.jsonl", "target")])
-def test_row_7_an_unknown_item_of_a_data_set_is_named(folder, place, name):
+def test_row_7_an_unknown_item_in_a_data_set_is_named(folder, place, name):
     file = spoil(folder, place, at_17(with_fields(**{name: "i77"})))
     named = f"{file}:17: {name}: no item 'i77' in items.jsonl; add the item or drop this record"
     stays_out(folder, read(folder, place), named)
 
 
-def test_row_7_an_unknown_user_of_a_data_set_has_no_history(folder):
+def test_row_7_an_unknown_user_in_a_data_set_has_no_history(folder):
     spoil(folder, "set/queries.jsonl", at_17(with_fields(user="stranger")))
     data = Dataset.load(folder / "set")
     assert data.counts()["users"] == N + 1
@@ -510,16 +511,14 @@ def test_row_7_an_unknown_user_of_a_data_set_has_no_history(folder):
         ),
     ],
 )
-def test_row_7_strangers_of_a_source_are_left_out_by_rule_and_counted(
-    folder, place, change, step, interactions, queries
-):
+def test_row_7_unknown_ids_in_a_source_are_dropped_and_counted(folder, place, change, step, interactions, queries):
     spoil(folder, place, at_17(change))
     told = json.loads(read(folder, place, "--json").stdout)
     assert [one["dropped"] for one in told["cleaning"] if one["step"] == step] == [1]
     assert told["interactions"] == interactions and queries in (None, told["queries"])
 
 
-def test_row_7_an_item_without_metadata_is_kept_by_rule_and_counted(folder):
+def test_row_7_an_item_without_metadata_is_kept_and_counted(folder):
     spoil(folder, "reviews.jsonl", at_17(with_fields(parent_asin="i77")))
     told = json.loads(read(folder, "reviews.jsonl", "--json").stdout)
     step = "reviewed items without metadata, kept under the general category"
@@ -528,7 +527,7 @@ def test_row_7_an_item_without_metadata_is_kept_by_rule_and_counted(folder):
 
 
 @pytest.mark.parametrize("place", OF_ITEMS)
-def test_row_7_whoever_met_a_rejected_item_is_rejected_for_that_reason(folder, place):
+def test_row_7_records_with_a_rejected_item_are_rejected_for_that_reason(folder, place):
     item, file = OF_ITEMS[place], folder / place
     others = {"amazon": ["reviews.jsonl"], "c4": ["queries.jsonl", "past.jsonl"], "recbole": ["films/films.inter"]}
     others = [folder / other for other in others[PLACES[place]]]
@@ -537,21 +536,21 @@ def test_row_7_whoever_met_a_rejected_item_is_rejected_for_that_reason(folder, p
     listed = [json.loads(line) for path in told["rejects"] for line in Path(path).read_text().splitlines()]
     reason = f"the line of item '{item}' was rejected ({file}:17)"
     for other in others:
-        met = [n for n, line in enumerate(other.read_text().splitlines(), 1) if re.search(rf"\b{item}\b", line)]
+        found = [n for n, line in enumerate(other.read_text().splitlines(), 1) if re.search(rf"\b{item}\b", line)]
         if other.name == "past.jsonl":
-            met = met[:1]  # the other one is by u16, who asks for nothing any more
-        assert [one["line"] for one in listed if one["file"] == str(other) and reason in one["reason"]] == met != []
+            found = found[:1]  # the other one is by u16, who has no query left
+        assert [one["line"] for one in listed if one["file"] == str(other) and reason in one["reason"]] == found != []
     assert item not in Dataset.load(folder / "out").items
 
 
-def test_row_7_an_item_with_another_line_is_not_lost(folder):
+def test_row_7_an_item_with_a_second_valid_line_is_not_lost(folder):
     spoil(folder, "pool.jsonl", lambda lines: [*lines[:16], half(lines[16]) + b"\n", *lines[16:]])
     told = json.loads(read(folder, "pool.jsonl", "--skip-bad", "--json").stdout)
     assert [one["rejected"] for one in told["records"]] == [1, 0, 0] and told["items"] == N
 
 
 @pytest.mark.parametrize("place", ["films/films.inter", "films/films.item"])
-def test_row_7_a_blank_id_of_recbole_is_nobody(folder, place):
+def test_row_7_a_blank_id_in_recbole_files_is_named(folder, place):
     file = spoil(folder, place, at_17(changed_column(0, b" ")))
     name = "user_id" if place.endswith("inter") else "item_id"
     stays_out(folder, read(folder, place), f"{file}:17: {name}: is empty; give it a text or drop the record")
@@ -587,14 +586,14 @@ def test_row_7_a_blank_id_of_recbole_is_nobody(folder, place):
         ("films/films.item", b"item_id:token", b"id:token", "item_id: is missing; the header must hold item_id:token"),
     ],
 )
-def test_row_8_a_wrong_header_is_shown_a_right_one_and_never_skipped(folder, place, old, new, named):
+def test_row_8_a_wrong_header_is_refused_with_an_example_even_with_skip_bad(folder, place, old, new, named):
     file = spoil(folder, place, lambda lines: [lines[0].replace(old, new), *lines[1:]])
     for more in ((), ("--skip-bad",)):
         stays_out(folder, read(folder, place, *more), f"{file}:1: {named}", HEADER)
 
 
 @pytest.mark.parametrize("more", [-1, 1])
-def test_row_8_a_wrong_number_of_columns_is_named_with_the_header(folder, more):
+def test_row_8_a_wrong_number_of_columns_is_refused_with_the_header(folder, more):
     change = (lambda line: line.rpartition(b"\t")[0]) if more < 0 else (lambda line: line + b"\t7")
     file = spoil(folder, "films/films.inter", at_17(change))
     stays_out(
@@ -611,7 +610,7 @@ def test_row_8_a_csv_without_a_needed_column(folder, old, new):
 
 
 def test_row_8_a_csv_record_of_several_lines_is_one_record(folder):
-    """With another one that has a column too many: both are told by the line they begin in."""
+    """A second such record has one column too many; it is named by the line in which it begins."""
     rows = list(csv.reader(io.StringIO((folder / "queries.csv").read_text())))
     rows[5][1], rows[16] = "a thing\nof two lines", [*rows[16], "more\nand more"]
     with (folder / "queries.csv").open("w", newline="") as file:
@@ -627,7 +626,7 @@ def test_row_8_a_csv_record_of_several_lines_is_one_record(folder):
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def test_every_row_has_a_test_of_its_name():
+def test_every_row_of_the_table_has_a_test_named_after_it():
     rows = set()
     for path in Path(__file__).parent.glob("test_*.py"):
         names = (node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
