@@ -169,7 +169,7 @@ def json_line(raw: bytes, number: int, path: Path | str) -> dict | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        what = f"not JSON ({error}); is the line cut off? make the file again or remove the line"
+        what = f"not JSON ({error}); is the line cut? make the file again or remove the line"
         raise DataError.at(path, number, None, what) from None
     if not isinstance(value, dict):
         raise DataError.at(path, number, None, f"{shorten(value)} is not a JSON object")
