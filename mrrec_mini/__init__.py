@@ -2,10 +2,10 @@
 
 The table of contents, in the order in which data flows. A tool stands before its first user (the index before memory,
 the metrics before the index that is tuned by them). Each file is one idea and imports only files named before it, or
-one of `models/`; a system imports no other system; nothing of the book imports the wing, `app/`. The README's map is
-made from this list and from the first line of each file.
+one of `models/`; a system imports no other system; nothing outside the wing, `app/`, imports the wing. `make map`
+writes the README's map and `docs/map.md` from this list and from the first line of each file.
 
-wire
+basics
     datatypes, files
 
 data
@@ -29,7 +29,7 @@ systems
 evaluation
     evaluate, recipe, environment_on_disk, run
 
-what papers stand on
+models
     models/causal_lm, models/text_encoder
 
 the wing
