@@ -109,7 +109,7 @@ for entry, hit in found:
     )
 
 # %% [markdown]
-# The pattern of that category comes first, if there is one, because it shares both words. The profile's line comes
+# If the person has a pattern of that category, it comes first, because it shares both words. The profile's line comes
 # next; it holds the person's usual value, also for categories in which the person never bought anything.
 #
 # → notebook 03: BM25 by hand; notebook 04: dense and hybrid.
@@ -168,8 +168,8 @@ assert abs(float(advantages.sum())) < 1e-3
 
 # %% [markdown]
 # It can: an episode is compared with its own group, and with nothing else. Each token that the policy wrote in an
-# episode gets the advantage of that episode. On fresh episodes the ratio of eq. 11 is 1, and the value of the loss
-# says nothing:
+# episode gets the advantage of that episode. On fresh episodes the ratio of eq. 11 is 1, so we pass the same
+# log-probabilities twice. Only the gradient of the loss matters; its value says nothing about progress (notebook 07):
 
 # %% tags=["learned"]
 with torch.no_grad():
@@ -218,8 +218,9 @@ print("the target stood at", before.rewards["rank"], "and stands at", after.rewa
 print("nDCG@10 of this one query:", ndcg_at_k([before.rewards["rank"], after.rewards["rank"]], 10).round(2))
 
 # %% [markdown]
-# One query is only an anecdote: its rank may well have become worse. The interval over all queries is the evidence. →
-# notebook 09: evaluation; notebook 10: MR.Rec, end to end.
+# One query is only an anecdote: its rank may well have become worse. The interval over all queries is the evidence.
+#
+# → notebook 09: evaluation; notebook 10: MR.Rec, end to end.
 #
 # ## What breaks it
 #

@@ -56,8 +56,8 @@ for past in shop.history(query)[-3:]:
     print("earlier ", shop.items[past.item].title, "|", past.rating, "|", past.review)
 
 # %% [markdown]
-# The query names a category and a use. It says nothing that tells one suitable item from another. The history may say
-# it.
+# The query names a category and a use. It does not say which of the suitable items this person wants. The history may
+# say it.
 #
 # ## By hand: how much a query leaves open
 #
@@ -113,16 +113,16 @@ assert 0.75 < share <= 1
 # %% [markdown]
 # ## The ceiling
 #
-# `oracle_profile` writes down what a perfect reasoner would: the wish and the true values. To search the items with
-# that text is the best that any policy can hope for. The result is still *below* 1.
+# `oracle_profile` writes down what a perfect reasoner would write: the wish and the true values. No policy can hope to
+# do better than to search the items with that text. The result is still *below* 1.
 
 # %%
 print(inspect.getsource(oracle_profile))
 print(oracle_profile(query))
 
 # %% [markdown]
-# **Predict.** Where does the target stand on average if we search with the query alone? And where if we search with
-# the oracle's profile? nDCG@10 is $1 / \log_2(\text{rank} + 1)$ up to rank 10, else 0 (notebook 09).
+# **Predict.** At which rank is the target, in the median, if we search with the query alone? And if we search with the
+# oracle's profile? nDCG@10 is $1 / \log_2(\text{rank} + 1)$ up to rank 10, else 0 (notebook 09).
 
 # %%
 split = shop.split(0, 0.6, 0.1, 0.3)
@@ -137,14 +137,14 @@ for name, texts in (("query", [q.text for q in asked]), ("oracle", [oracle_profi
 assert quality["oracle"] > 0.4 and quality["query"] < 0.2
 
 # %% [markdown]
-# Why not 1? A target may go against a preference (`follow_target` is .95, for each of three values). And several
-# items share all wanted values, so that chance decides between them. A result of .5 in this shop is therefore not
+# Why not 1? A target may go against a preference: it follows each of the three with probability .95 (`follow_target`).
+# And several items share all wanted values, so chance decides between them. So a result of .5 in this shop is more than
 # half of what is possible; compare it with the oracle.
 #
 # ## Who is in which part
 #
-# We split people, not queries: nobody who is tested was trained on. Moreover, no training query names the last
-# categories. The `held` queries do. They test whether the policy learned something that carries over to new
+# We split people, not queries: nobody is in both training and test. Moreover, no training query names the last few
+# categories. Only the `held` queries name them. They test whether what the policy learned carries over to new
 # categories.
 
 # %%
@@ -157,8 +157,8 @@ assert held and not held & {shop.category(q.target) for q in (*split.train_queri
 # %% [markdown]
 # ## What breaks it: a leak
 #
-# The target of a query is an item that the user took. If that one purchase reaches the history, the task becomes easy
-# and no measurement is true. Here is the leak, made on purpose: a history that ends *at* the query instead of before
+# The target of a query is an item that the user took. If that one purchase gets into the history, the task becomes easy
+# and every measurement is wrong. Here is the leak, made on purpose: a history that ends *at* the query instead of before
 # it, and so includes the target.
 
 

@@ -108,14 +108,14 @@ assert "mug material steel" in lines and not any("budget" in line for line in li
 print(inspect.getsource(mem.local_entries))
 
 # %% [markdown]
-# The coarse levels come first, and within the records the latest. `MemoryConfig.levels` switches levels off; this is
+# The coarse levels come first. Among the records, the latest comes first. `MemoryConfig.levels` switches levels off; this is
 # Table 2 of the paper.
 #
 # ## Global memory: what decides in a category (eq. 6)
 #
-# Some purchases of train users are *contrasted* with similar items that the same person did not take. If the bought
-# items have the value that their buyer prefers elsewhere more often than the similar items do, the aspect decides in
-# this category. Global memory has one line per deciding aspect, and says nothing about any person.
+# Some purchases of train users are *contrasted* with similar items that the same person did not take. Each person has a
+# preferred value of an aspect in other categories. If the bought items have it more often than the similar items, the
+# aspect decides in this category. Global memory has one line per deciding aspect, and says nothing about any person.
 
 # %%
 shown = env.memory.search_global(query.text, 6)
@@ -125,7 +125,7 @@ print("asked:", query.text, "| truly decides:", sorted(query.truth))
 assert all(entry.user is None for entry in env.memory.global_entries)
 
 # %% [markdown]
-# **Predict.** Over all categories, which share of the aspects that truly decide does global memory name? And how many
+# **Predict.** What share of the aspects that truly decide, over all categories, does global memory name? And how many
 # of its lines are wrong?
 
 # %%

@@ -84,9 +84,8 @@ print(inspect.getsource(idf_lucene))
 print(inspect.getsource(term_part))
 
 # %% [markdown]
-# **Predict.** One word occurs in 1 of 1000 texts, another in 500 of them: how many times as much is the rare word
-# worth? And if a text of average length says a word ten times, how many times as much is this worth as saying it
-# once?
+# **Predict.** One word occurs in 1 of 1000 texts, another in 500 of them. How many times as much is the rare word
+# worth? And what is it worth if a text of average length says a word ten times, compared with once?
 
 # %%
 print("idf", round(idf_lucene(1000, 1), 2), "against", round(idf_lucene(1000, 500), 2))

@@ -109,9 +109,9 @@ print("vectors alone")
 show(ask("cheap red mug", 0.0))
 
 # %% [markdown]
-# BM25 finds two of the three words in `m1` and in `m4`, and `m4` is shorter: so a tent wins. The vectors know that
-# `budget` is like `cheap`, and `m2` is both red and cheap; they do not notice that it is no mug. Each list is wrong
-# in its own way:
+# BM25 finds two of the three words in `m1` and in `m4`. `m4` is shorter, so a tent wins. The vectors know that `budget`
+# is like `cheap`, so they prefer `m2`, which is red and cheap; they do not notice that it is no mug. Each list makes a
+# mistake of its own:
 
 # %%
 print("both, half each")
@@ -149,9 +149,9 @@ assert np.allclose(fused, [0.5, 0.75, 0.25])
 assert np.allclose(by_rank, [0.5 * (1 / 61 + 1 / 63), 0.5 * (1 / 62 + 1 / 61), 0.5 * (1 / 63 + 1 / 62)])
 
 # %% [markdown]
-# Both do. Min-max keeps distances, so one outlier can press all the other scores together. Ranks forget distances, so
-# a list that is sure and a list that guesses are treated alike. Here, where the two lists differ in strength, min-max
-# lost least (`python -m benchmarks.quality`).
+# Both do. Only min-max keeps distances, so one outlier can press all the other scores together. Ranks forget distances,
+# so a list with a clear winner counts no more than a list of near ties. In this package the two lists are not equally
+# good, and min-max lost least (`python -m benchmarks.quality`).
 
 # %%
 weights = np.linspace(0, 1, 21)
@@ -195,7 +195,7 @@ assert [hit.id for hit in same.search("mug", 2)] == ["a", "b"]
 
 # %% [markdown]
 # **Unknown words** have no vector and no word in common with any line. Every line scores 0, and the smallest ids come
-# back. A tool that always answers does not always know.
+# back. The tool always returns lines, even if none of them answers the question.
 
 # %%
 show(ask("zzz", 0.5)[:2])

@@ -151,8 +151,8 @@ assert torch.allclose(again[0, 3:], torch.tensor(scores[0]), atol=1e-4)
 #
 # ## Teaching by imitation
 #
-# A random model writes noise and earns no reward, so there is nothing to reinforce. So it first *imitates* a script.
-# This teacher knows the grammar, and tosses a coin about everything else. It plays a small game that notebooks 07, 08
+# A random model writes noise and earns no reward, so there is nothing to reinforce. Therefore it first *imitates* a
+# script. This teacher knows the grammar, and tosses a coin for everything else. It plays a small game that notebooks 07, 08
 # and 12 play too (`toys.py` explains it): an answer earns 1 if it names the wanted word, and a look-up costs .4.
 
 # %%
@@ -202,8 +202,8 @@ print("shifted    ", by_hand.numpy().round(2), "\nnot shifted", not_shifted.nump
 assert not torch.allclose(not_shifted, by_hand, atol=1e-2)
 
 # %% [markdown]
-# Both are log-probabilities of something, both are negative, and training runs with both. But the sampler drew from
-# only one of them. Here is the body of the package's function:
+# Both are log-probabilities, both are negative, and training runs with both. But the sampler drew the tokens from only
+# one of the two distributions. Here is the body of the package's function:
 
 # %%
 print(inspect.getsource(token_logprobs).split('"""')[1])

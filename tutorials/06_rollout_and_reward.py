@@ -64,8 +64,8 @@ for who, text in grammar.transcript(episode.tokens, episode.mask):
     print(f"{who:7}", text)
 
 # %% [markdown]
-# `shown` marks what was given: the query, global memory, and the replies of the tool. `policy` marks what was
-# written. Only what was written can be praised or blamed: `Episode.mask` is 1 there and 0 elsewhere.
+# `shown` marks what the policy was given: the query, global memory, and the replies of the tool. `policy` marks what it
+# wrote. Only what it wrote can be praised or blamed: `Episode.mask` is 1 there and 0 elsewhere.
 #
 # **Predict.** Is the *reply* of the memory tool part of what the policy wrote? And the word `</search>`?
 
@@ -134,8 +134,8 @@ plt.title("the steps at 100 and 1000 are the two cut-offs")
 plt.show()
 
 # %% [markdown]
-# **Predict.** Take a policy that finds nothing yet. Which is worth more to it: to get the form right, or to move the
-# target from rank 900 to rank 500?
+# **Predict.** A policy finds nothing yet. Which earns it more: to get the form right, or to move the target from rank
+# 900 to rank 500?
 
 # %%
 gain = 5 * (recommendation_reward(500, config) - recommendation_reward(900, config))
@@ -148,8 +148,8 @@ assert gain < 0.1
 #
 # ## What breaks it: rewards that can be had for nothing
 #
-# An episode that calls the tool with any word and then answers with any word has the full terms for form and memory.
-# It earns .2 plus whatever chance gives. This does no harm as long as the recommendation term is worth 5. But suppose
+# An episode that calls the tool with any word and then answers with any word gets full marks for form and memory. It
+# earns .2, plus what chance adds. This does no harm as long as the recommendation term has the weight 5. But suppose
 # somebody gives form and memory a large weight, "to stabilise training":
 
 # %%
@@ -177,7 +177,7 @@ print(controls)
 assert controls == ["<memory>", "<m1>", "</memory>"]
 
 # %% [markdown]
-# **Searching too often.** One search more than allowed ends the episode without an answer:
+# **Searching too often.** An episode that makes one search too many ends without an answer:
 
 
 # %%

@@ -113,8 +113,8 @@ assert torch.allclose(rewards - baseline(rewards, groups, "leave_one_out"), torc
 
 # %% [markdown]
 # **By hand.** Leave-one-out: the winner is compared with the mean of the *others*, 0, so $A = 1$. A loser is compared
-# with $(1 + 0 + 0)/3$, so $A = -1/3$. The group mean gives $.75$ and $-.25$. The direction is the same, but the
-# length is $(G-1)/G = 3/4$ of it, because the group mean contains the episode itself.
+# with $(1 + 0 + 0)/3$, so $A = -1/3$. The group mean gives $.75$ and $-.25$. Each of these is $(G-1)/G = 3/4$ of the
+# leave-one-out advantage, because the group mean contains the episode itself. The direction is the same.
 #
 # ## The loss, and what its value means
 
@@ -130,8 +130,8 @@ assert loss.item() == -(2 * -3 + -1 * -4) / 2 and logprobs.grad[0, 2] == logprob
 # %% [markdown]
 # **Predict.** Training goes well and the mean reward doubles. What does the loss do?
 #
-# You cannot see the progress in the loss. Its *value* is advantages times the current log-probabilities. The
-# advantages sum to 0, so the value stays near 0 from the first step to the last. Only its gradient means anything.
+# You cannot see the progress in the loss. Its *value* is a sum of advantages times log-probabilities. The advantages
+# sum to 0, so the value stays near 0 from the first step to the last. Only its gradient means anything.
 # Here is a real run:
 
 # %% tags=["learned"]

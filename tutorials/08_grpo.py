@@ -140,9 +140,9 @@ assert np.allclose(weights["reasoning-from-scratch"], [0.375, -0.125, -0.125, -0
 assert np.allclose(weights["simple_GRPO"], [0.188, -0.031, -0.031, -0.016], atol=6e-4)
 
 # %% [markdown]
-# In one rule: a mean *within* each answer halves the blame of each token if the answer is twice as long. A policy
-# that is wrong then does best if it is wrong at length. The scale differs ninefold between the rows; with Adam this
-# is mostly a matter of the learning rate, but the *proportions* are not. (A fifth code base, the course CS336, makes
+# In one rule: with a mean *within* each answer, a token of an answer twice as long gets half the blame. Under this rule
+# a wrong policy does best if its answers are long. The scale differs ninefold between the rows. With Adam, the scale is
+# mostly a matter of the learning rate; the *proportions* are not. (A fifth code base, the course CS336, makes
 # all of these choices options, as we do here.)
 
 # %%
@@ -158,8 +158,8 @@ plt.show()
 
 # %% [markdown]
 # MR.Rec averages over tokens (`length="token"`), and so do we. It also divides by sigma; we do not by default, and we
-# say so. Dividing by sigma weighs a lucky hit in a group of failures 2.6 times an ordinary one. It also blows noise
-# up to a full step if all rewards are nearly equal:
+# say so. Dividing by sigma gives a lucky hit in a group of failures 2.6 times the weight of an ordinary one. It also
+# turns noise into a full step if all rewards are nearly equal:
 
 # %%
 nearly = torch.tensor([0.500, 0.501, 0.500, 0.500])
@@ -171,8 +171,8 @@ assert not group_advantages(torch.full((4,), 0.1), groups, "group").any()
 # %% [markdown]
 # ## KL, the estimator that is easy to get wrong
 #
-# $k_3 = e^d - d - 1$ with $d = \log\pi_{ref} - \log\pi$ estimates the *value* of the KL well, but its gradient is
-# that of another objective. If $k_3$ is multiplied by the ratio, the gradient is right.
+# $k_3 = e^d - d - 1$ with $d = \log\pi_{ref} - \log\pi$ estimates the *value* of the KL well, but its gradient belongs
+# to another objective. If $k_3$ is multiplied by the ratio, the gradient is right.
 
 # %%
 print(inspect.getsource(kl_term).split('"""')[-1])
@@ -235,7 +235,7 @@ if not SMALL:
 #
 # ## What breaks it
 #
-# `tests/wrong.py` holds five dozen plausible mistakes, and each is refused by a test. Notebook 12 shows some of them.
+# `tests/wrong.py` holds five dozen plausible mistakes, and a test rejects each of them. Notebook 12 shows some of them.
 # Here is one to try at once: the minimum is forgotten.
 
 # %%
@@ -260,8 +260,9 @@ assert right.item() == -1 and wrong.item() == 0
 # ## Summary
 #
 # - On policy and with one update per batch, GRPO is REINFORCE with a group baseline, up to a factor.
-# - Ratio and clip matter from the second update on a batch. The minimum keeps the way back open.
-# - Sigma and the length rule are choices that change who is praised. Say which ones you made.
+# - Ratio and clip matter from the second update on a batch. The minimum lets an update undo a step in the wrong
+#   direction.
+# - Sigma and the length rule are choices that change how much each token is praised. Say which ones you made.
 # - $k_3$ needs the ratio; without it, its gradient belongs to another objective.
 #
 # ## Exercises

@@ -73,7 +73,7 @@ assert abs(theirs - ours) < 1e-12
 print(ndcg_at_k([1, 2, MISSING], 10).round(3), "mean", ndcg_at_k([1, 2, MISSING], 10).mean().round(3))
 
 # %% [markdown]
-# It is worth 0, and it stays. To leave out what failed is the cheapest way to a better number.
+# It is worth 0, and it stays. Leaving out failures is the cheapest way to a better number.
 #
 # ## How sampled candidates flip a winner
 #
@@ -133,8 +133,8 @@ print(f"A - B {np.mean(a - b):+.3f}, 95 % {found.low:+.3f} to {found.high:+.3f}"
 assert found.low > 0
 
 # %% [markdown]
-# Yes: both answered the *same* queries, and what makes a query hard is hard for both. Pairing (subtracting query by
-# query) takes that out. If the interval of the difference lies above 0, A is better. If it holds 0, we cannot tell;
+# Yes: both answered the *same* queries, and a hard query is hard for both. Pairing (subtracting query by query) removes
+# this common part. If the interval of the difference lies above 0, A is better. If it holds 0, we cannot tell;
 # this does *not* mean that they are equal.
 
 # %%
@@ -200,7 +200,7 @@ assert lucky / (trial + 1) > 0.4
 # - Rank over the whole pool, break ties by a rule, and count a missing answer as 0.
 # - Sampled candidates can flip a winner.
 # - Compare on the same queries, pair, and give an interval. If the interval holds 0, you cannot tell.
-# - The unit that is drawn is a query; the seeds of one query belong together.
+# - Draw whole queries: the rows of one query, one per seed, belong together.
 #
 # ## Exercises
 #
@@ -209,4 +209,4 @@ assert lucky / (trial + 1) > 0.4
 # | `ndcg_at_k` | fill in | `make exercise EX=ndcg_at_k` | 10 | ranks from 1, and what counts beyond k |
 # | `paired_interval` | fill in | `make exercise EX=paired_interval` | 20 | the bootstrap, by hand |
 # | `sampled_metrics` | predict, then run | `make exercise EX=sampled_metrics` | 15 | when a sample of candidates misleads |
-# | `my_system` | write a fifteenth system | `make exercise EX=my_system` | 45 | the contract of every recommender here |
+# | `my_system` | write a system | `make exercise EX=my_system` | 45 | the contract of every recommender here |

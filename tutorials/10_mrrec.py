@@ -17,9 +17,9 @@
 # `data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`
 # ` ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^`
 #
-# This notebook runs everything so far in one go, at a size that learns within about a minute. There is a shop of 90
-# people and one sibling shop to train in, whose categories care about other aspects. The teacher is weak, so that
-# something is left to be learned. `make demo` is the same at full size.
+# This notebook runs all parts together, at a size that learns within about a minute. There is a shop of 90 people, and
+# a *sibling shop* as extra training data, whose categories care about other aspects. The teacher is weak, so that
+# something is left to learn. `make demo` does the same at full size.
 
 # %%
 import inspect
@@ -140,11 +140,11 @@ if not SMALL:
     assert gain["interval"][0] > 0
 
 # %% [markdown]
-# Read the table from below. The *oracle* knows the values, and the *expert* knows what to look up. *static_memory*
+# Read the table from the bottom. The *oracle* knows the values, and the *expert* knows what to look up. *static_memory*
 # appends the whole profile to the query. The policy knows none of this; it only received a number after each episode.
 #
 # This is one seed and some hundred queries, so the interval is wide. `make demo` uses two seeds and more steps.
-# `mrrec reproduce all` uses three seeds, and takes away one part after the other.
+# `mrrec reproduce all` uses three seeds, and removes one part at a time.
 #
 # ## 5. What it learned to say
 #
@@ -170,7 +170,7 @@ print("truth:", dict(episodes_after[best].query.truth))
 #
 # **Predict.** Which hurts this policy more: no global memory in its prompt, or no search at all?
 #
-# We take away what the policy looks up. It stays the same, but either global memory is off or no search is allowed:
+# The policy stays the same, but we switch off either global memory or its searches:
 
 # %% tags=["learned"]
 quality = {}
@@ -185,18 +185,19 @@ if not SMALL:
     assert quality["as learned"] > quality["no search"]
 
 # %% [markdown]
-# This policy was taught with both, so it is lost without them. Would a policy that was *trained* without them do as
-# well? That is another question, and the fair one: `mrrec reproduce fig3`.
+# This policy was trained with both, so it cannot do without them. How well does a policy that was *trained* without one
+# of them do? That is another question, and the fair one: `mrrec reproduce fig3` answers it.
 #
 # ## Summary
 #
 # - Data → memory → a policy that knows the grammar → GRPO → all arms on the same queries.
-# - The paired difference to its own start, with an interval, shows what was learned.
-# - The episodes tell what the numbers mean: it asks for what decides, reads, and writes it down.
+# - The paired difference between the policy and its own start, with an interval, shows what was learned.
+# - The episodes show what the numbers mean: the policy looks up the aspects that decide, reads the values, and writes
+#   them down.
 #
 # ## Exercises
 #
 # | name | kind | command | minutes | you will have learned |
 # | --- | --- | --- | --- | --- |
-# | `my_system` | write a fifteenth system | `make exercise EX=my_system` | 45 | how to compare your own idea on the same queries |
+# | `my_system` | write a system | `make exercise EX=my_system` | 45 | how to compare your own idea on the same queries |
 # | `without_profile` | change one thing and measure | `make exercise EX=without_profile` | 20 | what a part is worth |

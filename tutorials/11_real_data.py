@@ -162,9 +162,9 @@ assert row["line"] == 41
 # %% [markdown]
 # ## By hand: a leak that no program notices
 #
-# A person reviewed three things: "great", "arrived late", "great". The last one is the target. The memory of the
-# first one says `great`. Does this give the target away? With a text encoder it does: the review of the target is
-# *identical* to a review in memory. The rule drops earlier reviews that equal the target's review, ignoring case and
+# A person wrote three reviews: "great", "arrived late", "great". The last one is about the target. The memory of the
+# first purchase says `great`. Does this give the target away? It does to a text encoder, because the review of the target
+# is *identical* to a review in memory. The rule drops earlier reviews that equal the target's review, ignoring case and
 # spacing:
 
 # %%
@@ -176,11 +176,10 @@ assert folded[0] == folded[1] != folded[2]
 # %% [markdown]
 # ## Nobody knows the answer
 #
-# Imported data has no `truth`, so there is no oracle, no expert and no ceiling. What we can do is to compare with
-# arms that are simple and honest.
+# Imported data has no `truth`, so there is no oracle, no expert and no ceiling. But we can compare with simple arms.
 #
 # **Predict.** Which arm is strongest on real magazine subscriptions: the query alone, a person's profile, or what
-# *other* people took besides?
+# *other* people took who share purchases with this person?
 #
 # `docs/real_data.md` holds what was measured on real data, with the commands. We read the numbers from there instead
 # of typing them again:
@@ -212,10 +211,10 @@ print("strongest:", max(magazine, key=lambda arm: magazine[arm][0]), "and", max(
 assert magazine["neighbours"][0] > magazine["grpo"][0] and films["neighbours"][0] > films["grpo"][0]
 
 # %% [markdown]
-# `neighbours` reads no text at all: people who took your things also took these. What somebody reads next is in
-# *other people's histories*, and a policy that searches only this person's memory cannot see them. MR.Rec brings no
-# gain there that an interval would show, and `docs/real_data.md` says so. A method that works in a shop made for it
-# does not necessarily work elsewhere.
+# `neighbours` reads no text at all. It ranks what people with the same purchases also took. What somebody reads next is
+# in *other people's histories*, and a policy that searches only this person's memory cannot see them. No interval shows
+# a gain of MR.Rec on magazines, and `docs/real_data.md` says so. A method that works in a shop made for it does not
+# necessarily work elsewhere.
 #
 # ## Intervals are wide
 #
@@ -251,7 +250,7 @@ folder.cleanup()
 # ## What breaks it
 #
 # - *Sorting by time alone* if times are exact only to the day: the order within a day is invented.
-# - *Filtering by popularity before the split*: the filter has seen the test purchases.
+# - *Filtering by popularity before the split*: the filter sees the test purchases.
 # - *A random split of interactions*: a person's later purchases explain the earlier ones.
 # - *Comparing with a weak baseline only*: nobody ran the arm that reads no text, so nobody saw that it wins.
 #

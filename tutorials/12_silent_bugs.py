@@ -71,8 +71,8 @@ print("kept wrong versions:", sum(len(v) for k, v in vars(wrong).items() if k.is
 # the two must be *equal*: then the ratio is 1 and the clip does nothing. Anything that is wrong between the two shows
 # here.
 #
-# **Predict.** Which of these break the equality: logits that are not shifted, a forgotten temperature, memory in the
-# loss, a last token that is taken for padding?
+# **Predict.** Which of these bugs break the equality: logits that are not shifted, a forgotten temperature, memory in
+# the loss, a last token that is mistaken for padding?
 
 
 # %% tags=["learned"]
@@ -114,8 +114,8 @@ left = [name for name in outside if name not in caught]
 print("not by these:", left)
 
 # %% [markdown]
-# What is left needs an input that shows it, such as a policy that writes token 0, or a batch with real padding. A
-# check is as good as its example. (`test_reinforce.py::test_wrong_logprobs_are_rejected` has an example on which all
+# The bugs that are left show only on a suitable input, such as a policy that writes token 0, or a batch with real
+# padding. A check is only as good as its example. (`test_reinforce.py::test_wrong_logprobs_are_rejected` has an example on which all
 # of them fail.)
 #
 # ## Memory in the loss
@@ -169,8 +169,8 @@ for version in (clipped_surrogate, *wrong.SURROGATES):
 assert float(clipped_surrogate(ratio, bad, (0.2, 0.28))) == -1.5
 
 # %% [markdown]
-# `never_clipped`, `one_epsilon` and `bounds_exchanged` pass this number. Each needs a ratio at which it differs (one
-# of .5, or one between 1.2 and 1.28). This is why the check of the exercise asks for seven.
+# `never_clipped`, `one_epsilon` and `bounds_exchanged` give this number too. Each shows only at other ratios (at .5, or
+# between 1.2 and 1.28). This is why the check of the exercise `clipped_surrogate` asks for seven numbers.
 
 # %% [markdown]
 # ## Decoded and encoded again
@@ -230,16 +230,16 @@ print("gradient norm of the first step:", [round(norm, 4) for norm in steps])
 assert steps[0] == steps[1]
 
 # %% [markdown]
-# We found it by running a second implementation that should have given the same result. This is the most general
-# check that there is.
+# We found it because two ways to the same result gave different ones. Comparing two such ways is the most general check
+# that there is.
 #
-# ## What breaks it, and learns all the same
+# ## What breaks it, and yet learns
 #
 # **Predict.** There are four versions, one right and three wrong. How many of them will have learned something after
 # forty steps?
 #
-# The sad part is that many wrong versions learn something. Here is the game of notebook 07 with one bug at a time (a
-# wrong sign is left out).
+# Many wrong versions do learn something. Here is the game of notebook 07 with one bug at a time. (A wrong sign is left
+# out.)
 
 # %% tags=["learned"]
 bugs = {

@@ -21,7 +21,7 @@ def check(answer) -> None:
     written = [n for n, one in enumerate(mask()) if one]
     right = {
         "FIRST_WRITTEN": (written[0], "The prompt is given. It ends with the last line of global memory."),
-        "WRITTEN": (len(written), "There are two runs: from a <think> to </search>, and from a <think> to <end>."),
+        "WRITTEN": (len(written), "There are two stretches: from a <think> to </search>, and from a <think> to <end>."),
         "LUXURY": (
             [n for n in (18, 21, 24) if n in written],
             "One of the three came from the tool, and the policy only read it.",

@@ -1,4 +1,4 @@
-"""Exercise my_system: how would you recommend? Write a fifteenth system, 45 minutes.
+"""Exercise my_system: how would you recommend? Write a system, 45 minutes.
 
 Notebooks 09 and 10. Use any idea that ranks items for a query and does better than popularity: words, histories,
 neighbours, or all of them. Check yours with `make exercise EX=my_system`. The contract is in

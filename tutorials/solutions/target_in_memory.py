@@ -11,7 +11,7 @@ from mrrec_mini.datatypes import Interaction, Query
 
 
 def memory_texts(interactions: Sequence[Interaction], titles: Mapping[str, str], query: Query) -> list[str]:
-    """The records of a user's memory for a query, latest first: `title: review`, or `title` if nothing was said.
+    """The records of a user's memory for a query, latest first: `title: review`, or `title` if there is no review.
 
     interactions: of all users, oldest first. titles: item id -> title.
     """
