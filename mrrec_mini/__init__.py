@@ -35,7 +35,7 @@ models
 the wing
     app/student_formulas, app/training, app/counterfactual, app/tables, app/processes, app/terminal, app/assistant,
     app/chat_session, app/demo, app/jobs, app/reproduce, app/report, app/walkthrough, app/cli/shell, app/cli/data,
-    app/cli/memory, app/cli/model, app/cli/runs, app/cli/studies, app/cli
+    app/cli/memory, app/cli/runs, app/cli/studies, app/cli
 """
 
 from importlib import import_module

@@ -1,12 +1,11 @@
 """The assistant of a trained run: it recommends, remembers, explains, and forgets.
 
-Flow: use. `Assistant.open` opens a run (see `run`): its environment, its policy and its memory store. `recommend` plays
-one greedy episode for a query that has no target, and searches the items with the profile that the policy wrote (eq. 2
-and 3). `remember` adds what a user did. `explain` plays the episode again without each memory that it looked up, and
-shows what changes. Equations: none of its own.
+Flow: use. `Assistant.open` opens a run: its environment, policy and memory store. `recommend` plays one greedy episode
+for a query that has no target, and searches the items with the profile that the policy wrote (eq. 2 and 3). `remember`
+adds a purchase. `explain` plays the episode again without each memory that it looked up, and shows what changes.
 
-A query sees the user's whole history, and items that the user owns are not recommended. An unknown user gets an answer
-from the query alone, and so does a query on which the policy broke off; `reason` says so.
+A query sees the user's whole history, and items that the user owns are not recommended. If the user is unknown or the
+policy breaks off, the answer rests on the query alone, and `reason` says so. Equations: none of its own.
 """
 
 from __future__ import annotations
@@ -25,15 +24,13 @@ from mrrec_mini.datatypes import Episode, Item, MemoryEntry, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig
-from mrrec_mini.memory import EntryIndex, Memory, MemoryConfig, Summarizer
+from mrrec_mini.memory import EntryIndex, Memory, MemoryConfig
 from mrrec_mini.recipe import Recipe, Say, load_chat_model, quiet
 from mrrec_mini.rollout import LMActor, Searchable, rollout
 from mrrec_mini.run import Run, Warn
 from mrrec_mini.store import Store, build_store, require_text
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.summarize_lm import LMSummarizer, Recorded
-
-FOREVER = 2**62  # later than every interaction
 
 
 @dataclass(frozen=True)
@@ -43,20 +40,17 @@ class Recommendation:
     user: str
     query: str
     transcript: tuple[tuple[str, str], ...]  # ("shown" | "policy", text), in order
-    memories: tuple[MemoryEntry, ...]  # those that the policy names as evidence
+    memories: tuple[MemoryEntry, ...]  # the evidence that the policy names
     profile: str
     items: tuple[tuple[Item, float], ...]  # best first, with the score of the item index
-    reason: str  # what is missing: memories, an answer of the policy, items that fit; "" if nothing is
+    reason: str  # what is missing: memories, an answer of the policy, items that fit; "" if nothing is missing
 
     def as_dict(self) -> dict:
         return {
-            "user": self.user,
-            "query": self.query,
+            **vars(self),
             "transcript": [{"by": writer, "text": text} for writer, text in self.transcript],
             "memories": [_entry_dict(entry) for entry in self.memories],
-            "profile": self.profile,
             "items": [{**asdict(item), "score": score} for item, score in self.items],
-            "reason": self.reason,
         }
 
 
@@ -65,7 +59,7 @@ class Reason:
     """An entry of the user's memory, and what changes without it."""
 
     entry: MemoryEntry
-    evidence: bool  # the policy named it, and did not only look it up
+    evidence: bool  # True: the policy named it as evidence; False: it only looked it up
     without: Effect
 
     def as_dict(self) -> dict:
@@ -79,7 +73,7 @@ class Explanation:
     answer: Recommendation
     reasons: tuple[Reason, ...]  # every entry that was looked up, in the order in which the policy saw them
     together: Effect | None  # without all of them; None if nothing was looked up
-    control: Reason | None  # an entry that was not looked up, so nothing changes without it; None if there is none
+    control: Reason | None  # an entry that was not looked up: nothing should change without it; None if there is none
 
     def as_dict(self) -> dict:
         return {
@@ -91,7 +85,7 @@ class Explanation:
 
 
 class StoredMemory:
-    """A store as the memory of an episode. A user's entries are read once, when they are first asked for."""
+    """A store as the memory of an episode. A user's entries are read once, at the first search."""
 
     def __init__(self, store: Store):
         self.store = store
@@ -115,7 +109,7 @@ class StoredMemory:
 
 @dataclass(frozen=True)
 class Assistant:
-    """A policy, the items, and what is remembered of the users."""
+    """A policy, the items it recommends, and the memory store of the users."""
 
     environment: Environment
     store: Store
@@ -143,21 +137,21 @@ class Assistant:
         return self.store.for_user(user).remember(self._item(item), rating, review)
 
     def recommend(self, user: str, text: str, k: int = 5) -> Recommendation:
-        """The k best items for a query of this user, who may be new. Raises DataError for a blank query or user."""
-        query, memory = asked(user, text), StoredMemory(self.store)
-        return self._recommendation(self._play(query, memory), memory, self._owned(query.user), k)
+        """The k best items for a query of this user, who may be new. Raises DataError if the query or user is blank."""
+        query, memory, owned = self._asked(user, text)
+        return self._recommendation(self._play(query, memory), memory, owned, k)
 
     def explain(self, user: str, text: str, k: int = 5, target: str | None = None) -> Explanation:
-        """The answer of `recommend`, and for each memory that it looked up the same episode without that memory.
+        """The answer of `recommend`, and what changes without each memory that it looked up.
 
         Nothing is written: an entry is withheld from the episode, not deleted (see `counterfactual`). All episodes use
-        the memory as it is at the start. `target`: an item whose rank is reported too. Raises LookupError for an
-        unknown target, and DataError as `recommend` does.
+        the memory as it is at the start. `target`: an item whose rank is reported too. Raises LookupError if the
+        target is unknown, and DataError as `recommend` does.
         """
-        query, memory = asked(user, text), StoredMemory(self.store)
+        query, memory, owned = self._asked(user, text)
         if target is not None:
             self._item(target)
-        owned, episode = self._owned(query.user), self._play(query, memory)
+        episode = self._play(query, memory)
 
         def without(*ids: str) -> Effect:
             # one episode at a time: in a batch, the last digits of a row could depend on the other rows
@@ -174,6 +168,13 @@ class Assistant:
             without(*looked_up) if looked_up else None,
             control and Reason(control, False, without(control.id)),
         )
+
+    def _asked(self, user: str, text: str) -> tuple[Query, StoredMemory, set[str]]:
+        """The query, the memory that it searches, and the ids of the items that the user owns."""
+        query = as_of_now(require_text(user, "the user"), require_text(text, "the query"))
+        bought = {purchase.item.id for purchase in self.store.for_user(user).purchases()}
+        known = self.environment.dataset.items.keys()  # the store may belong to another shop
+        return query, StoredMemory(self.store), bought & known
 
     def _play(self, query: Query, memory: Searchable) -> Episode:
         """One greedy episode."""
@@ -199,11 +200,6 @@ class Assistant:
             "; ".join(filter(None, reasons)),
         )
 
-    def _owned(self, user: str) -> set[str]:
-        """Ids of the items that this user bought. Ids unknown here are left out: a store may be of another shop."""
-        bought = {purchase.item.id for purchase in self.store.for_user(user).purchases()}
-        return bought & self.environment.dataset.items.keys()
-
     def _item(self, identity: str) -> Item:
         if identity not in self.environment.dataset.items:
             raise LookupError(f"no item {shorten(identity)} in this data set; the ids are in items.jsonl")
@@ -214,52 +210,38 @@ def _entry_dict(entry: MemoryEntry) -> dict:
     return {"id": entry.id, "text": entry.text, "level": entry.level, "rests_on": list(entry.rests_on)}
 
 
-def asked(user: str, text: str) -> Query:
-    """A query that sees the whole history. Raises DataError if the user or the text is blank."""
-    return as_of_now(require_text(user, "the user"), require_text(text, "the query"))
-
-
 def as_of_now(user: str, text: str = "") -> Query:
     """A query of this user that sees the whole history."""
-    return Query("now", user, text, target="", time=FOREVER)
-
-
-def open_memory(data: Path, seed: int, summarizer: Summarizer | None = None) -> Memory:
-    """The memory of a data-set folder, from the train users of this seed's split; the default writer is extractive."""
-    dataset = Dataset.load(data)
-    users = dataset.split(seed, *Recipe().shares).train
-    writer = summarizer or ExtractiveSummarizer()
-    return Memory.build(dataset, users, MemoryConfig(), writer, HybridConfig(), memory_draws(seed))
+    return Query("now", user, text, target="", time=2**62)  # later than every interaction
 
 
 def memory_draws(seed: int) -> np.random.Generator:
-    """The draws with which a memory is built and its global part rebuilt; one seed gives the same draws."""
+    """The random draws that build a memory or rebuild its global part: the same for the same seed."""
     return np.random.default_rng([seed, 1])
 
 
 def make_store(data: Path, path: Path, seed: int, model: str | None = None, say: Say = quiet) -> dict:
-    """Build the store of a data-set folder; returns what it holds and what it cost.
+    """Build the store of a data-set folder from the train users of this seed's split; returns counts.
 
     `model`: a chat model, a folder or hub name, that writes the summaries (eq. 4-6) instead of the extractive writer.
     Its answers are kept in a file next to the store until the store is complete, so an interrupted build reuses them.
     """
-    answers, writer = path.with_name(f"{path.name}.answers.jsonl"), None
+    answers, writer = path.with_name(f"{path.name}.answers.jsonl"), ExtractiveSummarizer()
     if model is not None:
         writer = LMSummarizer(Recorded(ask_model(*load_chat_model(model)), answers))
-    memory = open_memory(data, seed, writer)
-    counts = build_store(path, memory.dataset, memory, progress=lambda done, total: say("users", done, total, ""))
+    dataset = Dataset.load(data)
+    users = dataset.split(seed, *Recipe().shares).train
+    memory = Memory.build(dataset, users, MemoryConfig(), writer, HybridConfig(), memory_draws(seed))
+    counts = build_store(path, dataset, memory, progress=lambda done, total: say("users", done, total, ""))
     found: dict = {"summarizer": model or "extractive", "entries": counts}
-    if writer is not None:
-        answers.unlink(missing_ok=True)  # they are about people, and forgetting would not reach them
+    if model is not None:
+        answers.unlink(missing_ok=True)  # the answers are about people, and forgetting a user would not delete them
         found |= {"calls": writer.generate.calls, "reused": writer.generate.reused, "dropped": dict(writer.dropped)}
     return found
 
 
 def rebuild_global(path: Path, seed: int, data: Path | None) -> tuple[MemoryEntry, ...]:
-    """Build the global memory of a store again; returns its entries.
-
-    The unchosen items come from a data-set folder or, without one, from what training users bought.
-    """
+    """Build the global memory of a store again. `data`: whose items users could choose. Returns the global entries."""
     with Store.open(path) as store:
         items = Dataset.load(data).items.values() if data else ()
         return store.rebuild_global(memory_draws(seed), items)

@@ -1,10 +1,9 @@
 """A chat session: each line says what the user wants, and only commands rate items or delete memories.
 
 Flow: on top of the assistant. `Session.reply` takes one line and returns the lines of the answer; `lines_from` reads
-lines from a file or a terminal. Of a session nothing is kept except what a command writes to the store.
+lines from a file or a terminal. A session saves only what a command writes to the store.
 
-A line that begins with `/` is a command. Any other line is a wish: whatever it says, it rates and deletes nothing. What
-cannot be done raises a DataError, or an OSError of the system, with one line for people, and the session continues.
+A line that begins with `/` is a command. Any other line is a wish: whatever it says, it rates and deletes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from mrrec_mini.datatypes import Item, MemoryEntry
 from mrrec_mini.store import NotYours, clean, require_text
 
 LONGEST = 2000  # characters of a line
-FOUND = 5  # memories that `/memory TEXT` shows
+FOUND = 5  # how many memories `/memory TEXT` shows
 HELP = """\
 say what you want: mug for hiking
 /rate N STARS [TEXT]   rate item N of the last list, 1 to 5 stars: /rate 2 5 love that it is small
@@ -48,7 +47,7 @@ class Session:
         }
 
     def reply(self, line: str) -> list[str]:
-        """The answer to one line. Raises DataError or OSError if it cannot be given; nothing is changed then."""
+        """The answer to one line. Raises DataError or OSError, with a message of one line, if nothing could be done."""
         if len(line) > LONGEST:
             raise DataError(f"a line has at most {LONGEST} characters; make it shorter")
         line = clean(line).strip()
@@ -75,15 +74,14 @@ class Session:
     def _why(self, number: str) -> list[str]:
         item = self._item(number or "1")
         found = self.assistant.explain(self.user, self.last.query, target=item.id)
-        lines = []
+        changed = []
         if found.answer.items != self.last.items:
             self.last = found.answer
-            lines = ["your memory has changed since then; the answer is now", *_answer_lines(found.answer)]
-        lines.append(f"{item.title} ({item.id}), and what changes without a memory:")
-        lines += [f"  {_entry_line(reason.entry)}: {reason.without}" for reason in found.reasons]
-        if found.together is None:
-            return [*lines, "  no memory was looked up"]
-        return [*lines, f"  without all of these: {found.together}"]
+            changed = ["your memory has changed since then; the answer is now", *_answer_lines(found.answer)]
+        head = f"{item.title} ({item.id}), and what changes without a memory:"
+        reasons = [f"  {_entry_line(reason.entry)}: {reason.without}" for reason in found.reasons]
+        together = f"without all of these: {found.together}" if found.together else "no memory was looked up"
+        return [*changed, head, *reasons, f"  {together}"]
 
     def _memory(self, text: str) -> list[str]:
         if text:
@@ -117,7 +115,7 @@ class Session:
 
 
 def _answer_lines(answer: Recommendation) -> list[str]:
-    """The items, one per line, and a line on what they rest on."""
+    """The items, one per line, and a last line that says what they rest on."""
     why = [entry.text for entry in answer.memories] or ["no memory was used"]
     items = [f"{number}. {item.title} ({item.id})" for number, (item, _) in enumerate(answer.items, 1)]
     return [*items, f"because: {'; '.join(filter(None, [*why, answer.reason]))}"]
@@ -127,12 +125,12 @@ def _entry_line(entry: MemoryEntry) -> str:
     return f"{entry.text} [{entry.id}]"
 
 
-def lines_from(file: BinaryIO, prompt: Callable[[], None]) -> Iterator[str]:
-    """The lines of a binary file as text, whatever bytes are in it; `prompt` is called before each line is read.
+def lines_from(file: BinaryIO, prompt: Callable[[], object]) -> Iterator[str]:
+    """The lines of a binary file as text, whatever bytes it holds; `prompt` is called before each line is read.
 
-    Only the beginning of a line that is much too long is kept; it is still too long for `Session.reply`.
+    If a line is much too long, only its beginning is kept, which is still too long for `Session.reply`.
     """
-    most = 4 * LONGEST + 2  # bytes: a character has at most 4 in UTF-8
+    most = 4 * LONGEST + 2  # bytes: a character takes at most 4 in UTF-8, a line end 2
     prompt()
     while line := file.readline(most):
         rest = line

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mrrec_mini.app import assistant
-from mrrec_mini.app.assistant import Assistant, as_of_now, open_memory
+from mrrec_mini.app.assistant import Assistant, as_of_now
 from mrrec_mini.app.counterfactual import best
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.rollout import ScriptActor
@@ -141,16 +141,15 @@ def test_no_run_and_no_checkpoint_are_not_found(tmp_path):
 # --- what it remembers ---
 
 
-def test_the_store_is_the_memory_that_the_run_has(helper):
+def test_the_store_holds_the_memory_of_the_run(helper, tmp_path):
     assert helper.store.entry_index().entries == helper.environment.memory.global_entries
     for user in helper.environment.dataset.users():
         assert helper.store.for_user(user).entries() == helper.environment.memory.entries(as_of_now(user))
-    records = helper.store.for_user(USER).list(level="record")
-    assert (
-        records.total == len(helper.environment.dataset.interactions_of(USER)) == 9
-    )  # 6 before the queries, 3 targets
-    made = open_memory(shop(), 0)
-    assert made.global_entries == helper.environment.memory.global_entries
+    bought = len(helper.environment.dataset.interactions_of(USER))
+    assert helper.store.for_user(USER).list(level="record").total == bought == 9  # 6 before the queries, 3 targets
+    assistant.make_store(shop(), tmp_path / "memory.db", 0)
+    with assistant.Store.open(tmp_path / "memory.db") as made:
+        assert made.entry_index().entries == helper.environment.memory.global_entries
 
 
 def test_a_store_made_anew_with_the_seed_it_was_built_with_is_the_same(tmp_path):

@@ -355,7 +355,7 @@ def test_wrong_usage_is_2(words):
 
 def test_head_closes_quietly():
     """The reader takes one line and goes; more is written than any pipe holds, so the writer must notice."""
-    code = "from mrrec_mini.app.cli import shell; shell.print_json = lambda told: print('{\\n' + 'x\\n' * 200_000)"
+    code = "from mrrec_mini.app.cli import shell; shell.json.dumps = lambda *_, **__: ('{\\n' + 'x\\n' * 200_000)"
     info = started("data", "info", shop(), "--json", before=code)
     assert info.stdout.readline() == "{\n"
     info.stdout.close()

@@ -2,9 +2,9 @@
 
 Flow: beneath the commands. Heavy libraries are imported inside the commands, so that `mrrec --help` is quick.
 
-Results for programs go to stdout as exactly one JSON document (`--json`). Tables for people go to stdout without it, at
-most 80 columns wide, the width of a pipe. Progress and messages go to stderr. An expected error is one line there: what
-is wrong, where, what to do. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 bad data, 130 interrupted.
+With `--json`, stdout holds exactly one JSON document. Without it, stdout holds tables for people; in a pipe they are at
+most 80 columns wide. Progress and messages go to stderr. An expected error is one line there: what is wrong, where, and
+what to do. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 bad data, 130 interrupted by Ctrl-C (by typer).
 
 Texts of users and items are printed as `rich.text.Text` after `data.printable`, so that neither markup nor escape
 sequences in them take effect.
@@ -16,7 +16,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,22 +27,19 @@ from rich.text import Text
 
 from mrrec_mini.data import DataError, printable
 
-out, err = Console(emoji=False), Console(stderr=True, emoji=False)  # ":cat:" in a text is no emoji
-FAILED, WRONG_USAGE, NOT_FOUND, BAD_DATA, INTERRUPTED = 1, 2, 3, 4, 130
+out, err = Console(emoji=False), Console(stderr=True, emoji=False)  # ":cat:" in a text stays as it is
+FAILED, USAGE, NOT_FOUND, BAD_DATA = 1, 2, 3, 4
 
-# --- options ----------------------------------------------------------------------------------------------------------
-
-DataDir = Annotated[Path, typer.Option("--data", help="A data-set folder.")]
-RunDir = Annotated[Path, typer.Option("--run", help="A run folder.")]
+Data = Annotated[Path, typer.Option("--data", help="A data-set folder.")]
 OutDir = Annotated[Path, typer.Option("--out", help="The folder to write.")]
-Seed = Annotated[int, typer.Option(min=0, help="Decides every random draw.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
-
-# --- errors -----------------------------------------------------------------------------------------------------------
+User = Annotated[str, typer.Option("--user", help="The user's id.")]
+Seed = Annotated[int, typer.Option(min=0, help="The seed of every random draw.")]
+Fast = Annotated[bool, typer.Option(help="Toy sizes: they show that the code runs, but nothing is learned.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable], Callable]:
-    """Decorator: add a function to `app` as a command; an expected error becomes one line and its exit code."""
+    """Decorator: make a function a command of `app`. An expected error becomes one line on stderr and an exit code."""
 
     def add(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -50,68 +47,60 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable], C
             try:
                 return function(*args, **kwargs)
             except (KeyError, IndexError, BrokenPipeError):
-                raise  # a bug of ours, or a reader of the pipe who left
+                raise  # a bug of ours, or the reader of the pipe has gone
             except DataError as error:
-                stop(str(error), BAD_DATA)
+                stop(error, BAD_DATA)
             except (LookupError, FileNotFoundError) as error:
-                stop(message_of(error), NOT_FOUND)
-            except (ValueError, OSError, ModuleNotFoundError) as error:  # the last: an extra is not installed
-                stop(message_of(error), FAILED)
+                stop(error, NOT_FOUND)
+            except (ValueError, OSError, ModuleNotFoundError) as error:  # a missing module: an extra is not installed
+                stop(error, FAILED)
 
-        return app.command(name)(run)
+        # typer would keep the line breaks of the docstring
+        paragraphs = (" ".join(paragraph.split()) for paragraph in function.__doc__.split("\n\n"))
+        return app.command(name, help="\n\n".join(paragraphs))(run)
 
     return add
 
 
-def message_of(error: Exception) -> str:
-    """The message of an error; for an error of the operating system, the file and what is wrong with it."""
-    is_file = isinstance(error, OSError) and error.filename
-    return f"{error.filename}: {error.strerror}" if is_file else str(error)
-
-
-def stop(message: str, code: int) -> None:
-    """Print one line in red on stderr and exit."""
-    tell(" ".join(message.split()), "red")
+def stop(error: Exception, code: int) -> None:
+    """Print an error as one line and exit with the code."""
+    tell(error)
     raise typer.Exit(code)
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
-
-
-def tell(message: str, style: str = "") -> None:
-    """Print one line on stderr, however long."""
+def tell(message: str | Exception, style: str = "") -> None:
+    """Print one line on stderr, however long. An error is red; if it is about a file, the line begins with the file."""
+    if isinstance(message, Exception):
+        in_file = isinstance(message, OSError) and message.filename
+        text = f"{message.filename}: {message.strerror}" if in_file else str(message)
+        message, style = " ".join(text.split()), "red"
     err.print(Text(printable(message), style), soft_wrap=True)
 
 
-def print_json(document: object) -> None:
-    """Print a document on stdout, in ASCII, which any terminal and pipe accepts."""
-    typer.echo(json.dumps(document, indent=1, allow_nan=False))
-
-
 def answer(document: object, as_json: bool, show: Callable[[], object]) -> None:
-    """Print `document`, or call `show`, which prints the same for people."""
+    """Print `document` as JSON, in ASCII because every pipe accepts it; or call `show`, which prints it for people."""
     if as_json:
-        print_json(document)
+        print(json.dumps(document, indent=1, allow_nan=False), flush=True)  # flush: notice a closed pipe here
     else:
         show()
 
 
-def print_table(title: str, names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table on stdout. Text that does not fit its column is folded, never cut."""
-    table = Table(title=Text(printable(title)), show_header=any(names))
-    for name in names:
-        table.add_column(name, overflow="fold")
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print a table on stdout; if it has no rows, only say so. Text too long for its column is folded, never cut."""
+    table = Table(title=Text(printable(title)), show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text("\n".join(printable(line) for line in cell.split("\n"))) for cell in row))
-    out.print(table)
+    if table.rows:
+        out.print(table)
+    elif title:
+        tell(f"{title}: nothing")
 
 
-def print_fields(fields: Mapping[str, object]) -> None:
-    """Print a table of names and values."""
-    print_table("", ("", ""), ([name.replace("_", " "), str(value)] for name, value in fields.items()))
-
-
-# --- the process ------------------------------------------------------------------------------------------------------
+def print_list(pairs: Iterable[tuple[str, object]]) -> None:
+    """Print a list of names with their values."""
+    print_table("", ("", ""), ([name.replace("_", " "), str(value)] for name, value in pairs))
 
 
 def start_process() -> None:
