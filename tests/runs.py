@@ -1,4 +1,4 @@
-"""A data set and a run on disk, made once for all tests of what people use; and the command line, called in tests."""
+"""A data set and a run on disk, made once for all tests that need them, and ways to call the command line."""
 
 import os
 import resource
@@ -28,9 +28,9 @@ from mrrec_mini.train import Trainer, train
 from mrrec_mini.world import WorldConfig, make_world
 from small import TINY
 
-logging.disable_progress_bar()  # as the entry point does, but that acts only before transformers is imported
+logging.disable_progress_bar()  # the entry point sets a variable for this, which has no effect after the import
 
-FOLDER = TemporaryDirectory(prefix="mrrec-tests-")  # goes when the tests end
+FOLDER = TemporaryDirectory(prefix="mrrec-tests-")  # deleted when the tests end
 SHOP = WorldConfig(users=12, items=60, categories=5, held=1, history=6, queries=3)
 QUICK = replace(
     FAST,
@@ -40,7 +40,7 @@ QUICK = replace(
     warm=WarmStartConfig(drill_steps=2, drill_batch=4, drill_goal=0.0, steps=2, batch=8),
     train=replace(FAST.train, steps=2, prompts_per_step=2, group=2, evaluate_every=2, checkpoint_every=2),
 )
-# markup, an emoji, escape sequences, a turn of the reading direction
+# markup, an emoji name, escape sequences, a reversal of the reading direction
 HOSTILE = "[bold red]x[/] [/nothing] :cat: \x1b[2J\x1b]0;owned\x07 \x9b31m \u202e"
 
 
@@ -52,7 +52,7 @@ def shop() -> Path:
 
 @lru_cache(maxsize=1)
 def made_run() -> Path:
-    """A run on the shop: a policy that is worth nothing, made in seconds."""
+    """A run on the shop, made in seconds. Its policy has learned next to nothing."""
     run = Run(Path(FOLDER.name) / "run")
     environments = prepare(Dataset.load(shop()), QUICK, 0)
     trainer = Trainer(*start_policy(environments, QUICK, 0), environments, QUICK.train)
@@ -64,12 +64,12 @@ def made_run() -> Path:
 
 
 def copied_run(folder: Path) -> Path:
-    """A run that a test may spoil."""
+    """A copy of the run, which a test may change."""
     return Path(shutil.copytree(made_run(), folder / "run", ignore=shutil.ignore_patterns("memory.db*")))
 
 
 def hostile_shop(folder: Path) -> Path:
-    """A shop whose titles, reviews and queries imitate every control token, and try to drive the terminal."""
+    """A shop whose titles, reviews and queries contain every control token and try to control the terminal."""
     plain, tags = make_world(replace(SHOP, users=20, queries=2)), " ".join(CONTROL)
 
     def imitating(number: int, query: Query) -> Query:
@@ -85,7 +85,7 @@ def hostile_shop(folder: Path) -> Path:
 
 
 def mrrec(*words: object):
-    """One command in this process. `exception` is there only for what no command expected."""
+    """Run one command in this process. An error that the command does not expect is raised again."""
     done = CliRunner().invoke(app, [str(word) for word in words])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -93,7 +93,7 @@ def mrrec(*words: object):
 
 
 def started(*words: object, before: str = "", env: dict | None = None, **options) -> subprocess.Popen:
-    """One command in a process of its own, that runs the code `before` first."""
+    """Start one command in a new process, which first runs the code `before`."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{before}\nfrom mrrec_mini.app.cli import main\nmain()"
     words = [sys.executable, "-c", code, *(str(word) for word in words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -101,7 +101,7 @@ def started(*words: object, before: str = "", env: dict | None = None, **options
 
 
 def refused(done, code: int, *names: str) -> str:
-    """That a command stopped with `code` and one line on stderr that says all `names`, and nothing on stdout."""
+    """Assert that a command ended with `code`, one line on stderr that holds all `names`, and nothing on stdout."""
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n"), done.stderr
     for name in names:
@@ -116,7 +116,7 @@ def same_weights(one, other) -> bool:
 
 @contextmanager
 def no_file_larger_than(limit: int) -> Iterator[None]:
-    """As on a full disk: the write breaks off midway."""
+    """A write beyond `limit` bytes fails midway, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:

@@ -1,4 +1,4 @@
-"""Bad input, tried: one line names file, line, what is wrong, what to do; the right exit code; nothing half-written."""
+"""Bad input: one line says where and what is wrong and what to do; the exit code fits; nothing is half-written."""
 
 import json
 import os
@@ -24,7 +24,7 @@ USER = "u000003"
 
 
 def spoiled(folder: Path, file: str, change) -> Path:
-    """The shop with one file changed: `change` gets its lines and returns what stands there instead."""
+    """The shop with one file changed: `change` takes its lines and returns the new ones."""
     data = Path(shutil.copytree(shop(), folder / "data"))
     lines = (data / file).read_text().splitlines(keepends=True)
     (data / file).write_text("".join(change(lines)))
@@ -32,7 +32,7 @@ def spoiled(folder: Path, file: str, change) -> Path:
 
 
 def with_field(number: int, name: str, value):
-    """Line `number` (from 1) with another value in one field."""
+    """Change one field of line `number`, counted from 1."""
 
     def change(lines):
         record = json.loads(lines[number - 1]) | {name: value}
@@ -42,11 +42,11 @@ def with_field(number: int, name: str, value):
 
 
 def cut(number: int):
-    """Line `number` loses its second half, and all that came after: a copy that was broken off."""
+    """Cut the file in the middle of line `number`, like an interrupted copy."""
     return lambda lines: [*lines[: number - 1], lines[number - 1][: len(lines[number - 1]) // 2]]
 
 
-FAULTS = {  # file, what happens to it, what the message must name
+FAULTS = {  # the file, the change, what the message must say
     "cut JSON line": ("interactions.jsonl", cut(7), ("interactions.jsonl:7:", "not JSON", "is the line cut?")),
     "unknown item": (
         *("interactions.jsonl", with_field(5, "item", "i9999999")),
@@ -90,8 +90,8 @@ def test_bad_data_is_refused_by_every_command_that_reads_it(tmp_path, monkeypatc
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_data_without_queries_for_some_part(tmp_path, monkeypatch):
-    """Too few users with queries; test users or train users who only ask for held-out categories."""
+def test_data_without_queries_for_a_part_of_the_split(tmp_path, monkeypatch):
+    """Too few users have queries, or all queries of the test users or the train users are in held-out categories."""
     monkeypatch.chdir(tmp_path)
     world = make_world(SHOP)
     test = world.split(0, *QUICK.shares).test
@@ -110,12 +110,12 @@ def test_data_without_queries_for_some_part(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists() and not (tmp_path / "runs").exists()
 
 
-# --- people with little ---
+# --- users with few interactions ---
 
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory):
-    """A shop in which three people have met 0, 1 and 2 items, and a run on it."""
+    """A shop in which three users have 0, 1 and 2 interactions, and a run on it."""
     world = make_world(SHOP)
     met = {user: world.interactions_of(user) for user in world.users()}
     for count in range(3):
@@ -129,14 +129,14 @@ def sparse(tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_people_with_few_memories_get_sensible_answers(sparse, tmp_path, count):
+def test_users_with_few_memories_get_sensible_answers(sparse, tmp_path, count):
     data, run = sparse
     user, store = f"u{count:06d}", tmp_path / "memory.db"
     assert mrrec("memory", "build", "--data", data, "--store", store).exit_code == 0
     listed = mrrec("memory", "list", "--store", store, "--user", user, "--level", "record", "--json")
     records = json.loads(listed.stdout)["entries"]
     assert listed.exit_code == 0 and len(records) == count
-    for record in records:  # the right one first, however few there are to rank
+    for record in records:  # the record itself comes first, however few there are
         found = mrrec("memory", "search", record["text"], "--store", store, "--user", user, "--json")
         assert json.loads(found.stdout)[0]["text"] == record["text"]
     if not records:
@@ -146,7 +146,7 @@ def test_people_with_few_memories_get_sensible_answers(sparse, tmp_path, count):
     assert told["reason"].startswith("nothing is remembered") == (count == 0)
 
 
-def test_a_data_set_with_such_people_runs_through(sparse, tmp_path, monkeypatch):
+def test_demo_and_evaluate_accept_such_users(sparse, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mrrec_mini.recipe.FAST", QUICK)
     for words in (("demo", "--data", sparse[0], "--fast", "--json"), ("evaluate", "--run", sparse[1], "--json")):
@@ -155,18 +155,18 @@ def test_a_data_set_with_such_people_runs_through(sparse, tmp_path, monkeypatch)
         assert json.loads(done.stdout)["arms"]["naive_memory"]["format"] == 1.0
 
 
-# --- who and what is not there ---
+# --- empty queries and missing runs ---
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\t"])
 def test_an_empty_query_is_bad_data(text):
-    done = mrrec("recommend", text, "--user", USER, "--run", made_run())  # which also makes the run's store
+    done = mrrec("recommend", text, "--user", USER, "--run", made_run())  # also makes the run's store
     refused(done, 4, "the query is empty; give at least one word")
     done = mrrec("memory", "search", text, "--store", made_run() / "memory.db", "--user", USER)
     refused(done, 4, "the text to look for is empty; give at least one word")
 
 
-def test_a_run_that_is_not_there_or_has_no_policy(tmp_path):
+def test_a_missing_run_or_one_without_a_policy_is_not_found(tmp_path):
     bare = copied_run(tmp_path)
     shutil.rmtree(bare / "checkpoints")
     for run, named in ((tmp_path / "none", "is not a run: it has no config.json"), (bare, "has no checkpoint")):
@@ -185,7 +185,7 @@ def test_a_run_that_is_not_there_or_has_no_policy(tmp_path):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """A run with two checkpoints: that of step 2, and that of step 3."""
+    """A run with two checkpoints, of step 2 and of step 3."""
     run = copied_run(tmp_path_factory.mktemp("two"))
     done = mrrec("train", "--data", shop(), "--run", run, "--steps", 3, "--resume")
     assert done.exit_code == 0, done.stderr
@@ -206,7 +206,7 @@ def using(run: Path):
     )
 
 
-def test_a_damaged_checkpoint_is_named_on_stderr_and_the_one_before_is_used(two, tmp_path):
+def test_if_a_checkpoint_is_damaged_the_previous_one_is_used(two, tmp_path):
     for number, (file, what) in enumerate(
         [
             ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1])),
@@ -224,10 +224,10 @@ def test_a_damaged_checkpoint_is_named_on_stderr_and_the_one_before_is_used(two,
         if "--json" in words:
             assert json.loads(done.stdout)
         else:
-            assert mrrec(*words).stderr.startswith(f"{run}: 3 steps")  # made again, so there is nothing left to say
+            assert mrrec(*words).stderr.startswith(f"{run}: 3 steps")  # the first call wrote the checkpoint again
 
 
-def test_no_whole_checkpoint_is_bad_data(two, tmp_path):
+def test_a_run_without_a_complete_checkpoint_is_bad_data(two, tmp_path):
     run = Path(shutil.copytree(two, tmp_path / "run"))
     (run / "checkpoints" / "step-000003" / "words.json").write_text("{}")
     (run / "checkpoints" / "step-000002" / "config.json").unlink()
@@ -246,8 +246,8 @@ def test_a_checkpoint_of_a_newer_version_is_bad_data(two, tmp_path, monkeypatch)
         refused(mrrec(*words), 4, "step-000003: a checkpoint of format 7", "reads format 1")
 
 
-def test_a_run_is_gone_on_with_as_what_it_is(two, tmp_path):
-    """Other data, another seed or algo than it was made with: wrong usage, both sides named, nothing touched."""
+def test_a_run_is_resumed_only_with_its_own_settings(two, tmp_path):
+    """Other data, another seed or algorithm is wrong usage. The message names both values, and nothing changes."""
     before = {path: path.read_bytes() for path in two.rglob("*") if path.is_file()}
     other = Path(shutil.copytree(shop(), tmp_path / "other"))
     go_on = ("train", "--run", two, "--steps", 3, "--resume")
@@ -262,7 +262,7 @@ def test_a_run_is_gone_on_with_as_what_it_is(two, tmp_path):
     assert mrrec(*go_on, "--data", same, "--seed", 0, "--algo", "grpo").exit_code == 0
 
 
-def test_endless_bad_gradients_stop_a_run_and_name_its_last_checkpoint(two, tmp_path, monkeypatch):
+def test_bad_gradients_in_a_row_stop_a_run_and_name_its_last_checkpoint(two, tmp_path, monkeypatch):
     run = Path(shutil.copytree(two, tmp_path / "run"))
     go_on = ("train", "--data", shop(), "--run", run, "--steps", 20, "--resume")
     with monkeypatch.context() as patch:
@@ -271,10 +271,10 @@ def test_endless_bad_gradients_stop_a_run_and_name_its_last_checkpoint(two, tmp_
         )
         refused(mrrec(*go_on), 1, "step 8: loss or gradient was not finite in 5 updates in a row", "step-000006")
     assert same_weights(Run(run).policy()[0], Run(two).policy()[0])
-    assert mrrec(*go_on[:-3], "--steps", 8, "--resume").exit_code == 0  # once the gradients are good again
+    assert mrrec(*go_on[:-3], "--steps", 8, "--resume").exit_code == 0  # with good gradients again
 
 
-def test_a_reward_that_is_no_number_stops_a_run(two, tmp_path, monkeypatch):
+def test_a_reward_that_is_not_a_number_stops_a_run(two, tmp_path, monkeypatch):
     run = Path(shutil.copytree(two, tmp_path / "run"))
     go_on = ("train", "--data", shop(), "--run", run, "--steps", 4, "--resume")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -290,8 +290,8 @@ LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, resour
 
 @pytest.mark.slow
 @pytest.mark.parametrize("going_on", [False, True])
-def test_a_full_disk_says_where_and_there_is_nothing_lost(two, tmp_path, going_on):
-    """No file can grow beyond 20 kB: as a disk that fills up while the weights are written."""
+def test_on_a_full_disk_the_file_is_named_and_nothing_is_lost(two, tmp_path, going_on):
+    """No file can grow beyond 20 kB, as if the disk became full while the weights are written."""
     run = tmp_path / "run"
     words = ["train", "--data", shop(), "--run", run, "--steps", 4, "--fast"]
     if going_on:
@@ -301,7 +301,7 @@ def test_a_full_disk_says_where_and_there_is_nothing_lost(two, tmp_path, going_o
     job = started(*words, before=LIMIT.format(20_000))
     stdout, stderr = job.communicate()
     assert (job.returncode, stdout) == (1, ""), stderr
-    first = run if going_on else run / "before"  # a new run keeps the policy that it begins with
+    first = run if going_on else run / "before"  # a new run first saves its untrained policy
     assert stderr.count("\n") == 1 and f"{first / 'checkpoints'}{os.sep}step-00000" in stderr
     assert "the checkpoint cannot be written" in stderr and "File too large" in stderr
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.parent != run} == kept
@@ -311,22 +311,22 @@ def test_a_full_disk_says_where_and_there_is_nothing_lost(two, tmp_path, going_o
 
 
 @pytest.mark.parametrize("text", ["{", '{"model_type": "llama"}', "[]"])
-def test_a_run_whose_config_is_anothers(tmp_path, text):
+def test_a_config_of_something_else_is_bad_data(tmp_path, text):
     run = copied_run(tmp_path)
     (run / "config.json").write_text(text)
     for words in (("evaluate",), ("recommend", "a lamp", "--user", USER), ("train", "--data", shop(), "--resume")):
         refused(mrrec(*words, "--run", run), 4, "config.json: not what `mrrec train` writes", "make the run again")
 
 
-def test_a_run_is_not_written_over(tmp_path):
+def test_a_run_is_not_overwritten(tmp_path):
     run = copied_run(tmp_path)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     refused(mrrec("train", "--data", shop(), "--run", run), 1, "holds a run already; resume it with --resume")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
-    """A file stands where a folder is needed: refused for anybody, even for root."""
+def test_a_folder_that_cannot_be_written(tmp_path):
+    """A file is in the place of a folder, which stops every user, even root."""
     (tmp_path / "file").write_text("kept")
     place = tmp_path / "file" / "out"
     for words in (
@@ -343,7 +343,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
     assert (full / "mine.txt").read_text() == "kept"
 
 
-def test_a_shop_that_cannot_be(tmp_path):
+def test_too_few_items_for_a_shop(tmp_path):
     done = mrrec("data", "make-world", "--users", 3, "--items", 3, "--out", tmp_path / "w")
     refused(done, 1, "a shop needs an item per category", "got 3")
     assert not (tmp_path / "w").exists()
@@ -351,7 +351,7 @@ def test_a_shop_that_cannot_be(tmp_path):
 
 @pytest.mark.slow
 def test_one_line_on_stderr_in_a_process_too(tmp_path):
-    """No progress bar, no warning of a library stands before it."""
+    """No progress bar or library warning comes before the line."""
     run = started("train", "--data", shop(), "--run", made_run())
     stdout, stderr = run.communicate()
     assert (run.returncode, stdout) == (1, "")
@@ -363,7 +363,7 @@ def test_one_line_on_stderr_in_a_process_too(tmp_path):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """The demo, run on a shop in which every text imitates: (its output for people, the data set, its run)."""
+    """The demo on the hostile shop: (what it prints without --json, the data set, its run)."""
     folder = tmp_path_factory.mktemp("hostile")
     data = hostile_shop(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -373,8 +373,8 @@ def hostile(tmp_path_factory):
     return done.stdout, data, folder / "runs" / "demo" / "hostile" / "seed-0"
 
 
-def test_every_tag_is_imitated(hostile):
-    """The premise: titles and reviews hold all of them, the queries together too."""
+def test_the_hostile_shop_contains_every_tag(hostile):
+    """Each title and review contains all tags, and so do the queries taken together."""
     data = Dataset.load(hostile[1])
     for text in (
         next(iter(data.items.values())).title,
@@ -385,7 +385,7 @@ def test_every_tag_is_imitated(hostile):
 
 
 def test_no_control_token_comes_from_a_text(hostile):
-    """In what an episode was given, each control token stands where the grammar puts it, and nowhere else."""
+    """Among the tokens that an episode was given, control tokens are only where the grammar puts them."""
     _, folder, run = hostile
     data = open_data(folder, 0, True)[0]
     model, tokenizer = Run(run).policy()
@@ -415,8 +415,8 @@ def test_no_control_token_comes_from_a_text(hostile):
         assert count == expected
 
 
-def test_a_terminal_is_not_driven(hostile):
-    """Escapes of the texts are shown as escapes, markup and emoji names as they were written."""
+def test_texts_cannot_control_the_terminal(hostile):
+    """Escape sequences are printed as backslash escapes, markup and emoji names as written."""
     told, folder, run = hostile
     outputs = [
         told,
@@ -435,8 +435,8 @@ def test_a_terminal_is_not_driven(hostile):
         assert r"[boldred]x[/][/nothing]:cat:\x1b[2J\x1b]0;owned\x07\x9b31m\u202e" in text
 
 
-def test_json_carries_the_texts_as_they_are(hostile):
-    """Escaped by JSON on the way, and whole again after it."""
+def test_json_keeps_the_texts(hostile):
+    """JSON escapes them, and reading the JSON gives them back unchanged."""
     _, folder, run = hostile
     done = mrrec("recommend", HOSTILE, "--user", USER, "--run", run, "--json")
     assert all(c.isprintable() or c == "\n" for c in done.stdout)

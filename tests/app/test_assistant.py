@@ -1,4 +1,4 @@
-"""The assistant: what a user gets who is known, new, unlucky, or asks for what is not there."""
+"""The assistant: answers for known and new users, for odd queries and broken-off episodes; what it remembers."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ def helper() -> Assistant:
 
 @pytest.fixture
 def scripted(helper, monkeypatch):
-    """scripted(turns): in the policy's place stands a script that writes these turns."""
+    """scripted(*turns): replace the policy with a script that writes these turns."""
 
     def write(*turns):
         def actor(model, grammar, temperature):
@@ -38,7 +38,7 @@ def scripted(helper, monkeypatch):
 
 
 def test_the_worked_case(helper, scripted):
-    """Look up, answer with the first memory found as evidence: the items are those that fit the profile."""
+    """The script searches and names the first memory as evidence. The items are those that match its profile best."""
     record = next(e for e in helper.environment.memory.entries(as_of_now(USER)) if e.level == "record")
     scripted(lambda g: g.write_search("look", record.text), lambda g: g.write_final("so", "brown lamp", [0]))
     answer = helper.recommend(USER, "something to read by", k=4)
@@ -52,8 +52,8 @@ def test_the_worked_case(helper, scripted):
     assert helper.environment.dataset.category(fits[0]) == "lamp"
 
 
-def test_what_was_met_is_never_recommended_again(helper, scripted):
-    """Whatever is asked for, the later interactions count too: "now" is after all of them."""
+def test_an_owned_item_is_never_recommended(helper, scripted):
+    """All interactions count, also those after the queries: "now" is later than all of them."""
     dataset = helper.environment.dataset
     for user in dataset.users():
         met = [seen.item for seen in dataset.interactions_of(user)]
@@ -63,7 +63,7 @@ def test_what_was_met_is_never_recommended_again(helper, scripted):
             found = [item.id for item, _ in helper.recommend(user, title, k=len(dataset.items)).items]
             assert found and not set(found) & set(met)
     scripted(lambda g: g.write_final("", title, []))
-    assert met[-1] in [item.id for item, _ in helper.recommend("a new one", title, k=60).items]  # it would have fit
+    assert met[-1] in [item.id for item, _ in helper.recommend("a new one", title, k=60).items]  # the item does match
 
 
 def test_a_new_user_gets_an_answer_and_the_reason(helper, scripted):
@@ -73,7 +73,7 @@ def test_a_new_user_gets_an_answer_and_the_reason(helper, scripted):
     assert answer.reason == "nothing is remembered of this user"
 
 
-def test_a_policy_that_breaks_off_leaves_the_query(helper, scripted):
+def test_if_the_policy_breaks_off_the_query_is_the_profile(helper, scripted):
     scripted(lambda g: g.write_search("", " "))
     answer = helper.recommend(USER, "lamp for office")
     assert answer.profile == "lamp for office" and answer.memories == ()
@@ -83,7 +83,7 @@ def test_a_policy_that_breaks_off_leaves_the_query(helper, scripted):
     assert [(item.id, score) for item, score in answer.items] == expected and len(expected) == 5
 
 
-def test_a_wish_for_what_nothing_fits(helper, scripted):
+def test_a_query_that_matches_no_item(helper, scripted):
     scripted(lambda g: g.write_final("", "qwrtzu", []))
     answer = helper.recommend("me", "qwrtzu")
     assert answer.items == ()
@@ -91,7 +91,7 @@ def test_a_wish_for_what_nothing_fits(helper, scripted):
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n"])
-def test_an_empty_wish_or_user_is_refused(helper, text):
+def test_a_blank_query_or_user_is_refused(helper, text):
     with pytest.raises(DataError, match="the query is empty"):
         helper.recommend(USER, text)
     with pytest.raises(DataError, match="the user is empty"):
@@ -101,25 +101,25 @@ def test_an_empty_wish_or_user_is_refused(helper, text):
 @pytest.mark.parametrize(
     "text", ["a" * 100_000, "lamp " * 5000, "lámpara 灯 🪔 ", "of the and", "<end> <m1> </search>"]
 )
-def test_odd_wishes_are_answered(helper, text):
+def test_odd_queries_are_answered(helper, text):
     answer = helper.recommend(USER, text, k=3)
     assert len(answer.items) <= 3 and answer.query == text
     json.dumps(answer.as_dict(), allow_nan=False)
 
 
-def test_one_question_has_one_answer(helper):
+def test_the_same_query_gets_the_same_answer(helper):
     assert helper.recommend(USER, "lamp for office") == helper.recommend(USER, "lamp for office")
 
 
-def test_it_is_the_run_that_answers(helper):
-    """Its rules, its weights, its split: the environment is the one that the run was trained in."""
+def test_the_assistant_has_the_environment_and_policy_of_its_run(helper):
+    """Same split and same weights."""
     dataset = Dataset.load(shop())
     assert helper.environment.split == dataset.split(0, *helper.recipe.shares)
     weights = torch.cat([p.flatten() for p in helper.model.parameters()])
     assert torch.equal(weights, torch.cat([p.flatten() for p in Run(made_run()).policy()[0].parameters()]))
 
 
-def test_the_dictionary_is_plain(helper, scripted):
+def test_an_answer_as_json(helper, scripted):
     scripted(lambda g: g.write_final("because", "brown lamp", []))
     told = json.loads(json.dumps(helper.recommend(USER, "lamp").as_dict()))
     assert list(told) == ["user", "query", "transcript", "memories", "profile", "items", "reason"]
@@ -129,7 +129,7 @@ def test_the_dictionary_is_plain(helper, scripted):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_no_run_and_no_checkpoint_are_not_found(tmp_path):
+def test_a_folder_without_run_or_checkpoint_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run"):
         Assistant.open(tmp_path)
     run = copied_run(tmp_path)
@@ -152,8 +152,8 @@ def test_the_store_holds_the_memory_of_the_run(helper, tmp_path):
         assert made.entry_index().entries == helper.environment.memory.global_entries
 
 
-def test_a_store_made_anew_with_the_seed_it_was_built_with_is_the_same(tmp_path):
-    """Where all queries are of now: an earlier one hides what came after it. 60 people: enough for global lines."""
+def test_rebuilding_the_global_memory_with_the_same_seed_changes_nothing(tmp_path):
+    """All queries are moved to the end, since an earlier one hides later purchases. 60 users give global entries."""
     shop = make_world(WorldConfig(users=60, items=240, categories=4, held=1, history=10, queries=1, seed=3))
     now = [replace(query, time=max(met.time for met in shop.interactions) + 1) for query in shop.queries]
     data = Dataset(shop.items, shop.interactions, now, {}).save(tmp_path / "data")
@@ -163,7 +163,7 @@ def test_a_store_made_anew_with_the_seed_it_was_built_with_is_the_same(tmp_path)
         assert assistant.rebuild_global(tmp_path / "memory.db", 5, data) == before == store.entry_index().entries != ()
 
 
-def test_what_is_remembered_is_there_the_next_time(tmp_path):
+def test_a_purchase_is_remembered_in_the_next_session(tmp_path):
     run = copied_run(tmp_path)
     with Assistant.open(run).store as store:
         assert store.path == run / "memory.db"
@@ -178,7 +178,7 @@ def test_what_is_remembered_is_there_the_next_time(tmp_path):
         again.remember(USER, "i9999999", 5.0)
 
 
-def test_what_was_just_remembered_is_looked_up_and_not_recommended(helper, scripted, tmp_path):
+def test_a_new_purchase_is_found_and_not_recommended_again(helper, scripted, tmp_path):
     own = Assistant.open(copied_run(tmp_path))
     mine = replace(helper, store=own.store)
     item = helper.environment.dataset.items[helper.environment.items.search("brown lamp", 1)[0].id]
@@ -191,8 +191,8 @@ def test_what_was_just_remembered_is_looked_up_and_not_recommended(helper, scrip
     assert mine.recommend("a new one", "lamp").memories == ()
 
 
-def test_a_store_that_a_language_model_writes_names_its_records_and_keeps_no_answers(tmp_path, monkeypatch):
-    """A scripted model in its place: interrupted once, its answers are used again and then gone."""
+def test_a_store_written_by_a_language_model_names_its_records_and_keeps_no_answers(tmp_path, monkeypatch):
+    """A script replaces the model. After an interrupted build, the next one reuses the answers and deletes them."""
     asked, fail_at = [], 25
 
     def scripted_model(model, tokenizer):

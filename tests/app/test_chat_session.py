@@ -1,4 +1,4 @@
-"""A session: a wish a line, ratings by command only, the own memory only, and one clear line for everything else."""
+"""A chat session: lines are wishes, only commands rate and delete, and only in the user's own memory; errors are one line."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def opened() -> Assistant:
 
 @pytest.fixture
 def session(opened, tmp_path, monkeypatch) -> Session:
-    """Of `me`, of whom nothing is known, with a store of its own and a policy that looks up the wish and copies."""
+    """A session of a new user `me`, on a copy of the store. The policy looks up the wish and copies what it reads."""
     g = opened.grammar
 
     def turn(state):
@@ -44,13 +44,13 @@ def session(opened, tmp_path, monkeypatch) -> Session:
 
 
 def talked(store, *lines: str | bytes, user: str = "me"):
-    """`mrrec chat` with these lines in its pipe."""
+    """Run `mrrec chat` and pipe these lines to it."""
     said = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
     return CliRunner().invoke(app, ["chat", "--user", user, "--run", str(made_run()), "--store", str(store)], said)
 
 
 def everything(store: Store, *users: str) -> list[str]:
-    """All rows of these users, but for those that tell which ids were refused."""
+    """All rows of these users, except the audit rows, which list refused ids."""
     return [row for user in users for row in store.for_user(user).export() if '"line": "audit"' not in row]
 
 
@@ -68,7 +68,7 @@ def test_a_wish_is_answered_with_items_and_one_line_on_why(session):
     )
 
 
-def test_a_rating_is_remembered_and_the_item_not_recommended_again(session):
+def test_a_rated_item_is_remembered_and_not_recommended_again(session):
     session.reply("lamp")
     second = session.last.items[1][0]
     [line] = session.reply("/rate 2 5 love that it is small")
@@ -124,7 +124,7 @@ def test_a_sentence_is_a_wish_and_never_a_command(session, wish):
         ("x" * 100_000, f"a line has at most {LONGEST} characters"),
     ],
 )
-def test_what_cannot_be_done_changes_nothing_and_says_why(session, line, why):
+def test_a_refused_line_changes_nothing_and_says_why(session, line, why):
     session.memory.add("a lamp that is red")
     session.reply("lamp")
     was = everything(session.assistant.store, "me", USER)
@@ -136,7 +136,7 @@ def test_what_cannot_be_done_changes_nothing_and_says_why(session, line, why):
     assert len(session.reply("lamp")) == 6
 
 
-def test_before_the_first_list_there_is_nothing_to_rate_or_explain(session):
+def test_rate_and_why_need_a_list(session):
     for line in ("/rate 1 5", "/why", "/why 1"):
         with pytest.raises(DataError, match="there is no list yet"):
             session.reply(line)
@@ -169,7 +169,7 @@ def test_why_explains_the_last_answer_or_one_item_of_it(session):
     assert session.last is answer
 
 
-def test_why_after_something_was_remembered_shows_the_answer_anew(session):
+def test_why_shows_the_new_answer_if_the_memory_has_changed(session):
     session.reply("lamp")
     first = session.last.items[0][0]
     session.reply("/rate 1 5 red")
@@ -201,7 +201,7 @@ def test_a_forgotten_purchase_may_be_recommended_again(session):
     assert item.id in " ".join(session.reply("lamp"))
 
 
-def test_the_id_of_somebody_else_is_that_of_nobody_and_stays(session):
+def test_the_id_of_another_user_is_refused_like_an_unknown_id(session):
     yours = session.assistant.store.for_user(USER)
     ids = [entry.id for entry in yours.list().rows]
     for identity in ids:
@@ -221,7 +221,7 @@ def test_help_names_every_command_and_quit_ends(session):
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_a_piped_session_is_there_in_the_next_one(session):
+def test_a_session_remembers_what_the_last_one_saved(session):
     path = session.assistant.store.path
     first = talked(path, "lamp", "/rate 1 5 love that it is red", "/quit", "mug")
     assert first.exit_code == 0 and first.stdout.count("because: ") == 1
@@ -234,7 +234,7 @@ def test_a_piped_session_is_there_in_the_next_one(session):
     assert "bought" not in talked(path, "/memory", user="somebody else").stdout
 
 
-def test_hostile_lines_are_answered_in_one_line_and_the_session_goes_on(session):
+def test_hostile_lines_do_not_end_the_session(session):
     path = session.assistant.store.path
     hostile = [
         *(" ".join(CONTROL), HOSTILE, "\x1b[2J\x1b]0;owned\x07", b"a\0lamp", b"lamp \xff\xfe", b"x" * 100_000),
@@ -253,7 +253,7 @@ def test_hostile_lines_are_answered_in_one_line_and_the_session_goes_on(session)
     assert done.stdout.split("\n")[-2].startswith("because: ")
 
 
-def test_a_long_line_is_read_to_its_end_and_no_further(tmp_path):
+def test_a_long_line_is_read_to_its_end_only(tmp_path):
     file = tmp_path / "lines"
     fits = "灯" * LONGEST
     file.write_bytes(b"x" * 100_000 + b"\n" + fits.encode() + b"\r\n" + b"y" * (4 * LONGEST + 2) + b"\nlast")
@@ -263,13 +263,13 @@ def test_a_long_line_is_read_to_its_end_and_no_further(tmp_path):
     assert len(long) > LONGEST and exact == fits and len(longer) > LONGEST and last == "last" and len(asked) == 5
 
 
-def test_no_user_and_no_run_are_one_line(tmp_path):
+def test_a_blank_user_or_a_missing_run_gives_one_line(tmp_path):
     refused(mrrec("chat", "--user", " ", "--run", made_run()), 4, "the user is empty")
     refused(mrrec("chat", "--user", "me", "--run", tmp_path), 3, "is not a run")
 
 
-def test_ctrl_c_leaves_with_130_and_nothing_half_written(session, monkeypatch):
-    """In the middle of the transaction that remembers."""
+def test_ctrl_c_exits_with_130_and_writes_nothing_by_halves(session, monkeypatch):
+    """Ctrl-C in the middle of the transaction that saves a rating."""
     path = session.assistant.store.path
     was = everything(session.assistant.store, "me", USER)
 
@@ -284,8 +284,8 @@ def test_ctrl_c_leaves_with_130_and_nothing_half_written(session, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_it_waits(tmp_path):
-    """In a process of its own, with a pipe that stays open; what was remembered before is there."""
+def test_ctrl_c_while_the_session_waits(tmp_path):
+    """In a separate process whose pipe stays open. What was saved before is still in the store."""
     run = copied_run(tmp_path)
     were = [path.name for path in run.iterdir()]
     chat = started("chat", "--user", "me", "--run", run, stdin=-1, cwd=tmp_path)

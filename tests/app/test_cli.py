@@ -1,4 +1,4 @@
-"""The command line: every command on tiny data; one document on stdout, people's tables whole, and quiet ends."""
+"""The command line: every command on tiny data, as JSON and as tables; exit codes, Ctrl-C, pipes and terminals."""
 
 import json
 import os
@@ -21,7 +21,7 @@ USER = "u000003"
 
 
 def document(*words):
-    """What a command prints with --json: the whole of stdout is one document, and ASCII, so that any pipe takes it."""
+    """What a command prints with --json. All of stdout must be one document in ASCII, so that every pipe accepts it."""
     done = mrrec(*words, "--json")
     assert done.exit_code == 0, done.stderr
     assert done.stdout.isascii()
@@ -30,7 +30,7 @@ def document(*words):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """`--fast` at the size of these tests."""
+    """Make `--fast` as small as these tests need."""
     monkeypatch.setattr("mrrec_mini.recipe.FAST", QUICK)
 
 
@@ -38,7 +38,7 @@ def quick(monkeypatch):
 
 
 def test_demo_json(tmp_path, monkeypatch, quick):
-    """Where it is called, it leaves the trained policy, in a run folder like any other."""
+    """The demo leaves its trained policy in a run folder below the current directory. Other commands can use it."""
     monkeypatch.chdir(tmp_path)
     told = document("demo", "--fast", "--data", shop())
     assert list(told) == ["data", "seeds", "arms", "seconds"] and told["seeds"] == [0]
@@ -54,7 +54,7 @@ def test_demo_json(tmp_path, monkeypatch, quick):
 
 @pytest.mark.slow
 def test_demo_in_processes(tmp_path):
-    """Two seeds of the synthetic shop, each in a process; stdout is the document and nothing else."""
+    """Two seeds of the synthetic shop, each in its own process. stdout holds the document and nothing else."""
     demo = started("demo", "--fast", "--seed", 5, "--seeds", 2, "--json", cwd=tmp_path)
     stdout, stderr = demo.communicate()
     assert (demo.returncode, stderr) == (0, "")
@@ -74,7 +74,7 @@ def test_demo_for_people(tmp_path):
         assert part in stdout
 
 
-def test_demo_passes_on_what_was_asked(monkeypatch):
+def test_demo_passes_its_options_on(monkeypatch):
     seen = []
 
     def run_demo(config, say):
@@ -85,7 +85,7 @@ def test_demo_passes_on_what_was_asked(monkeypatch):
     for words in ([], ["--fast"], ["--fast", "--seeds", "2", "--seed", "7"], ["--all", "--data", "d"]):
         assert mrrec("demo", *words).exit_code == 3
     everything, fast, seeds, full = seen
-    assert everything == DemoConfig(seeds=(0, 1))  # a seed a core
+    assert everything == DemoConfig(seeds=(0, 1))  # two seeds by default
     assert fast == DemoConfig(seeds=(0,), fast=True)
     assert seeds.seeds == (7, 8)
     assert full.all_arms and str(full.data) == "d"
@@ -126,7 +126,7 @@ def test_data_import_recbole(tmp_path):
     header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
     (source / "toy.inter").write_text(header + "".join(f"{row}\n" for row in rows))
     done = mrrec("data", "import", "recbole", source, "--out", tmp_path / "out")
-    assert done.stdout == "" and done.exit_code in (0, 4)  # 4: with so little, no query is left, and that is said
+    assert done.stdout == "" and done.exit_code in (0, 4)  # 4: so few rows leave no query, which is reported
     assert done.stderr.splitlines()
 
 
@@ -135,7 +135,7 @@ def test_data_import_recbole(tmp_path):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A store of the shop; tests write about people of their own."""
+    """A store of the shop. Each test writes about a user of its own."""
     store = tmp_path_factory.mktemp("kept") / "deep" / "memory.db"
     counts = document("memory", "build", "--data", shop(), "--store", store)["entries"]
     assert counts["record"] == 12 * 9 and [file.name for file in store.parent.iterdir()] == ["memory.db"]
@@ -143,7 +143,7 @@ def kept(tmp_path_factory):
 
 
 def memory_of(user, store):
-    """(for documents, for people): `mrrec memory ...` of one user."""
+    """Two functions that run `mrrec memory ...` for one user: (with --json, without)."""
     tail = ("--store", store, "--user", user)
     return (lambda *words: document("memory", *words, *tail)), (lambda *words: mrrec("memory", *words, *tail))
 
@@ -155,7 +155,7 @@ def test_memory_build_for_people(tmp_path):
     refused(again, 1, "memory.db already exists; choose another file")
 
 
-def test_memory_verbs_as_documents(kept, tmp_path):
+def test_memory_commands_as_json(kept, tmp_path):
     ask, told = memory_of("carol", kept)
     note = ask("add", "allergic to wool")
     assert note["id"] == "carol/note/0" and note["level"] == "note" and ask("add", "allergic to wool") == note
@@ -182,7 +182,7 @@ def test_memory_verbs_as_documents(kept, tmp_path):
     assert told("export").stdout == exported
 
 
-def test_memory_verbs_for_people(kept):
+def test_memory_commands_for_people(kept):
     _, told = memory_of(USER, kept)
     listed = told("list", "--level", "record", "--limit", 4)
     assert listed.stdout.count(f"{USER}/record/") == 4 and "…" not in listed.stdout
@@ -219,8 +219,8 @@ def test_memory_rebuild_global(kept, tmp_path):
 # --- train, evaluate, recommend ---
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, monkeypatch, quick):
-    """A signal in the midst of step 3 of 5, then gone on to 5, against 5 steps at once: the same log and policy."""
+def test_a_run_can_be_resumed_after_ctrl_c(tmp_path, monkeypatch, quick):
+    """Interrupted in step 3 of 5 and resumed, a run gets the same log and policy as 5 steps without a break."""
     run, whole = tmp_path / "a run", tmp_path / "whole"
     words = ("train", "--data", shop(), "--steps", 5, "--fast", "--run")
     log = Run.log
@@ -239,8 +239,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, monkeypatch, quick):
     assert [line["step"] for line in log_of(run)] == [1, 2, 3]
     assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0  # the checkpoint is usable
 
-    gone_on = mrrec(*shlex.split(command)[1:])
-    assert gone_on.exit_code == 0 and gone_on.stderr.startswith(f"{run}: 5 steps")
+    resumed = mrrec(*shlex.split(command)[1:])
+    assert resumed.exit_code == 0 and resumed.stderr.startswith(f"{run}: 5 steps")
     assert mrrec(*words, whole).exit_code == 0
     assert [line["step"] for line in log_of(run)] == [1, 2, 3, 4, 5]
     assert log_of(run) == log_of(whole)
@@ -248,7 +248,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, monkeypatch, quick):
 
 
 def log_of(run):
-    """The log, but for the clock."""
+    """The lines of the log, without the times."""
     lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
     return [json.loads(line) | {"step_time": 0} for line in lines]
 
@@ -256,7 +256,7 @@ def log_of(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "demo"])
 def test_ctrl_c_in_a_process(tmp_path, command):
-    """As a shell sends it, whenever: 130, and nothing but one line at most."""
+    """Ctrl-C as a shell sends it, at any time: exit code 130, and at most one line on stderr."""
     words = {"train": ("train", "--data", shop(), "--run", "run", "--steps", 5000), "demo": ("demo", "--seeds", 2)}
     job = started(*words[command], "--fast", cwd=tmp_path)
     deadline = time.monotonic() + 120
@@ -269,7 +269,7 @@ def test_ctrl_c_in_a_process(tmp_path, command):
     assert stderr.startswith("interrupted; resume with: ") if command == "train" else "Traceback" not in stderr
 
 
-def test_ctrl_c_before_anything_was_learned(tmp_path, monkeypatch):
+def test_ctrl_c_before_the_first_step(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
@@ -277,11 +277,11 @@ def test_ctrl_c_before_anything_was_learned(tmp_path, monkeypatch):
     done = mrrec("train", "--data", shop(), "--run", tmp_path / "run", "--fast")
     assert (done.exit_code, done.stdout) == (130, "")
     assert done.stderr == "interrupted before the first step; nothing was kept\n"
-    assert not (tmp_path / "run").exists()  # so the same command can be given again
+    assert not (tmp_path / "run").exists()  # so the same command works again
 
 
-def test_a_made_world_is_trained_on_with_its_siblings_and_evaluated(tmp_path, quick):
-    """What `make-world` writes is enough to make the sibling shops again; a run is scored under what it learned by."""
+def test_train_and_evaluate_on_a_made_world(tmp_path, quick):
+    """`train` makes the sibling shops from what `make-world` wrote. `evaluate` names the arm after the algorithm."""
     world, run = tmp_path / "w", tmp_path / "r"
     mrrec("data", "make-world", "--users", 12, "--items", 60, "--out", world)
     words = ("--run", run, "--steps", 1, "--algo", "reinforce", "--fast", "--seed", 3)
@@ -325,7 +325,7 @@ def test_recommend():
     assert len(new["items"]) == 5 and new["reason"].startswith("nothing is remembered of this user")
 
 
-# --- as a citizen of a shell ---
+# --- in a shell ---
 
 
 def test_version_and_help():
@@ -354,7 +354,7 @@ def test_wrong_usage_is_2(words):
 
 
 def test_head_closes_quietly():
-    """The reader takes one line and goes; more is written than any pipe holds, so the writer must notice."""
+    """The reader closes the pipe after one line. A pipe cannot hold the rest, so the writer must notice."""
     code = "from mrrec_mini.app.cli import shell; shell.json.dumps = lambda *_, **__: ('{\\n' + 'x\\n' * 200_000)"
     info = started("data", "info", shop(), "--json", before=code)
     assert info.stdout.readline() == "{\n"
@@ -363,8 +363,8 @@ def test_head_closes_quietly():
     assert info.wait() == 1
 
 
-def test_a_closed_pipe_and_little_to_say():
-    """Less is written than a pipe holds: only the flush at the end can notice."""
+def test_a_closed_pipe_and_a_short_output():
+    """The output fits into a pipe, so only the flush at the end can notice that the pipe is closed."""
     reader, writer = os.pipe()
     info = started("data", "info", shop(), "--json", stdout=writer)
     os.close(writer)
@@ -381,7 +381,7 @@ def test_no_color_is_respected(forbidden):
 
 
 def test_a_terminal_without_unicode_gets_everything(tmp_path):
-    """Signs that the encoding lacks become their numbers; nothing breaks off."""
+    """Characters that the encoding lacks are shown as their numbers, and the output is complete."""
     data = Dataset.load(shop())
     Dataset(data.items, data.interactions, data.queries, {"name": "Büro 灯"}).save(tmp_path / "d")
     done = started("data", "info", tmp_path / "d", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"})
@@ -391,7 +391,7 @@ def test_a_terminal_without_unicode_gets_everything(tmp_path):
 
 @pytest.mark.slow
 def test_no_network_is_needed():
-    """Any connection would raise; and transformers is not told that it is offline."""
+    """Any connection would raise an error. HF_HUB_OFFLINE is unset, so transformers would be free to connect."""
     code = """
 import os, socket
 os.environ.pop("HF_HUB_OFFLINE", None)
@@ -405,7 +405,7 @@ socket.socket.connect = socket.getaddrinfo = refuse
 
 
 def test_help_is_quick():
-    """No heavy library is imported on the way to --help, nor by what needs no model."""
+    """Neither --help nor a command without a model imports a heavy library."""
     code = (
         "import sys, mrrec_mini.app.cli\nfrom typer.testing import CliRunner\n"
         f"for words in (['--help'], ['train', '--help'], ['data', 'info', {str(shop())!r}]):\n"
@@ -417,8 +417,8 @@ def test_help_is_quick():
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
-def test_texts_are_shown_and_never_obeyed(tmp_path):
-    """Markup, emoji names and escape sequences in names come out as they were written, the last ones as escapes."""
+def test_texts_cannot_control_the_terminal(tmp_path):
+    """Markup and emoji names in a text are printed as written. Escape sequences are printed as backslash escapes."""
     data = Dataset.load(shop())
     Dataset(data.items, data.interactions, data.queries, {"name": HOSTILE}).save(tmp_path / "d")
     told = "".join(mrrec("data", "info", tmp_path / "d").stdout.replace("│", "").split())

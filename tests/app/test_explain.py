@@ -1,4 +1,4 @@
-"""What an answer rests on: withheld before the best are taken, nothing written, and a control that changes nothing."""
+"""What an answer rests on: entries are hidden before the top k are chosen, nothing is written, the control is inert."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def opened() -> Assistant:
 
 @pytest.fixture
 def helper(opened, tmp_path) -> Assistant:
-    """With a store of its own, in which `me` and `you` said the same."""
+    """An assistant with a copy of the store, in which `me` and `you` have the same notes."""
     path = shutil.copy(opened.store.path, tmp_path / "memory.db")
     with Store.open(path) as store:
         for note in NOTES:
@@ -52,7 +52,7 @@ def helper(opened, tmp_path) -> Assistant:
 
 @pytest.fixture
 def reading(opened, monkeypatch):
-    """reading(*searches): a policy that makes these searches, then writes the last word of all that it read."""
+    """reading(*searches): a policy that makes these searches, then writes the last word of each entry that it read."""
 
     def play(*searches):
         g = opened.grammar
@@ -75,13 +75,13 @@ def entry(text: str) -> MemoryEntry:
 # --- withheld -------------------------------------------------------------------------------------------------------
 
 
-def after_the_best_are_taken(memory, query, text, k, gone):
-    """The plausible wrong version: too few come back."""
+def hidden_after_the_top_k(memory, query, text, k, gone):
+    """A plausible wrong version: it returns too few entries."""
     return tuple(entry for entry in memory.search(query, text, k) if entry.id not in gone)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
-def test_the_next_best_takes_the_place_and_the_others_keep_their_order(k):
+def test_the_next_best_entry_moves_up_and_the_others_keep_their_order(k):
     memory, query = environment().memory, environment().dataset.queries[0]
     wrong = 0
     for text in ("mug price", "lamp size small", "love that it is luxury"):
@@ -89,13 +89,13 @@ def test_the_next_best_takes_the_place_and_the_others_keep_their_order(k):
         for gone in ({ranking[0].id}, {ranking[1].id, ranking[2].id}, {ranking[-1].id}, set(), {"no such id"}):
             [found] = Withheld(memory, {query.id: gone}).search_many([(query, text)], k)
             assert found == tuple(entry for entry in ranking if entry.id not in gone)[:k]
-            wrong += found != after_the_best_are_taken(memory, query, text, k, gone)
+            wrong += found != hidden_after_the_top_k(memory, query, text, k, gone)
         everything = {entry.id for entry in ranking}
         assert Withheld(memory, {query.id: everything}).search_many([(query, text)], k) == [()]
     assert wrong
 
 
-def test_in_a_batch_each_query_has_its_own_withheld():
+def test_each_query_of_a_batch_has_its_own_hidden_entries():
     memory, query = environment().memory, environment().dataset.queries[0]
     other = replace(query, id="other")
     first, second, *_ = memory.search(query, "mug price", 3)
@@ -106,7 +106,7 @@ def test_in_a_batch_each_query_has_its_own_withheld():
 
 
 class Dictated:
-    """An embedder whose vectors are dictated."""
+    """An embedder with given vectors."""
 
     id = "dictated"
     vectors: ClassVar = {
@@ -121,8 +121,8 @@ class Dictated:
         return np.array([self.vectors[text] for text in texts], dtype=float)
 
 
-def test_an_index_made_anew_would_let_a_stranger_change_the_answer():
-    """Why withheld is not deleted: the lamp is found by nobody, but it stretches the list of cosines."""
+def test_an_index_built_without_an_entry_could_change_the_order_of_the_others():
+    """Why entries are hidden, not deleted: no search returns the lamp, but its cosine sets the scale of the others."""
     space = TextSpace(HybridConfig(), BM25Stats(3.0, {}, 1.0), Dictated())
     first, second, tea, lamp = lines = [entry(text) for text in list(Dictated.vectors)[:4]]
     index = EntryIndex(lines, space)
@@ -138,7 +138,7 @@ def test_an_index_made_anew_would_let_a_stranger_change_the_answer():
     assert view.search_many([(query, "small red mug")], 1) == [(first,)]
 
 
-def test_a_data_sets_memory_is_played_without_what_was_read_in_one_batch():
+def test_entries_can_be_hidden_from_some_queries_of_a_batch():
     env, grammar, rules = environment(), Grammar(tokenizer()), RolloutConfig()
     queries, actor = env.split.train_queries[:4], ScriptActor(expert(Grammar(tokenizer())))
     before = rollout(actor, queries, env.memory, grammar, rules)
@@ -157,7 +157,7 @@ def test_a_data_sets_memory_is_played_without_what_was_read_in_one_batch():
 # --- places ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_place_counts_what_was_not_met_and_the_item_itself(opened):
+def test_a_place_ignores_owned_items_except_the_item_itself(opened):
     items = opened.environment.items
     ranking = [hit.id for hit in items.search("red lamp", len(items))]
     met = set(ranking[1:60:3])
@@ -173,7 +173,7 @@ def test_a_place_counts_what_was_not_met_and_the_item_itself(opened):
 
 
 def test_the_worked_case(helper, reading):
-    """Three of four notes about lamps are read; without one of them the fourth is, and the profile says so."""
+    """The policy reads three of four notes about lamps. Without one, it reads the fourth, and the profile changes."""
     reading("lamp")
     found = helper.explain("me", "a lamp", k=4)
     assert found.answer == helper.recommend("me", "a lamp", k=4)
@@ -203,8 +203,8 @@ def test_the_worked_case(helper, reading):
     assert found.together.withheld == tuple(reason.entry.id for reason in found.reasons)
 
 
-def test_what_was_not_looked_up_changes_nothing(helper, reading):
-    """The control, for every entry that could be one; what was read changes the episode."""
+def test_an_entry_that_was_not_looked_up_has_no_effect(helper, reading):
+    """Hide each entry in turn: the episode changes if and only if the entry was read."""
     for user, searches in (("me", ["lamp"]), ("u000003", ["lamp", "price"])):
         reading(*searches)
         found = helper.explain(user, "a lamp")
@@ -218,7 +218,7 @@ def test_what_was_not_looked_up_changes_nothing(helper, reading):
             assert (after == before) == (entry.id not in read)
 
 
-def test_the_searches_that_follow_from_a_memory_change_with_it(helper, reading):
+def test_searches_that_follow_from_a_memory_change_without_it(helper, reading):
     reading("lamp color", "{0}")
     reason = helper.explain("me", "a lamp").reasons[0]
     assert reason.entry.text == "lamp color red" and reason.without.before.calls == ("lamp color", "red")
@@ -235,7 +235,7 @@ def test_nothing_is_written(helper, reading):
     assert (list(mine.export()), helper.store.generation, path.read_bytes(), mine.stats()) == was
 
 
-def test_it_is_the_own_memory_that_is_withheld(helper, reading):
+def test_only_the_users_own_entries_can_be_hidden(helper, reading):
     reading("lamp")
     mine, yours = helper.explain("me", "a lamp"), helper.explain("you", "a lamp")
     for user, found in (("me", mine), ("you", yours)):
@@ -246,8 +246,8 @@ def test_it_is_the_own_memory_that_is_withheld(helper, reading):
     assert helper._play(query, Withheld(memory, {query.id: foreign})) == helper._play(query, memory)
 
 
-def test_who_writes_meanwhile_changes_no_effect(helper, opened, monkeypatch):
-    """All episodes are played on the memory as it was at the first of them."""
+def test_writing_to_the_store_meanwhile_has_no_effect(helper, opened, monkeypatch):
+    """All episodes use the memory as it was before the first one."""
     g, plays = opened.grammar, []
 
     def turn(state):
@@ -264,7 +264,7 @@ def test_who_writes_meanwhile_changes_no_effect(helper, opened, monkeypatch):
     assert not any(f"number {n}" in seen for n in range(1, 6))
 
 
-def test_a_target_is_watched(helper, reading):
+def test_the_rank_of_a_target_is_reported(helper, reading):
     reading("lamp")
     items = helper.environment.items
     for target in ("i0000003", "i0000016"):
@@ -279,7 +279,7 @@ def test_a_target_is_watched(helper, reading):
         helper.explain("me", "a lamp", target="i9999999")
 
 
-def test_what_was_met_does_not_count(helper, reading):
+def test_owned_items_do_not_count(helper, reading):
     reading("lamp")
     first = helper.recommend("me", "a lamp").items[0][0]
     helper.remember("me", first.id, 3.0)
@@ -290,7 +290,7 @@ def test_what_was_met_does_not_count(helper, reading):
         assert change.after.target_place == met
 
 
-def test_nobody_known_and_nothing_looked_up(helper, reading):
+def test_an_unknown_user_and_no_search(helper, reading):
     reading("lamp")
     found = helper.explain("a new one", "a lamp")
     assert (found.reasons, found.together, found.control) == ((), None, None)
@@ -315,8 +315,8 @@ def test_an_episode_that_breaks_off_without_a_memory_says_so(helper, opened, mon
     assert change.after.profile == "something for my desk" and "the episode ends: an empty search" in str(change)
 
 
-def test_one_question_has_one_explanation_and_it_is_plain(helper):
-    """The trained policy itself, whatever it does."""
+def test_the_same_query_gets_the_same_explanation(helper):
+    """With the trained policy. The explanation can be written as JSON."""
     found = helper.explain("u000003", "lamp for office")
     assert found == helper.explain("u000003", "lamp for office")
     told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
@@ -339,7 +339,7 @@ def test_contributions_by_hand():
 
 
 def test_contributions_of_real_episodes():
-    """The expert copies what it finds useful of what it read: that is in its own profile more than in another one."""
+    """The expert copies useful words that it read: its profile shares more of them than that of another episode."""
     env, grammar = environment(), Grammar(tokenizer())
     episodes = rollout(
         ScriptActor(expert(grammar)), env.split.train_queries, env.memory, grammar, RolloutConfig(memory_k=1)
@@ -380,7 +380,7 @@ def test_the_command_refuses_in_one_line(tmp_path, reading):
     assert mrrec("explain", "lamp", "--user", "me", *run, "-k", 0).exit_code == 2
 
 
-def test_the_command_shows_texts_and_obeys_none(helper, reading):
+def test_texts_cannot_control_the_terminal(helper, reading):
     helper.store.for_user("me").add(f"lamp {HOSTILE}")
     reading("lamp bold red")
     done = mrrec("explain", HOSTILE, "--user", "me", "--run", made_run(), "--store", helper.store.path)

@@ -1,4 +1,4 @@
-"""A student's formulas: which are taken from a file, which are refused and how, and that the real loop uses them."""
+"""A student's file of formulas: what is taken from it, what is refused and why, and that training uses it."""
 
 import json
 import math
@@ -35,16 +35,16 @@ def steps_of(formulas: Formulas, config: TrainConfig = CONFIG, steps: int = 1) -
     return [trainer.step() | {"step_time": 0} for _ in range(steps)]
 
 
-# --- what is taken ---
+# --- what is taken from a file ---
 
 
-def test_the_bundle_is_the_packages_own():
+def test_the_default_formulas_are_the_packages_own():
     assert {field.name: getattr(Formulas(), field.name) for field in fields(Formulas)} == OWN
     assert grpo_loss.__kwdefaults__ == {name: OWN[name] for name in PARTS} == Formulas().parts
 
 
 @pytest.mark.parametrize("algo", ["grpo", "reinforce"])
-def test_the_packages_own_in_a_file_change_nothing(tmp_path, algo):
+def test_a_file_that_calls_the_packages_formulas_changes_nothing(tmp_path, algo):
     lines = ["from mrrec_mini import grpo, reinforce"]
     for name in USED[algo]:
         home = "grpo" if hasattr(grpo, name) else "reinforce"
@@ -56,15 +56,15 @@ def test_the_packages_own_in_a_file_change_nothing(tmp_path, algo):
 
 
 @pytest.mark.parametrize("name", [name for name in USED["grpo"] if name != "token_logprobs"])
-def test_each_formula_of_the_file_is_what_the_update_calls(tmp_path, name):
+def test_each_formula_of_the_file_is_called(tmp_path, name):
     """A formula that raises: the error shows that it was called."""
     path = written(tmp_path, f"def {name}(*args):\n    raise ArithmeticError('heard')\n")
     with pytest.raises(ValueError, match=rf"mine.py, line 2: {name} raised ArithmeticError: 'heard'"):
         learners_file(path, "grpo", GRPOConfig(beta=0.1))
 
 
-def test_what_a_file_only_imports_is_not_the_students(tmp_path):
-    """Otherwise an imported `grpo_loss` would pass for the student's, and would not call the student's part."""
+def test_imported_formulas_are_not_the_students(tmp_path):
+    """Otherwise an imported `grpo_loss` would count as the student's, and would not call the student's part."""
     imports = "from mrrec_mini.grpo import clipped_surrogate as usual, grpo_loss, group_advantages\n"
     path = written(tmp_path, imports + "def clipped_surrogate(r, a, c):\n    raise ArithmeticError('heard')\n")
     with pytest.raises(ValueError, match="clipped_surrogate raised ArithmeticError: 'heard'"):
@@ -77,7 +77,7 @@ def test_what_a_file_only_imports_is_not_the_students(tmp_path):
 
 
 def test_the_trainer_calls_the_students_formulas(tmp_path):
-    """In a real step, after the trial. The student's whole loss calls its own parts, not the bundle's."""
+    """In one training step, after the trial. The student's own `grpo_loss` does not get the file's other parts."""
     lines = ["from mrrec_mini import grpo, reinforce", "calls = []"]
     for name in USED["grpo"]:
         home = "reinforce" if name == "token_logprobs" else "grpo"
@@ -98,16 +98,16 @@ def test_each_formula_of_reinforce_is_called(tmp_path, name):
         steps_of(learners_file(path, "reinforce").formulas, replace(CONFIG, algo="reinforce"))
 
 
-def test_another_formula_is_another_run(tmp_path):
-    """A file that defines one part: the package's loss is computed with it."""
+def test_another_formula_changes_the_run(tmp_path):
+    """If a file defines one part, the package's loss uses it."""
     path = written(tmp_path, "def length_weights(mask, rule, episodes, tokens, max_tokens):\n    return mask / 7\n")
     mine, own = (steps_of(f, steps=2) for f in (learners_file(path, "grpo").formulas, Formulas()))
     assert mine[0]["reward"] == own[0]["reward"], "the first episodes are the same"
     assert not math.isclose(mine[0]["grad_norm"], own[0]["grad_norm"], rel_tol=1e-3)
 
 
-def test_a_part_can_be_handed_to_the_loss():
-    """-J of one token with ratio e^.5 and A = 1: clipped at 1.2, and 2.4 with a surrogate of twice that."""
+def test_a_part_can_be_passed_to_the_loss():
+    """One token with ratio e^0.5 and A = 1: the loss is -1.2, clipped, and -2.4 with a surrogate twice as large."""
     given = torch.tensor([[-0.5]]), torch.tensor([[-1.0]]), torch.ones(1), torch.ones(1, 1), GRPOConfig(clip=(0.2, 0.2))
     assert float(grpo_loss(*given, 1, 1)) == pytest.approx(-1.2)
     double = lambda *args: 2 * clipped_surrogate(*args)  # noqa: E731
@@ -148,21 +148,21 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path, text, error, said):
         ("return rewards[:, None]", r"group_advantages of 4 rewards returned shape \(4, 1\), expected \(4,\)"),
     ],
 )
-def test_what_goes_wrong_in_it_names_the_line(tmp_path, body, said):
+def test_an_error_in_a_formula_names_the_line(tmp_path, body, said):
     path = written(tmp_path, f"def group_advantages(rewards, groups, sigma):\n    {body}\n")
     with pytest.raises(ValueError, match=said):
         steps_of(learners_file(path, "grpo").formulas)
 
 
-def test_the_line_is_the_last_one_of_the_file_that_was_reached(tmp_path):
+def test_the_named_line_is_the_last_one_reached_in_the_file(tmp_path):
     text = "def helper(r):\n    return r.deep\n\n"
     text += "def group_advantages(rewards, groups, sigma):\n    return helper(rewards)\n"
     with pytest.raises(ValueError, match=r"mine.py, line 2: group_advantages raised AttributeError"):
         steps_of(learners_file(written(tmp_path, text), "grpo").formulas)
 
 
-def test_a_file_that_is_named_from_here(tmp_path, monkeypatch):
-    """As people type it."""
+def test_a_relative_path(tmp_path, monkeypatch):
+    """The message shows the path as the user typed it."""
     written(tmp_path, "def group_advantages(rewards, groups, sigma):\n    raise NotImplementedError\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"^mine.py, line 2: group_advantages is not written yet$"):
@@ -196,7 +196,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("mrrec_mini.recipe.FAST", QUICK)
 
 
-def test_the_reference_beside_it_is_the_run_without_a_file(tmp_path, quick):
+def test_the_reference_run_equals_a_run_without_a_file(tmp_path, quick):
     path = written(tmp_path, MINE)
     said = train_run(shop(), tmp_path / "a", Settings(steps=2, fast=True, formulas=path))
     assert said.startswith("2 steps") and "; with the package's own: 2 steps" in said
@@ -205,7 +205,7 @@ def test_the_reference_beside_it_is_the_run_without_a_file(tmp_path, quick):
     assert own == log_of(tmp_path / "b") and mine != own
 
 
-def test_both_are_gone_on_with(tmp_path, quick, monkeypatch):
+def test_both_runs_are_resumed(tmp_path, quick, monkeypatch):
     steady = replace(QUICK, train=replace(QUICK.train, final_rate=1.0))
     monkeypatch.setattr("mrrec_mini.recipe.FAST", steady)
     path = written(tmp_path, MINE)
@@ -219,7 +219,7 @@ def test_both_are_gone_on_with(tmp_path, quick, monkeypatch):
     assert a == b and [len(log) for log in a] == [4, 4]
 
 
-def test_a_run_goes_on_with_the_file_that_it_was_made_with(tmp_path, quick):
+def test_a_run_is_resumed_only_with_the_file_it_was_made_with(tmp_path, quick):
     path = written(tmp_path, MINE)
     train_run(shop(), tmp_path / "a", Settings(steps=1, fast=True, formulas=path))
     with pytest.raises(Mismatch, match="made with a student's file of formulas, not without one; give --with"):
@@ -240,14 +240,14 @@ def test_on_the_command_line(tmp_path, quick):
     refused(
         mrrec(*words, written(tmp_path, ANSWER, "stub.py")), 1, "stub.py, line", "group_advantages is not written yet"
     )
-    assert not (tmp_path / "run").exists(), "told before anything is made"
+    assert not (tmp_path / "run").exists(), "refused before anything is made"
     done = mrrec(*words, written(tmp_path, MINE))
     assert done.exit_code == 0, done.stderr
     assert "* yours, o the package's own" in done.stdout and "with the package's own: 2 steps" in done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_two_curves_in_one_picture():
+def test_two_curves_in_one_plot():
     drawn = curves([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]], "*o", height=2).splitlines()
     assert drawn == ["   1.00 | *@", "   0.00 |@o", "        +---", "         1 3"]
     assert curves([[1.0, 2.0]], "*") == curve([1.0, 2.0])

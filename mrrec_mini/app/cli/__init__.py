@@ -5,11 +5,11 @@ Flow: the outermost shell; nothing imports it. One file per group of commands; `
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from mrrec_mini import __version__
 from mrrec_mini.app.cli import data, memory, runs, studies
 from mrrec_mini.app.cli.shell import start_process
 
@@ -23,7 +23,7 @@ for name, part in {"data": data.app, "memory": memory.app, "model": data.model_a
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mrrec_mini {__version__}")
+        typer.echo(f"mrrec_mini {import_module('mrrec_mini').__version__}")
         raise typer.Exit
 
 
