@@ -170,11 +170,10 @@ class Assistant:
         )
 
     def _asked(self, user: str, text: str) -> tuple[Query, StoredMemory, set[str]]:
-        """The query, the memory that it searches, and the ids of the items that the user owns."""
+        """The query, the memory that it searches, and the ids of the user's items, except those of another shop."""
         query = as_of_now(require_text(user, "the user"), require_text(text, "the query"))
         bought = {purchase.item.id for purchase in self.store.for_user(user).purchases()}
-        known = self.environment.dataset.items.keys()  # the store may belong to another shop
-        return query, StoredMemory(self.store), bought & known
+        return query, StoredMemory(self.store), bought & self.environment.dataset.items.keys()
 
     def _play(self, query: Query, memory: Searchable) -> Episode:
         """One greedy episode."""

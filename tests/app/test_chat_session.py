@@ -1,4 +1,4 @@
-"""A chat session: lines are wishes, only commands rate and delete, and only in the user's own memory; errors are one line."""
+"""A chat session: lines are wishes, only commands rate and delete, only in the user's memory; errors are one line."""
 
 import os
 import shutil

@@ -129,8 +129,7 @@ def search(text: Sought, store: File, user: User, k: HowMany = 3, json: Json = F
         hits = memory.search(require_text(text, "the text to look for"), k)
     found = [asdict(h.entry) | {"score": h.hit.score, "bm25": h.hit.bm25, "cosine": h.hit.dense} for h in hits]
     rows = [[one["id"], one["text"], *(f"{one[name]:.3f}" for name in SCORES)] for one in found]
-    title = f"{text!r} in the memory of {user}"
-    answer(found, json, lambda: print_table(title, ("id", "entry", *SCORES), rows))
+    answer(found, json, lambda: print_table(f"{text!r} in the memory of {user}", ("id", "entry", *SCORES), rows))
 
 
 @command(app)
@@ -164,8 +163,7 @@ def history(
 ) -> None:
     """Print one page of what was added, changed and deleted, oldest first."""
     with _memory_of(user, store) as memory:
-        page = memory.history(entry, limit, cursor)
-    _answer_page(page, "events", f"history of {user}", json, EVENT, _event_row)
+        _answer_page(memory.history(entry, limit, cursor), "events", f"history of {user}", json, EVENT, _event_row)
 
 
 @command(app)
