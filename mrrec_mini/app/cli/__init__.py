@@ -23,7 +23,8 @@ for name, part in {"data": data.app, "memory": memory.app, "model": data.model_a
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mrrec_mini {import_module('mrrec_mini').__version__}")
+        package = __package__.partition(".")[0]
+        typer.echo(f"{package} {import_module(package).__version__}")
         raise typer.Exit
 
 
