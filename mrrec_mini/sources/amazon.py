@@ -14,30 +14,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from mrrec_mini.data import LATEST_TIME, DataError, Dataset, json_line, key_text
 from mrrec_mini.datatypes import Item, Query
-from mrrec_mini.sources.cleaning import (
-    DESCRIPTION_LENGTH,
-    TITLE_LENGTH,
-    Cleaning,
-    RawItem,
-    Rejects,
-    Review,
-    Step,
-    as_list,
-    aspect_value,
-    clean_text,
-    cut_at_word,
-    folded,
-    make_items,
-    read_lines,
-    refuse_lost,
-    template_query,
-)
+from mrrec_mini.sources import cleaning
+from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text
 
 DAY = 86_400  # seconds; the resolution of Amazon 2018 times
 DEPTH = 2  # names of a category path
@@ -60,63 +44,58 @@ def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None)
     earlier one word for word. On Magazine Subscriptions 2018 this leaves 159 of 348 users. The rating of the target
     does not matter.
 
-    Raises DataError with file and line. If `rejects` is given, it takes the records at fault instead, and the reviews
-    of items that are lost with them.
+    Errors and `rejects`: see `cleaning.ImportLog`.
     """
     # 1. Read the metadata, then the reviews.
-    cleaning = Cleaning(rejects)
-    rows = _read_metadata(Path(metadata), cleaning)
-    lost = cleaning.lost_items(Path(metadata), item_id_in_line, {_item_id(row): row for row in rows})
-    taken = cleaning.first_of_each_pair(read_reviews([Path(reviews)], cleaning, lost=lost))
+    log = ImportLog(rejects)
+    rows = _read_metadata(Path(metadata), log)
+    log.find_lost(Path(metadata), item_id_in_line, {_item_id(row) for row in rows})
+    taken = log.first_of_each_pair(read_reviews([Path(reviews)], log))
     if not taken:
         raise DataError.at(reviews, None, None, "holds no usable review (0 records)")
     # 2. Decide on the pool: described or reviewed items; those without metadata get the most frequent category.
     reviewed = {review.item for review in taken}
     step = "metadata that says nothing of an item never reviewed"
-    rows = cleaning.keep(
-        step, rows, lambda row: _item_id(row) in reviewed or any(row.get(name) for name in _DESCRIBING)
-    )
-    broken = sum(_is_broken(row.get("title")) for row in rows)
+    rows = log.keep(step, rows, lambda row: _item_id(row) in reviewed or any(row.get(name) for name in _DESCRIBING))
+    broken = sum(is_broken_title(row.get("title")) for row in rows)
     step = "titles that are scrape errors, replaced by brand, category and description"
-    cleaning.steps.append(Step(step, broken, len(rows) - broken))
+    log.count(step, broken, len(rows) - broken)
     roots = Counter(path[0] for path in map(_category_path, rows) if path)
     root = roots.most_common(1)[0][0] if roots else "items"
     missing = sorted(reviewed - {_item_id(row) for row in rows})
-    cleaning.steps.append(Step("reviewed items without metadata, kept under the general category", 0, len(missing)))
+    log.count("reviewed items without metadata, kept under the general category", 0, len(missing))
     rows += [{"asin": item, "title": f"{root} {item}"} for item in missing]
-    items = make_items([_amazon_item(row, root) for row in rows])
+    items = cleaning.make_items([_amazon_item(row, root) for row in rows])
     # 3. Make the queries.
-    queries, taken = _last_purchases(taken, items, cleaning)
+    queries, taken = _last_purchases(taken, items, log)
     meta = {
         "name": Path(reviews).name.split(".")[0],
         "source": "Amazon Reviews (McAuley lab, UCSD): 2018 Ni et al. EMNLP 2019; 2023 Hou et al. arXiv 2403.03952",
         "licence": "no formal licence; published for research use, cite the paper",
-        "cleaning": cleaning.as_meta(),
+        "cleaning": log.steps,
     }
     return Dataset(items, tuple(review.interaction() for review in taken), queries, meta)
 
 
 def _last_purchases(
-    reviews: list[Review], items: Mapping[str, Item], cleaning: Cleaning
+    reviews: list[Review], items: Mapping[str, Item], log: ImportLog
 ) -> tuple[tuple[Query, ...], list[Review]]:
     """(one query per user with a certain last purchase, the reviews without those that repeat the target's)."""
-    people: dict[str, list[Review]] = {}
-    for review in reviews:  # sorted by user and time
-        people.setdefault(review.user, []).append(review)
-    users = cleaning.keep("users with one item (they keep their history)", people, lambda u: len(people[u]) > 1)
+    people = {user: list(own) for user, own in groupby(reviews, lambda review: review.user)}  # sorted by user and time
+    users = log.keep("users with one item (they keep their history)", people, lambda u: len(people[u]) > 1)
     step = "users whose last day holds several reviews (they keep their history)"
-    users = cleaning.keep(step, users, lambda u: people[u][-2].time // DAY < people[u][-1].time // DAY)
+    users = log.keep(step, users, lambda u: people[u][-2].time // DAY < people[u][-1].time // DAY)
     step = "users whose last review repeats an earlier one (they keep their history)"
-    users = cleaning.keep(step, users, lambda u: people[u][-1].text not in {past.text for past in people[u][:-1]})
+    users = log.keep(step, users, lambda u: people[u][-1].text not in {past.text for past in people[u][:-1]})
     last = {user: people[user][-1] for user in users}
 
     def is_no_copy(review: Review) -> bool:
-        target = last.get(review.user)
-        return target is None or review is target or folded(review.text) != folded(target.text)
+        target = last.get(review.user, review)
+        return review is target or cleaning.folded(review.text) != cleaning.folded(target.text)
 
-    reviews = cleaning.keep("earlier reviews equal to the target's but for case and spacing", reviews, is_no_copy)
+    reviews = log.keep("earlier reviews equal to the target's but for case and spacing", reviews, is_no_copy)
     queries = (
-        Query(f"q-{user}", user, template_query(items[target.item]), target.item, target.time)
+        Query(f"q-{user}", user, cleaning.template_query(items[target.item]), target.item, target.time)
         for user, target in last.items()
     )
     return tuple(queries), reviews
@@ -125,20 +104,15 @@ def _last_purchases(
 # --- reviews --------------------------------------------------------------------------------------------------------
 
 
-def read_reviews(
-    paths: Iterable[Path],
-    cleaning: Cleaning,
-    users: frozenset[str] | None = None,
-    lost: Mapping[str, str] | None = None,
-) -> list[Review]:
+def read_reviews(paths: Iterable[Path], log: ImportLog, users: frozenset[str] | None = None) -> list[Review]:
     """Reviews in the 2018 or 2023 form, which differ in field names; only those by `users`, if given.
 
-    Also reads Rec-R1's form: one line per user, with "history" and "target". `lost`: see `Cleaning.lost_items`. Raises
-    DataError for a line in none of these forms.
+    Also reads Rec-R1's form: one line per user, with "history" and "target". Raises DataError for a line in none of
+    these forms, and for a review of an item that the log lists as lost.
     """
     in_milliseconds = 0
 
-    def reviews_of(path: Path, number: int, raw: bytes) -> list[Review | None] | None:
+    def reviews_of(raw: bytes, number: int, path: Path) -> list[Review | None] | None:
         nonlocal in_milliseconds
         if (row := json_line(raw, number, path)) is None:
             return None
@@ -159,16 +133,15 @@ def read_reviews(
         except ValueError as error:
             raise DataError.at(path, number, "id of user or item", str(error)) from None
         for review in filter(None, found):
-            refuse_lost(lost or {}, review.item, path, number, "item")
-        times = (one.get("timestamp", one.get("unixReviewTime")) for one in rows)
-        in_milliseconds += sum(isinstance(time, int) and time > LATEST_TIME for time in times)
+            log.refuse_lost(review.item, path, number, "item")
+        in_milliseconds += sum(type(time) is int and time > LATEST_TIME for time in map(_time, rows))
         return found
 
-    lines = (found for path in paths for found in cleaning.records(read_lines(path), path, partial(reviews_of, path)))
+    reviews = (review for path in paths for found in log.records(path, reviews_of) for review in found)
     step = "reviews without user, item, time, or rating from 1 to 5"
-    kept = cleaning.keep(step, (review for found in lines for review in found), lambda review: review is not None)
+    kept = log.keep(step, reviews, lambda review: review is not None)
     if in_milliseconds:
-        cleaning.steps.append(Step("times in milliseconds, made seconds", 0, in_milliseconds))
+        log.count("times in milliseconds, made seconds", 0, in_milliseconds)
     return kept
 
 
@@ -177,39 +150,36 @@ def _review(row: Mapping) -> Review | None:
 
     Raises ValueError for ids that cannot be written to a file.
     """
-    user = row.get("user_id", row.get("reviewerID"))
-    item, time, rating = _item_id(row), _seconds(row), row.get("rating", row.get("overall"))
-    if not (isinstance(user, str) and user.strip() and isinstance(item, str) and item.strip()):
+    user, item, time = row.get("user_id", row.get("reviewerID")), _item_id(row), _time(row)
+    rating = row.get("rating", row.get("overall"))
+    if not (cleaning.is_text(user) and cleaning.is_text(item) and type(time) is int and type(rating) in (int, float)):
         return None
-    if time is None or isinstance(rating, bool) or not (isinstance(rating, int | float) and 1 <= rating <= 5):
+    time = time // 1000 if time > LATEST_TIME else time
+    if not (0 <= time <= LATEST_TIME and 1 <= rating <= 5):
         return None
     title, text = row.get("title", row.get("summary")), row.get("text", row.get("reviewText"))
     title, text = (value if isinstance(value, str) else "" for value in (title, text))
     return Review(key_text(user), key_text(item), time, float(rating), title, text)
 
 
-def _seconds(row: Mapping) -> int | None:
-    """The time in seconds since 1970 (2018 has seconds, 2023 milliseconds); None if not from 1970 to 2100."""
-    time = row.get("timestamp", row.get("unixReviewTime"))
-    if isinstance(time, bool) or not isinstance(time, int):
-        return None
-    time = time // 1000 if time > LATEST_TIME else time
-    return time if 0 <= time <= LATEST_TIME else None
+def _time(row: Mapping) -> Any:
+    """Seconds since 1970 in the 2018 form, milliseconds in the 2023 form."""
+    return row.get("timestamp", row.get("unixReviewTime"))
 
 
 # --- metadata -------------------------------------------------------------------------------------------------------
 
 
-def _read_metadata(path: Path, cleaning: Cleaning) -> list[dict]:
+def _read_metadata(path: Path, log: ImportLog) -> list[dict]:
     """One metadata record per item, 2018 or 2023. A file that is one object {id: title} is also read."""
     rows = []
-    for row in cleaning.records(read_lines(path), path, lambda number, raw: json_line(raw, number, path)):
+    for row in log.records(path, json_line):
         if not ({"asin", "parent_asin"} & row.keys()) and all(isinstance(title, str) for title in row.values()):
             rows.extend({"asin": item, "title": title} for item, title in row.items())
         else:
             rows.append(row)
-    rows = cleaning.keep("metadata without an item id", rows, lambda row: isinstance(_item_id(row), str))
-    return cleaning.keep_first("metadata lines repeated for an item", rows, _item_id)
+    rows = log.keep("metadata without an item id", rows, lambda row: isinstance(_item_id(row), str))
+    return log.keep_first("metadata lines repeated for an item", rows, _item_id)
 
 
 def _item_id(row: Mapping) -> Any:
@@ -217,26 +187,26 @@ def _item_id(row: Mapping) -> Any:
 
 
 def item_id_in_line(raw: str) -> str | None:
-    """The item id in a JSON line that may be cut off; None if there is none to be seen."""
+    """The item id in a JSON line that may be cut off; None if the line shows none."""
     found = dict(re.findall(r'"(parent_asin|asin|item_id)"\s*:\s*"([^"\\]+)"', raw))
     return _item_id(found) or found.get("item_id")
 
 
 def _amazon_item(row: Mapping, root: str) -> RawItem:
     path = _category_path(row) or [root]
-    texts = [clean_text(text) for text in (*as_list(row.get("description")), *as_list(row.get("features")))]
+    texts = [clean_text(text) for name in ("description", "features") for text in cleaning.as_list(row.get(name))]
     texts = [text.removeprefix("Editorial Reviews").strip() for text in texts if not text.startswith("Learn more")]
-    description = cut_at_word(" ".join(filter(None, texts)), DESCRIPTION_LENGTH)
-    brand = aspect_value(_COMPANY.sub("", clean_text(row.get("brand") or row.get("store"))))
-    topics = tuple(filter(None, map(aspect_value, path[DEPTH:][-2:])))
+    description = cleaning.cut_at_word(" ".join(filter(None, texts)), cleaning.DESCRIPTION_LENGTH)
+    brand = cleaning.aspect_value(_COMPANY.sub("", clean_text(row.get("brand") or row.get("store"))))
+    topics = tuple(filter(None, map(cleaning.aspect_value, path[DEPTH:][-2:])))
     stated = {"topic": topics, "brand": (brand,) if brand else ()}
-    price, facts = _price(row.get("price")), _facts(row.get("details"))
+    price, facts = parse_price(row.get("price")), _facts(row.get("details"))
     return RawItem(_item_id(row), _title(row, brand, path), tuple(path[:DEPTH]), description, stated, price, facts)
 
 
 def _category_path(row: Mapping) -> list[str]:
     """Names from general to special, in lower case."""
-    path = [clean_text(name).lower() for name in as_list(row.get("categories") or row.get("category"))]
+    path = [clean_text(name).lower() for name in cleaning.as_list(row.get("categories") or row.get("category"))]
     main = row.get("main_category") or row.get("main_cat")
     if not any(path) and "<" not in str(main):
         path = [clean_text(main).lower()]
@@ -249,16 +219,14 @@ def _facts(details: Any) -> dict[str, str]:
         try:
             details = json.loads(details)
         except (ValueError, RecursionError):
-            details = {}
-    facts = {}
-    for name, value in details.items() if isinstance(details, dict) else ():
-        aspect, value = aspect_value(name), aspect_value(value)
-        if aspect and value and not _NO_FACT.search(aspect):
-            facts[aspect] = value
-    return facts
+            return {}
+    if not isinstance(details, dict):
+        return {}
+    facts = ((cleaning.aspect_value(name), cleaning.aspect_value(value)) for name, value in details.items())
+    return {aspect: value for aspect, value in facts if aspect and value and not _NO_FACT.search(aspect)}
 
 
-def _price(value: Any) -> float | None:
+def parse_price(value: Any) -> float | None:
     """12.5, "$12.50", "from $1,200.00", "$5 - $9" (the lower one); None if there is no price."""
     if isinstance(value, str):
         number = re.match(r"(?:from )?\$?(\d[\d,]*\.?\d*)", value)
@@ -266,14 +234,15 @@ def _price(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 < value < math.inf else None
 
 
-def _is_broken(title: Any) -> bool:
+def is_broken_title(title: Any) -> bool:
+    """True if the title is missing or holds remains of a web page."""
     return not clean_text(title) or bool(re.search(r"<span|/>|getTime\(", title))
 
 
 def _title(row: Mapping, brand: str, path: Sequence[str]) -> str:
     """The title; a scrape error is replaced by brand, category and the start of the description."""
-    if not _is_broken(row.get("title")):
-        return cut_at_word(clean_text(row["title"]), 2 * TITLE_LENGTH)
-    start = next(filter(None, map(clean_text, as_list(row.get("description")))), "")
+    if not is_broken_title(row.get("title")):
+        return cleaning.cut_at_word(clean_text(row["title"]), 2 * cleaning.TITLE_LENGTH)
+    start = next(filter(None, map(clean_text, cleaning.as_list(row.get("description")))), "")
     known = ", ".join(filter(None, (brand, path[-1])))
-    return f"{known}: {cut_at_word(start, TITLE_LENGTH)}" if start else known
+    return f"{known}: {cleaning.cut_at_word(start, cleaning.TITLE_LENGTH)}" if start else known

@@ -1,7 +1,7 @@
 """Amazon-C4: written queries, with the review histories of the people who asked them, become a `Dataset`.
 
-Flow: after `sources/amazon`, whose reviews give the histories. Amazon-C4 has a query for a review, and the query's
-author, but neither a time nor a history: both come from Amazon Reviews 2023.
+Flow: after `sources/amazon`, which reads the reviews. Each query of Amazon-C4 was written from one review. It names the
+user but has neither a time nor a history: both come from Amazon Reviews 2023.
 
 Equations: none. Departure: the paper lets an LLM shorten the queries to one core item and one core use; we keep them
 unchanged. Guessed: how a query finds its review, and so its time (see `import_amazon_c4`).
@@ -13,25 +13,12 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mrrec_mini.data import DataError, Dataset, json_line, key_text, text_line
 from mrrec_mini.datatypes import Query
+from mrrec_mini.sources import cleaning
 from mrrec_mini.sources.amazon import item_id_in_line, read_reviews
-from mrrec_mini.sources.cleaning import (
-    DESCRIPTION_LENGTH,
-    TITLE_LENGTH,
-    Cleaning,
-    RawItem,
-    Rejects,
-    Review,
-    clean_text,
-    cut_at_word,
-    folded,
-    make_items,
-    read_lines,
-    refuse_lost,
-)
+from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text, folded
 
 _NEEDED = ("query", "item_id", "user_id", "ori_review")  # besides qid
 
@@ -40,27 +27,25 @@ def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path], rej
     """Amazon-C4: queries; the pool (sampled_item_metadata: item_id, category, metadata); reviews 2023 for histories.
 
     A query's time is that of the review it was written from. This review is found by user, item and text, otherwise by
-    user and item, otherwise by user and text (the earliest, if several match). A query without one is dropped. The text
-    of that review (`ori_review`) would give the target away, so all reviews by that user of the target or with that
-    text are dropped.
+    user and item, otherwise by user and text (the earliest, if several match). If none matches, the query is dropped.
+    The text of the review (`ori_review`) would give the target away. So the histories lose every review by that user
+    of the target, and every one with that text.
 
-    Raises DataError with file and line. If `rejects` is given, it takes the records at fault instead, and the queries
-    and reviews of items that are lost with them.
+    Errors and `rejects`: see `cleaning.ImportLog`.
     """
     # 1. The pool of items.
-    cleaning, metadata = Cleaning(rejects), Path(metadata)
-    pool = cleaning.records(read_lines(metadata), metadata, lambda number, raw: json_line(raw, number, metadata))
+    log, metadata = ImportLog(rejects), Path(metadata)
+    pool = log.records(metadata, json_line)
     step = "pool items without item_id or metadata text"
-    pool = cleaning.keep(step, pool, lambda row: _is_text(row.get("item_id")) and clean_text(row.get("metadata")))
-    pool = cleaning.keep_first("pool lines repeated for an item", pool, lambda row: row["item_id"])
-    items = make_items([_c4_item(row) for row in pool])
-    lost = cleaning.lost_items(metadata, item_id_in_line, items)
+    pool = log.keep(step, pool, lambda row: cleaning.is_text(row.get("item_id")) and clean_text(row.get("metadata")))
+    pool = log.keep_first("pool lines repeated for an item", pool, lambda row: row["item_id"])
+    items = cleaning.make_items([_c4_item(row) for row in pool])
+    log.find_lost(metadata, item_id_in_line, items)
     # 2. The queries whose target is in the pool, and all reviews by their users.
-    rows = _read_queries(Path(queries), cleaning, lost)
-    rows = cleaning.keep_first("queries whose qid was given before", rows, lambda row: str(row["qid"]))
-    rows = cleaning.keep("queries whose target is not in the pool", rows, lambda row: row["item_id"] in items)
-    users = frozenset(row["user_id"] for row in rows)
-    history = read_reviews([Path(path) for path in reviews], cleaning, users, lost)
+    rows = _read_queries(Path(queries), log)
+    rows = log.keep_first("queries whose qid was given before", rows, lambda row: str(row["qid"]))
+    rows = log.keep("queries whose target is not in the pool", rows, lambda row: row["item_id"] in items)
+    history = read_reviews([Path(path) for path in reviews], log, frozenset(row["user_id"] for row in rows))
     # 3. The time of each query.
     times: dict[tuple, int] = {}
     for review in sorted(history, key=lambda review: -review.time):  # the earliest is written last, and stays
@@ -74,53 +59,55 @@ def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path], rej
         return next((times[key] for key in keys if key in times), None)
 
     step = "queries whose own review is not in the reviews (time unknown)"
-    rows = cleaning.keep(step, rows, lambda row: time_of(row) is not None)
+    rows = log.keep(step, rows, lambda row: time_of(row) is not None)
     # 4. The histories, without anything that gives a target away.
     targets = {(row["user_id"], row["item_id"]) for row in rows}
     origins = {(row["user_id"], folded(clean_text(row["ori_review"]))) for row in rows}
-    history = cleaning.keep("reviews of a target by its own user", history, lambda r: (r.user, r.item) not in targets)
+    history = log.keep("reviews of a target by its own user", history, lambda r: (r.user, r.item) not in targets)
     step = "reviews that repeat the text a query was written from"
-    history = cleaning.keep(step, history, lambda r: not any((r.user, text) in origins for text in _texts(r)))
-    history = cleaning.keep("reviews of items that are not in the pool", history, lambda r: r.item in items)
-    history = cleaning.first_of_each_pair(history)
-    asked = [
+    history = log.keep(step, history, lambda r: not any((r.user, text) in origins for text in _texts(r)))
+    history = log.keep("reviews of items that are not in the pool", history, lambda r: r.item in items)
+    history = log.first_of_each_pair(history)
+    asked = (
         Query(str(row["qid"]), row["user_id"], clean_text(row["query"]), row["item_id"], time_of(row)) for row in rows
-    ]
+    )
     meta = {
         "name": "amazon-c4",
         "source": "Amazon-C4 and Amazon Reviews 2023 (Hou et al., arXiv 2403.03952)",
         "licence": "published for research use, cite the paper",
-        "cleaning": cleaning.as_meta(),
+        "cleaning": log.steps,
     }
     return Dataset(items, tuple(review.interaction() for review in history), tuple(asked), meta)
 
 
-def _read_queries(path: Path, cleaning: Cleaning, lost: Mapping[str, str]) -> list[dict]:
+def _read_queries(path: Path, log: ImportLog) -> Iterator[dict]:
     """The queries of Amazon-C4's test.csv, or of the same rows as JSON lines."""
     rows: dict[int, dict] = {}  # of a CSV file, by line
-    lines = _csv_lines(path, rows) if path.suffix == ".csv" else read_lines(path)
+    lines = _csv_lines(path, rows) if path.suffix == ".csv" else None
 
-    def query(number: int, raw: bytes) -> dict | None:
-        row = rows[number] if path.suffix == ".csv" else json_line(raw, number, path)
+    def query(raw: bytes, number: int, path: Path) -> dict | None:
+        row = rows[number] if lines else json_line(raw, number, path)
         if row is None:
             return None
         if None in row:
             raise DataError.at(path, number, None, f"has more columns than the header: {', '.join(filter(None, row))}")
-        if wrong := [name for name in _NEEDED if not _is_text(row.get(name))] + ["qid"] * (row.get("qid") is None):
-            raise DataError.at(path, number, wrong[0], f"is missing; a query needs qid, {', '.join(_NEEDED)}")
+        missing = [name for name in _NEEDED if not cleaning.is_text(row.get(name))]
+        missing += ["qid"] * (row.get("qid") is None)
+        if missing:
+            raise DataError.at(path, number, missing[0], f"is missing; a query needs qid, {', '.join(_NEEDED)}")
         try:
             key_text(str(row["qid"])), key_text(row["user_id"])
         except ValueError as error:
             raise DataError.at(path, number, "qid or user_id", str(error)) from None
-        refuse_lost(lost, row["item_id"], path, number, "item_id")
+        log.refuse_lost(row["item_id"], path, number, "item_id")
         return row
 
-    return list(cleaning.records(lines, path, query))
+    return log.records(path, query, lines)
 
 
 def _csv_lines(path: Path, rows: dict[int, dict]) -> Iterator[tuple[int, bytes]]:
     """(number of its first line, text) of every record of a CSV file with a header; its fields go to `rows`."""
-    text = "".join(text_line(raw, number, path) for number, raw in read_lines(path))
+    text = "".join(text_line(raw, number, path) for number, raw in cleaning.read_lines(path))
     lines = list(io.StringIO(text, newline=""))  # splits at line ends only, and keeps them
     reader = csv.DictReader(lines)
     if reader.fieldnames and (missing := [name for name in ("qid", *_NEEDED) if name not in reader.fieldnames]):
@@ -140,13 +127,9 @@ def _texts(review: Review) -> tuple[str, str]:
     return folded(clean_text(review.text)), folded(clean_text(f"{review.title} {review.text}"))
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
 def _c4_item(row: Mapping) -> RawItem:
     """The pool has one text per item, which starts with the title."""
     text = clean_text(row["metadata"])
     category = clean_text(row.get("category")).replace("_", " ").lower() or "items"
-    title, description = cut_at_word(text, TITLE_LENGTH), cut_at_word(text, DESCRIPTION_LENGTH)
-    return RawItem(row["item_id"], title, (category,), description, {})
+    title = cleaning.cut_at_word(text, cleaning.TITLE_LENGTH)
+    return RawItem(row["item_id"], title, (category,), cleaning.cut_at_word(text, cleaning.DESCRIPTION_LENGTH), {})

@@ -1,11 +1,11 @@
 """Steps that all importers share: read lines safely, clean text, count what is dropped, find aspects of items.
 
-Flow: beneath `sources/amazon`, `sources/c4` and `sources/recbole`. An importer reads its files line by line (plain or
+Flow: used by `sources/amazon`, `sources/c4` and `sources/recbole`. An importer reads its files line by line (plain or
 gz), cleans the records in named steps, makes queries if the source has none, and returns a `Dataset` whose
-`meta["cleaning"]` lists what each step dropped.
+`meta["cleaning"]` lists how many records each step dropped and kept.
 
 Equations: none. Queries follow the paper's rule (sec. 4): one core item and one core use (`template_query`).
-Guessed: which facts of the metadata are preference aspects (`_Aspects`).
+Guessed: which facts of the metadata are preference aspects (`make_items`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from __future__ import annotations
 import ast
 import gzip
 import html
-import itertools
 import math
 import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,14 +30,6 @@ MOST_ASPECTS, MOST_VALUES, MOST_WORDS = 6, 3, 4  # per item, per aspect, per val
 TITLE_LENGTH, DESCRIPTION_LENGTH = 90, 600  # characters
 
 # --- what was dropped and why ---------------------------------------------------------------------------------------
-
-
-class Step(NamedTuple):
-    """One cleaning step and the numbers of things that it dropped and kept."""
-
-    step: str
-    dropped: int
-    kept: int
 
 
 class Rejects:
@@ -55,11 +46,11 @@ class Rejects:
 
     def counts(self) -> list[dict]:
         """Per file: read = taken + rejected. The cleaning steps apply to the records taken."""
-        found = []
-        for path, taken in self.taken.items():
-            rejected = len(self.rows.get(path, ()))
-            found.append({"file": path, "read": taken + rejected, "taken": taken, "rejected": rejected})
-        return found
+        rejected = {path: len(self.rows.get(path, ())) for path in self.taken}
+        return [
+            {"file": path, "read": taken + rejected[path], "taken": taken, "rejected": rejected[path]}
+            for path, taken in self.taken.items()
+        ]
 
     def files(self) -> dict[str, list[dict]]:
         """{name of a file to write beside the data set: its rows}; inputs of the same name share a file."""
@@ -69,22 +60,26 @@ class Rejects:
         return found
 
 
-class Cleaning:
-    """One import: its steps so far, and the rejects. Without `rejects`, a bad record ends the import."""
+class ImportLog:
+    """What one import dropped: the counts of its cleaning steps, the rejected records, the items lost with them.
+
+    A bad record raises DataError with its file and line, and so ends the import. If `rejects` is given, it takes bad
+    records instead, and with them every record that refers to an item whose own line was rejected.
+    """
 
     def __init__(self, rejects: Rejects | None = None) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[dict] = []  # {"step": what was done, "dropped": count, "kept": count}, in order
         self.rejects = rejects
+        self.lost: dict[str, str] = {}  # item id -> place of its rejected line
+
+    def count(self, step: str, dropped: int, kept: int) -> None:
+        self.steps.append({"step": step, "dropped": dropped, "kept": kept})
 
     def keep(self, step: str, records: Iterable[Any], good: Callable[[Any], bool]) -> list:
         """The records that are `good`; the others are counted under `step`."""
-        kept, dropped = [], 0
-        for record in records:
-            if good(record):
-                kept.append(record)
-            else:
-                dropped += 1
-        self.steps.append(Step(step, dropped, len(kept)))
+        records = list(records)
+        kept = [record for record in records if good(record)]
+        self.count(step, len(records) - len(kept), len(kept))
         return kept
 
     def keep_first(self, step: str, records: Iterable[Any], key: Callable[[Any], Any]) -> list:
@@ -98,17 +93,17 @@ class Cleaning:
         step = "reviews of an item that the user had reviewed before"
         return self.keep_first(step, ordered, lambda review: (review.user, review.item))
 
-    def records(self, lines: Iterable[tuple[int, bytes]], path: Path, make: Callable[[int, bytes], Any]) -> Iterator:
-        """`make(number, line)` of every line; None (a blank line) is left out.
+    def records(self, path: Path, make: Callable, lines: Iterable[tuple[int, bytes]] | None = None) -> Iterator:
+        """`make(line, number, path)` of every line; None (a blank line) is left out. Default: all lines of the file.
 
         A DataError from `make` ends the import, or is added to the rejects. DataError in any case if no record is
-        left, or if none of the non-ASCII lines is UTF-8: then the file is wrong, not its records.
+        left, or if none of the non-ASCII lines is UTF-8: then the whole file has the wrong encoding.
         """
         taken = beyond_ascii = not_utf8 = 0
-        for number, raw in lines:
+        for number, raw in read_lines(path) if lines is None else lines:
             beyond_ascii += not raw.isascii()
             try:
-                record = make(number, raw)
+                record = make(raw, number, path)
             except DataError as error:
                 if self.rejects is None:
                     raise
@@ -121,30 +116,26 @@ class Cleaning:
         if not_utf8 > 1 and not_utf8 == beyond_ascii:
             what = f"none of the {not_utf8} lines with non-ASCII text is UTF-8; convert it (iconv -f latin1 -t utf-8)"
             raise DataError.at(path, None, None, what)
-        rows = self._rejected(path)
         if not taken:
-            what = "holds no usable record (0 records)"
+            rows, what = self._rejected(path), "holds no usable record (0 records)"
             what += f"; all {len(rows)} were refused, line {rows[0]['line']}: {rows[0]['reason']}" if rows else ""
             raise DataError.at(path, None, None, what)
         if self.rejects is not None:
             self.rejects.taken[str(path)] = taken
 
-    def lost_items(self, path: Path, id_of: Callable[[str], str | None], items: Mapping) -> dict[str, str]:
-        """{item id: place of its line} of the items that are missing because their line was rejected."""
+    def find_lost(self, path: Path, id_of: Callable[[str], str | None], items: Container[str]) -> None:
+        """Fill `lost` with the ids on rejected lines of `path` that are not among `items`. `id_of` reads a line."""
         found = {id_of(row["raw"]): f"{path}:{row['line']}" for row in self._rejected(path)}
-        return {item: place for item, place in found.items() if item is not None and item not in items}
+        self.lost = {item: place for item, place in found.items() if item is not None and item not in items}
+
+    def refuse_lost(self, item: Any, path: Path, number: int, name: str) -> None:
+        """Raise DataError if the item is lost."""
+        if isinstance(item, str) and item in self.lost:
+            place = self.lost[item]
+            raise DataError.at(path, number, name, f"the line of item {shorten(item)} was rejected ({place})")
 
     def _rejected(self, path: Path) -> list[dict]:
         return self.rejects.rows.get(str(path), []) if self.rejects else []
-
-    def as_meta(self) -> list[dict]:
-        return [step._asdict() for step in self.steps]
-
-
-def refuse_lost(lost: Mapping[str, str], item: Any, path: Path, number: int, name: str) -> None:
-    """Raise DataError if the item is one of `Cleaning.lost_items`."""
-    if isinstance(item, str) and item in lost:
-        raise DataError.at(path, number, name, f"the line of item {shorten(item)} was rejected ({lost[item]})")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -154,9 +145,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.open(raw) if packed else raw as file:
-                for number in itertools.count(1):
-                    if not (line := file.readline(RECORD_LIMIT + 1)):
-                        break
+                number = 0
+                while line := file.readline(RECORD_LIMIT + 1):
+                    number += 1
                     yield number, line
                     while len(line) > RECORD_LIMIT and not line.endswith(b"\n"):  # skip the rest of the line
                         line = file.readline(RECORD_LIMIT + 1)
@@ -170,19 +161,15 @@ _HIDDEN = re.compile(r"<(style|script)\b.*?</\1>", re.I | re.S)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\[\[(?:VIDEO|ASIN)[^\]]*\]\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 _WORD = re.compile(r"[a-z]{4,}")
-# Words that occur in every product text and express no preference.
-_COMMON = frozenset(
-    re.findall(
-        r"\w+",
-        """about after again also around because been before best both brings could days does done each even every
-        features find first from full gives good great have helps here how includes including information inside into
-        issue issues just keep know latest learn like look love made magazine magazines make makes making many more
-        most much must need never news offers once only other over pages part people perfect plus product products
-        provides published read reader readers reading review reviews should some special subscription such take than
-        that their them then there these they this those through time today under used uses using very want well what
-        when where which while whose wide will with within without work world would written year years your""",
-    )
-)
+_COMMON = """
+about after again also around because been before best both brings could days does done each even every features find
+first from full gives good great have helps here how includes including information inside into issue issues just keep
+know latest learn like look love made magazine magazines make makes making many more most much must need never news
+offers once only other over pages part people perfect plus product products provides published read reader readers
+reading review reviews should some special subscription such take than that their them then there these they this those
+through time today under used uses using very want well what when where which while whose wide will with within without
+work world would written year years your
+"""  # words that occur in every product text and express no preference
 
 
 def clean_text(text: Any) -> str:
@@ -190,6 +177,11 @@ def clean_text(text: Any) -> str:
     plain = html.unescape(html.unescape(text if isinstance(text, str) else ""))
     plain = _CONTROL.sub(" ", _TAG.sub(" ", _HIDDEN.sub(" ", plain)))
     return unicodedata.normalize("NFC", " ".join(plain.split()))
+
+
+def is_text(value: Any) -> bool:
+    """True for a string that is not blank."""
+    return isinstance(value, str) and bool(value.strip())
 
 
 def cut_at_word(text: str, length: int) -> str:
@@ -219,11 +211,7 @@ def as_list(value: Any) -> list:
 
 
 def template_query(item: Item) -> str:
-    """The paper's rule, one core item + one core use: the first and the last name of the item's category.
-
-    >>> template_query(Item("1", "Toy Story", ("movies", "animation")))
-    'I am looking for movies: animation'
-    """
+    """One core item and one core use: "I am looking for movies: animation" for the category (movies, animation)."""
     return "I am looking for " + ": ".join(dict.fromkeys((item.category[0], item.category[-1])))
 
 
@@ -231,7 +219,7 @@ def template_query(item: Item) -> str:
 
 
 class Review(NamedTuple):
-    """A review as the source has it. Its text is cleaned last, so that verbatim copies can be found."""
+    """A review as the source has it. Its text is cleaned last, so that word-for-word copies can be found."""
 
     user: str
     item: str
@@ -258,46 +246,39 @@ class RawItem:
     extra: dict[str, str] = field(default_factory=dict)  # other named facts; the most frequent become aspects
 
 
-class _Aspects:
-    """Preference aspects: those the source states, thirds of the price, frequent facts, words of the description.
-
-    Memory counts values over a user's purchases, so a value helps only if it recurs. So `about` holds description words
-    that several items share, and an aspect on which nearly all items agree is left out.
-    """
-
-    def __init__(self, raws: Sequence[RawItem]) -> None:
-        self.words: Counter[str] = Counter()  # in how many descriptions each word occurs
-        facts: dict[str, Counter[str]] = {}
-        for raw in raws:
-            self.words.update(set(_WORD.findall(raw.description.lower())) - _COMMON)
-            for name, value in raw.extra.items():
-                facts.setdefault(name, Counter())[value] += 1
-        totals = {name: values.total() for name, values in facts.items()}
-        # a useful fact is frequent, and distinguishes items: no value belongs to more than nine in ten
-        useful = [n for n in facts if totals[n] >= 0.02 * len(raws) and max(facts[n].values()) <= 0.9 * totals[n]]
-        self.facts = sorted(useful, key=lambda name: (-totals[name], name))[:2]
-        prices = sorted(raw.price for raw in raws if raw.price is not None)
-        self.low, self.high = (prices[len(prices) // 3], prices[2 * len(prices) // 3]) if prices else (0.0, 0.0)
-        self.n, self.least = len(raws), max(3, 0.01 * len(raws))
-        self.most = max(0.1 * len(raws), min(5, len(raws) / 2))  # a word that occurs everywhere tells nothing
-
-    def _about(self, raw: RawItem) -> tuple[str, ...]:
-        """The words of the description with the highest tf-idf, among those that several items share."""
-        counts = Counter(_WORD.findall(raw.description.lower()))
-        shared = [word for word in counts if self.least <= self.words[word] <= self.most]
-        shared.sort(key=lambda word: (-counts[word] * math.log(self.n / self.words[word]), word))
-        return tuple(shared[:MOST_VALUES])
-
-    def item(self, raw: RawItem) -> Item:
-        aspects = {**raw.stated, "about": self._about(raw)}
-        if raw.price is not None:
-            aspects["price"] = ("low" if raw.price <= self.low else "middle" if raw.price <= self.high else "high",)
-        aspects.update({name: (raw.extra[name],) for name in self.facts if name in raw.extra})
-        filled = [(name, values[:MOST_VALUES]) for name, values in aspects.items() if values]
-        return Item(raw.id, raw.title, raw.category, dict(filled[:MOST_ASPECTS]), raw.description)
-
-
 def make_items(raws: Sequence[RawItem]) -> dict[str, Item]:
-    """{id: item}, with the aspects chosen over all of them."""
-    aspects = _Aspects(raws)
-    return {raw.id: aspects.item(raw) for raw in raws}
+    """{id: item}, with preference aspects: those that the source states, words of the description (`about`), the third
+    of the prices that the item's price lies in (`price`), and two frequent facts.
+
+    Memory counts values over a user's purchases, so a value helps only if it recurs. So `about` holds words that
+    several descriptions share, and a fact on which nearly all items agree is left out.
+    """
+    # 1. Count in how many descriptions each word occurs, and how often each value of a fact.
+    common = frozenset(_COMMON.split())
+    occurs: Counter[str] = Counter()
+    facts: dict[str, Counter[str]] = {}
+    for raw in raws:
+        occurs.update(set(_WORD.findall(raw.description.lower())) - common)
+        for name, value in raw.extra.items():
+            facts.setdefault(name, Counter())[value] += 1
+    least, most = max(3, 0.01 * len(raws)), max(0.1 * len(raws), min(5, len(raws) / 2))  # descriptions with the word
+    # 2. Two facts: the most frequent ones of which no value belongs to more than nine items in ten.
+    totals = {name: values.total() for name, values in facts.items()}
+    useful = [n for n in facts if totals[n] >= 0.02 * len(raws) and max(facts[n].values()) <= 0.9 * totals[n]]
+    useful = sorted(useful, key=lambda name: (-totals[name], name))[:2]
+    # 3. The prices that separate the thirds.
+    prices = sorted(raw.price for raw in raws if raw.price is not None)
+    low, high = (prices[len(prices) // 3], prices[2 * len(prices) // 3]) if prices else (0.0, 0.0)
+    # 4. Describe each item. `about` takes the words with the highest tf-idf.
+    items = {}
+    for raw in raws:
+        counts = Counter(_WORD.findall(raw.description.lower()))
+        about = [word for word in counts if least <= occurs[word] <= most]
+        about.sort(key=lambda word: (-counts[word] * math.log(len(raws) / occurs[word]), word))
+        aspects = {**raw.stated, "about": tuple(about)}
+        if raw.price is not None:
+            aspects["price"] = ("low" if raw.price <= low else "middle" if raw.price <= high else "high",)
+        aspects.update({name: (raw.extra[name],) for name in useful if name in raw.extra})
+        filled = [(name, values[:MOST_VALUES]) for name, values in aspects.items() if values]
+        items[raw.id] = Item(raw.id, raw.title, raw.category, dict(filled[:MOST_ASPECTS]), raw.description)
+    return items

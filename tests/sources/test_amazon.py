@@ -6,8 +6,8 @@ import pytest
 
 from imported import DAY, assert_no_leak, assert_survives_saving, json_file, review_2023, shared, steps
 from mrrec_mini.data import DataError
-from mrrec_mini.sources.amazon import _is_broken, _price, import_amazon, read_reviews
-from mrrec_mini.sources.cleaning import MOST_ASPECTS, MOST_VALUES, MOST_WORDS, Cleaning
+from mrrec_mini.sources.amazon import import_amazon, is_broken_title, parse_price, read_reviews
+from mrrec_mini.sources.cleaning import MOST_ASPECTS, MOST_VALUES, MOST_WORDS, ImportLog
 
 
 @pytest.mark.parametrize(
@@ -23,14 +23,14 @@ from mrrec_mini.sources.cleaning import MOST_ASPECTS, MOST_VALUES, MOST_WORDS, C
     ],
 )
 def test_price(given, expected):
-    assert _price(given) == expected
+    assert parse_price(given) == expected
 
 
 def test_broken_titles():
-    assert _is_broken('<span class="a-size-medium a-color-secondary"')
-    assert _is_broken("' Magazines\" />")
-    assert _is_broken("") and _is_broken(None)
-    assert not _is_broken("Nickelodeon") and not _is_broken("I <3 Tea & Cakes")
+    assert is_broken_title('<span class="a-size-medium a-color-secondary"')
+    assert is_broken_title("' Magazines\" />")
+    assert is_broken_title("") and is_broken_title(None)
+    assert not is_broken_title("Nickelodeon") and not is_broken_title("I <3 Tea & Cakes")
 
 
 # --- Amazon 2018, by hand -------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_amazon_2023(tmp_path):
 
 def test_only_reviews_of_the_given_users_are_read(tmp_path):
     path = json_file(tmp_path / "r.jsonl", [review_2023(user, "A", 1, "", "x") for user in "abc"])
-    assert [review.user for review in read_reviews([path], Cleaning(), frozenset("ac"))] == ["a", "c"]
+    assert [review.user for review in read_reviews([path], ImportLog(), frozenset("ac"))] == ["a", "c"]
 
 
 # --- real data ------------------------------------------------------------------------------------------------------

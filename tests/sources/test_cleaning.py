@@ -3,7 +3,7 @@
 import pytest
 
 from mrrec_mini.datatypes import Item
-from mrrec_mini.sources.cleaning import Cleaning, clean_text, template_query
+from mrrec_mini.sources.cleaning import ImportLog, clean_text, template_query
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,6 @@ def test_template_query_names_the_category_and_nothing_else():
 
 
 def test_cleaning_counts():
-    cleaning = Cleaning()
-    assert cleaning.keep("odd", range(5), lambda n: n % 2) == [1, 3]
-    assert cleaning.as_meta() == [{"step": "odd", "dropped": 3, "kept": 2}]
+    log = ImportLog()
+    assert log.keep("odd", range(5), lambda n: n % 2) == [1, 3]
+    assert log.steps == [{"step": "odd", "dropped": 3, "kept": 2}]

