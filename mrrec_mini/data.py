@@ -5,9 +5,9 @@ Flow: the first stage. `world` and `sources` make a `Dataset`; every later stage
 licence, counts, sha256 of the three files).
 
 Equations: none. H_u of sec. 2 is `Dataset.history`: the interactions of the query's user strictly before its time.
-Departures: the paper splits queries; we split users, so that nothing learned, the global memory included, has seen the
-users it is tested on.
-Guessed: times after the year 2100 are milliseconds by mistake; a record above 1 MiB means a broken file.
+Departures: the paper splits queries; we split users. So whatever is learned, global memory included, is tested on users
+that it has not seen.
+Guessed: a time after the year 2100 is in milliseconds by mistake; a record above 1 MiB means a broken file.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from sys import intern
@@ -66,12 +67,11 @@ def _text(value: Any) -> str:
         raise ValueError(f"{shorten(value)} is not a string")
     if "\0" in value:
         raise ValueError(f"holds a NUL character at position {value.index(chr(0))}; remove it")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            what = f"holds half a surrogate pair at position {error.start}; write the text as UTF-8"
-            raise ValueError(what) from None
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        what = f"holds half a surrogate pair at position {error.start}; write the text as UTF-8"
+        raise ValueError(what) from None
     return value
 
 
@@ -193,7 +193,14 @@ def _bounded_lines(file: Any, digest: Any) -> Iterator[bytes]:
 def _read(path: Path, make: Callable, fields: dict, digests: dict[str, str]) -> Iterator[tuple[int, Any]]:
     """(line number, checked record) of every line of a file. At the end the file's sha256 is put into `digests`."""
     digest, known, needed = hashlib.sha256(), set(fields), set(fields) - _OPTIONAL
-    with _open(path) as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        what = (
+            f"cannot be read ({error.strerror}); a data set is a folder of {ITEMS}, {INTERACTIONS}, {QUERIES}, {META}"
+        )
+        raise DataError.at(path, None, None, what) from None
+    with file:
         for number, value in json_lines(_bounded_lines(file, digest), path):
             if unknown := value.keys() - known:
                 what = f"unknown field; the fields are {', '.join(fields)}"
@@ -208,15 +215,6 @@ def _read(path: Path, make: Callable, fields: dict, digests: dict[str, str]) -> 
                     raise DataError.at(path, number, name, str(error)) from None
             yield number, make(**checked)
     digests[path.name] = digest.hexdigest()
-
-
-def _open(path: Path) -> Any:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        files = f"{ITEMS}, {INTERACTIONS}, {QUERIES}, {META}"
-        what = f"cannot be read ({error.strerror}); a data set is a folder of {files}"
-        raise DataError.at(path, None, None, what) from None
 
 
 def _unique(records: Iterable[tuple[int, Any]], key: Callable, path: Path, name: str, repeated: list[int]) -> dict:
@@ -238,7 +236,7 @@ def _unique(records: Iterable[tuple[int, Any]], key: Callable, path: Path, name:
 
 
 def _known_item(records: Iterable[tuple[int, Any]], name: str, items: Mapping, path: Path) -> Iterator[tuple[int, Any]]:
-    """The records whose field `name` is a known item id; DataError at the first one whose field is not."""
+    """The same records; DataError at the first one whose field `name` is not the id of an item."""
     for number, record in records:
         if (item := getattr(record, name)) not in items:
             what = f"no item {shorten(item)} in {ITEMS}; add the item or drop this record"
@@ -296,8 +294,7 @@ class Dataset:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ordered = sorted(self.interactions, key=_interaction_key)
-        object.__setattr__(self, "interactions", tuple(ordered))
+        object.__setattr__(self, "interactions", tuple(sorted(self.interactions, key=_interaction_key)))
         object.__setattr__(self, "queries", tuple(self.queries))
 
     # -- disk
@@ -341,13 +338,8 @@ class Dataset:
         return {**sizes, "users": len(self.users())}
 
     @cached_property
-    def _spans(self) -> dict[str, tuple[int, int]]:
-        """{user: (start, end)} of the user's slice of `interactions`."""
-        spans: dict[str, tuple[int, int]] = {}
-        for position, interaction in enumerate(self.interactions):
-            start, _ = spans.get(interaction.user, (position, position))
-            spans[interaction.user] = (start, position + 1)
-        return spans
+    def _interactions_by_user(self) -> dict[str, tuple[Interaction, ...]]:
+        return {user: tuple(own) for user, own in groupby(self.interactions, attrgetter("user"))}
 
     @cached_property
     def _queries_by_user(self) -> dict[str, list[Query]]:
@@ -358,12 +350,11 @@ class Dataset:
 
     def users(self) -> list[str]:
         """Every user with an interaction or a query, sorted."""
-        return sorted(self._spans.keys() | self._queries_by_user.keys())
+        return sorted(self._interactions_by_user.keys() | self._queries_by_user.keys())
 
     def interactions_of(self, user: str) -> tuple[Interaction, ...]:
         """All interactions of one user, oldest first. A query may see only its `history`."""
-        start, end = self._spans.get(user, (0, 0))
-        return self.interactions[start:end]
+        return self._interactions_by_user.get(user, ())
 
     def first_repeat(self, users: Iterable[str]) -> float:
         """The first time, in seconds since 1970, that one of these users took an item again; infinity if nobody did."""
@@ -378,9 +369,8 @@ class Dataset:
 
     def history(self, query: Query) -> list[Interaction]:
         """H_u at the query: its user's interactions strictly before `query.time`, oldest first; [] for a new user."""
-        start, end = self._spans.get(query.user, (0, 0))
-        end = bisect_left(self.interactions, query.time, start, end, key=attrgetter("time"))
-        return list(self.interactions[start:end])
+        own = self.interactions_of(query.user)
+        return list(own[: bisect_left(own, query.time, key=attrgetter("time"))])
 
     def category(self, item_id: str) -> str:
         """The scenario s of eq. 6: the last name of the item's category path. KeyError for an unknown item."""
@@ -417,7 +407,9 @@ class Dataset:
 
 
 def _part_sizes(n: int, shares: tuple[float, float, float]) -> list[int]:
-    """Sizes of the parts of n users: rounded shares, at least 1 if above 0; the largest part takes the difference."""
+    """Sizes of the parts of n users: rounded shares, at least 1 if the share is above 0. The largest part is corrected
+    so that the sizes sum to n.
+    """
     sizes = [max(1, round(n * share)) if share > 0 else 0 for share in shares]
     sizes[sizes.index(max(sizes))] += n - sum(sizes)
     return sizes
@@ -456,9 +448,15 @@ def write_dataset(
         for file, name, records in streams:
             sums[file] = _write(fresh / file, counted(name, records))
         counts["users"] = len(users)
-        about = {"name": folder.name, "source": "unknown", "licence": "unknown", **meta}
-        about |= {"counts": counts, "sha256": sums}
-        (fresh / META).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        meta = {
+            "name": folder.name,
+            "source": "unknown",
+            "licence": "unknown",
+            **meta,
+            "counts": counts,
+            "sha256": sums,
+        }
+        (fresh / META).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
         for file, rows in (rejects or {}).items():
             (fresh / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return counts

@@ -1,8 +1,8 @@
 """A synthetic shop with known true preferences: the built-in data set, and the yardstick for every experiment.
 
-Flow: makes a `Dataset` from a seed; nothing in it is learned. What decides a purchase, in this order:
+Flow: makes a `Dataset` from a seed; nothing in it is learned. How a purchase comes about:
 
-1. The *map*: a few aspects (`relevant`) matter in each category. This is what global memory can learn.
+1. In each category a few aspects matter (`relevant` of them). Which ones is the *map*; global memory can learn it.
 2. A person prefers one value of each aspect in all categories, except for some (category, aspect) *exceptions*.
 3. A purchase is made for a use. Among the category's items that suit the use, the person takes the one that matches
    most of the wanted values of the aspects that matter. Each wanted value is followed with probability `follow`
@@ -11,16 +11,17 @@ Flow: makes a `Dataset` from a seed; nothing in it is learned. What decides a pu
    in varied words (synonyms), and now and then a value that did not matter.
 
 A query names the category and the use (like the paper's simplified Amazon-C4 queries: one item, one use). With `said`,
-some queries also name wanted values, so that fewer look-ups are needed. Its `truth` holds the aspects to look up and
-this person's values. `oracle_profile` writes them down: the profile of a perfect reasoner, so the ceiling of every
-metric. The ceiling is below 1: a target may break a preference (3.), and several items may share all wanted values.
+some queries also name wanted values, so that fewer look-ups are needed. `Query.truth` holds the other aspects that
+matter and the values that this person wants. `oracle_profile` adds them to the query text: no policy can write a better
+profile, so its score is the ceiling of every metric. The ceiling is below 1: a target may break a preference (3.), and
+several items may share all wanted values.
 
 Items are functions of (seed, index). Any value of any item is computed without making the others, so a shop of a
 million items is written as a stream, and a purchase looks only at the items it compares.
 
 Two shops with equal `seed` and different `map_seed` differ in the map and in everything that follows from it. No
-training query asks for one of the last `held` categories (`Dataset.split`). Paper: none of this; Amazon-C4 does not
-know its truth. Guessed: all numbers in `WorldConfig`.
+training query asks for one of the last `held` categories (`Dataset.split`). Departure: the paper has no such data;
+Amazon-C4 does not know its truth. Guessed: all numbers in `WorldConfig`.
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ ASPECTS: dict[str, dict[str, tuple[str, ...]]] = {
         "alpine": ("alpine", "swiss", "mountain"),
     },
 }
+NAMES, VALUES = list(ASPECTS), [list(values) for values in ASPECTS.values()]  # (aspects,) and (aspects, N_VALUES)
+N_VALUES = len(VALUES[0])  # the same for every aspect
 CATEGORIES = [
     *("mug", "lamp", "lotion", "backpack", "chair", "blanket", "knife", "speaker", "wallet", "clock", "kettle"),
     *("tent", "pillow", "guitar", "jacket", "bottle", "rug", "bicycle", "mirror", "candle", "desk", "umbrella"),
@@ -137,8 +140,8 @@ class WorldConfig:
     suits: float = 0.7  # chance that an item suits a use
     mention: float = 0.7  # chance that a review mentions an aspect that mattered
     said: tuple[float, ...] = (1.0,)  # chances that a query names 0, 1, 2, ... of the wanted values
-    chatter: float = 0.08  # chance that a review mentions an aspect that did not
-    shown: int = 250  # most items that a person compares
+    chatter: float = 0.08  # chance that a review mentions an aspect that did not matter
+    shown: int = 250  # a person compares at most this many items per purchase
     seed: int = 0
     map_seed: int = 0
 
@@ -151,10 +154,8 @@ class WorldConfig:
             raise ValueError(f"held must lie in 0..{self.categories - 1}, got {self.held}")
         if self.items < self.categories:
             raise ValueError(f"a shop needs an item per category: items >= {self.categories}, got {self.items}")
-        if self.users < 1 or self.history < 0 or self.queries < 1:
-            raise ValueError("a shop needs users >= 1, history >= 0, queries >= 1")
-        if self.shown < 1:
-            raise ValueError(f"a person compares at least one item, got shown = {self.shown}")
+        if self.users < 1 or self.history < 0 or self.queries < 1 or self.shown < 1:
+            raise ValueError("a shop needs users >= 1, history >= 0, queries >= 1, shown >= 1")
         object.__setattr__(self, "said", tuple(self.said))  # JSON gives a list
         if not 1 <= len(self.said) <= self.relevant + 1 or min(self.said) < 0 or abs(sum(self.said) - 1) > 1e-6:
             raise ValueError(f"said holds the chances of 0 to {self.relevant} values, which sum to 1, got {self.said}")
@@ -171,7 +172,7 @@ def make_world(config: WorldConfig) -> Dataset:
         queries += asked
     return Dataset(
         items={item.id: item for item in iter_items(config)},
-        interactions=tuple(sorted(interactions, key=lambda i: (i.user, i.time, i.item))),
+        interactions=tuple(interactions),
         queries=tuple(queries),
         meta=world_meta(config),
     )
@@ -198,7 +199,7 @@ def world_meta(config: WorldConfig) -> dict:
         "name": "world",
         "source": "mrrec_mini.world (synthetic)",
         "licence": "MIT",
-        "held_categories": list(CATEGORIES[config.categories - config.held : config.categories]),
+        "held_categories": CATEGORIES[config.categories - config.held : config.categories],
         "world": {**asdict(config), "said": list(config.said)},  # a list, as in JSON
     }
 
@@ -233,65 +234,62 @@ def item_values(config: WorldConfig, index: np.ndarray, relevant: np.ndarray) ->
     All combinations of the relevant aspects' values occur equally often, so that a category with values^relevant items
     can satisfy every preference. The other values are random.
     """
-    n_values = _n_values()
-    aspects = np.arange(len(ASPECTS))
-    values = (_hash(config.seed, 11, index[:, None], aspects[None, :]) % n_values).astype(np.int64)
+    values = (random_bits(config.seed, 11, index[:, None], np.arange(len(ASPECTS))) % N_VALUES).astype(np.int64)
     combination = index // config.categories  # the position within the category
     for aspect in relevant:
-        values[:, aspect] = combination % n_values
-        combination = combination // n_values
+        values[:, aspect] = combination % N_VALUES
+        combination = combination // N_VALUES
     return values
 
 
 def item_suits(config: WorldConfig, index: np.ndarray) -> np.ndarray:
     """(n, uses) True if the item suits the use."""
-    return _chance(config.seed, 12, index[:, None], np.arange(len(USES))[None, :]) < config.suits
+    return random_chance(config.seed, 12, index[:, None], np.arange(len(USES))) < config.suits
 
 
 def preferences(config: WorldConfig, user: int) -> np.ndarray:
     """(categories, aspects) the values that a person wants, with exceptions."""
-    aspects, categories = np.arange(len(ASPECTS)), np.arange(config.categories)
-    usual = (_hash(config.seed, 13, user, aspects) % _n_values()).astype(np.int64)
-    is_exception = _chance(config.seed, 14, user, categories[:, None], aspects[None, :]) < config.exceptions
-    shift = 1 + _hash(config.seed, 15, user, categories[:, None], aspects[None, :]) % (_n_values() - 1)
-    return np.where(is_exception, (usual + shift.astype(np.int64)) % _n_values(), usual)
+    aspects, categories = np.arange(len(ASPECTS)), np.arange(config.categories)[:, None]
+    usual = (random_bits(config.seed, 13, user, aspects) % N_VALUES).astype(np.int64)
+    is_exception = random_chance(config.seed, 14, user, categories, aspects) < config.exceptions
+    shift = 1 + random_bits(config.seed, 15, user, categories, aspects) % (N_VALUES - 1)
+    return np.where(is_exception, (usual + shift.astype(np.int64)) % N_VALUES, usual)
 
 
 def iter_items(config: WorldConfig, chunk: int = 10_000) -> Iterator[Item]:
     """The items by ascending index, made in chunks."""
-    names, values = list(ASPECTS), [list(words) for words in ASPECTS.values()]
-    care = category_map(config)
+    relevant = category_map(config)
     for start in range(0, config.items, chunk):
         index = np.arange(start, min(start + chunk, config.items))
         codes = np.zeros((len(index), len(ASPECTS)), dtype=np.int64)
         for c in range(config.categories):
             rows = index % config.categories == c
-            codes[rows] = item_values(config, index[rows], care[c])
+            codes[rows] = item_values(config, index[rows], relevant[c])
         suits = item_suits(config, index)
-        brands = _hash(config.seed, 16, index) % 64
+        brands = random_bits(config.seed, 16, index) % 64
         for row, i in enumerate(index):
             category = CATEGORIES[i % config.categories]
             uses = [use for use, fits in zip(USES, suits[row], strict=True) if fits]
             yield Item(
                 id=f"i{i:07d}",
-                title=f"{_brand(int(brands[row]))} {category}",
+                title=f"{brand_name(int(brands[row]))} {category}",
                 category=("shop", category),
-                attributes={name: (values[a][codes[row, a]],) for a, name in enumerate(names)},
+                attributes={name: (VALUES[a][codes[row, a]],) for a, name in enumerate(NAMES)},
                 description=f"for {' '.join(uses)}" if uses else "",
             )
 
 
 def iter_people(config: WorldConfig) -> Iterator[tuple[list[Interaction], list[Query]]]:
     """(interactions, queries) of each person; the interactions include the targets, at the time of the queries."""
-    care = category_map(config)
+    relevant = category_map(config)
     for user in range(config.users):
-        yield _person(config, user, care)
+        yield _person(config, user, relevant)
 
 
 # --------------------------------------------------------------------------------------------- one person
 
 
-def _person(config: WorldConfig, user: int, care: np.ndarray) -> tuple[list[Interaction], list[Query]]:
+def _person(config: WorldConfig, user: int, relevant: np.ndarray) -> tuple[list[Interaction], list[Query]]:
     rng = np.random.default_rng([config.seed, config.map_seed, 2, user])
     talk = np.random.default_rng([config.seed, config.map_seed, 3, user])  # separate, so that `said` affects texts only
     wants = preferences(config, user)
@@ -308,17 +306,16 @@ def _person(config: WorldConfig, user: int, care: np.ndarray) -> tuple[list[Inte
         use = int(rng.integers(len(USES)))
         follow = config.follow_target if is_query else config.follow
         # 1. Choose an item in a random category for a random use.
-        item, broken, codes = _choose(config, rng, wants[category], category, use, care[category], follow, taken)
+        item, broken, codes = _choose(config, rng, wants[category], category, use, relevant[category], follow, taken)
         taken.add(item)
         # 2. Rate and review it: two stars less per broken preference, and one less in a fifth of the cases.
         time = asked_at if is_query else start + step * DAY
-        review = _review(config, rng, codes, care[category], broken)
-        rating = float(max(1, 5 - 2 * len(broken) + int(rng.random() < 0.2) * -1))
+        review = _review(config, rng, codes, relevant[category], broken)
+        rating = float(max(1, 5 - 2 * len(broken) - (rng.random() < 0.2)))
         interactions.append(Interaction(name, f"i{item:07d}", time, rating, review))
         # 3. The purchase is a target: ask for it by category and use, and perhaps some wanted values.
         if is_query:
-            names = list(ASPECTS)
-            truth = {names[a]: list(ASPECTS[names[a]])[wants[category, a]] for a in care[category]}
+            truth = {NAMES[a]: VALUES[a][wants[category, a]] for a in relevant[category]}
             text = f"{CATEGORIES[category]} for {USES[use]}"
             for aspect in talk.permutation(list(truth))[: talk.choice(len(config.said), p=config.said)]:
                 text += f" {aspect} {truth.pop(aspect)}"
@@ -341,11 +338,11 @@ def _choose(
     # 1. The items that the person compares.
     rows = np.arange(size) if size <= config.shown else rng.integers(0, size, config.shown)
     index = rows * config.categories + category
-    # 2. What the person goes by this time: each wanted value may be replaced by another one.
+    # 2. What the person looks for this time: each wanted value may be replaced by another one.
     aim = wants[relevant].copy()
     for position in range(len(relevant)):
         if rng.random() >= follow:
-            aim[position] = (aim[position] + rng.integers(1, _n_values())) % _n_values()
+            aim[position] = (aim[position] + rng.integers(1, N_VALUES)) % N_VALUES
     # 3. The item that agrees best; ties are broken at random.
     codes = item_values(config, index, relevant)
     agreement = (codes[:, relevant] == aim).sum(1) + rng.random(len(index)) * 0.5
@@ -360,13 +357,11 @@ def _choose(
 def _review(
     config: WorldConfig, rng: np.random.Generator, codes: np.ndarray, relevant: np.ndarray, broken: list[int]
 ) -> str:
-    names = list(ASPECTS)
     sentences = []
     for aspect in rng.permutation(len(ASPECTS)):
-        chance = config.mention if aspect in relevant else config.chatter
-        if rng.random() >= chance:
+        if rng.random() >= (config.mention if aspect in relevant else config.chatter):
             continue
-        words = list(ASPECTS[names[aspect]].values())[codes[aspect]]
+        words = ASPECTS[NAMES[aspect]][VALUES[aspect][codes[aspect]]]
         word = words[0] if rng.random() < 0.5 else words[int(rng.integers(1, len(words)))]
         frames = COMPLAINT if aspect in broken else PRAISE
         sentences.append(frames[int(rng.integers(len(frames)))].format(word))
@@ -376,7 +371,7 @@ def _review(
 # --------------------------------------------------------------------------------------------- randomness by index
 
 
-def _hash(seed: int, *keys: int | np.ndarray) -> np.ndarray:
+def random_bits(seed: int, *keys: int | np.ndarray) -> np.ndarray:
     """64 pseudo-random bits for each combination of keys: splitmix64, folded over the keys. Broadcasts."""
     with np.errstate(over="ignore"):  # uint64 arithmetic should wrap
         state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
@@ -388,16 +383,12 @@ def _hash(seed: int, *keys: int | np.ndarray) -> np.ndarray:
     return state
 
 
-def _chance(seed: int, *keys: int | np.ndarray) -> np.ndarray:
+def random_chance(seed: int, *keys: int | np.ndarray) -> np.ndarray:
     """A number in [0, 1) for each combination of keys."""
-    return (_hash(seed, *keys) >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return (random_bits(seed, *keys) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
-def _n_values() -> int:
-    return len(next(iter(ASPECTS.values())))
-
-
-def _brand(number: int) -> str:
+def brand_name(number: int) -> str:
     """One of 64 made-up names of two syllables."""
     first = ["vel", "nor", "kas", "tam", "bri", "dol", "fen", "gar"]
     second = ["mo", "ta", "rix", "lun", "dex", "vy", "sa", "ko"]

@@ -19,13 +19,23 @@ from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor, State
 from mrrec_mini.scripts import expert
 from mrrec_mini.summarize import ExtractiveSummarizer
-from mrrec_mini.world import ASPECTS, CATEGORIES, COMPLAINT, PRAISE, USES, WorldConfig, _brand, category_map, make_world
+from mrrec_mini.world import (
+    ASPECTS,
+    CATEGORIES,
+    COMPLAINT,
+    PRAISE,
+    USES,
+    WorldConfig,
+    brand_name,
+    category_map,
+    make_world,
+)
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
 SHOP = WorldConfig(users=12, items=100, categories=5, held=1, history=12, queries=3)
 SAID = " ".join((*PRAISE, *COMPLAINT, "overall for bought rated it does the job 1 2 3 4 5")).replace("{}", "").split()
 MEANT = [word for values in ASPECTS.values() for words in values.values() for word in words]
-WORDS = tuple(dict.fromkeys([*SAID, *ASPECTS, *CATEGORIES[:5], *USES, *MEANT, *map(_brand, range(64))]))
+WORDS = tuple(dict.fromkeys([*SAID, *ASPECTS, *CATEGORIES[:5], *USES, *MEANT, *map(brand_name, range(64))]))
 TINY = CausalLMConfig(width=16, layers=2, heads=2, feed_forward=24, context=512)
 
 

@@ -18,11 +18,11 @@ from mrrec_mini.world import (
     CATEGORIES,
     COMPLAINT,
     DAY,
+    NAMES,
     PRAISE,
     USES,
+    VALUES,
     WorldConfig,
-    _chance,
-    _hash,
     category_map,
     item_suits,
     iter_items,
@@ -30,13 +30,13 @@ from mrrec_mini.world import (
     make_world,
     oracle_profile,
     preferences,
+    random_bits,
+    random_chance,
     sibling,
     write_world,
 )
 from small import SHOP
 
-NAMES = list(ASPECTS)
-VALUES = [list(words) for words in ASPECTS.values()]  # (aspects, 5)
 # 500 items per category, all of them compared: every wish can be met
 ROOMY = WorldConfig(users=60, items=2500, categories=5, held=1, history=14, queries=3, shown=500)
 
@@ -111,10 +111,10 @@ def splitmix(seed, *keys):
 
 def test_the_hash_is_splitmix64_for_every_shape():
     rows, columns = np.array([0, 5, 10**9]), np.arange(4)
-    got = _hash(7, 11, rows[:, None], columns[None, :])
+    got = random_bits(7, 11, rows[:, None], columns[None, :])
     assert got.tolist() == [[splitmix(7, 11, int(r), int(c)) for c in columns] for r in rows]
-    assert int(_hash(0, 13, 4)) == splitmix(0, 13, 4)
-    chances = _chance(3, np.arange(20_000))
+    assert int(random_bits(0, 13, 4)) == splitmix(0, 13, 4)
+    chances = random_chance(3, np.arange(20_000))
     assert chances.min() >= 0 and chances.max() < 1 and abs(chances.mean() - 0.5) < 0.01
 
 

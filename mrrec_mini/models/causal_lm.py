@@ -1,9 +1,7 @@
 """A small causal language model and its tokenizer: a tiny Llama from scratch, or any model that transformers loads.
 
 Flow: the policy. `make_causal_lm` builds the tiny model that the tutorials train on a CPU; `load_causal_lm` reads a
-folder or a hub model, `with_lora` adds adapters, `import_gguf` converts a model from a GGUF file. The stages call
-`model(input_ids, attention_mask, position_ids, cache)`, and use `encode(text)`, `decode(ids)` and `control[name]` of
-the tokenizer.
+folder or a hub model, `with_lora` adds adapters, `import_gguf` converts a model from a GGUF file.
 
 Two rules about tokens, both needed by the rollout:
 
@@ -56,17 +54,12 @@ class WordTokenizer:
 
     def __init__(self, control: Sequence[str], words: Sequence[str]):
         self.control = {name: i for i, name in enumerate(control)}
-        self.words = tuple(words)
-        self._control = tuple(control)
-        self.first_byte = len(control)
-        self.first_word = len(control) + 256
-        self.pad = 0
+        self.words, self._control, self.pad = tuple(words), tuple(control), 0
+        self.first_byte, self.first_word = len(control), len(control) + 256
         self._id = {word: self.first_word + i for i, word in enumerate(self.words)}
 
     @classmethod
-    def train(
-        cls, texts: Iterable[str], control: Sequence[str], max_words: int = 4000, min_count: int = 2
-    ) -> WordTokenizer:
+    def train(cls, texts: Iterable[str], control: Sequence[str], max_words=4000, min_count=2) -> WordTokenizer:
         """Keep the `max_words` most frequent words of the texts; ties in alphabetical order."""
         counts = Counter(word for text in texts for word in WORD.findall(text))
         frequent = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
@@ -76,31 +69,26 @@ class WordTokenizer:
         return self.first_word + len(self.words)
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        end = 0  # position after the last word
+        ids, end = [], 0  # end: position after the last word
         for match in WORD.finditer(text):
-            word = self._id.get(match.group())
-            between = text[end : match.start()]
-            follows_word = bool(ids) and ids[-1] >= self.first_word
-            if not (between == " " and follows_word and word is not None):
-                ids += self._bytes(between)
+            word, between = self._id.get(match.group()), text[end : match.start()]
+            implied = between == " " and word is not None and ids and ids[-1] >= self.first_word
+            ids += [] if implied else self._bytes(between)
             ids += [word] if word is not None else self._bytes(match.group())
             end = match.end()
         return ids + self._bytes(text[end:])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of any ids. Control tokens appear as their names, broken UTF-8 as the replacement character."""
-        pieces: list[bytes] = []
-        after_word = False
+        pieces, after_word = [], False
         for i in ids:
-            is_word = i >= self.first_word
-            if is_word:
+            if i >= self.first_word:
                 pieces.append((" " if after_word else "").encode() + self.words[i - self.first_word].encode())
             elif i >= self.first_byte:
                 pieces.append(bytes([i - self.first_byte]))
             else:
                 pieces.append(self._control[i].encode())
-            after_word = is_word
+            after_word = i >= self.first_word
         return b"".join(pieces).decode("utf-8", errors="replace")
 
     def _bytes(self, text: str) -> list[int]:
@@ -117,9 +105,7 @@ class WordTokenizer:
 
 
 class PretrainedTokenizer:
-    """A transformers tokenizer that reads text as text: the name of a special token, of a chat model's `<tool_call>` or
-    of a control token of ours is ordinary characters if it occurs in a text.
-    """
+    """A transformers tokenizer that reads a token's name in a text (`<eos>`, `<tool_call>`) as ordinary characters."""
 
     def __init__(self, inner, control: Sequence[str] = ()):
         added = [str(token) for token in inner.added_tokens_decoder.values() if str(token).strip()]
@@ -171,10 +157,8 @@ class CausalLMConfig:
 
 
 def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Generator) -> PreTrainedModel:
-    """A tiny Llama with random weights from `generator`; the global generator is not used.
-
-    It starts close to copying (`ready_to_copy`); from a plain random start, learning to copy took ten times as many
-    steps.
+    """A tiny Llama with random weights from `generator`; the global generator is not used. It starts close to copying
+    (`ready_to_copy`); from a plain random start, learning to copy took ten times as many steps.
     """
     shape = LlamaConfig(
         vocab_size=vocabulary,
@@ -185,7 +169,6 @@ def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Gen
         max_position_embeddings=config.context,
         tie_word_embeddings=True,
         attention_bias=True,  # so that a head can attend by position alone
-        attention_dropout=0.0,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=0,
@@ -270,7 +253,11 @@ def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     if hasattr(model, "peft_config"):
-        _save_lora(folder, model)
+        from peft import get_peft_model_state_dict
+
+        # by default peft asks the hub whether the vocabulary has grown
+        save_file(get_peft_model_state_dict(model, save_embedding_layers=False), str(folder / ADAPTER_WEIGHTS))
+        model.peft_config["default"].save_pretrained(str(folder))
     else:
         # handles tied weights; `save_pretrained` would show a progress bar
         save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
@@ -294,14 +281,6 @@ def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, bas
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return get_peft_model(model, shape)
-
-
-def _save_lora(folder: Path, model) -> None:
-    from peft import get_peft_model_state_dict
-
-    # by default peft asks the hub whether the vocabulary has grown
-    save_file(get_peft_model_state_dict(model, save_embedding_layers=False), str(folder / ADAPTER_WEIGHTS))
-    model.peft_config["default"].save_pretrained(str(folder))
 
 
 def _load_lora(folder: Path):
