@@ -1,8 +1,7 @@
 """The grammar of an episode for chat models: turns of the model's own template, and the paper's boxed JSON answer.
 
-Flow: beside `grammar`. `ChatGrammar` is a `grammar.Grammar` for models that were trained to chat. `Grammar` marks the
-parts of an episode with our control tokens; `ChatGrammar` uses the turns of the model's chat template. In ChatML, the
-format of SmolLM2:
+Flow: takes the place of `grammar.Grammar` for models that were trained to chat. `Grammar` marks the parts of an episode
+with our control tokens; `ChatGrammar` uses the turns of the model's chat template. In ChatML, the format of SmolLM2:
 
     <|im_start|>system ... <|im_end|>                                 the instruction; two worked examples follow
     <|im_start|>user                                                  the prompt (eq. 7: q, M_global)
@@ -21,12 +20,11 @@ model's end-of-turn token. Anything else is malformed, and so is a control token
 Safety: the template is rendered once, with marks in place of user texts, and cut at the marks; the pieces are tokenised
 with their control tokens. Texts of people and memories are tokenised separately, one line each, and placed between the
 pieces as ids. They never pass through the template, so no text can produce a control token, a turn or a numbered line.
-(`apply_chat_template` on a whole conversation turns such text into control tokens.) A template that does not separate
-turns with control tokens is refused. Without a tool role, memory comes in a user turn; without a system role, the
-instruction opens the first user turn. A template that prints today's date gets a fixed one. A tokenizer that starts
-every text with a space (SentencePiece) puts one before each piece; the model sees it, and nothing depends on it.
+(`apply_chat_template` on a whole conversation would turn a "<|im_end|>" in a text into the token.) A template that does
+not separate turns with control tokens is refused. Without a tool role, memory comes in a user turn; without a system
+role, the instruction opens the first user turn. A template that prints today's date gets a fixed one.
 
-Paper: the answer is its boxed JSON. Guessed: its system prompt and its tool call; it prints neither. Ours: the two
+Paper: the boxed JSON. Guessed: the system prompt and the tool call, which the paper does not print. Ours: the two
 worked examples. SmolLM2-135M (temperature 1) ignores the bare instruction, and also the examples if they stand in the
 system turn. With one example as turns it answers but never searches; with two it searches in half of its first turns.
 """
@@ -58,18 +56,15 @@ EXAMPLE = (
 )
 WRITER = "You write down what people like, in short lines."  # system turn when the model is asked for a summary
 QUERY, TURN, MEMORY = "QUERY0TEXT", "TURN0TEXT", "MEMORY0TEXT"  # marks: removed before any user text is inserted
-TODAY = "{% macro strftime_now(form) %}01 Jan 2025{% endmacro %}"  # so that a run does not depend on the date
+TODAY = "{% macro strftime_now(form) %}01 Jan 2025{% endmacro %}"  # so that a run is the same on every day
 OPENING = re.compile(r"<search>|\\boxed\{")
 
 
 class ChatGrammar(Grammar):
-    """Writes and reads episodes through the chat template of a `PretrainedTokenizer`. Raises ValueError if the template
-    cannot be split safely.
-    """
+    """Writes and reads episodes in the turns of a chat template; ValueError if the template cannot be split safely."""
 
     def __init__(self, tokenizer, entry_tokens: int = 24):
-        self.tokenizer = tokenizer
-        self._encode = tokenizer.encode
+        self.tokenizer, self._encode = tokenizer, tokenizer.encode
         self.entry_tokens = entry_tokens  # longer memories are cut when shown to the policy
         self.control = tokenizer.control  # empty: a chat model has its own control tokens
         head, ask, close, hand_back = (tokenizer.encode_template(piece) for piece in pieces(tokenizer.inner))
@@ -117,8 +112,7 @@ class ChatGrammar(Grammar):
             return Malformed("a turn ends with the end-of-turn token")
         if self.tokenizer.reserved & set(ids[:-1]):
             return Malformed("a control token inside a turn")
-        opening = OPENING.search(text := self.tokenizer.decode(ids[:-1]))
-        if opening is None:
+        if (opening := OPENING.search(text := self.tokenizer.decode(ids[:-1]))) is None:
             return Malformed("a turn searches or answers")
         think, rest = text[: opening.start()].strip(), text[opening.end() :].rstrip()
         if opening.group() == "<search>":
@@ -132,10 +126,9 @@ class ChatGrammar(Grammar):
 
     def thought(self, ids: Sequence[int]) -> tuple[int, str]:
         """(number of ids, words) of the thought before the turn's search or answer; (0, "") if there is neither."""
-        opening = OPENING.search(text := self.tokenizer.decode(ids))
-        if opening is None:
+        if (opening := OPENING.search(text := self.tokenizer.decode(ids))) is None:
             return 0, ""
-        # the fewest ids whose text reaches the opening; the last of them may hold a part of it, so it is not counted
+        # count ids until their text reaches into the opening; that last id may hold a part of it, so leave it out
         reach = next(n for n in range(len(ids) + 1) if len(self.tokenizer.decode(ids[:n])) > opening.start())
         return reach - 1, text[: opening.start()].strip()
 
@@ -209,8 +202,8 @@ def _answer(think: str, box: str, shown: int) -> Final | Malformed:
 
 
 def pieces(inner) -> tuple[str, str, str, str]:
-    """The template cut at its texts: (up to the wish, from there to the policy's turn, from there to the memories, from
-    there to the policy's next turn). Raises ValueError if it cannot be cut like this.
+    """The template's text (before the wish, between wish and policy's turn, between this turn and the memories, after
+    the memories, up to the policy's next turn). Raises ValueError if it cannot be cut like this.
     """
     if not inner.chat_template:
         raise ValueError("the tokenizer has no chat template; use a model that was trained to chat")
@@ -228,7 +221,7 @@ def _cut(inner, system: bool, memory_role: str) -> tuple[str, str, str, str] | N
         turns = [("system", INSTRUCTION), *turns]
     else:
         turns[0] = ("user", f"{INSTRUCTION}\n\n{turns[0][1]}")
-    # 2. Render the prompt, the same with one turn and one reply, and that with the reply as if the assistant said it.
+    # 2. Render the prompt; then with one turn and one reply added; then with the reply in the assistant's role.
     asked = _render(inner, [*turns, ("user", QUERY)])
     answered = _render(inner, [*turns, ("user", QUERY), ("assistant", TURN), (memory_role, MEMORY)])
     mistaken = _render(inner, [*turns, ("user", QUERY), ("assistant", TURN), ("assistant", MEMORY)])
@@ -254,7 +247,7 @@ def _render(inner, turns: Sequence[tuple[str, str]]) -> str:
             add_generation_prompt=True,
             enable_thinking=False,  # turns are short: the policy thinks in the words before its search
         )
-    except Exception:  # a template is third-party code: for an unknown role it raises whatever it likes
+    except Exception:  # a template is third-party code: for an unknown role it may raise any error
         return ""
 
 

@@ -196,9 +196,7 @@ def _read(path: Path, make: Callable, fields: dict, digests: dict[str, str]) -> 
     try:
         file = path.open("rb")
     except OSError as error:
-        what = (
-            f"cannot be read ({error.strerror}); a data set is a folder of {ITEMS}, {INTERACTIONS}, {QUERIES}, {META}"
-        )
+        what = f"cannot be read ({error.strerror}); a data set is a folder of {ITEMS}, {INTERACTIONS}, {QUERIES}"
         raise DataError.at(path, None, None, what) from None
     with file:
         for number, value in json_lines(_bounded_lines(file, digest), path):
@@ -407,9 +405,7 @@ class Dataset:
 
 
 def _part_sizes(n: int, shares: tuple[float, float, float]) -> list[int]:
-    """Sizes of the parts of n users: rounded shares, at least 1 if the share is above 0. The largest part is corrected
-    so that the sizes sum to n.
-    """
+    """Sizes of the parts of n users: rounded shares, at least 1 per share above 0; the largest part takes the rest."""
     sizes = [max(1, round(n * share)) if share > 0 else 0 for share in shares]
     sizes[sizes.index(max(sizes))] += n - sum(sizes)
     return sizes
@@ -431,9 +427,7 @@ def write_dataset(
     folder = Path(path)
     if folder.exists() and not (folder / ITEMS).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise DataError.at(folder, None, None, "exists and is not a data set; choose another folder")
-    users: set[str] = set()
-    counts: dict[str, int] = {}
-    sums: dict[str, str] = {}
+    users, counts, sums = set(), {}, {}
 
     def counted(name: str, records: Iterable[Any]) -> Iterator[Any]:
         counts[name] = 0
@@ -448,14 +442,8 @@ def write_dataset(
         for file, name, records in streams:
             sums[file] = _write(fresh / file, counted(name, records))
         counts["users"] = len(users)
-        meta = {
-            "name": folder.name,
-            "source": "unknown",
-            "licence": "unknown",
-            **meta,
-            "counts": counts,
-            "sha256": sums,
-        }
+        meta = {"name": folder.name, "source": "unknown", "licence": "unknown", **meta}
+        meta |= {"counts": counts, "sha256": sums}
         (fresh / META).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
         for file, rows in (rejects or {}).items():
             (fresh / file).write_text("".join(json.dumps(row) + "\n" for row in rows))

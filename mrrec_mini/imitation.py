@@ -2,20 +2,20 @@
 
 Flow: after `scripts`, before the first update. A policy that has never seen the grammar earns no reward, so there is
 nothing to reinforce. (The paper starts from an instruct model; its fig. 4 shows that a base model never learns to call
-memory.) So the model first learns to continue the teacher's episodes: the grammar, not what is good.
+memory.) So the model first imitates the teacher's episodes. It learns the grammar from them, not which turns are good.
 
-1. `copy_drill`. A good turn copies: the aspect from a global line, the value from memory. The drill trains copying
-   alone, on random words, until the model is sure of it. Imitation alone never gets there.
-2. `warm_start`. Cross-entropy on the tokens that the teacher wrote. A share of the traces is *scrambled*: every word is
-   replaced by another one, the same throughout the trace, so that only copying can predict it. A policy that learns the
+1. `copy_drill`. A good turn copies the aspect from a global line and the value from memory. The drill trains copying
+   alone, on random words, until the model is sure of it. Imitation without the drill does not teach it.
+2. `warm_start`. Cross-entropy on the tokens that the teacher wrote. In a share of the traces, `scramble` replaces every
+   word by another one, the same throughout the trace, so that only copying can predict it. A policy that learns the
    words themselves fails on categories that it has not seen.
 
-Equations: none in the paper, which has no such stage. Departure: this whole file. Sizes and rates were measured.
+Departure: the paper has no such stage, so there are no equations. Sizes and rates were measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,19 +40,17 @@ class WarmStartConfig:
     scrambled: float = 0.25  # share of the traces whose words are replaced
 
 
-def drill_batch(
-    control: Mapping[str, int], first_word: int, vocabulary: int, size: int, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+def drill_batch(tokenizer, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """tokens (size, T): 5 lines of 3 random words, then 8 of these lines again; mask (size, T): True at the words of a
     repeated line after its first, which only copying can predict.
     """
     lines, reads, words = 5, 8, 3
-    # no word comes twice in the lines of a row, so a first word identifies its line
-    drawn = np.argsort(rng.random((size, vocabulary - first_word)), axis=1)[:, : lines * words] + first_word
-    drawn = drawn.reshape(size, lines, words)
+    # within a row no word occurs in two lines, so a first word identifies its line
+    drawn = np.argsort(rng.random((size, len(tokenizer) - tokenizer.first_word)), axis=1)[:, : lines * words]
+    drawn = drawn.reshape(size, lines, words) + tokenizer.first_word
     again = np.take_along_axis(drawn, rng.integers(0, lines, (size, reads))[:, :, None], axis=1)
-    shown = np.concatenate([np.full((size, lines, 1), control["<line>"]), drawn], 2).reshape(size, -1)
-    asked = np.concatenate([np.full((size, reads, 1), control["<think>"]), again], 2).reshape(size, -1)
+    shown = np.concatenate([np.full((size, lines, 1), tokenizer.control["<line>"]), drawn], 2).reshape(size, -1)
+    asked = np.concatenate([np.full((size, reads, 1), tokenizer.control["<think>"]), again], 2).reshape(size, -1)
     mask = np.concatenate([np.zeros_like(shown), np.tile([0, 0] + [1] * (words - 1), (size, reads))], 1)
     return torch.tensor(np.concatenate([shown, asked], 1)), torch.tensor(mask, dtype=torch.bool)
 
@@ -64,7 +62,7 @@ def copy_drill(model, tokenizer, config: WarmStartConfig, rng: np.random.Generat
     for step in range(config.drill_steps):
         set_rate(optimizer, config.drill_rate * min(1.0, (step + 1) / 10))  # ten steps of warm-up
         # 1. Fresh random lines in every step, so there is nothing to memorise.
-        tokens, mask = drill_batch(tokenizer.control, tokenizer.first_word, len(tokenizer), config.drill_batch, rng)
+        tokens, mask = drill_batch(tokenizer, config.drill_batch, rng)
         tokens, mask = tokens.to(model.device), mask.to(model.device)
         # 2. One step of cross-entropy on the copied words.
         logprobs, _ = token_logprobs(model, tokens, mask)  # (size, T)
@@ -85,12 +83,12 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def scramble(episode_tokens: Sequence[int], first_word: int, vocabulary: int, rng: np.random.Generator) -> list[int]:
+def scramble(tokens: Sequence[int], tokenizer, rng: np.random.Generator) -> tuple[int, ...]:
     """The trace in other words: each distinct word token becomes a random one, the same wherever it occurs."""
-    words = sorted({t for t in episode_tokens if t >= first_word})
-    others = rng.choice(vocabulary - first_word, size=len(words), replace=False) + first_word
+    words = sorted({t for t in tokens if t >= tokenizer.first_word})
+    others = rng.choice(len(tokenizer) - tokenizer.first_word, size=len(words), replace=False) + tokenizer.first_word
     renamed = dict(zip(words, others.tolist(), strict=True))
-    return [renamed.get(t, t) for t in episode_tokens]
+    return tuple(renamed.get(t, t) for t in tokens)
 
 
 def supervised_loss(model, tokens: torch.Tensor, mask: torch.Tensor, written: int) -> torch.Tensor:
@@ -98,8 +96,7 @@ def supervised_loss(model, tokens: torch.Tensor, mask: torch.Tensor, written: in
 
     `written` counts them in the whole batch, so the losses of its parts add up. Prompt and memory are only context.
     """
-    logprobs, _ = token_logprobs(model, tokens, mask)
-    return -logprobs.sum() / written
+    return -token_logprobs(model, tokens, mask)[0].sum() / written
 
 
 def warm_start(
@@ -107,8 +104,7 @@ def warm_start(
 ) -> list[float]:
     """Train `model` on the traces. Returns the loss of each step; `progress` is called with (step, loss)."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    warmup = max(1, config.steps // 20)
-    losses = []
+    warmup, losses = max(1, config.steps // 20), []
     for step in range(config.steps):
         # 1. The rate: a linear warm-up, times a cosine that falls to 2 % of the full rate.
         cosine = 0.02 + 0.98 * (1 + np.cos(np.pi * step / config.steps)) / 2
@@ -116,8 +112,7 @@ def warm_start(
         # 2. Draw traces with replacement, and replace the words of some.
         chosen = [traces[i] for i in rng.integers(0, len(traces), config.batch)]
         for i in np.flatnonzero(rng.random(config.batch) < config.scrambled):
-            tokens = scramble(chosen[i].tokens, tokenizer.first_word, len(tokenizer), rng)
-            chosen[i] = replace(chosen[i], tokens=tuple(tokens))
+            chosen[i] = replace(chosen[i], tokens=scramble(chosen[i].tokens, tokenizer, rng))
         # 3. Add up the gradients of the parts of the batch, each padded to its own longest trace.
         batch = to_batch(chosen, range(len(chosen)), model.device)
         written = int(batch.mask.sum())

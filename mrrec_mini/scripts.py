@@ -5,18 +5,17 @@ returns the tokens of its next turn. Every script plans its look-ups, makes them
 reply, and answers with the wish followed by its notes.
 
 `teacher` writes the traces for `imitation`. It is mediocre on purpose, so that reinforcement has something to improve:
-how many look-ups it makes, which ones, and which returned line it believes, is partly chance. `expert` looks up exactly
-what matters. It needs `Query.truth`, so it exists only in the synthetic shop; it is a ceiling, and nothing is ever
-trained on it.
+chance decides in part how many look-ups it makes, which ones, and which returned line it believes. `expert` looks up
+exactly what matters. It needs `Query.truth`, which only the synthetic shop has. Nothing is trained on it.
 
-Equations: none. Departure from the paper: all of this; it starts from an instruct model. Guessed: the probabilities,
-then tuned by experiment.
+Equations: none. Departure: the paper has no scripts; it starts from an instruct model. The probabilities were tuned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -45,10 +44,7 @@ def teacher(
     `aspects` are names of attributes; the teacher looks these up if the prompt shows no global memory.
     """
     guesses = [MemoryEntry(f"guess/{name}", None, "global", name) for name in aspects]
-
-    def read(entries: Sequence[MemoryEntry], line: MemoryEntry) -> MemoryEntry | None:
-        return believed_line(entries, line, config.believe, rng)
-
+    read = partial(believed_line, believe=config.believe, rng=rng)
     return lambda state: run_plan(grammar, plan_lookups(state, guesses, config, rng)[:max_calls], read)
 
 
@@ -63,8 +59,7 @@ def plan_lookups(
     wanted = rng.choice(len(config.stop), p=config.stop)
     shown = list(state.global_entries or guesses)
     topic = shown[0].scenario if shown else ""  # retrieval puts the best match first
-    plan: list[MemoryEntry] = []
-    lines = shown
+    lines, plan = shown, []
     while lines and len(plan) < wanted:
         on_topic = [line for line in lines if line.scenario == topic]
         others = [line for line in lines if line.scenario != topic]
@@ -77,7 +72,7 @@ def plan_lookups(
 
 
 def expert(grammar: Grammar) -> Callable[[State], Script]:
-    """Like `teacher`, but it looks up exactly the aspects that matter and notes the line that answers."""
+    """Like `teacher`, but its scripts look up exactly the aspects that matter and note the line that answers."""
     return lambda state: run_plan(grammar, true_plan(state), best_line)
 
 
@@ -98,7 +93,7 @@ def run_plan(
     noted: list[MemoryEntry] = []
 
     def script(state: State) -> list[int]:
-        # 1. The first thought names the plan; each later one is the note taken from the last reply.
+        # 1. The first thought names the planned aspects; each later one is the note taken from the last reply.
         think = " ".join(aspect_of(line) for line in plan)
         if done := len(state.calls):
             entry = read(state.calls[-1].entries, plan[done - 1])
@@ -134,8 +129,7 @@ def best_line(entries: Sequence[MemoryEntry], line: MemoryEntry) -> MemoryEntry 
     aspect = aspect_of(line)
     about = [e for e in entries if e.level != "record" and note_of(e).startswith(f"{aspect} ")]
     here = [e for e in about if e.scenario and e.scenario == plain(line.scenario)]
-    overall = [e for e in about if e.level == "profile"]
-    return (here + overall + [None])[0]
+    return next(iter(here + [e for e in about if e.level == "profile"]), None)
 
 
 def believed_line(

@@ -19,7 +19,7 @@ TOK = tokenizer()
 
 
 def test_the_drill_asks_only_for_words_that_can_be_copied():
-    tokens, mask = drill_batch(TOK.control, TOK.first_word, len(TOK), 50, np.random.default_rng(0))
+    tokens, mask = drill_batch(TOK, 50, np.random.default_rng(0))
     assert tokens.shape == mask.shape == (50, 5 * 4 + 8 * 4)
     for row, asked in zip(tokens.tolist(), mask.tolist(), strict=True):
         lines = [row[i : i + 4] for i in range(0, 20, 4)]
@@ -66,7 +66,7 @@ def test_scrambling_renames_words_and_nothing_else(traces):
     rng = np.random.default_rng(0)
     changed = 0
     for trace in traces:
-        told = scramble(trace.tokens, TOK.first_word, len(TOK), rng)
+        told = scramble(trace.tokens, TOK, rng)
         pairs = set(zip(trace.tokens, told, strict=True))
         assert len({old for old, _ in pairs}) == len({new for _, new in pairs}) == len(pairs)  # one to one
         assert all((old == new) if old < TOK.first_word else (TOK.first_word <= new < len(TOK)) for old, new in pairs)
