@@ -1,8 +1,8 @@
 """The contract of the recommenders that MR.Rec is compared with: learn from train users, score candidates for a query.
 
 Flow: before `evaluate`, which fits a system (`system_rows`) and turns its scores into the rank of the target. Each file
-is one complete system: everything that its paper contributes. General parts are imported from stages and `models/`.
-Systems never import each other.
+is one complete system and holds everything that its paper contributes. General parts are imported from the rest of the
+package. Systems never import each other.
 
 `fit` may learn from train users and from the items. `rank` may also use what the query's own user did strictly before
 the query (`Dataset.history`). It never sees the target: `evaluate` removes it from the query. A system that orders only

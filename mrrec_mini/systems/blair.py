@@ -12,24 +12,24 @@ The loss has one direction only: a review must find its item among the B of the 
 
 Departures:
 
-- The encoder is a RoBERTa of .1M parameters with random weights, not roberta-base: it knows only the language of these
-  texts. One token is one word.
+- The encoder is a RoBERTa of .1M parameters with random weights, not the pretrained roberta-base: it learns language
+  from these texts alone. One token is one word.
 - Training takes 600 steps of 64 pairs at a rate of 3e-3, about 16 epochs of the default shop. The original takes one
-  epoch of a tenth of 570M reviews, 768 pairs per step, at 5e-5; from random weights so little teaches nothing here.
-- Two reviews of one item in a batch: in the original, as far as its code is public, the second copy of the metadata is
-  a negative like any other, which among 48M items hardly ever happens. Here it is left out of the sum.
+  epoch of a tenth of 570M reviews, 768 pairs per step, at 5e-5; from random weights, one epoch teaches nothing here.
+- Two reviews of one item in a batch: in the original, as far as its code is public, the second copy of the metadata
+  counts as a negative. Among 48M items this hardly ever happens. Here the copy is left out of the sum.
 - A text is cut at 64 tokens, also when ranking; the original cuts at 512. An item's text is `item_text`, with category
   and attributes; the original's is title, features and description. A review has no title.
 
-Decided: it learns from the reviews that MR.Rec's memory may use, those of train users before their first query
-(`train_histories`), so from no review of a target. The vocabulary comes from these reviews and from the items. As
-published, reviews and metadata of at most 30 characters are dropped, and ratings are ignored.
+Decided: it learns from the reviews that MR.Rec's memory may use: those of train users before their first query
+(`train_histories`). None of them is a review of a target. The vocabulary comes from these reviews and from the items.
+As published, reviews and metadata of at most 30 characters are dropped, and ratings are ignored.
 
 Guessed: no layer on top of `<cls>` in training; SimCSE, on which the authors' code is based, has one.
 
 Measured (`mrrec reproduce table1`, default shop, seeds 0-2, unseen users): nDCG@10 .007, recall@100 .155; BM25 of the
-same queries .027 and .586. Memory after the query does not help (.002 with the latest records, .003 with the profile).
-An encoder from scratch can generalise little from a vocabulary of invented words.
+same queries .027 and .586. Adding memory to the query does not help (.002 with the latest records, .003 with the
+profile). An encoder from scratch can generalise little from a vocabulary of invented words.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class BlairConfig:
     """The published settings, and our own for training."""
 
     temperature: float = 0.05  # tau
-    contrast: float = 1.0  # weight of L_CL; 0: trained on masked words alone
+    contrast: float = 1.0  # weight of L_CL; at 0 only L_MLM is trained
     mlm: float = 0.1  # weight of L_MLM
     masked: float = 0.15  # share of the tokens
     least_characters: int = 31  # of a review, and of the metadata of an item
@@ -163,7 +163,7 @@ def review_pairs(dataset: Dataset, split: Split, least: int) -> list[tuple[str, 
 
 
 def plain_words(text: str) -> str:
-    """Lower-case words only: the encoder starts from random weights and could not use more."""
+    """Lower-case words only: an encoder from random weights learns nothing from case and punctuation."""
     return " ".join(words(text))
 
 

@@ -12,8 +12,8 @@ The first factor is the cosine of two columns of the user-item matrix. The secon
 similarities that rest on few people; shrinkage 0 leaves the cosine as it is.
 
 Departures from the paper: an interaction counts regardless of its rating (the paper's cosine is over ratings), and all
-neighbours of an item count, not the nearest k. If nobody else took any item of a history, all scores are 0, and ids
-decide.
+neighbours of an item count, not the nearest k. If nobody else took any item of a history, all scores are 0, and the
+order of the ids decides.
 
 Decided, for the reasons in `popularity`: only interactions strictly before the query count, for all users. Items that
 the query's user already took are ranked last, unless some train user has taken an item twice by then.

@@ -6,13 +6,13 @@ Flow: a baseline that uses histories and no texts; it follows the contract in `s
 
 Every interaction counts, regardless of its age and rating.
 
-Decided: time. Only interactions strictly before the query count, for all users: a count that looked ahead would know
-what is going to be liked (Ji et al., ACM TOIS 2023). On real data times are comparable across users. In the synthetic
-shop each user's calendar starts on a random day, so the rule hides some interactions of the others; nothing is lost,
-since no item is popular there.
+Decided about time: only interactions strictly before the query count, for all users. A later count would know what is
+going to be liked (Ji et al., ACM TOIS 2023). On real data times are comparable across users. In the synthetic shop each
+user starts on a random day, so the rule hides some interactions of other users; this loses nothing, since no item is
+popular there.
 
-Decided: repeats. Items that the query's user already took are ranked last. If any train user has taken an item twice
-before the query, people do repeat, and these items are scored like all others. The data decide this, not a setting.
+Decided about repeats: items that the query's user already took are ranked last. But if any train user took an item
+twice before the query, they are scored like all others. So the data decide this, not a setting.
 """
 
 from __future__ import annotations

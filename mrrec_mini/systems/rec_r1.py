@@ -2,8 +2,8 @@
 
 Flow: a baseline that reads the query and uses no histories of its own; it follows the contract in `systems`. `fit`
 makes a tiny policy, teaches it to copy the request, then reinforces it by the rank of a train user's target in BM25.
-`rank` rewrites the query greedily and returns BM25's scores for the rewriting. The policy sees only the query text. Or,
-as MR.Rec's authors also ran it, lines of memory after it; the caller passes these as `memory`.
+`rank` rewrites the query greedily and returns BM25's scores for the rewriting. The policy sees only the query text. If
+the caller passes `memory`, it also sees lines of memory after the text, as in the comparison by MR.Rec's authors.
 
     <request> mug for hiking [<line> mug weight light ...]                        given
     <think> </think> <answer> <query> mug hiking </answer>                        sampled
@@ -13,27 +13,27 @@ as MR.Rec's authors also ran it, lines of memory after it; the caller passes the
            = 0                      good form, and it is not                   k = 3000 (100 in the authors' validation)
     A_i = (r_i - mean of the group) / sigma of the group, then the loss of `grpo` with a KL of weight .001
 
-Good form: each of the four tags once, in order, and within <answer> the key and its text. Any other text is allowed
-anywhere.
+Good form: each of the four tags once, in order, and within <answer> the key and its text. Outside <answer> any text is
+allowed.
 
 As published: the reward, groups of 12 at temperature .6, BM25 with k1 1.2 and b .75, one text per item. Departures:
 
-- The four tags and the key are single control tokens; `<query>` and the text after it stand for {"query": "..."}. A
-  policy of .15M parameters would waste its capacity on quotes and braces.
+- The four tags are single control tokens, and so is the key `<query>`: with the text after it, it stands for
+  {"query": "..."}. A policy of .15M parameters would waste its capacity on quotes and braces.
 - The published policy is Qwen2.5-3B-Instruct and needs no warm start. Ours first does the copy drill (`imitation`).
   Then it imitates a script that repeats the request, drops words, adds stray ones and copies random lines of memory, so
   that RL has something to choose. The script does not think; the policy may.
 - No top-p of .95 (the update would have to undo it). AdamW at 1e-3, not 1e-6; 16 requests per step, not 32. The KL is
   weighed by the ratio (`grpo.kl_term`); in the authors' code it is not. No Boolean operators: our BM25 has none.
-- A rewriting in bad form is not searched: all scores are 0, and ids decide.
+- A rewriting in bad form is not searched: all scores are 0, and the order of the ids decides.
 
 Guessed: an item that shares no word with the rewriting is not returned, as in Lucene, so it is worth 0 for any k.
 
 Measured (`mrrec reproduce table1`, default shop, seeds 0-2, unseen users, two processors): nDCG@10 .027 and .029. BM25
-of the unchanged request has .027, within the interval: reinforcement turns the sloppy copies of the warm start back
-into the request and no further, since the request does not say what this user prefers, and nothing else is read. With
-the ten latest records in the prompt .027; with the profile .073 and .055, far below the query followed by the whole
-profile (.149): nothing tells the policy which lines of the profile matter in this category.
+of the unchanged request has .027, within the interval. Reinforcement turns the sloppy copies of the warm start back
+into the request and no further: the policy reads nothing else, and the request does not say what this user prefers.
+With the ten latest records in the prompt it reaches .027; with the profile .073 and .055, far below the query followed
+by the whole profile (.149): nothing tells the policy which lines of the profile matter in this category.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class RecR1Config:
 
 
 class RecR1:
-    """After `fit`, `log` holds the mean reward and the share of good form of each step.
+    """After `fit`, `log` holds the mean reward, the share of good form and the entropy of each step.
 
-    `memory` returns the lines to show with a query, from what its user did before it. None: no lines.
+    `memory(query)` returns the lines to show with a query, from what its user did before it. Default: no lines.
     """
 
     def __init__(self, config: RecR1Config | None = None, memory: Lines | None = None):
