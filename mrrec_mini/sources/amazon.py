@@ -55,10 +55,10 @@ def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None)
         raise DataError.at(reviews, None, None, "holds no usable review (0 records)")
     # 2. Decide on the pool: described or reviewed items; those without metadata get the most frequent category.
     reviewed = {review.item for review in taken}
-    step = "metadata that says nothing of an item never reviewed"
+    step = "metadata without category or description, of items without a review"
     rows = log.keep(step, rows, lambda row: _item_id(row) in reviewed or any(row.get(name) for name in _DESCRIBING))
     broken = sum(is_broken_title(row.get("title")) for row in rows)
-    step = "titles that are scrape errors, replaced by brand, category and description"
+    step = "titles missing or cut from a web page, replaced by brand, category and description"
     log.count(step, broken, len(rows) - broken)
     roots = Counter(path[0] for path in map(_category_path, rows) if path)
     root = roots.most_common(1)[0][0] if roots else "items"
@@ -141,7 +141,7 @@ def read_reviews(paths: Iterable[Path], log: ImportLog, users: frozenset[str] | 
     step = "reviews without user, item, time, or rating from 1 to 5"
     kept = log.keep(step, reviews, lambda review: review is not None)
     if in_milliseconds:
-        log.count("times in milliseconds, made seconds", 0, in_milliseconds)
+        log.count("times in milliseconds, converted to seconds", 0, in_milliseconds)
     return kept
 
 

@@ -85,7 +85,7 @@ def _last_liked(reviews: list[Review], items: Mapping[str, Item], log: ImportLog
         for number, r in enumerate(fit[-MOST_QUERIES:], 1):
             queries.append(Query(f"q-{user}-{number}", user, cleaning.template_query(items[r.item]), r.item, r.time))
     asking = {query.user for query in queries}
-    step = "users without a liked item that stands alone in its second, late enough (they keep their history)"
+    step = "users without an item that can be a target (they keep their history)"
     log.keep(step, people, asking.__contains__)
     return tuple(queries)
 

@@ -429,7 +429,7 @@ def test_row_6_a_review_with_such_a_number_is_dropped_and_counted(folder, place,
 
 def test_row_6_milliseconds_in_reviews_are_detected_and_reported(folder):
     told = read(folder, "reviews.jsonl").stderr
-    assert f"times in milliseconds, made seconds: dropped 0, kept {N}" in told
+    assert f"times in milliseconds, converted to seconds: dropped 0, kept {N}" in told
     assert {i.time for i in Dataset.load(folder / "out").interactions} == {100 * DAY, 101 * DAY}
 
 
