@@ -1,9 +1,8 @@
 """Evaluation: every arm answers the same queries, one row per query; then means, intervals and paired differences.
 
-Flow: after training. An `EvalSet` holds what all arms of a comparison share. `reference_rows` runs the arms without a
-policy, `policy_rows` runs a language model, greedily and sampled. `report_dict` turns rows into the numbers of an
-evaluation. Rows are plain data: they can cross process boundaries and be joined over seeds. The arms, in their fixed
-order; each is compared with the one before it:
+Flow: after training. `reference_rows` runs the arms without a policy, `policy_rows` runs a language model, greedily and
+sampled. `report_dict` turns rows into the numbers of an evaluation. Rows are plain data: they can cross process
+boundaries and be joined over seeds. The arms, in their fixed order; each is compared with the one before it:
 
     popularity             items by how many train users bought them before the query; ignores text
     neighbours             items bought by people who also bought this user's items (item-item neighbours); ignores text
@@ -27,10 +26,9 @@ order; each is compared with the one before it:
 Equations: Recall and nDCG of `metrics` at 10, 100 and 1000 over the whole pool (sec. 4). A query without an answer
 counts as 0 in the mean.
 
-`popularity` and `neighbours` put items that the user already bought last. They are hard to beat on data in which people
-buy the same things; in the synthetic shop, where people do not, they are near chance. `reference_rows` leaves out the
-systems that read the query, because two of them train for minutes. Run them with `system_rows(eval_set, arm, system)`,
-e.g. `system_rows(eval_set, "blair", Blair(BlairConfig(seed=eval_set.seed)))`.
+`popularity` and `neighbours` put items that the user already bought last. They are hard to beat if people buy the same
+things, and near chance in the synthetic shop. `reference_rows` leaves out the systems that read the query, because two
+of them train for minutes. Run those with `system_rows(eval_set, "blair", Blair(BlairConfig(seed=eval_set.seed)))`.
 
 Departures: in the paper a language model turns naive and static memory into a profile; here the lines are appended to
 the query, since the small policy was never trained on such a prompt. Intervals and `warm_start_all_calls` are ours.
@@ -70,8 +68,9 @@ ARMS = (
     *("query_only", "naive_memory", "static_memory", "teacher", "warm_start", "warm_start_all_calls"),
     *("reinforce", "grpo_no_global", "grpo_no_local", "grpo", "expert", "oracle"),
 )
-PARTS = ("test", "held", "validation")
+PARTS = ("test", "held")
 CUTOFFS = (10, 100, 1000)
+LATEST = 3  # records that naive_memory appends
 GREEDY, SAMPLED, NO_POLICY = "greedy", "sampled", ""
 
 
@@ -104,7 +103,6 @@ class EvalSet:
     part: str
     seed: int
     queries: tuple[Query, ...]
-    latest: int = 3  # records that naive_memory appends
     batch: int = 256  # episodes played at once; bounds the size of the KV cache
 
     @cached_property
@@ -122,7 +120,7 @@ def eval_sets(environment: Environment, grammar: Grammar, rules: RolloutConfig, 
 def reference_rows(eval_set: EvalSet, rng: np.random.Generator, teaching: TeacherConfig | None = None) -> list[Row]:
     """Rows of the arms without a policy; expert and oracle only if all truths are known. `rng` is the teacher's."""
     memory, queries = eval_set.environment.memory, eval_set.queries
-    latest = [[e for e in memory.entries(q) if e.level == "record"][: eval_set.latest] for q in queries]
+    latest = [[e for e in memory.entries(q) if e.level == "record"][:LATEST] for q in queries]
     profile = [[e for e in memory.entries(q) if e.level == "profile"] for q in queries]
     rows = system_rows(eval_set, "popularity", Popularity())
     rows += system_rows(eval_set, "neighbours", Neighbours())
@@ -144,37 +142,31 @@ def policy_rows(
 
     To ablate, change the rules of the eval set: `global_k=0` removes global memory, `max_calls=0` local memory.
     """
-    greedy = play(eval_set, LMActor(model, eval_set.grammar, None, 0.0), all_calls)
+    greedy = play_greedily(eval_set, model, all_calls)
     sampled = play(eval_set, LMActor(model, eval_set.grammar, generator, 1.0), all_calls)
     return episode_rows(eval_set, arm, GREEDY, greedy) + episode_rows(eval_set, arm, SAMPLED, sampled)
 
 
 def play(eval_set: EvalSet, actor: Actor, all_calls: bool = False) -> list[Episode]:
     """One scored episode per query, in order. The reward's default weights are used; they do not affect any row."""
-    episodes = []
-    for start in range(0, len(eval_set.queries), eval_set.batch):
-        queries = eval_set.queries[start : start + eval_set.batch]
-        episodes += eval_set.environment.play(
-            actor, queries, eval_set.grammar, eval_set.rules, RewardConfig(), all_calls
-        )
-    return episodes
+    rules = (eval_set.grammar, eval_set.rules, RewardConfig(), all_calls)
+    starts = range(0, len(eval_set.queries), eval_set.batch)
+    batches = [eval_set.queries[start : start + eval_set.batch] for start in starts]
+    return [episode for queries in batches for episode in eval_set.environment.play(actor, queries, *rules)]
+
+
+def play_greedily(eval_set: EvalSet, model: PreTrainedModel, all_calls: bool = False) -> list[Episode]:
+    """One scored episode of a language model per query, decoded greedily."""
+    return play(eval_set, LMActor(model, eval_set.grammar, None, 0.0), all_calls)
 
 
 def episode_rows(eval_set: EvalSet, arm: str, mode: str, episodes: Sequence[Episode]) -> list[Row]:
     """One row per scored episode."""
     rows = []
     for episode in episodes:
-        rank = episode.rewards["rank"]
-        rows.append(
-            Row(
-                **_row_key(eval_set, arm, mode, episode.query),
-                rank=int(rank) if np.isfinite(rank) else None,
-                format=episode.rewards["format"],
-                calls=len(episode.calls),
-                memory_tokens=memory_tokens(episode, eval_set.grammar),
-                **aspect_counts(episode, eval_set.aspects),
-            )
-        )
+        rank, form = episode.rewards["rank"], episode.rewards["format"]
+        tokens, aspects = memory_tokens(episode, eval_set.grammar), aspect_counts(episode, eval_set.aspects)
+        rows.append(_row(eval_set, arm, mode, episode.query, rank, form, len(episode.calls), tokens, **aspects))
     return rows
 
 
@@ -187,11 +179,11 @@ def system_rows(eval_set: EvalSet, arm: str, system: System) -> list[Row]:
     pool = sorted(dataset.items)
     place = {item: n for n, item in enumerate(pool)}
     system = system.fit(dataset, eval_set.environment.split)
+    ranks = []
     # one query at a time: a (queries, items) matrix would not fit into memory for a large shop
-    ranks = [
-        target_ranks([system.rank(replace(query, target="", truth=None), pool)], [place[query.target]])[0]
-        for query in eval_set.queries
-    ]
+    for query in eval_set.queries:
+        scores = system.rank(replace(query, target="", truth=None), pool)
+        ranks += target_ranks([scores], [place[query.target]]).tolist()
     return ranked_rows(eval_set, arm, ranks, [0] * len(ranks))
 
 
@@ -211,14 +203,14 @@ def profile_rows(eval_set: EvalSet, arm: str, profiles: Sequence[str], tokens: S
 def ranked_rows(eval_set: EvalSet, arm: str, ranks: Sequence[int], tokens: Sequence[int]) -> list[Row]:
     """One row per query of an arm without a policy: it always answers and makes no calls."""
     return [
-        Row(**_row_key(eval_set, arm, NO_POLICY, query), rank=int(rank), format=1.0, calls=0, memory_tokens=count)
+        _row(eval_set, arm, NO_POLICY, query, rank, 1.0, 0, count)
         for query, rank, count in zip(eval_set.queries, ranks, tokens, strict=True)
     ]
 
 
-def _row_key(eval_set: EvalSet, arm: str, mode: str, query: Query) -> dict:
-    source = source_of(eval_set.environment.dataset)
-    return dict(arm=arm, mode=mode, part=eval_set.part, seed=eval_set.seed, source=source, query=query.id)
+def _row(eval_set: EvalSet, arm: str, mode: str, query: Query, rank: float, *rest, **aspects) -> Row:
+    source, rank = source_of(eval_set.environment.dataset), int(rank) if np.isfinite(rank) else None
+    return Row(arm, mode, eval_set.part, eval_set.seed, source, query.id, rank, *rest, **aspects)
 
 
 def source_of(dataset: Dataset) -> str:
@@ -260,11 +252,11 @@ def summary(rows: Sequence[Row], rng: np.random.Generator) -> dict[Group, dict]:
     groups = grouped(rows)
     numbers = {}
     for (arm, mode, part), group in groups.items():
-        result = means(group)
-        result["interval"] = interval([ndcg_10(row) for row in group], group, rng)
         before = arm_before(groups, arm, part)
-        result["difference"] = before and difference(group, before, rows_in_mode(groups, before, mode, part), rng)
-        numbers[arm, mode, part] = result
+        numbers[arm, mode, part] = means(group) | {
+            "interval": interval([ndcg_10(row) for row in group], group, rng),
+            "difference": before and difference(group, before, rows_in_mode(groups, before, mode, part), rng),
+        }
     return numbers
 
 
@@ -288,10 +280,8 @@ def means(rows: Sequence[Row]) -> dict:
     ranks = [_rank(row) for row in rows]
     result: dict = {f"ndcg@{k}": float(ndcg_at_k(ranks, k).mean()) for k in CUTOFFS}
     result |= {f"recall@{k}": float(recall_at_k(ranks, k).mean()) for k in CUTOFFS}
+    result |= {name: _mean(getattr(row, name) for row in rows) for name in ("format", "calls", "memory_tokens")}
     return result | {
-        "format": _mean(row.format for row in rows),
-        "calls": _mean(row.calls for row in rows),
-        "memory_tokens": _mean(row.memory_tokens for row in rows),
         "aspect_precision": _mean(row.right / row.asked for row in rows if row.asked),
         "aspect_recall": _mean(row.right / row.matter for row in rows if row.matter),
         "aspects_right": _mean(row.right for row in rows if row.matter),
@@ -348,16 +338,14 @@ def _mean(values: Iterable[float]) -> float | None:
 def report_dict(rows: Sequence[Row], rng: np.random.Generator) -> dict[str, dict]:
     """{arm: {"ndcg@10", "recall@10", "interval", ..., "sampled": {...}, "held": {..., "sampled": {...}}}}, strict JSON.
 
-    An arm's own numbers are those of the test part, greedy for a policy. "sampled", "held" and "validation" are present
-    if they were run.
+    An arm's own numbers are those of the test part, greedy for a policy. "sampled" and "held" are present if they were
+    run.
     """
     arms: dict[str, dict] = {}
     for (arm, mode, part), numbers in summary(rows, rng).items():
         place = arms.setdefault(arm, {})
-        if part != "test":
-            place = place.setdefault(part, {})
-        if mode == SAMPLED:
-            place[SAMPLED] = numbers
-        else:
-            place |= numbers
+        for name in (part, mode):
+            if name in ("held", SAMPLED):
+                place = place.setdefault(name, {})
+        place |= numbers
     return arms

@@ -53,9 +53,6 @@ class Withheld:
         ]
 
 
-# --- what an episode leads to, and what changes ---------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What an episode leads to. Places count from 1, excluded items left out."""
@@ -138,36 +135,28 @@ def effect(
     excluded: Collection[str] = (),
     target: str | None = None,
 ) -> Effect:
-    """What withholding these entries changes. `excluded`: items not to recommend; `target`: an item to watch."""
-    was = outcome(items, before, k, excluded, target)
-    return Effect(tuple(withheld), was, outcome(items, after, k, excluded, target, was.first))
-
-
-def outcome(
-    items: HybridIndex,
-    episode: Episode,
-    k: int,
-    excluded: Collection[str] = (),
-    target: str | None = None,
-    first: str | None = None,
-) -> Outcome:
-    """What an episode leads to. `first`: the item to watch as such; None: the one that this episode recommends first.
+    """What withholding these entries changes. `excluded`: items not to recommend; `target`: an item to watch.
 
     Raises ValueError for an unknown item.
     """
-    profile = profile_of(episode)
-    fit = tuple(hit.id for hit in best(items, profile, k, excluded))
-    first = first or (fit[0] if fit else None)
-    return Outcome(
-        tuple(call.text for call in episode.calls),
-        profile,
-        fit,
-        first,
-        place(items, profile, first, excluded) if first and fit else None,
-        target,
-        place(items, profile, target, excluded) if target else None,
-        episode.end,
-    )
+
+    def outcome(episode: Episode, first: str | None = None) -> Outcome:
+        profile = profile_of(episode)
+        fit = tuple(hit.id for hit in best(items, profile, k, excluded))
+        first = first or (fit[0] if fit else None)
+        return Outcome(
+            tuple(call.text for call in episode.calls),
+            profile,
+            fit,
+            first,
+            place(items, profile, first, excluded) if first and fit else None,
+            target,
+            place(items, profile, target, excluded) if target else None,
+            episode.end,
+        )
+
+    was = outcome(before)
+    return Effect(tuple(withheld), was, outcome(after, was.first))
 
 
 def profile_of(episode: Episode) -> str:
@@ -195,26 +184,16 @@ def _more(these: Sequence[str], those: Sequence[str]) -> tuple[str, ...]:
     return tuple((Counter(these) - Counter(those)).elements())
 
 
-# --- Table 3 --------------------------------------------------------------------------------------------------------
+def contribution(entries: Sequence[MemoryEntry], query: str, text: str) -> float | None:
+    """The share of retrieved entries with a keyword in common with `text`, in [0, 1]; None if nothing was retrieved.
 
-
-def profile_contribution(entries: Sequence[MemoryEntry], query: str, profile: str) -> float | None:
-    """MPC by keywords: the share of retrieved entries with a keyword in common with the profile.   Table 3"""
-    return _sharing(entries, query, profile)
-
-
-def item_contribution(entries: Sequence[MemoryEntry], query: str, item_text: str) -> float | None:
-    """MRC by keywords: the share of retrieved entries with a keyword in common with the right item.   Table 3"""
-    return _sharing(entries, query, item_text)
+    Table 3: it is MPC if the text is the profile, MRC if it is the right item's.
+    """
+    wanted = keywords(text, query)
+    shared = [bool(keywords(entry.text) & wanted) for entry in entries]
+    return sum(shared) / len(shared) if shared else None
 
 
 def keywords(text: str, query: str = "") -> set[str]:
     """The words of a text without function words, words of every memory line, and words of the query."""
     return set(words(text)) - FRAME - FUNCTION - set(words(query))
-
-
-def _sharing(entries: Sequence[MemoryEntry], query: str, text: str) -> float | None:
-    """The share in [0, 1]; None if nothing was retrieved."""
-    wanted = keywords(text, query)
-    shared = [bool(keywords(entry.text) & wanted) for entry in entries]
-    return sum(shared) / len(shared) if shared else None

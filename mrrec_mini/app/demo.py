@@ -33,10 +33,9 @@ from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.environment import Environment
-from mrrec_mini.evaluate import EvalSet, Row, eval_sets, play, policy_rows, reference_rows, report_dict
+from mrrec_mini.evaluate import EvalSet, Row, eval_sets, play_greedily, policy_rows, reference_rows, report_dict
 from mrrec_mini.files import write_text
 from mrrec_mini.recipe import FAST_WORLD, Recipe, Say, chosen_recipe, prepare, quiet, start_policy
-from mrrec_mini.rollout import LMActor
 from mrrec_mini.run import EVALUATION, Run, RunConfig
 from mrrec_mini.train import Trainer, train
 from mrrec_mini.world import WorldConfig, make_world
@@ -217,7 +216,7 @@ def _policy(eval_set: EvalSet, arm: str, model, seed: int, all_calls: bool = Fal
 
 def worked_episode(eval_set: EvalSet, model: PreTrainedModel) -> Episode:
     """Of the greedy episodes with the most calls, the one whose target ranks best; ties go to the first."""
-    episodes = play(eval_set, LMActor(model, eval_set.grammar, None, 0.0))
+    episodes = play_greedily(eval_set, model)
     return max(episodes, key=lambda e: (len(e.calls), -e.rewards["rank"]))
 
 

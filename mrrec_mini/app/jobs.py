@@ -1,17 +1,16 @@
 """The jobs behind the paper's exhibits: each trains or evaluates one policy for one seed and saves its result.
 
 Flow: before `reproduce`, which reads the results. A job is a function of a `SeedContext` (the shops and the recipe of
-one seed). It runs in a process of its own, and its result is saved as soon as it is done. So an interrupted
-reproduction resumes where it stopped, and exhibits share the jobs they have in common. Equations: none of its own; MPC
-and MRC are those of `counterfactual`.
+one seed). Its result is saved as soon as it is done, so an interrupted reproduction resumes where it stopped, and
+exhibits share the jobs they have in common. Equations: none of its own; MPC and MRC are those of `counterfactual`.
 
 Departures from the paper. Small policies made from scratch stand in for its language models; no published weights are
 run. BLaIR with memory gets the query followed by the memory; Rec-R1 with memory is trained with it in its prompt. A
-language model with naive or static memory is here the policy with another memory tool: whatever it searches for, the
-tool returns the latest records or the profile, a few lines per call. This is the only form of given memory that the
-policy has learned to read. Without memory it may not call the tool; global memory stays in the prompt, because it was
-taught with it. The policies with one level of memory each learn from one warm start per seed. Retrievers and numbers of
-memories are changed under the trained policy without training it again.
+policy with naive or static memory has another memory tool: whatever it searches for, the tool returns the latest
+records or the profile, a few lines per call. The policy has learned to read given memory in this form only. Without
+memory it may not call the tool; global memory stays in the prompt, because the policy was taught with it. The policies
+with one level of memory learn from one warm start per seed. Retrievers and numbers of memories are changed without
+training the policy again.
 
 Guessed: the plain start (Fig. 4) reads items, train users' queries and their memories, for as many batches as the warm
 start.
@@ -31,7 +30,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from mrrec_mini.app.counterfactual import Withheld, effect, item_contribution, profile_contribution
+from mrrec_mini.app.counterfactual import Withheld, contribution, place, profile_of
 from mrrec_mini.app.demo import open_data, worked_episode
 from mrrec_mini.app.processes import run_tasks
 from mrrec_mini.chat_grammar import grammar_of
@@ -45,7 +44,7 @@ from mrrec_mini.evaluate import (
     appended_rows,
     episode_rows,
     eval_sets,
-    play,
+    play_greedily,
     reference_rows,
     system_rows,
 )
@@ -56,7 +55,6 @@ from mrrec_mini.imitation import warm_start
 from mrrec_mini.memory import Memory
 from mrrec_mini.models.causal_lm import load_causal_lm, make_causal_lm, save_causal_lm
 from mrrec_mini.recipe import Recipe, Say, chosen_recipe, make_tokenizer, prepare, quiet, start_policy
-from mrrec_mini.rollout import LMActor, rollout
 from mrrec_mini.systems import System
 from mrrec_mini.systems.blair import Blair, BlairConfig
 from mrrec_mini.systems.query_text import bm25_query, dense_query
@@ -83,10 +81,6 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     fast: bool = False  # toy sizes: shows that the code runs; the numbers mean nothing
 
-    @property
-    def recipe(self) -> Recipe:
-        return chosen_recipe(self.fast)
-
     @cached_property
     def digest(self) -> str | None:
         """sha256 of the data set's files, so that new data under an old name is noticed. None: the synthetic shop."""
@@ -99,13 +93,9 @@ class Plan:
 
     def result_path(self, job: str, seed: int) -> Path:
         """The file of a job's result. Its folder is named after everything that the result depends on but the code."""
-        made_of = [self.digest, self.fast, asdict(self.recipe)]
+        made_of = [self.digest, self.fast, asdict(chosen_recipe(self.fast))]
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
         return self.out / "jobs" / name / f"{job}-{seed}.json"
-
-    def policy_path(self, name: str, seed: int) -> Path:
-        """The folder of a policy that a job trained."""
-        return self.result_path(name, seed).with_suffix("")
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -124,12 +114,13 @@ class SeedContext:
     def shop(self) -> Environment:
         return self.environments[0]
 
-    def load(self, name: str):
-        """Load the (model, tokenizer) that an earlier job saved."""
-        return load_causal_lm(str(self.plan.policy_path(name, self.seed)), CONTROL)
+    def policy_path(self, job: str) -> Path:
+        """The folder of the policy that a job trained."""
+        return self.plan.result_path(job, self.seed).with_suffix("")
 
-    def save(self, name: str, model, tokenizer) -> None:
-        save_causal_lm(self.plan.policy_path(name, self.seed), model, tokenizer)
+    def load(self, job: str):
+        """Load the (model, tokenizer) that a job saved."""
+        return load_causal_lm(str(self.policy_path(job)), CONTROL)
 
     def eval_set(self, tokenizer, environment: Environment | None = None, **rules) -> EvalSet:
         """Test users' queries on familiar categories, under the recipe's rollout rules with `rules` changed."""
@@ -137,65 +128,46 @@ class SeedContext:
         return eval_sets(environment or self.shop, grammar_of(tokenizer), own, self.seed)[0]
 
 
-def trained(
-    context: SeedContext, model, tokenizer, recipe: Recipe, environments: Sequence[Environment], arm: str
-) -> dict:
-    """Train `model` in place and evaluate it greedily: its rows, its learning curve and the CPU seconds of training."""
-    started = time.process_time()
-    log = train(Trainer(model, tokenizer, environments, recipe.train))
-    spent = time.process_time() - started
-    eval_set = eval_sets(environments[0], grammar_of(tokenizer), recipe.train.rules, context.seed)[0]
+def trained(context: SeedContext, model, tokenizer, arm: str) -> dict:
+    """Train `model` in place and evaluate it greedily: its rows and its learning curve."""
+    log = train(Trainer(model, tokenizer, context.environments, context.recipe.train))
     names = ("reward", "rewards/format/mean", "calls/mean", "entropy")
     curve = [{name: line[name] for name in names if name in line} for line in log]
-    return {"rows": greedy_rows(eval_set, model, arm), "curve": curve, "cpu_seconds": spent}
+    return {"rows": greedy_rows(context.eval_set(tokenizer), model, arm), "curve": curve}
 
 
-def greedy_rows(eval_set: EvalSet, model: PreTrainedModel, arm: str) -> list[dict]:
+def greedy_rows(eval_set: EvalSet, model: PreTrainedModel, arm: str) -> list[Row]:
     """Evaluate a policy greedily: one row per query."""
-    return [asdict(row) for row in episode_rows(eval_set, arm, GREEDY, greedy_episodes(eval_set, model))]
-
-
-def greedy_episodes(eval_set: EvalSet, model: PreTrainedModel) -> list[Episode]:
-    return play(eval_set, LMActor(model, eval_set.grammar, None, 0.0))
+    return episode_rows(eval_set, arm, GREEDY, play_greedily(eval_set, model))
 
 
 def start(context: SeedContext) -> dict:
     """The warm start: the policy that most other jobs begin with."""
-    started = time.process_time()
     model, tokenizer = start_policy(context.environments, context.recipe, context.seed)
-    context.save("start", model, tokenizer)
-    rows = greedy_rows(context.eval_set(tokenizer), model, "policy without learning")
-    return {"rows": rows, "cpu_seconds": time.process_time() - started}
+    save_causal_lm(context.policy_path("start"), model, tokenizer)
+    return {"rows": greedy_rows(context.eval_set(tokenizer), model, "policy without learning")}
 
 
 def grpo(context: SeedContext) -> dict:
     """MR.Rec itself: the warm start, trained by GRPO."""
     model, tokenizer = context.load("start")
-    result = trained(context, model, tokenizer, context.recipe, context.environments, "MR.Rec")
-    context.save("grpo", model, tokenizer)
+    result = trained(context, model, tokenizer, "MR.Rec")
+    save_causal_lm(context.policy_path("grpo"), model, tokenizer)
     return result
 
 
-def ablated(**rules: int) -> Callable[[SeedContext], dict]:
+def ablated(context: SeedContext, **rules: int) -> dict:
     """MR.Rec with other rollout rules, in the warm start as well as in training (Fig. 3)."""
-
-    def job(context: SeedContext) -> dict:
-        recipe = context.recipe.ablated(**rules)
-        model, tokenizer = start_policy(context.environments, recipe, context.seed)
-        return trained(context, model, tokenizer, recipe, context.environments, "ablated")
-
-    return job
+    context = replace(context, recipe=context.recipe.ablated(**rules))
+    model, tokenizer = start_policy(context.environments, context.recipe, context.seed)
+    return trained(context, model, tokenizer, "ablated")
 
 
-def level(name: str) -> Callable[[SeedContext], dict]:
+def one_level(context: SeedContext, name: str) -> dict:
     """MR.Rec trained with one level of local memory only (Table 2)."""
-
-    def job(context: SeedContext) -> dict:
-        environments = [with_levels(environment, (name,)) for environment in context.environments]
-        model, tokenizer = context.load("start")
-        return trained(context, model, tokenizer, context.recipe, environments, name)
-
-    return job
+    model, tokenizer = context.load("start")
+    environments = [with_levels(environment, (name,)) for environment in context.environments]
+    return trained(replace(context, environments=environments), model, tokenizer, name)
 
 
 def with_levels(environment: Environment, levels: tuple[str, ...]) -> Environment:
@@ -257,7 +229,7 @@ def references(context: SeedContext) -> dict:
     rows += appended_rows(eval_set, "ten latest records", latest)
     rows += system_rows(eval_set, "BM25 of the query", bm25_query())
     rows += system_rows(eval_set, "dense, of the query", dense_query())
-    return {"rows": [asdict(row) for row in rows]}
+    return {"rows": rows}
 
 
 def blair(context: SeedContext) -> dict:
@@ -267,30 +239,25 @@ def blair(context: SeedContext) -> dict:
     system = Blair(BlairConfig(seed=context.seed, steps=3 if context.plan.fast else BlairConfig.steps))
     rows = system_rows(eval_set, "BLaIR, no memory", system)
     for kind, lines in given_lines(context.shop.memory).items():
-        rows += with_tokens(eval_set, system_rows(eval_set, f"BLaIR, {kind} memory", Appended(system, lines)), lines)
-    return {"rows": [asdict(row) for row in rows]}
+        rows += rows_with_memory(eval_set, f"BLaIR, {kind} memory", Appended(system, lines), lines)
+    return {"rows": rows}
 
 
-def rec_r1(kind: str) -> Callable[[SeedContext], dict]:
+def rec_r1(context: SeedContext, kind: str) -> dict:
     """Rec-R1: a policy that learns to rewrite the query, with no, naive or static memory in its prompt (Table 1)."""
-
-    def job(context: SeedContext) -> dict:
-        _, tokenizer = context.load("start")
-        eval_set, config = context.eval_set(tokenizer), RecR1Config(seed=context.seed)
-        if context.plan.fast:
-            config = replace(config, steps=1, requests=2, group=2, traces=20, warm=context.recipe.warm)
-        lines = given_lines(context.shop.memory).get(kind, lambda query: ())
-        rows = system_rows(eval_set, f"Rec-R1, {kind} memory", RecR1(config, lines))
-        return {"rows": [asdict(row) for row in with_tokens(eval_set, rows, lines)]}
-
-    return job
+    _, tokenizer = context.load("start")
+    eval_set, config = context.eval_set(tokenizer), RecR1Config(seed=context.seed)
+    if context.plan.fast:
+        config = replace(config, steps=1, requests=2, group=2, traces=20, warm=context.recipe.warm)
+    lines = given_lines(context.shop.memory).get(kind, lambda query: ())
+    return {"rows": rows_with_memory(eval_set, f"Rec-R1, {kind} memory", RecR1(config, lines), lines)}
 
 
-def with_tokens(eval_set: EvalSet, rows: Sequence[Row], lines: Lines) -> list[Row]:
-    """The same rows with `memory_tokens` set to the tokens of each query's lines."""
+def rows_with_memory(eval_set: EvalSet, arm: str, system: System, lines: Lines) -> list[Row]:
+    """Rows of a system that reads each query's lines; `memory_tokens` counts the tokens of the lines."""
     encode = eval_set.grammar.tokenizer.encode
     given = {query.id: len(encode(" ".join(lines(query)))) for query in eval_set.queries}
-    return [replace(row, memory_tokens=given[row.query]) for row in rows]
+    return [replace(row, memory_tokens=given[row.query]) for row in system_rows(eval_set, arm, system)]
 
 
 @dataclass(frozen=True)
@@ -313,9 +280,9 @@ def plain_start(context: SeedContext) -> dict:
     tokenizer = make_tokenizer(environments, recipe.max_words)
     model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(context.seed))
     texts = [text for environment in environments for text in plain_texts(environment)]
-    pages = [as_page(tokenizer.encode(text)) for text in texts]
-    warm_start(model, tokenizer, [page for page in pages if page], recipe.warm, np.random.default_rng(context.seed))
-    return trained(context, model, tokenizer, recipe, environments, "plain start")
+    pages = [as_page(ids) for ids in map(tokenizer.encode, texts) if len(ids) > 1]
+    warm_start(model, tokenizer, pages, recipe.warm, np.random.default_rng(context.seed))
+    return trained(context, model, tokenizer, "plain start")
 
 
 def plain_texts(environment: Environment) -> list[str]:
@@ -325,12 +292,11 @@ def plain_texts(environment: Environment) -> list[str]:
     return [*items, *(q.text for q in queries), *(entry.text for q in queries for entry in memory.entries(q))]
 
 
-def as_page(ids: Sequence[int], longest: int = 48) -> Episode | None:
-    """A text as an episode for `warm_start`: its tokens but the first count as written. None for fewer than two."""
-    ids = tuple(ids[:longest])
+def as_page(ids: Sequence[int]) -> Episode:
+    """The first 48 tokens of a text as an episode for `warm_start`: all but the first count as written."""
+    ids = tuple(ids[:48])
     mask = (0, *[1] * (len(ids) - 1))
-    no_query = Query("", "", "", "", 0)
-    return Episode(no_query, ids, mask, (0.0,) * len(ids), (), None, "answer", ()) if len(ids) > 1 else None
+    return Episode(Query("", "", "", "", 0), ids, mask, (0.0,) * len(ids), (), None, "answer", ())
 
 
 def retrievers(context: SeedContext) -> dict:
@@ -356,30 +322,30 @@ def changed(space: TextSpace, **how) -> TextSpace:
 def memories_per_call(context: SeedContext) -> dict:
     """MR.Rec's policy with 1 to 5 memories per call (Fig. 6)."""
     model, tokenizer = context.load("grpo")
-    rows = [greedy_rows(context.eval_set(tokenizer, memory_k=k), model, f"k = {k}") for k in KS]
-    return {"rows": [row for part in rows for row in part]}
+    sets = {k: context.eval_set(tokenizer, memory_k=k) for k in KS}
+    return {"rows": [row for k, eval_set in sets.items() for row in greedy_rows(eval_set, model, f"k = {k}")]}
 
 
 def contributions(context: SeedContext) -> dict:
     """Table 3: MPC and MRC of each greedy episode, and what changes when one of its memories is withheld."""
     model, tokenizer = context.load("grpo")
     eval_set = context.eval_set(tokenizer)
-    episodes = greedy_episodes(eval_set, model)
-    overlap = []
+    episodes = play_greedily(eval_set, model)
+    unaware = play_greedily(context.eval_set(tokenizer, global_k=0), model)
+    overlap, named, other = [], [], []
     for episode in episodes:
-        profile = episode.answer.profile if episode.answer else ""
-        item = item_text(context.shop.dataset.items[episode.query.target])
+        query, answer = episode.query, episode.answer
+        profile, evidence = (answer.profile, answer.evidence) if answer else ("", ())
+        item = item_text(context.shop.dataset.items[query.target])
         for kind, entries in (("global", episode.global_entries), ("local", retrieved(episode))):
-            mpc = profile_contribution(entries, episode.query.text, profile)
-            mrc = item_contribution(entries, episode.query.text, item)
-            overlap.append({"kind": kind, "query": episode.query.id, "mpc": mpc, "mrc": mrc})
-    pairs = [(episode, entry) for episode in episodes for entry in retrieved(episode)]
-    named = [(episode, entry) for episode, entry in pairs if entry.id in evidence(episode)]
-    other = [(episode, entry) for episode, entry in pairs if entry.id not in evidence(episode)]
+            mpc, mrc = (contribution(entries, query.text, text) for text in (profile, item))
+            overlap.append({"kind": kind, "query": query.id, "mpc": mpc, "mrc": mrc})
+        for entry in retrieved(episode):
+            (named if entry.id in evidence else other).append((episode, entry))
     removed = {
         "named as evidence": removals(eval_set, model, named),
         "retrieved, not named": removals(eval_set, model, other),
-        "given, global": without_global(eval_set, model, episodes),
+        "given, global": [change(eval_set, *pair) for pair in zip(episodes, unaware, strict=True)],
     }
     return {"overlap": overlap, "removed": removed}
 
@@ -389,40 +355,21 @@ def retrieved(episode: Episode) -> list[MemoryEntry]:
     return list({entry.id: entry for call in episode.calls for entry in call.entries}.values())
 
 
-def evidence(episode: Episode) -> tuple[str, ...]:
-    return episode.answer.evidence if episode.answer else ()
-
-
 def removals(eval_set: EvalSet, model: PreTrainedModel, pairs: Sequence[tuple[Episode, MemoryEntry]]) -> list[dict]:
     """Play each episode again without one of its memories. Returns one `change` per pair."""
-    changes = []
-    for start in range(0, len(pairs), eval_set.batch):
-        chunk = pairs[start : start + eval_set.batch]
-        # a query may come several times per batch, with another entry withheld each time: give each its own id
-        queries = [replace(e.query, id=f"{start + n}/{e.query.id}") for n, (e, _) in enumerate(chunk)]
-        withheld = {query.id: {entry.id} for query, (_, entry) in zip(queries, chunk, strict=True)}
-        memory = Withheld(eval_set.environment.memory, withheld)
-        again = rollout(LMActor(model, eval_set.grammar, None, 0.0), queries, memory, eval_set.grammar, eval_set.rules)
-        for (before, entry), after in zip(chunk, again, strict=True):
-            changes.append(change(eval_set, before, after, entry.id))
-    return changes
+    # a query may come several times, with another entry withheld each time: give each its own id
+    queries = [replace(episode.query, id=f"{n}/{episode.query.id}") for n, (episode, _) in enumerate(pairs)]
+    withheld = {query.id: {entry.id} for query, (_, entry) in zip(queries, pairs, strict=True)}
+    shop = replace(eval_set.environment, memory=Withheld(eval_set.environment.memory, withheld))
+    again = play_greedily(replace(eval_set, environment=shop, queries=tuple(queries)), model)
+    return [change(eval_set, before, after) for (before, _), after in zip(pairs, again, strict=True)]
 
 
-def without_global(eval_set: EvalSet, model: PreTrainedModel, episodes: Sequence[Episode]) -> list[dict]:
-    """Play each episode again without global memory. Returns one `change` per episode."""
-    again = greedy_episodes(replace(eval_set, rules=replace(eval_set.rules, global_k=0)), model)
-    return [change(eval_set, before, after, "global") for before, after in zip(episodes, again, strict=True)]
-
-
-def change(eval_set: EvalSet, before: Episode, after: Episode, withheld: str) -> dict:
+def change(eval_set: EvalSet, before: Episode, after: Episode) -> dict:
     """Whether the profile changed, and the target's rank before and after."""
-    result = effect(eval_set.environment.items, before, after, [withheld], 10, (), before.query.target)
-    return {
-        "query": before.query.id,
-        "profile_changed": result.before.profile != result.after.profile,
-        "rank_before": result.before.target_place,
-        "rank_after": result.after.target_place,
-    }
+    was, now, items, target = profile_of(before), profile_of(after), eval_set.environment.items, before.query.target
+    ranks = {"rank_before": place(items, was, target), "rank_after": place(items, now, target)}
+    return {"query": before.query.id, "profile_changed": was != now, **ranks}
 
 
 def costs(context: SeedContext) -> dict:
@@ -441,14 +388,14 @@ def best_episode(context: SeedContext) -> dict:
     eval_set = context.eval_set(tokenizer)
     best = worked_episode(eval_set, model)
     items = context.shop.dataset.items
-    profile = best.answer.profile if best.answer else best.query.text
+    profile = profile_of(best)
     return {
         "query": best.query.text,
         "user": best.query.user,
         "transcript": eval_set.grammar.transcript(best.tokens, best.mask),
         "profile": profile,
         "memories": [{"id": e.id, "text": e.text, "level": e.level} for e in retrieved(best)],
-        "evidence": list(evidence(best)),
+        "evidence": list(best.answer.evidence) if best.answer else [],
         "wanted": items[best.query.target].title,
         "rank": best.rewards["rank"],
         "items": [items[hit.id].title for hit in context.shop.items.search(profile, 5)],
@@ -470,13 +417,13 @@ class Job:
 JOBS = {
     "start": Job(start, cost=9),
     "grpo": Job(grpo, ("start",), 8),
-    "no_global": Job(ablated(global_k=0), (), 7),
-    "no_local": Job(ablated(max_calls=0), (), 7),
+    "no_global": Job(partial(ablated, global_k=0), (), 7),
+    "no_local": Job(partial(ablated, max_calls=0), (), 7),
     "plain_start": Job(plain_start, (), 6),
-    **{name: Job(level(name), ("start",), 5) for name in LEVELS},
-    "rec_r1": Job(rec_r1("no"), ("start",), 5),
-    "rec_r1_naive": Job(rec_r1("naive"), ("start",), 6),
-    "rec_r1_static": Job(rec_r1("static"), ("start",), 6),
+    **{name: Job(partial(one_level, name=name), ("start",), 5) for name in LEVELS},
+    "rec_r1": Job(partial(rec_r1, kind="no"), ("start",), 5),
+    "rec_r1_naive": Job(partial(rec_r1, kind="naive"), ("start",), 6),
+    "rec_r1_static": Job(partial(rec_r1, kind="static"), ("start",), 6),
     "blair": Job(blair, ("start",), 4),
     "references": Job(references, ("start",)),
     "given_memory": Job(given_memory, ("grpo",)),
@@ -491,7 +438,7 @@ JOBS = {
 @lru_cache(maxsize=1)
 def context_of(plan: Plan, seed: int) -> SeedContext:
     """The context of a seed, cached: a process that runs several jobs of a seed builds its shops once."""
-    recipe = replace(plan.recipe, train=replace(plan.recipe.train, seed=seed))
+    recipe = chosen_recipe(plan.fast).with_seed(seed)
     return SeedContext(plan, seed, recipe, prepare(open_data(plan.data, seed, plan.fast)[0], recipe, seed))
 
 
@@ -499,7 +446,8 @@ def run_job(plan: Plan, job: tuple[str, int], say: Say = quiet) -> None:
     """Run one job (name, seed) in this process and save its result. `say` is called at its start and at its end."""
     name, seed = job
     say(f"{name} {seed}", 0, 1, "")
-    write_text(plan.result_path(name, seed), json.dumps(JOBS[name].function(context_of(plan, seed))))
+    result = JOBS[name].function(context_of(plan, seed))
+    write_text(plan.result_path(name, seed), json.dumps(result, default=asdict))  # rows as dictionaries
     say(f"{name} {seed}", 1, 1, "")
 
 

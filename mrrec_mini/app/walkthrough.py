@@ -26,7 +26,7 @@ from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.data import printable
 from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.environment import Environment
-from mrrec_mini.evaluate import GREEDY, EvalSet, Row, difference, episode_rows, eval_sets, means, play
+from mrrec_mini.evaluate import GREEDY, EvalSet, Row, difference, episode_rows, eval_sets, means, play_greedily
 from mrrec_mini.grpo import group_advantages, grpo_loss
 from mrrec_mini.imitation import WarmStartConfig
 from mrrec_mini.recipe import FAST, Recipe, Say, prepare, quiet, start_policy
@@ -109,17 +109,14 @@ class Tour:
         log = train(trainer, report=lambda line: self.say("learn", line["step"], config.steps, ""))
         return model, log
 
-    def greedy_episodes(self, model) -> list[Episode]:
-        """A model's greedy episodes, one per test query."""
-        return play(self.eval_set, LMActor(model, self.eval_set.grammar, None, 0.0))
-
     @cached_property
     def before(self) -> list[Episode]:
-        return self.greedy_episodes(self.start[0])
+        """Greedy episodes before training, one per test query."""
+        return play_greedily(self.eval_set, self.start[0])
 
     @cached_property
     def after(self) -> list[Episode]:
-        return self.greedy_episodes(self.learned[0])
+        return play_greedily(self.eval_set, self.learned[0])
 
     def rows(self, arm: str, episodes: Sequence[Episode]) -> list[Row]:
         return episode_rows(self.eval_set, arm, GREEDY, episodes)

@@ -13,11 +13,10 @@ from mrrec_mini.app.assistant import Assistant, as_of_now
 from mrrec_mini.app.counterfactual import (
     Withheld,
     best,
+    contribution,
     effect,
-    item_contribution,
     keywords,
     place,
-    profile_contribution,
 )
 from mrrec_mini.bm25 import BM25Stats
 from mrrec_mini.datatypes import MemoryEntry
@@ -329,12 +328,12 @@ def test_the_same_query_gets_the_same_explanation(helper):
 
 def test_contributions_by_hand():
     read = [entry("mug price luxury"), entry("overall size small"), entry("bought vel mug rated 5: love it in red")]
-    assert profile_contribution(read, "mug for hiking", "mug for hiking price luxury") == pytest.approx(1 / 3)
-    assert profile_contribution(read, "mug for hiking", "mug luxury, small, red") == 1
-    assert profile_contribution(read, "hiking", "mug for hiking") == pytest.approx(2 / 3)
-    assert item_contribution(read, "mug for hiking", "tamvy mug shop size small 5 it") == pytest.approx(1 / 3)
-    assert item_contribution(read, "mug", "a kettle rated 5 overall") == 0
-    assert profile_contribution([], "mug", "mug") is None and item_contribution([], "mug", "mug") is None
+    assert contribution(read, "mug for hiking", "mug for hiking price luxury") == pytest.approx(1 / 3)
+    assert contribution(read, "mug for hiking", "mug luxury, small, red") == 1
+    assert contribution(read, "hiking", "mug for hiking") == pytest.approx(2 / 3)
+    assert contribution(read, "mug for hiking", "tamvy mug shop size small 5 it") == pytest.approx(1 / 3)
+    assert contribution(read, "mug", "a kettle rated 5 overall") == 0
+    assert contribution([], "mug", "mug") is None
     assert keywords("Bought a Red mug rated 5: love it", "the mug") == {"red", "love"}
 
 
@@ -347,9 +346,9 @@ def test_contributions_of_real_episodes():
     own, strange, right = [], [], []
     for episode, other in zip(episodes, episodes[7:] + episodes[:7], strict=True):
         read = [e for call in episode.calls for e in call.entries]
-        own.append(profile_contribution(read, episode.query.text, episode.answer.profile))
-        strange.append(profile_contribution(read, episode.query.text, other.answer.profile))
-        right.append(item_contribution(read, episode.query.text, item_text(env.dataset.items[episode.query.target])))
+        own.append(contribution(read, episode.query.text, episode.answer.profile))
+        strange.append(contribution(read, episode.query.text, other.answer.profile))
+        right.append(contribution(read, episode.query.text, item_text(env.dataset.items[episode.query.target])))
     assert sum(own) > 2 * sum(strange)
     assert all(0 <= share <= 1 for share in right)
 

@@ -224,7 +224,7 @@ def test_with_one_level_memory_has_entries_of_that_level_only(made):
 def test_a_text_becomes_an_episode_whose_first_token_is_not_learned():
     page = as_page([5, 6, 7])
     assert page.tokens == (5, 6, 7) and page.mask == (0, 1, 1)
-    assert as_page([5]) is None and len(as_page(list(range(99))).tokens) == 48
+    assert len(as_page(list(range(99))).tokens) == 48
 
 
 def test_the_plain_start_reads_train_users_only(made):
