@@ -214,7 +214,7 @@ def _row(eval_set: EvalSet, arm: str, mode: str, query: Query, rank: float, *res
 
 
 def source_of(dataset: Dataset) -> str:
-    """The name of a data set. A synthetic shop's name has its seeds, because each seed makes other people."""
+    """The name of a data set. A synthetic shop's name has its seeds, because each seed makes different people."""
     name = str(dataset.meta.get("name", ""))
     world = dataset.meta.get("world")
     return f"{name} {world['seed']}.{world['map_seed']}" if world else name
@@ -246,24 +246,23 @@ def summary(rows: Sequence[Row], rng: np.random.Generator) -> dict[Group, dict]:
     """{(arm, mode, part): its `means`, "interval" and "difference"}, arms in their fixed order; None: undefined.
 
     "interval" is the 95 % bootstrap interval of nDCG@10. "difference" is {"to", "ndcg@10", "interval"}: the gain on the
-    nearest earlier arm with rows on the same part (`arm_before`, `rows_in_mode`), paired by (seed, query).
+    nearest earlier arm with rows on the same part (`arm_before`), paired by (seed, query).
     Raises ValueError for an unknown arm or part, and for two rows of one arm on one query of one seed.
     """
     groups = grouped(rows)
     numbers = {}
     for (arm, mode, part), group in groups.items():
-        before = arm_before(groups, arm, part)
+        before = arm_before(groups, arm, mode, part)
         numbers[arm, mode, part] = means(group) | {
             "interval": interval([ndcg_10(row) for row in group], group, rng),
-            "difference": before and difference(group, before, rows_in_mode(groups, before, mode, part), rng),
+            "difference": before and difference(group, *before, rng),
         }
     return numbers
 
 
 def grouped(rows: Sequence[Row]) -> dict[Group, list[Row]]:
     """Rows by (arm, mode, part), arms in their fixed order. Raises ValueError as `summary` does."""
-    unknown = {row.arm for row in rows} - set(ARMS) | {row.part for row in rows} - set(PARTS)
-    if unknown:
+    if unknown := {row.arm for row in rows} - set(ARMS) | {row.part for row in rows} - set(PARTS):
         raise ValueError(f"no such arm or part: {', '.join(sorted(unknown))}")
     groups: dict[Group, list[Row]] = {}
     # also by seed and query: processes finish in any order, and intervals must not depend on it
@@ -310,16 +309,16 @@ def interval(values: Sequence[float], rows: Sequence[Row], rng: np.random.Genera
     return [bounds.low, bounds.high]
 
 
-def arm_before(groups: Mapping[Group, Sequence[Row]], arm: str, part: str) -> str | None:
-    """The nearest earlier arm in the fixed order that has rows on this part."""
-    ran = {name for name, _, where in groups if where == part}
-    return next((name for name in reversed(ARMS[: ARMS.index(arm)]) if name in ran), None)
+def arm_before(groups: Mapping[Group, list[Row]], arm: str, mode: str, part: str) -> tuple[str, list[Row]] | None:
+    """(name, rows) of the nearest earlier arm in the fixed order that has rows on this part; None for the first arm.
 
-
-def rows_in_mode(groups: Mapping[Group, Sequence[Row]], arm: str, mode: str, part: str) -> Sequence[Row]:
-    """The arm's rows in this mode; if it has none, its greedy rows, those without a policy, or its sampled rows."""
-    modes = (mode, GREEDY, NO_POLICY, SAMPLED)
-    return next(groups[arm, m, part] for m in modes if (arm, m, part) in groups)
+    The rows are those in the same mode; if there are none, the greedy ones, those without a policy, or the sampled.
+    """
+    for name in reversed(ARMS[: ARMS.index(arm)]):
+        for key in ((name, m, part) for m in (mode, GREEDY, NO_POLICY, SAMPLED)):
+            if key in groups:
+                return name, groups[key]
+    return None
 
 
 def ndcg_10(row: Row) -> float:

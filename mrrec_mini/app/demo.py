@@ -52,10 +52,6 @@ class DemoConfig:
     runs: Path = Path("runs/demo")
     recipe: Recipe | None = None  # None: the default recipe, or the fast one
 
-    @property
-    def chosen(self) -> Recipe:
-        return self.recipe or chosen_recipe(self.fast)
-
 
 @dataclass(frozen=True)
 class SeedResult:
@@ -86,18 +82,15 @@ class DemoReport:
 
 
 def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
-    """Run every seed, as many at a time as there are cores, and report all arms. `say` gets phases named
-    "seed 0: memory". Raises DataError for unusable data, before any process starts.
-    """
+    """Run every seed, as many at a time as there are cores. Raises DataError for bad data before any process starts."""
     started = time.perf_counter()
     if config.data is not None:
         Dataset.load(config.data)
     workers = min(len(config.seeds), cpu_count() or 1)
-    finished = run_tasks(partial(_seed_task, config), dict.fromkeys(config.seeds, ()), workers, say)
+    finished = run_tasks(partial(run_seed, config), dict.fromkeys(config.seeds, ()), workers, say)
     results = [finished[seed] for seed in config.seeds]
     rows = [row for result in results for row in result.rows]
-    phases = results[0].seconds
-    seconds = {phase: float(np.mean([r.seconds[phase] for r in results])) for phase in phases}
+    seconds = {phase: float(np.mean([r.seconds[phase] for r in results])) for phase in results[0].seconds}
     return DemoReport(
         data=str(config.data) if config.data else "world",
         seeds=config.seeds,
@@ -107,22 +100,18 @@ def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
     )
 
 
-def _seed_task(config: DemoConfig, seed: int, say: Say) -> SeedResult:
-    return run_seed(config, seed, lambda phase, *rest: say(f"seed {seed}: {phase}", *rest))
-
-
-def run_seed(config: DemoConfig, seed: int, say: Say = quiet) -> SeedResult:
+def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
     """One seed from data to rows, in this process. Raises DataError if no test user has a query."""
+    say = lambda phase, *rest: report(f"seed {seed}: {phase}", *rest)  # noqa: E731
     clock = _Clock()
 
     # 1. data: split the users, build memory and indexes
-    recipe = config.chosen.with_seed(seed)
+    recipe = (config.recipe or chosen_recipe(config.fast)).with_seed(seed)
     dataset, world = open_data(config.data, seed, config.fast)
     environments = prepare(dataset, recipe, seed, say)
     if not environments[0].split.test_queries:
-        raise DataError(
-            f"{dataset.meta.get('name', 'the data set')}: no test user has a query; more users with queries are needed"
-        )
+        name = dataset.meta.get("name", "the data set")
+        raise DataError(f"{name}: no test user has a query; more users with queries are needed")
     clock.lap("memory")
 
     # 2. warm start: the policy imitates the teacher
@@ -187,9 +176,7 @@ def open_data(data: Path | None, seed: int, fast: bool) -> tuple[Dataset, WorldC
 def _other_arms(
     before: PreTrainedModel, tokenizer, environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say
 ) -> list[Row]:
-    """REINFORCE from the same warm start `before`; GRPO without global and without local memory, each from a warm
-    start of its own.
-    """
+    """REINFORCE from the warm start `before`, GRPO without global or local memory from a warm start of its own."""
     arms = {
         "reinforce": replace(recipe, train=replace(recipe.train, algo="reinforce")),
         "grpo_no_global": recipe.ablated(global_k=0),
@@ -197,10 +184,7 @@ def _other_arms(
     }
     rows: list[Row] = []
     for arm, own in arms.items():
-        if arm == "reinforce":
-            model, words = deepcopy(before), tokenizer
-        else:
-            model, words = start_policy(environments, own, seed, say)
+        model, words = (before, tokenizer) if arm == "reinforce" else start_policy(environments, own, seed, say)
         trainer = Trainer(model, words, environments, own.train)
         steps = own.train.steps
         train(trainer, report=lambda line, arm=arm, n=steps: say(arm, line["step"], n, progress_note(line)))

@@ -92,7 +92,7 @@ class Plan:
         return digest.hexdigest()
 
     def result_path(self, job: str, seed: int) -> Path:
-        """The file of a job's result. Its folder is named after everything that the result depends on but the code."""
+        """The file of a job's result. Its folder's name depends on all that the result depends on, except the code."""
         made_of = [self.digest, self.fast, asdict(chosen_recipe(self.fast))]
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
         return self.out / "jobs" / name / f"{job}-{seed}.json"
@@ -378,8 +378,8 @@ def costs(context: SeedContext) -> dict:
     memory = prepare(context.shop.dataset, replace(context.recipe, siblings=0), context.seed)[0].memory
     built = time.process_time()
     entries = sum(len(memory.entries(query)) for query in context.shop.split.test_queries)
-    counts = {"global": len(memory.global_entries), "local": entries}
-    return {"global_s": built - started, "local_s": time.process_time() - built, **counts}
+    seconds = {"global_s": built - started, "local_s": time.process_time() - built}
+    return {**seconds, "global": len(memory.global_entries), "local": entries}
 
 
 def best_episode(context: SeedContext) -> dict:

@@ -22,8 +22,9 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -39,18 +40,15 @@ from mrrec_mini.recipe import Recipe, Say, quiet
 from mrrec_mini.reinforce import to_batch
 from mrrec_mini.reward import RewardConfig, retrieved_tokens
 from mrrec_mini.rollout import LMActor, RolloutConfig
-from mrrec_mini.run import Run
+from mrrec_mini.run import Run, Warn
 from mrrec_mini.train import TrainConfig, advantages_of
 
 QUERIES = 24
 TOP = 10  # items shown of a ranking
+TERMS = ("format", "recommendation", "memory")  # of the reward
 CHARTS = {  # title -> {label: column of metrics.jsonl}
     "Reward": {"mean": "reward", "spread within a group": "reward_std"},
-    "Parts of the reward": {
-        "format": "rewards/format/mean",
-        "recommendation": "rewards/recommendation/mean",
-        "memory": "rewards/memory/mean",
-    },
+    "Parts of the reward": {term: f"rewards/{term}/mean" for term in TERMS},
     "nDCG@10 of validation users, greedy": {"nDCG@10": "validation/ndcg@10"},
     "Memory calls per episode": {"calls": "calls/mean"},
     "Groups in which all rewards are equal": {"share": "frac_reward_zero_std"},
@@ -64,9 +62,7 @@ CREDIT = {
 }
 
 
-def write_report(
-    run: Path, out: Path, say: Say = quiet, warn: Callable[[str], None] = warnings.warn
-) -> dict[str, object]:
+def write_report(run: Path, out: Path, say: Say = quiet, warn: Warn = warnings.warn) -> dict[str, object]:
     """Write the page of a run, whole or not at all, and return its data. `warn` gets a message per damaged checkpoint.
 
     Raises FileNotFoundError if there is no run or no checkpoint, DataError if its files cannot be used.
@@ -96,7 +92,7 @@ def json_in_html(data: object) -> str:
 # --- what the page shows --------------------------------------------------------------------------------------------
 
 
-def gather(run: Path, say: Say = quiet, warn: Callable[[str], None] = warnings.warn) -> dict[str, object]:
+def gather(run: Path, say: Say = quiet, warn: Warn = warnings.warn) -> dict[str, object]:
     """All numbers and texts of the page, strict JSON. Raises as `write_report` does."""
     torch.set_num_threads(1)
     made = Run(run)
@@ -134,35 +130,29 @@ def gather(run: Path, say: Say = quiet, warn: Callable[[str], None] = warnings.w
     say("episodes", total, total, "")
 
     # 4. all of it as plain data
+    config, rules, name = recipe.train, recipe.train.rules, printable(str(dataset.meta.get("name", "")))
+    about = (
+        f"Data: {name}. Seed {seed}. {len(log)} steps of {config.algo} with {config.prompts_per_step} queries x "
+        f"{config.group} episodes each. Credit per {config.credit}, {'constrained' if rules.constrained else 'free'} "
+        f"decoding, at most {rules.max_calls} calls."
+    )
+    chosen = (
+        f"{len(queries)} queries, evenly spaced over the {len(test) + len(held)} queries of test users in the order of "
+        f"the data set ({len(held)} of them in categories that no training query named). Each policy plays each query "
+        f"once greedily and {config.group} times sampled, as in training; the first sampled episode is shown."
+    )
     charts = [{"title": title, "lines": [list(line) for line in lines.items()]} for title, lines in CHARTS.items()]
     return {
         "name": printable(run.resolve().name),
-        "about": run_summary(recipe, seed, str(dataset.meta.get("name", "")), len(log)),
+        "about": about,
         "notes": notes,
         "arms": arms,
         "charts": charts,
         "log": log,
-        "chosen": selection_note(len(queries), len(test), len(held), recipe.train.group),
-        "credit": CREDIT[recipe.train.credit],
+        "chosen": chosen,
+        "credit": CREDIT[config.credit],
         "queries": shown,
     }
-
-
-def run_summary(recipe: Recipe, seed: int, name: str, steps: int) -> str:
-    train, rules = recipe.train, recipe.train.rules
-    decoding = "constrained" if rules.constrained else "free"
-    return (
-        f"Data: {printable(name)}. Seed {seed}. {steps} steps of {train.algo} with {train.prompts_per_step} queries x "
-        f"{train.group} episodes each. Credit per {train.credit}, {decoding} decoding, at most {rules.max_calls} calls."
-    )
-
-
-def selection_note(shown: int, test: int, held: int, group: int) -> str:
-    return (
-        f"{shown} queries, evenly spaced over the {test + held} queries of test users in the order of the data set "
-        f"({held} of them in categories that no training query named). Each policy plays each query once greedily and "
-        f"{group} times sampled, as in training; the first sampled episode is shown."
-    )
 
 
 def every_nth(queries: Sequence[Query], count: int) -> list[Query]:
@@ -193,11 +183,13 @@ def memory_data(entry: MemoryEntry, hit: Hit, evidence: Sequence[str] = ()) -> d
         "id": printable(entry.id),
         "text": printable(entry.text),
         "level": entry.level,
-        "score": hit.score,
-        "bm25": hit.bm25,
-        "cosine": hit.dense,
+        **scores(hit),
         "used": entry.id in evidence,
     }
+
+
+def scores(hit: Hit) -> dict[str, float]:
+    return {"score": hit.score, "bm25": hit.bm25, "cosine": hit.dense}
 
 
 class Player:
@@ -246,30 +238,22 @@ def token_advantages(
     """The advantage of each token of each episode of a group; 0 for tokens that the policy did not write."""
     batch = to_batch(group, [0] * len(group))
     advantages = advantages_of(group, batch, grammar, environment.items, config)
-    per_token = advantages if advantages.dim() == 2 else advantages[:, None] * batch.mask  # (B, T)
-    return per_token.tolist()
+    return (advantages if advantages.dim() == 2 else advantages[:, None] * batch.mask).tolist()  # (B, T)
 
 
-def token_runs(
-    episode: Episode, grammar: Grammar, advantages: Sequence[float] | None = None
-) -> list[dict[str, object]]:
+def token_runs(episode: Episode, grammar: Grammar, advantages: Sequence[float] | None = None) -> list[dict]:
     """Split the tokens by writer: [{"who": "prompt" | "policy" | "memory", "tokens": [[text, log-probability,
     advantage], ...]}, ...]. Both numbers are None if the policy did not write the token, the advantage also without
     `advantages`.
     """
-    mask, runs, start = episode.mask, [], 0
-    for end in range(1, len(mask) + 1):
-        if end < len(mask) and mask[end] == mask[start]:
-            continue
-        own = bool(mask[start])
-        numbers = [
-            (episode.logprobs[i] if own else None, advantages[i] if own and advantages is not None else None)
-            for i in range(start, end)
-        ]
-        texts = token_texts(episode.tokens[start:end], grammar)
+    runs = []
+    for own, places in groupby(range(len(episode.mask)), key=lambda i: bool(episode.mask[i])):
+        places = list(places)
+        texts = token_texts([episode.tokens[i] for i in places], grammar)
+        logprobs = [episode.logprobs[i] if own else None for i in places]
+        values = [advantages[i] if own and advantages is not None else None for i in places]
         who = "policy" if own else "memory" if runs else "prompt"
-        runs.append({"who": who, "tokens": [[text, *pair] for text, pair in zip(texts, numbers, strict=True)]})
-        start = end
+        runs.append({"who": who, "tokens": [list(token) for token in zip(texts, logprobs, values, strict=True)]})
     return runs
 
 
@@ -289,11 +273,8 @@ def token_texts(ids: Sequence[int], grammar: Grammar) -> list[str]:
 def ranking(profile: str, target: str, rank: int | None, environment: Environment) -> list[dict[str, object]]:
     """The best items for a profile with their scores, and the target's row if it is not among them."""
     hits = environment.items.search(profile, TOP)
-    rows = [
-        {"rank": place, "id": hit.id, "score": hit.score, "bm25": hit.bm25, "cosine": hit.dense}
-        for place, hit in enumerate(hits, start=1)
-    ]
-    if target not in [row["id"] for row in rows]:
+    rows = [{"rank": place, "id": hit.id, **scores(hit)} for place, hit in enumerate(hits, start=1)]
+    if target not in [hit.id for hit in hits]:
         rows.append({"rank": rank, "id": target, "score": None, "bm25": None, "cosine": None})
     titles = environment.dataset.items
     return [
@@ -304,8 +285,7 @@ def ranking(profile: str, target: str, rank: int | None, environment: Environmen
 
 def reward_parts(episode: Episode, config: RewardConfig) -> list[dict[str, object]]:
     """The terms of eq. 10. The sum of value times weight is the reward."""
-    terms = ("format", "recommendation", "memory")
-    parts = [{"name": name, "value": episode.rewards[name], "weight": getattr(config, name)} for name in terms]
+    parts = [{"name": name, "value": episode.rewards[name], "weight": getattr(config, name)} for name in TERMS]
     tokens = retrieved_tokens(episode.mask)
     costs = [("calls", len(episode.calls), config.call_cost), ("retrieved tokens", tokens, config.token_cost)]
     return parts + [{"name": name, "value": count, "weight": -cost} for name, count, cost in costs if cost]
@@ -330,9 +310,8 @@ def read_arms(path: Path) -> list[dict[str, object]]:
             for title, part in zip(titles, (arms, held), strict=True)
         ]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        again = f"run `mrrec evaluate --run {path.parent}` again"
-        what = f"`mrrec evaluate` did not write this ({shorten(str(error))}); {again}"
-        raise DataError.at(path, None, None, what) from None
+        what = f"`mrrec evaluate` did not write this ({shorten(str(error))})"
+        raise DataError.at(path, None, None, f"{what}; run `mrrec evaluate --run {path.parent}` again") from None
     return [table for table in tables if table["rows"]]
 
 
@@ -340,10 +319,10 @@ def arm_row(arm: str, numbers: Mapping) -> dict[str, object]:
     """The numbers of one arm from `evaluate.report_dict`, flat."""
     row: dict[str, object] = {"arm": printable(arm)}
     sampled, gain = numbers.get("sampled") or {}, numbers.get("difference") or {}
-    for name, source in (("", numbers), ("sampled", sampled), ("gain", gain)):
+    sources = {"ndcg": ("", numbers), "sampled": ("sampled_", sampled), "gain": ("gain_", gain)}
+    for name, (prefix, source) in sources.items():
         low, high = source.get("interval") or (None, None)
-        row[name or "ndcg"] = finite(source.get("ndcg@10"))
-        row[f"{name}_low".lstrip("_")], row[f"{name}_high".lstrip("_")] = finite(low), finite(high)
+        row |= {name: finite(source.get("ndcg@10")), f"{prefix}low": finite(low), f"{prefix}high": finite(high)}
     columns = {"recall": "recall@10", "format": "format", "calls": "calls", "tokens": "memory_tokens"}
     return row | {name: finite(numbers.get(column)) for name, column in columns.items()}
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -135,12 +135,10 @@ class Results:
         ours = f"{means(new)['ndcg@10']:.3f} against {means(old)['ndcg@10']:.3f}, {gain['ndcg@10']:+.3f}"
         return Claim(text, published, ours, gain["interval"], len(self.plan.seeds), verdict, why)
 
-    def claim(self, text: str, published: str, ours: str, holds: bool, why: str = "") -> Claim:
-        """A claim about numbers that have no paired difference."""
-        return Claim(text, published, ours, None, len(self.plan.seeds), HOLDS if holds else FAILS, why)
-
-    def incomparable(self, text: str, published: str, ours: str, why: str) -> Claim:
-        return Claim(text, published, ours, None, len(self.plan.seeds), NOT_COMPARABLE, why)
+    def claim(self, text: str, published: str, ours: str, holds: bool | None, why: str = "") -> Claim:
+        """A claim about numbers that have no paired difference. `holds` None: it is not comparable."""
+        verdict = {True: HOLDS, False: FAILS, None: NOT_COMPARABLE}[holds]
+        return Claim(text, published, ours, None, len(self.plan.seeds), verdict, why)
 
 
 def spread(bounds: Sequence[float] | None) -> str:
@@ -166,7 +164,7 @@ def table1(results: Results) -> Exhibit:
         claims.append(results.above(f"MR.Rec above {name}", f".084 against {published}", ours, arms[name]))
     published = "N@10 .084, N@100 .113, R@10 .122, R@100 .270"
     why = "another pool (a few thousand items instead of a million), other queries, other models"
-    claims.append(results.incomparable("absolute numbers", published, results.quality("", ours)[1], why))
+    claims.append(results.claim("absolute numbers", published, results.quality("", ours)[1], None, why))
     note = "In parentheses: upper bounds that know what matters to the user; they do not compete."
     return Exhibit("Table 1: which arm recommends best", QUALITY, results.table(arms), claims, note)
 
@@ -187,23 +185,14 @@ def table1_arms(results: Results) -> Arms:
 
 def fig3(results: Results) -> Exhibit:
     """Fig. 3: MR.Rec without each of its parts."""
-    full = results.rows("grpo")
-    removed = {
-        "without global memory": results.rows("no_global"),
-        "without local memory": results.rows("no_local"),
-        "without RL": results.rows("start"),
-    }
-    arms = {"MR.Rec": full, **removed}
-    claims = [
-        results.above(f"MR.Rec above MR.Rec {name}", "every removal hurts", full, rows)
-        for name, rows in removed.items()
-    ]
+    removed = {"without global memory": "no_global", "without local memory": "no_local", "without RL": "start"}
+    arms = {name: results.rows(job) for name, job in {"MR.Rec": "grpo", **removed}.items()}
+    full, published = arms["MR.Rec"], "every removal hurts"
+    claims = [results.above(f"MR.Rec above MR.Rec {name}", published, full, arms[name]) for name in removed]
     mean = {name: means(rows)["ndcg@10"] for name, rows in arms.items()}
     lowest = min(mean, key=mean.get)
-    ours = ", ".join(f"{name} {value:.3f}" for name, value in mean.items())
-    claims.append(
-        results.claim("removing RL hurts most", "RL most", ours, lowest == "without RL", f"{lowest} is lowest")
-    )
+    ours, why = ", ".join(f"{name} {value:.3f}" for name, value in mean.items()), f"{lowest} is lowest"
+    claims.append(results.claim("removing RL hurts most", "RL most", ours, lowest == "without RL", why))
     title = "Fig. 3: what each part brings"
     return Exhibit(title, QUALITY, results.table(arms), claims, "", results.bars(arms), axes=("", "nDCG@10"))
 
@@ -213,13 +202,11 @@ def table2(results: Results) -> Exhibit:
     arms = {"none": results.rows("no_local"), **{name: results.rows(name) for name in LEVELS}}
     arms["all"] = results.rows("grpo")
     published = {"none": ".069", "record": ".079", "pattern": ".079", "profile": ".080", "all": ".084"}
+    pairs = [(f"{name} above none", name, "none") for name in (*LEVELS, "all")]
+    pairs += [(f"all levels above {name} alone", "all", name) for name in LEVELS]
     claims = [
-        results.above(f"{name} above none", f"{published[name]} against .069", arms[name], arms["none"])
-        for name in (*LEVELS, "all")
-    ]
-    claims += [
-        results.above(f"all levels above {name} alone", f".084 against {published[name]}", arms["all"], arms[name])
-        for name in LEVELS
+        results.above(text, f"{published[new]} against {published[old]}", arms[new], arms[old])
+        for text, new, old in pairs
     ]
     note = "`none` was warm-started and trained without a memory tool; the others share one warm start per seed."
     return Exhibit("Table 2: levels of local memory", QUALITY, results.table(arms), claims, note)
@@ -228,47 +215,37 @@ def table2(results: Results) -> Exhibit:
 def table3(results: Results) -> Exhibit:
     """Table 3: do retrieved memories share keywords with profile and item, and what changes without them."""
     parts = results.load("contributions")
-    share = {}  # (kind of memory, measure) -> mean over the episodes that have a value
-    for kind in ("global", "local"):
-        overlap = [one for part in parts for one in part["overlap"] if one["kind"] == kind]
-        for name in ("mpc", "mrc"):
-            share[kind, name] = average([one[name] for one in overlap if one[name] is not None])
+    overlap = [one for part in parts for one in part["overlap"]]
     removed = {kind: [one for part in parts for one in part["removed"][kind]] for kind in parts[0]["removed"]}
+    share = {  # over the episodes that have a value
+        (kind, name): average([one[name] for one in overlap if one["kind"] == kind and one[name] is not None])
+        for kind in ("global", "local")
+        for name in ("mpc", "mrc")
+    }
     rows = [[f"{kind}: {name.upper()}, keywords", f"{value:.3f}", "", ""] for (kind, name), value in share.items()]
+    changed = {kind: average([one["profile_changed"] for one in changes]) for kind, changes in removed.items()}
     for kind, changes in removed.items():
         if changes:
             better = average([one["rank_after"] < one["rank_before"] for one in changes])
             worse = average([one["rank_after"] > one["rank_before"] for one in changes])
-            changed = average([one["profile_changed"] for one in changes])
-            rows.append([f"removed: {kind} ({len(changes)})", f"{changed:.3f}", f"{worse:.3f}", f"{better:.3f}"])
-    head = ("", "value, or share of changed profiles", "target falls", "target rises")
-    return Exhibit("Table 3: does memory contribute?", head, rows, table3_claims(results, share, removed))
+            rows.append([f"removed: {kind} ({len(changes)})", f"{changed[kind]:.3f}", f"{worse:.3f}", f"{better:.3f}"])
 
-
-def table3_claims(results: Results, share: dict, removed: dict[str, list[dict]]) -> list[Claim]:
     mpc, mrc = share["local", "mpc"], share["local", "mrc"]
     both = f"{share['global', 'mpc']:.2f} and {share['global', 'mrc']:.2f}"
     why = "here a line is a category and the name of an aspect, in the paper it is a description"
-    changed = {kind: average([one["profile_changed"] for one in changes]) for kind, changes in removed.items()}
+    criterion = "our criterion: 0.5 or more"
+    judge = "no LLM judge is run; the counterfactual replaces it"
+    often = "withholding a memory changes the profile more often if it was named as evidence"
     named, other = changed["named as evidence"], changed["retrieved, not named"]
-    return [
-        results.claim(
-            "local memory shares keywords with the profile (MPC)",
-            ".94",
-            f"{mpc:.2f}",
-            mpc >= 0.5,
-            "our criterion: 0.5 or more",
-        ),
-        results.claim("... and less with the right item (MRC)", ".47", f"{mrc:.2f}", mrc < mpc),
-        results.incomparable("global memory: MPC and MRC", ".96 and .90", both, why),
-        results.incomparable("a judge agrees", "similar", "-", "no LLM judge is run; the counterfactual replaces it"),
-        results.claim(
-            "withholding a memory changes the profile more often if it was named as evidence",
-            "-",
-            f"{named:.2f} against {other:.2f}",
-            named > other,
-        ),
+    claims = [
+        ("local memory shares keywords with the profile (MPC)", ".94", f"{mpc:.2f}", mpc >= 0.5, criterion),
+        ("... and less with the right item (MRC)", ".47", f"{mrc:.2f}", mrc < mpc),
+        ("global memory: MPC and MRC", ".96 and .90", both, None, why),
+        ("a judge agrees", "similar", "-", None, judge),
+        (often, "-", f"{named:.2f} against {other:.2f}", named > other),
     ]
+    head = ("", "value, or share of changed profiles", "target falls", "target rises")
+    return Exhibit("Table 3: does memory contribute?", head, rows, [results.claim(*claim) for claim in claims])
 
 
 def table4(results: Results) -> Exhibit:
@@ -292,7 +269,7 @@ def table4(results: Results) -> Exhibit:
     why = "an extractive summarizer here, a large language model in the paper"
     claims = [
         results.claim("most recall@100 per 100 memory tokens", ".299 at 95 tokens, .092 and .053", ours, best),
-        results.incomparable("cost of the index", "2,435 s for 75,000 entries", spent, why),
+        results.claim("cost of the index", "2,435 s for 75,000 entries", spent, None, why),
     ]
     head = ("arm", "recall@100", "memory tokens", "recall per 100 tokens")
     return Exhibit("Table 4: what memory costs", head, lines, claims)
@@ -313,12 +290,10 @@ def fig4(results: Results) -> Exhibit:
     plain, taught = last["plain-text start"], last["taught start"]
     form, calls = plain["rewards/format/mean"], plain["calls/mean"]
     why = "it has never read a control token that ends a turn; without an answer there is no reward to learn from"
-    ours = f"{taught['reward']:.2f} against {plain['reward']:.2f}"
+    never, ours = f"{calls:.2f} calls per episode", f"{taught['reward']:.2f} against {plain['reward']:.2f}"
     claims = [
         results.claim("a plain start learns the format", "yes", f"{form:.2f}", form >= 0.9, why),
-        results.claim(
-            "... but never learns to call memory", "no calls", f"{calls:.2f} calls per episode", calls <= 0.1
-        ),
+        results.claim("... but never learns to call memory", "no calls", never, calls <= 0.1),
         results.claim("the taught start ends at a higher reward", "yes", ours, taught["reward"] > plain["reward"]),
     ]
     head = ("start", "first reward", "last reward", "last format", "last calls")
@@ -328,14 +303,13 @@ def fig4(results: Results) -> Exhibit:
 
 def fig5(results: Results) -> Exhibit:
     """Fig. 5: other retrievers for memory and for items."""
-    names = [f"{part}: {name}" for part in ("memory", "items") for name in RETRIEVERS]
+    parts = ("memory", "items")
+    names = [f"{part}: {name}" for part in parts for name in RETRIEVERS]
     arms = {name: results.rows("retrievers", name) for name in names}
-    claims = []
-    for part in ("memory", "items"):
-        dense, bm25 = arms[f"{part}: dense (LSA)"], arms[f"{part}: BM25"]
-        claims.append(results.above(f"{part}: dense above BM25", "dense beats BM25", dense, bm25))
+    pairs = {part: (arms[f"{part}: dense (LSA)"], arms[f"{part}: BM25"]) for part in parts}
+    claims = [results.above(f"{part}: dense above BM25", "dense beats BM25", *pairs[part]) for part in parts]
     why = "no large encoder is run; benchmarks/quality.py has MiniLM and a static table"
-    claims.append(results.incomparable("Qwen3-Embedding above BGE-M3", "yes", "-", why))
+    claims.append(results.claim("Qwen3-Embedding above BGE-M3", "yes", "-", None, why))
     table, bars = results.table(arms), results.bars(arms)
     return Exhibit("Fig. 5: retrievers", QUALITY, table, claims, "", bars, axes=("", "nDCG@10"))
 
@@ -372,10 +346,7 @@ def fig7(results: Results) -> Exhibit:
     return Exhibit("Fig. 7: a worked episode", ("", ""), rows, [], note)
 
 
-MAKERS: dict[str, Callable[[Results], Exhibit]] = {
-    **{"table1": table1, "fig3": fig3, "table2": table2, "table3": table3, "table4": table4},
-    **{"fig4": fig4, "fig5": fig5, "fig6": fig6, "fig7": fig7},
-}
+MAKERS = dict(zip(EXHIBITS, (table1, fig3, table2, table3, table4, fig4, fig5, fig6, fig7), strict=True))
 
 
 # --- running and writing ---------------------------------------------------------------------------------------------
@@ -390,8 +361,8 @@ def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, 
     """
     run_jobs(plan, with_needs(job for name in exhibits for job in NEEDED[name]), workers, say)
     results = Results(plan)
-    before, about = _document(plan.out), _about(plan)
-    document = {**about, "exhibits": before["exhibits"] if _same_plan(before, about) else {}}
+    kept = {} if another_plan(plan) else _document(plan.out).get("exhibits", {})
+    document = {**_about(plan), "exhibits": kept}
     for name in exhibits:
         exhibit = MAKERS[name](results)
         document["exhibits"][name] = {
@@ -412,15 +383,10 @@ def another_plan(plan: Plan) -> str | None:
     """If `plan.out` holds a report from a different plan, return the command that produced it (it is about to be
     overwritten). Raises DataError if reproduction.json is not ours.
     """
-    before = _document(plan.out)
-    if not before or _same_plan(before, _about(plan)):
-        return None
-    return before.get("command", "mrrec reproduce, an older version")
-
-
-def _same_plan(before: dict, about: dict) -> bool:
-    """Whether two documents have the same plan; the command may differ, since it names the output folder."""
-    return all(before.get(name) == about[name] for name in about if name != "command")
+    before, about = _document(plan.out), _about(plan)
+    # the command of the same plan may differ, since it names the output folder
+    same = all(before.get(name) == about[name] for name in about if name != "command")
+    return before.get("command", "mrrec reproduce, an older version") if before and not same else None
 
 
 def _about(plan: Plan) -> dict:
@@ -507,15 +473,11 @@ def as_markdown(document: dict) -> str:
             lines += ["", exhibit["note"]]
         if exhibit["picture"]:
             lines += ["", f"![{exhibit['title']}]({exhibit['picture']})"]
-        if exhibit["claims"]:
-            head = ("claim", "published", "ours", "95 %", "seeds", "verdict", "why")
-            lines += ["", *table_lines(head, [_claim_cells(claim) for claim in exhibit["claims"]])]
+        if claims := exhibit["claims"]:
+            head = ("claim", "published", "ours", "95 %", "seeds", "verdict", "why")  # the fields of `Claim`
+            shown = [{**c, "interval": spread(c["interval"]), "verdict": f"**{c['verdict']}**"} for c in claims]
+            lines += ["", *table_lines(head, [list(claim.values()) for claim in shown])]
     return "\n".join(lines) + "\n"
-
-
-def _claim_cells(claim: dict) -> list:
-    ours = [claim["text"], claim["published"], claim["ours"], spread(claim["interval"]), claim["seeds"]]
-    return [*ours, f"**{claim['verdict']}**", claim["why"]]
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence]) -> list[str]:

@@ -1,7 +1,7 @@
 """The tables of an evaluation, for a terminal 80 columns wide.
 
 Flow: after `evaluate`, whose `report_dict` they show, for `mrrec demo` and `mrrec evaluate`. There is one line per arm:
-first the quality of its ranking, then what the arm did. 80 columns, because a pipe is no wider. Equations: none.
+first the quality of its ranking, then what the arm did. A pipe has 80 columns. Equations: none.
 """
 
 from __future__ import annotations
@@ -36,16 +36,11 @@ def quality_table(arms: Mapping[str, Mapping], title: str) -> Table:
 def behaviour_table(arms: Mapping[str, Mapping]) -> Table:
     """What each arm did; a policy greedily."""
     table = plain_table("what they did", "recall@10", "format", "calls", "memory tokens", "right aspects")
+    forms = {"recall@10": ".3f", "format": ".2f", "calls": ".1f", "memory_tokens": ".0f"}
     for arm, numbers in arms.items():
-        aspects = (numbers.get("aspects_right"), numbers.get("aspects_that_matter"))
-        table.add_row(
-            arm,
-            number(numbers.get("recall@10")),
-            number(numbers.get("format"), ".2f"),
-            number(numbers.get("calls"), ".1f"),
-            number(numbers.get("memory_tokens"), ".0f"),
-            "-" if None in aspects else f"{aspects[0]:.1f} of {aspects[1]:.1f}",
-        )
+        cells = ["-" if numbers.get(name) is None else f"{numbers[name]:{form}}" for name, form in forms.items()]
+        right, matter = numbers.get("aspects_right"), numbers.get("aspects_that_matter")
+        table.add_row(arm, *cells, "-" if None in (right, matter) else f"{right:.1f} of {matter:.1f}")
     return table
 
 
@@ -67,7 +62,3 @@ def with_interval(numbers: Mapping | None, sign: str = "") -> str:
     if sign:
         texts = [text.replace("0.", ".", 1)[:5] for text in texts]  # +.123 and +1.00: all have the same width
     return " ".join([texts[0], "..".join(texts[1:])]).strip()
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else f"{value:{form}}"

@@ -1,8 +1,8 @@
 """A tour in the terminal: one user, one query, through every stage, with the objects that pass between the stages.
 
 Flow: after everything else. The tour calls the stages in order and shows what each returns. `mrrec walkthrough` prints
-it step by step; notebook 00 takes the same way with room to try things. The shop (`SHOP`) and the training (`LESSON`)
-are small: about 50 seconds on one core. Notebook 10 shows what so little training is worth.
+it step by step; notebook 00 takes the same route with room to try things. The shop (`SHOP`) and the training (`LESSON`)
+are small: about 50 seconds on one core. Notebook 10 measures what so little training achieves.
 
 Equations: none of its own. Departure: the teacher of `LESSON` is weaker than that of the default recipe, so that a few
 training steps make a difference. Nothing is selected by its outcome: the query is the first test query.
@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mrrec_mini.app.terminal import curve, print_transcript
@@ -36,8 +36,8 @@ from mrrec_mini.scripts import TeacherConfig
 from mrrec_mini.train import TrainConfig, Trainer, train
 from mrrec_mini.world import WorldConfig, make_world
 
-STAGES = ("data", "memory", "retrieval", "rollout", "reward", "update", "evaluation")
 SHOP = WorldConfig(users=90, items=600, categories=8, held=2, history=14, queries=5)
+RULES = RolloutConfig(constrained=True)
 LESSON = Recipe(
     siblings=1,
     sibling_users=60,
@@ -45,17 +45,11 @@ LESSON = Recipe(
     teacher=TeacherConfig(stop=(0.3, 0.3, 0.2, 0.2), on_topic=0.5, believe=0.4),
     warm=WarmStartConfig(drill_steps=250, drill_batch=32, steps=350, batch=16),
     train=TrainConfig(
-        steps=40,
-        prompts_per_step=12,
-        group=8,
-        micro_batches=2,
-        learning_rate=6e-4,
-        evaluate_every=40,
-        rules=RolloutConfig(constrained=True),
+        steps=40, prompts_per_step=12, group=8, micro_batches=2, learning_rate=6e-4, evaluate_every=40, rules=RULES
     ),
 )
 TINY_SHOP = replace(SHOP, users=24, items=120, categories=5, held=1, history=8, queries=3)  # just to run the code
-TINY_LESSON = replace(FAST, sibling_users=10, traces=60, train=replace(FAST.train, steps=2, rules=LESSON.train.rules))
+TINY_LESSON = replace(FAST, sibling_users=10, traces=60, train=replace(FAST.train, steps=2, rules=RULES))
 
 
 @dataclass
@@ -93,12 +87,9 @@ class Tour:
     @cached_property
     def group(self) -> list[Episode]:
         """G sampled episodes of the query, as in training."""
-        model, _ = self.start
-        rules, reward = self.recipe.train.rules, self.recipe.train.reward
-        actor = LMActor(model, self.eval_set.grammar, torch.Generator().manual_seed(self.seed), 1.0)
-        return self.environment.play(
-            actor, [self.query] * self.recipe.train.group, self.eval_set.grammar, rules, reward
-        )
+        config, grammar = self.recipe.train, self.eval_set.grammar
+        actor = LMActor(self.start[0], grammar, torch.Generator().manual_seed(self.seed), 1.0)
+        return self.environment.play(actor, [self.query] * config.group, grammar, config.rules, config.reward)
 
     @cached_property
     def learned(self):
@@ -106,8 +97,7 @@ class Tour:
         model, tokenizer = deepcopy(self.start[0]), self.start[1]
         config = replace(self.recipe.train, seed=self.seed)
         trainer = Trainer(model, tokenizer, self.environments, config)
-        log = train(trainer, report=lambda line: self.say("learn", line["step"], config.steps, ""))
-        return model, log
+        return model, train(trainer, report=lambda line: self.say("learn", line["step"], config.steps, ""))
 
     @cached_property
     def before(self) -> list[Episode]:
@@ -134,21 +124,17 @@ class Step:
 
 def lines(*texts: str) -> Callable[[Console], None]:
     """Show texts, one per line; they cannot control the terminal."""
-    return lambda console: [console.print(Text(printable(text)), highlight=False) for text in texts] and None
+    shown = Text("\n".join(printable(text) for text in texts))
+    return lambda console: console.print(shown)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Callable[[Console], None]:
     """Show a table whose cells cannot control the terminal."""
-
-    def show(console: Console) -> None:
-        grid = Table(box=None, pad_edge=False)
-        for name in head:
-            grid.add_column(Text(printable(name)), overflow="fold")
-        for row in rows:
-            grid.add_row(*(Text(printable(str(cell))) for cell in row))
-        console.print(grid)
-
-    return show
+    columns = [Column(Text(printable(name)), overflow="fold") for name in head]
+    grid = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        grid.add_row(*(Text(printable(str(cell))) for cell in row))
+    return lambda console: console.print(grid)
 
 
 # --- the stages ------------------------------------------------------------------------------------------------------
@@ -212,7 +198,7 @@ def retrieval(tour: Tour) -> Iterator[Step]:
 
 
 def rollout(tour: Tour) -> Iterator[Step]:
-    episode = next(e for e in tour.before if e.query.id == tour.query.id)
+    episode = tour.before[0]
     written = sum(episode.mask)
     yield Step(
         "an episode (eq. 7 to 9)",
@@ -282,7 +268,7 @@ def update(tour: Tour) -> Iterator[Step]:
 def evaluation(tour: Tour) -> Iterator[Step]:
     before, after = tour.rows("warm_start", tour.before), tour.rows("grpo", tour.after)
     gain = difference(after, "warm_start", before, np.random.default_rng(0))
-    low, high = gain["interval"] or (float("nan"), float("nan"))
+    low, high = gain["interval"] or (-np.inf, np.inf)
     verdict = "it is above 0" if low > 0 else "it cannot be told from 0" if high > 0 else "it is below 0"
     yield Step(
         "before and after training",
@@ -294,7 +280,7 @@ def evaluation(tour: Tour) -> Iterator[Step]:
             f"difference {gain['ndcg@10']:+.3f}, {low:+.3f} to {high:+.3f}: {verdict}",
         ),
     )
-    old, new = (next(e for e in those if e.query.id == tour.query.id) for those in (tour.before, tour.after))
+    old, new = tour.before[0], tour.after[0]
     yield Step(
         "the same query after training",
         f"The item that the user took was at rank {old.rewards['rank']:g} before training; now it is at rank "
@@ -304,13 +290,12 @@ def evaluation(tour: Tour) -> Iterator[Step]:
     )
 
 
-SHOWS = dict(zip(STAGES, (data, memory, retrieval, rollout, reward, update, evaluation), strict=True))
+SHOWS = {show.__name__: show for show in (data, memory, retrieval, rollout, reward, update, evaluation)}
+STAGES = tuple(SHOWS)
 
 
 def steps(tour: Tour, stage: str | None = None) -> Iterator[tuple[str, Step]]:
-    """Yield (stage, step) in order, for one stage if it is named. Raises ValueError for an unknown stage."""
-    if stage is not None and stage not in SHOWS:
-        raise ValueError(f"no stage is called {stage!r}; there are {', '.join(STAGES)}")
+    """Yield (stage, step) in order, for one of STAGES if it is named. Raises KeyError for an unknown stage."""
     for name in [stage] if stage else STAGES:
         for step in SHOWS[name](tour):
             yield name, step
