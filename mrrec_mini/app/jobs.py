@@ -411,25 +411,24 @@ class Job:
 
     function: Callable[[SeedContext], dict]
     needs: tuple[str, ...] = ()
-    cost: int = 1  # rough relative duration: longer jobs start first
 
 
-JOBS = {
-    "start": Job(start, cost=9),
-    "grpo": Job(grpo, ("start",), 8),
-    "no_global": Job(partial(ablated, global_k=0), (), 7),
-    "no_local": Job(partial(ablated, max_calls=0), (), 7),
-    "plain_start": Job(plain_start, (), 6),
-    **{name: Job(partial(one_level, name=name), ("start",), 5) for name in LEVELS},
-    "rec_r1": Job(partial(rec_r1, kind="no"), ("start",), 5),
-    "rec_r1_naive": Job(partial(rec_r1, kind="naive"), ("start",), 6),
-    "rec_r1_static": Job(partial(rec_r1, kind="static"), ("start",), 6),
-    "blair": Job(blair, ("start",), 4),
+JOBS = {  # in the order in which they start: longer ones first, each after the jobs it needs
+    "start": Job(start),
+    "grpo": Job(grpo, ("start",)),
+    "no_global": Job(partial(ablated, global_k=0)),
+    "no_local": Job(partial(ablated, max_calls=0)),
+    "plain_start": Job(plain_start),
+    "rec_r1_naive": Job(partial(rec_r1, kind="naive"), ("start",)),
+    "rec_r1_static": Job(partial(rec_r1, kind="static"), ("start",)),
+    **{name: Job(partial(one_level, name=name), ("start",)) for name in LEVELS},
+    "rec_r1": Job(partial(rec_r1, kind="no"), ("start",)),
+    "blair": Job(blair, ("start",)),
+    "contributions": Job(contributions, ("grpo",)),
     "references": Job(references, ("start",)),
     "given_memory": Job(given_memory, ("grpo",)),
     "retrievers": Job(retrievers, ("grpo",)),
     "memories_per_call": Job(memories_per_call, ("grpo",)),
-    "contributions": Job(contributions, ("grpo",), 2),
     "costs": Job(costs, ("start",)),
     "worked_episode": Job(best_episode, ("grpo",)),
 }
@@ -460,10 +459,9 @@ def with_needs(names: Iterable[str]) -> list[str]:
 
 
 def run_jobs(plan: Plan, names: Sequence[str], workers: int, say: Say = quiet) -> None:
-    """Run every job without a saved result. Finished jobs survive Ctrl-C."""
-    # 1. the jobs that remain: seed by seed, longer ones first; a job is shorter than the jobs it needs
-    pairs = [(name, seed) for seed in plan.seeds for name in sorted(names, key=lambda name: -JOBS[name].cost)]
-    todo = [(name, seed) for name, seed in pairs if not plan.result_path(name, seed).is_file()]
+    """Run every job without a saved result, in the order of `names`. Finished jobs survive Ctrl-C."""
+    # 1. the jobs that remain, seed by seed
+    todo = [(name, seed) for seed in plan.seeds for name in names if not plan.result_path(name, seed).is_file()]
 
     # 2. one progress bar for all of them, moved by the start and the end of each
     started, done = [], []
