@@ -29,14 +29,7 @@ from mrrec_mini.grpo import LENGTHS, Formulas, GRPOConfig, group_advantages, grp
 from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.run import Run
-from mrrec_mini.train import (
-    TrainConfig,
-    Trainer,
-    rate_factor,
-    train,
-    undivided,
-    update_policy,
-)
+from mrrec_mini.train import TrainConfig, Trainer, rate_factor, train, update_policy
 from small import GPU, environment, taught_model, tiny_model, tokenizer
 
 TOK = tokenizer()
@@ -322,7 +315,7 @@ def test_outside_the_main_thread_training_needs_no_signals():
     done.start()
     done.join()
     assert it.done == 1
-    with undivided():
+    with checkpoint.undivided():
         pass  # and nothing is left behind
     assert signal.getsignal(signal.SIGINT) is before
 

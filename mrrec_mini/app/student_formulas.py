@@ -40,7 +40,7 @@ class LearnersFile:
     sha256: str  # of the file
 
 
-def learners_file(path: Path, algo: str, config: GRPOConfig = GRPOConfig(), kind: str = "group") -> LearnersFile:  # noqa: B008 (frozen)
+def learners_file(path: Path, algo: str, config: GRPOConfig = GRPOConfig(), kind: str = "group") -> LearnersFile:
     """Read a student's file and try it; `kind` of baseline. Raises FileNotFoundError; DataError, naming the line, if
     Python cannot run it; ValueError if an update by `algo` would call nothing in it, or if one of its formulas fails.
     """

@@ -127,7 +127,7 @@ def _learn(run: Run, trainer: Trainer, config: RunConfig, student: LearnersFile 
     if reference.last_checkpoint():
         own = reference.resume(trainer.environments, config.recipe.train, warn, device=device)
     else:
-        reference.start_over()
+        reference.start_over(config)
         own = Trainer(*run.policy_before(warn, device), trainer.environments, config.recipe.train)
     return f"{done}; with the package's own: {_train(reference, own, config, 'learn with the package alone', say)}"
 
