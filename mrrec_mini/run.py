@@ -14,9 +14,8 @@ Flow: after `recipe`, which says what a run is made of, and `train`, for which a
         lock             an empty file, which a process that trains keeps locked
 
 `fitted` and `memory.db` are written when training ends. A run that lacks them, because it was interrupted or is older,
-gets them once, when they are first needed. Readers need no lock: every file and folder is replaced whole.
-
-Equations: none. The paper says nothing of this.
+gets them once, when they are first needed. Readers need no lock: every file and folder is replaced whole. Not from the
+paper.
 """
 
 from __future__ import annotations
