@@ -4,15 +4,15 @@ Flow: beneath `run`, which says what a checkpoint holds; this file says how it i
 keeps Ctrl-C from dividing a step (`undivided`).
 
     RUN/checkpoints/step-000060/    the files of one checkpoint, and manifest.json: format, step, size and sha256 of
-                                    each file, and a sha256 of all that
-                    *.tmp           an unfinished one: nobody reads it, and the next save deletes it
+                                    each file, and its own sha256
+                    *.tmp           an unfinished one: never read; the next save deletes it
                     *.old           one that is being replaced: read if its successor was not completed
 
 `save` writes into a temporary folder, flushes every file to the disk, writes the manifest last, and renames the folder.
 Only then does it delete older checkpoints; the two newest stay. `newest` compares each with its manifest: it reports
 which file of a damaged one is wrong, and takes the one before.
 
-The paper says nothing of this. Not promised: what a disk loses that reports a write it did not make.
+Not covered: a disk that reports a write it did not make. The paper says nothing of this.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 from mrrec_mini.data import DataError, shorten
 from mrrec_mini.files import sync
 
-FORMAT = 1  # raised when an older reader would misunderstand; the manifest's own sha256 is the same in all formats
+FORMAT = 1  # raised when an older reader would misunderstand; every format computes the manifest's sha256 in this way
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d{6,})(\.old)?")
 

@@ -12,9 +12,7 @@ The folder:
     space-*       the large parts of the memory's text space
 
 Items of the data set may change after the environment was saved. Then `load` replaces only the rows that differ; the
-index answers as one built from all items in the same text space.
-
-Equations: none. The paper says nothing of this.
+index answers as one built from all items in the same text space. The paper says nothing of this.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from mrrec_mini.chat_grammar import ChatGrammar, grammar_of
-from mrrec_mini.data import DataError, Dataset, Split, shorten
+from mrrec_mini.data import DataError, Dataset, shorten
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.environment import Environment, aspect_names
 from mrrec_mini.grammar import CONTROL, Grammar
@@ -117,15 +117,10 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet) -> li
         say("memory", number, total, "")
         if number:
             shop = make_world(sibling(WorldConfig(**dataset.meta["world"]), number, recipe.sibling_users))
-            split = all_train(shop)
+            split = shop.split(0, 1.0, 0.0, 0.0)  # everybody trains; queries for held-out categories are dropped
         environments.append(Environment.build(shop, split, ExtractiveSummarizer(), rng))
     say("memory", total, total, "")
     return environments
-
-
-def all_train(dataset: Dataset) -> Split:
-    """A split in which every user trains; queries for held-out categories are dropped."""
-    return dataset.split(0, 1.0, 0.0, 0.0)
 
 
 def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordTokenizer:

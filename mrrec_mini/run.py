@@ -145,12 +145,12 @@ class Run:
 
         Its memory.db stays if the run has the same data and split as `config`: people may have added to it.
         """
-        names = [CONFIG, METRICS, EVALUATION, MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm"]
+        memory = [MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm"]
         with suppress(OSError, DataError):
             own, data = RunConfig.read(self.folder / CONFIG), config.data and config.data.resolve()
             if (own.data, own.world, own.seed) == (data, config.world, config.seed):
-                names = names[:3]
-        for name in names:
+                memory = []
+        for name in (CONFIG, METRICS, EVALUATION, *memory):
             (self.folder / name).unlink(missing_ok=True)
         for name in ("checkpoints", BEFORE, DATA, FITTED, REFERENCE):
             if (self.folder / name).exists():

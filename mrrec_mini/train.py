@@ -272,7 +272,7 @@ def update_policy(
 
 
 def autocast(model, config: TrainConfig) -> torch.autocast:
-    """The context in which the model computes, for sampler and update alike."""
+    """The context in which the model computes, both for the sampler and for the update."""
     return torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
