@@ -1,17 +1,18 @@
 """Checkpoints that survive a kill, a full disk and a flipped bit: written whole or not at all, checked when read.
 
-Flow: beneath `run`, which says what a checkpoint holds; this file says how it is written, and knows no model.
+Flow: beneath `run`, which says what a checkpoint holds; this file says how it is written, and knows no model. `train`
+keeps Ctrl-C from dividing a step (`undivided`).
 
     RUN/checkpoints/step-000060/    the files of one checkpoint, and manifest.json: format, step, size and sha256 of
-                                    each file, and a sha256 of all that
-                    *.tmp           an unfinished one: nobody reads it, and the next save deletes it
+                                    each file, and its own sha256
+                    *.tmp           an unfinished one: never read; the next save deletes it
                     *.old           one that is being replaced: read if its successor was not completed
 
 `save` writes into a temporary folder, flushes every file to the disk, writes the manifest last, and renames the folder.
-Only then are older checkpoints deleted; the two newest stay. `newest` trusts no checkpoint before it has compared it
-with its manifest: it reports which file of a damaged one is wrong, and takes the one before.
+Only then does it delete older checkpoints; the two newest stay. `newest` compares each with its manifest: it reports
+which file of a damaged one is wrong, and takes the one before.
 
-The paper says nothing of this. Not promised: what a disk loses that reports a write it did not make.
+Not covered: a disk that reports a write it did not make. The paper says nothing of this.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mrrec_mini.data import DataError, shorten
 from mrrec_mini.files import sync
 
-FORMAT = (
-    1  # raised when an older reader would misunderstand; the manifest's own sha256 is computed alike in all formats
-)
-KEPT = 2
+FORMAT = 1  # raised when an older reader would misunderstand; every format computes the manifest's sha256 in this way
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d{6,})(\.old)?")
 
@@ -55,8 +56,12 @@ def save(run: Path, step: int, write: Callable[[Path], None]) -> Path:
             os.replace(final, old)
         os.replace(fresh, final)
         sync(final.parent)
-        for folder in _superseded(run, final):
-            shutil.rmtree(folder)
+        # two stay: this one and the newest before it. Later ones were passed over as damaged when the run was resumed
+        found = folders(run)
+        before = [folder for folder in found[found.index(final) + 1 :] if folder.stem != final.name]
+        for folder in found:
+            if folder not in (final, *before[:1]):
+                shutil.rmtree(folder)
     except Exception as error:  # libraries have errors of their own for a full disk
         shutil.rmtree(fresh, ignore_errors=True)
         what = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
@@ -97,7 +102,15 @@ class Damaged(ValueError):
 
 def check(folder: Path) -> None:
     """Compare a checkpoint with its manifest. Raises Damaged if they differ, DataError if its format is newer."""
-    manifest = _read_manifest(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        own = manifest.pop("sha256")
+    except FileNotFoundError:
+        raise Damaged(f"{MANIFEST} is missing") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise Damaged(f"{MANIFEST} cannot be read ({shorten(str(error))})") from None
+    if own != _digest(manifest):
+        raise Damaged(f"{MANIFEST}: its sha256 is not its own")
     if manifest.get("format") != FORMAT:
         found, ours = shorten(manifest.get("format")), f"this version of mrrec_mini reads format {FORMAT}"
         raise DataError(f"{folder}: a checkpoint of format {found}, and {ours}; use the version that wrote it")
@@ -129,20 +142,6 @@ def _write_manifest(folder: Path, step: int) -> None:
     sync(folder)
 
 
-def _read_manifest(folder: Path) -> dict:
-    """The manifest, known to be as it was written. Raises Damaged if it is not."""
-    try:
-        content = json.loads((folder / MANIFEST).read_bytes())
-        own = content.pop("sha256")
-    except FileNotFoundError:
-        raise Damaged(f"{MANIFEST} is missing") from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Damaged(f"{MANIFEST} cannot be read ({shorten(str(error))})") from None
-    if own != _digest(content):
-        raise Damaged(f"{MANIFEST}: its sha256 is not its own")
-    return content
-
-
 def _digest(content: dict) -> str:
     """sha256 of a manifest without its own sha256."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -155,19 +154,21 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _superseded(run: Path, final: Path) -> list[Path]:
-    """All checkpoints except the one just made and the newest one before it.
-
-    Checkpoints of later steps go too. A run saves in order, so it passed over them as damaged when it was resumed.
-    """
-    found = folders(run)
-    behind = [folder for folder in found[found.index(final) + 1 :] if folder.stem != final.name]
-    kept = [final, *behind[: KEPT - 1]]
-    return [folder for folder in found if folder not in kept]
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Delay Ctrl-C inside the block until its end. Only the main thread receives it, so others need no delay."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = []
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt

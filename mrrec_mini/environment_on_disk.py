@@ -11,10 +11,8 @@ The folder:
     memory.json   the memory's configuration, summariser, global entries, and the small fields of its text space
     space-*       the large parts of the memory's text space
 
-Items of the data set may change after the environment was saved. Then `load` adds, updates and deletes the rows that
-differ instead of building the index again; it answers as an index built from all items in the same text space.
-
-Equations: none. The paper says nothing of this.
+Items of the data set may change after the environment was saved. Then `load` replaces only the rows that differ; the
+index answers as one built from all items in the same text space. The paper says nothing of this.
 """
 
 from __future__ import annotations
@@ -70,7 +68,15 @@ def load(folder: Path, dataset: Dataset, split: Split) -> Environment:
         about = json.loads((folder / "memory.json").read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise ValueError(f"it has format {about['format']}, and this version of mrrec_mini reads {FORMAT}")
-        memory = _memory(about, folder, dataset, split)
+        parts = {path.name.removeprefix("space-"): path.read_bytes() for path in folder.glob("space-*")}
+        memory = Memory(
+            dataset,
+            MemoryConfig(**{**about["config"], "levels": tuple(about["config"]["levels"])}),
+            ExtractiveSummarizer.unpack(about["summarizer"]),
+            TextSpace.unpack(about["space"], parts),
+            tuple(MemoryEntry(**{**entry, "rests_on": tuple(entry["rests_on"])}) for entry in about["entries"]),
+            frozenset(split.train),
+        )
         items = index_on_disk.load(folder / "items")
         digests = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
         changed = catch_up(items, digests, _texts(dataset))
@@ -79,7 +85,7 @@ def load(folder: Path, dataset: Dataset, split: Split) -> Environment:
         raise DataError(f"{folder}: cannot be used ({why}); delete this folder, and it is made again") from None
     environment = Environment(dataset, split, memory, items)
     if changed:
-        with suppress(OSError):  # where nothing can be written, the difference is found again the next time
+        with suppress(OSError):  # if nothing can be written here, the next `load` finds the difference again
             save(environment, folder)
     return environment
 
@@ -89,29 +95,14 @@ def catch_up(index: HybridIndex, digests: Mapping[str, str], texts: Mapping[str,
 
     `digests`: {id: digest of its text} of the rows that the index holds now.
     """
-    gone = [id for id in digests if id not in texts]
-    other = [id for id, text in texts.items() if id in digests and digests[id] != digest(text)]
-    new = [id for id in texts if id not in digests]
-    if gone:
-        index.delete(gone)
-    if other:
-        index.update(other, [texts[id] for id in other])
+    now = {id: digest(text) for id, text in texts.items()}
+    old = [id for id in digests if digests[id] != now.get(id)]
+    new = [id for id in now if now[id] != digests.get(id)]
+    if old:
+        index.delete(old)
     if new:
         index.add(new, [texts[id] for id in new])
-    return bool(gone or other or new)
-
-
-def _memory(about: Mapping, folder: Path, dataset: Dataset, split: Split) -> Memory:
-    """The memory, from the fields of memory.json and the parts of its text space."""
-    parts = {path.name.removeprefix("space-"): path.read_bytes() for path in folder.glob("space-*")}
-    return Memory(
-        dataset,
-        MemoryConfig(**{**about["config"], "levels": tuple(about["config"]["levels"])}),
-        ExtractiveSummarizer.unpack(about["summarizer"]),
-        TextSpace.unpack(about["space"], parts),
-        tuple(MemoryEntry(**{**entry, "rests_on": tuple(entry["rests_on"])}) for entry in about["entries"]),
-        frozenset(split.train),
-    )
+    return bool(old or new)
 
 
 def _texts(dataset: Dataset) -> dict[str, str]:

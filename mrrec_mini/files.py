@@ -4,7 +4,7 @@ Flow: beneath every stage that writes to the disk. The new content goes to a hid
 to the disk, and takes the old one's name by a rename. Whoever reads, or a kill at any moment, meets the old content or
 the new, never half of either.
 
-Equations: none. The paper says nothing of this. Not promised: what a disk loses that reports a write it did not make.
+Not covered: a disk that reports a write it did not make. The paper says nothing of this.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what writers of `path` left behind that were killed: it may hold people's text."""
+    """Remove what killed writers of `path` left behind: it may hold people's text."""
     for half in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         writer = half.name.split(".")[-2]
         if writer.isdigit() and not _is_running(int(writer)):
@@ -59,10 +59,8 @@ def _sweep(path: Path) -> None:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's process
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # any other error: it is another user's
     return True
 
 

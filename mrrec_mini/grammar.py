@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from mrrec_mini.datatypes import MemoryEntry
 
@@ -148,13 +149,8 @@ class Grammar:
 
     def transcript(self, tokens: Sequence[int], mask: Sequence[int]) -> list[tuple[str, str]]:
         """An episode for people: ("shown" | "policy", text) for each run of given or sampled tokens."""
-        runs: list[tuple[str, str]] = []
-        start = 0
-        for i in range(1, len(tokens) + 1):
-            if i == len(tokens) or mask[i] != mask[start]:
-                runs.append(("policy" if mask[start] else "shown", self.tokenizer.decode(tokens[start:i])))
-                start = i
-        return runs
+        runs = groupby(zip(tokens, mask, strict=True), key=lambda pair: pair[1])
+        return [("policy" if m else "shown", self.tokenizer.decode([i for i, _ in run])) for m, run in runs]
 
     def _words(self, ids: Sequence[int]) -> tuple[str, list[int]]:
         """The text before the first control token, and the ids from there on."""

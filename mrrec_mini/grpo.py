@@ -20,8 +20,7 @@ Flow: the update, one step beyond `reinforce.py`.
     epochs  updates per batch of episodes, 1: then the ratio is 1 and nothing is clipped; the paper does not give it
 
 Departure, and why: sigma "none". Dividing by the group's sigma gives a lucky hit in a group of failures 2.6 times the
-weight of an ordinary one, and turns noise into a full step if all rewards are nearly equal. The paper's rule is one
-argument away. A group whose rewards are all equal has advantage exactly 0, with every sigma.
+weight of an ordinary one, and turns noise into a full step if all rewards are nearly equal.
 """
 
 from __future__ import annotations

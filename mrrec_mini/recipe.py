@@ -1,13 +1,12 @@
 """The default recipe: every size and rate that turns a data set into environments and a warm-started policy.
 
-Flow: used by `mrrec train`, `mrrec demo` and the tutorials, in this order: `prepare` splits the users and builds memory
-and indexes; for a synthetic shop it also makes sibling shops with other category-aspect maps, to train in. Then
-`start_policy` trains the tokenizer on the memories of train users, drills copying, and imitates the teacher. `train`
-does the rest, and a run folder keeps the result (see `run`).
+Flow: `prepare` splits the users and builds memory and indexes; for a synthetic shop it also makes sibling shops with
+other category-aspect maps, to train in. Then `start_policy` trains the tokenizer on the memories of train users, drills
+copying, and imitates the teacher. `train` does the rest, and a run folder keeps the result (see `run`).
 
 Every number of `Recipe` was measured on a CPU, on the synthetic shop, with validation users. `seed` decides the split
-and every draw. `CHAT` is the recipe for a chat model, which starts from what it was taught elsewhere, as the paper's
-does. Departures from the paper: the warm start and the sibling shops; the paper starts from an instruct model.
+and every draw. Departures: the paper has no warm start and no sibling shops; it starts from an instruct model, as the
+recipe `CHAT` does.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from mrrec_mini.chat_grammar import ChatGrammar, grammar_of
-from mrrec_mini.data import DataError, Dataset, Split, shorten
+from mrrec_mini.data import DataError, Dataset, shorten
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.environment import Environment, aspect_names
 from mrrec_mini.grammar import CONTROL, Grammar
@@ -112,21 +111,16 @@ def chosen_recipe(fast: bool = False, chat_model: str | None = None, lora: int =
 def prepare(dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet) -> list[Environment]:
     """The environment of the data set; if that is a synthetic shop, those of its sibling shops follow."""
     total = 1 + (recipe.siblings if "world" in dataset.meta else 0)
-    say("memory", 0, total, "")
-    split = dataset.split(seed, *recipe.shares)
-    rng = np.random.default_rng([seed, 1])
-    environments = [Environment.build(dataset, split, ExtractiveSummarizer(), rng)]
-    say("memory", 1, total, "")
-    for number in range(1, total):
-        shop = make_world(sibling(WorldConfig(**dataset.meta["world"]), number, recipe.sibling_users))
-        environments.append(Environment.build(shop, all_train(shop), ExtractiveSummarizer(), rng))
-        say("memory", 1 + number, total, "")
+    shop, split, rng = dataset, dataset.split(seed, *recipe.shares), np.random.default_rng([seed, 1])
+    environments: list[Environment] = []
+    for number in range(total):
+        say("memory", number, total, "")
+        if number:
+            shop = make_world(sibling(WorldConfig(**dataset.meta["world"]), number, recipe.sibling_users))
+            split = shop.split(0, 1.0, 0.0, 0.0)  # everybody trains; queries for held-out categories are dropped
+        environments.append(Environment.build(shop, split, ExtractiveSummarizer(), rng))
+    say("memory", total, total, "")
     return environments
-
-
-def all_train(dataset: Dataset) -> Split:
-    """A split in which every user trains; queries for held-out categories are dropped."""
-    return dataset.split(0, 1.0, 0.0, 0.0)
 
 
 def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordTokenizer:
@@ -168,9 +162,7 @@ def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int,
     """
     if not all(env.split.train_queries for env in environments):
         raise DataError("no train user has a query outside the held categories; add users or queries")
-    rng = np.random.default_rng([seed, 2])
-    warm = recipe.warm
-
+    warm, rng = recipe.warm, np.random.default_rng([seed, 2])
     # 1. the model: a chat model as it is, or a tiny one that first learns to copy
     if recipe.chat_model:
         model, tokenizer = load_chat_model(recipe.chat_model)
@@ -185,7 +177,6 @@ def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int,
         copy_drill(model, tokenizer, warm, rng, note)
     if not warm.steps:
         return model, tokenizer
-
     # 2. it imitates the teacher
     traces = teacher_traces(environments, grammar_of(tokenizer), recipe, rng)
     if not traces:

@@ -50,10 +50,7 @@ class Batch:
 
 
 def to_batch(
-    episodes: Sequence[Episode],
-    groups: Sequence[int],
-    device: torch.device | str = "cpu",
-    table: torch.Tensor | None = None,
+    episodes: Sequence[Episode], groups: Sequence[int], device="cpu", table: torch.Tensor | None = None
 ) -> Batch:
     """Pack episodes. Padding lies to the right, so no token can see it.
 
@@ -119,14 +116,10 @@ def token_logprobs(
     # so it sees only the N columns before sampled tokens: by a hook, since some models scale or cap their logits later
     scored = (mask.gather(1, place) & (columns < length - start))[:, 1:]  # (B, C - 1)
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, hidden: hidden[0][:, :-1][scored])
+    attention = None if cache is None else torch.cat([seen, torch.ones_like(place)], 1)
+    inputs = {"input_ids": tokens.gather(1, place), "attention_mask": attention, "position_ids": place}
     try:
-        out = model(
-            input_ids=tokens.gather(1, place),
-            attention_mask=None if cache is None else torch.cat([seen, torch.ones_like(place)], 1),
-            position_ids=place,
-            cache=cache,
-            use_cache=False,
-        )
+        out = model(**inputs, cache=cache, use_cache=False)
     finally:
         hook.remove()
     # 3. the policy is the softmax at the sampler's temperature, over the tokens that the sampler could draw

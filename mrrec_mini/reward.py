@@ -10,9 +10,8 @@ the item pool.
     r = .1 format + 5 recommendation + .1 memory                                              Eq. (10)
         - call_cost x calls - token_cost x retrieved tokens                                  ours; both 0 by default
 
-As in the paper, except for the last line: if searching is free, a policy never learns when to stop. Both cut-offs k
-are arguments: in a pool of a few thousand items, 1000 covers most of it. Guessed: a malformed episode gets
-recommendation 0 (it has no profile), and keeps its memory reward if it made a call before it broke.
+As in the paper, except for the last line: if searching is free, a policy never learns when to stop. Guessed: a
+malformed episode gets recommendation 0, and keeps its memory reward if it made a call before it broke.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class RewardConfig:
     format: float = 0.1
     recommendation: float = 5.0
     memory: float = 0.1
-    k_wide: int = 1000
+    k_wide: int = 1000  # in a pool of a few thousand items this covers most
     k_narrow: int = 100
     call_cost: float = 0.0  # per memory call
     token_cost: float = 0.0  # per token that the memory tool returned

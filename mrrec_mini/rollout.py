@@ -1,16 +1,14 @@
 """Policy + memory tool -> Episodes: think, search, read, search again, answer; and who wrote which token.
 
-Flow: after memory and sampler, before reward. `rollout` plays one episode per query, all of them in parallel, turn by
-turn: show the prompt, let the actor write a turn, parse it, answer a search from this user's memory (eq. 8), until
-each episode has ended. An actor writes the turns: the language model (`LMActor`) or a script (`ScriptActor`). Both get
-the same prompts, parser, caps and memory, so their results can be compared.
+Flow: after memory and sampler, before reward. `rollout` plays one episode per query, all in parallel, turn by turn:
+show the prompt, let the actor write a turn, parse it, answer a search from this user's memory (eq. 8). The actor is the
+language model (`LMActor`) or a script (`ScriptActor`). Both get the same prompts, parser, caps and memory.
 
 An episode ends with an answer, at its first malformed turn, at a search beyond `max_calls`, or when a turn does not
 stop within `turn_tokens`. In the last three cases it has no answer and its format reward is 0.
 
 Three decisions hold here: token in, token out (ids are appended, never decoded and encoded again); only sampled ids
-are parsed; retrieved ids carry mask 0. Departure from the paper: at most 3 searches (the paper caps only the length,
-at 768 tokens).
+are parsed; retrieved ids carry mask 0. Departure: at most 3 searches; the paper caps only the length (768 tokens).
 """
 
 from __future__ import annotations
@@ -63,12 +61,8 @@ class State:
         """The memories displayed so far, in order."""
         return [entry for call in self.calls for entry in call.entries]
 
-    def append(
-        self, ids: Sequence[int], logprobs: Sequence[float] | None = None, states: Sequence[int] | None = None
-    ) -> None:
-        """Sampled ids come with log-probabilities, and under a constraint with states; given ids (prompt, memory) do
-        not, and get mask 0.
-        """
+    def append(self, ids: list[int], logprobs: list[float] | None = None, states: list[int] | None = None) -> None:
+        """Sampled ids come with log-probabilities, and with states under a constraint; given ids (mask 0) do not."""
         self.tokens += ids
         self.mask += [0 if logprobs is None else 1] * len(ids)
         self.logprobs += logprobs or [0.0] * len(ids)

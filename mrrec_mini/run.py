@@ -1,7 +1,6 @@
 """A run folder: what a training leaves behind, and how it is made, opened, resumed, locked and evaluated.
 
-Flow: after `recipe`, which says what a run is made of, and `train`, for which a run is the `Keeper`. The demo,
-the assistant, the report and the commands `mrrec train` and `mrrec evaluate` all work on a `Run`.
+Flow: after `recipe`, which says what a run is made of, and `train`, for which a run is the `Keeper`.
 
     RUN/config.json      recipe, seed, data set: all that is needed to make the run's environments again
         checkpoints/     policy and state of training; the two newest are kept (see `checkpoint`)
@@ -15,9 +14,8 @@ the assistant, the report and the commands `mrrec train` and `mrrec evaluate` al
         lock             an empty file, which a process that trains keeps locked
 
 `fitted` and `memory.db` are written when training ends. A run that lacks them, because it was interrupted or is older,
-gets them once, when they are first needed. Readers need no lock: every file and folder is replaced whole.
-
-Equations: none. The paper says nothing of this.
+gets them once, when they are first needed. Readers need no lock: every file and folder is replaced whole. Not from the
+paper.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +51,7 @@ from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.scripts import TeacherConfig
 from mrrec_mini.store import build_store
-from mrrec_mini.train import TrainConfig, Trainer, require_same_shapes, shapes_of
+from mrrec_mini.train import TrainConfig, Trainer
 from mrrec_mini.world import WorldConfig, make_world
 
 try:
@@ -78,15 +76,8 @@ class RunConfig:
 
     def write(self, path: Path) -> None:
         """Write config.json."""
-        content = {
-            "seed": self.seed,
-            "data": str(self.data.resolve()) if self.data else None,
-            "world": asdict(self.world) if self.world else None,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "formulas": self.formulas,
-            "recipe": asdict(self.recipe),
-        }
+        machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        content = {**machine, **asdict(self), "data": str(self.data.resolve()) if self.data else None}
         write_text(path, json.dumps(content, indent=1))
 
     @classmethod
@@ -149,27 +140,21 @@ class Run:
             trainer.environments[0].dataset.save(self.folder / DATA)
         config.write(self.folder / CONFIG)  # last: a folder with a config.json can be resumed
 
-    def start_over(self, config: RunConfig | None = None) -> None:
+    def start_over(self, config: RunConfig) -> None:
         """Delete the run in this folder, except for files that no run writes.
 
-        Its memory.db stays if the run was made of the same data as `config`: people may have added to it.
+        Its memory.db stays if the run has the same data and split as `config`: people may have added to it.
         """
-        names = [CONFIG, METRICS, EVALUATION]
-        if config is None or not self._has_data_of(config):
-            names += [MEMORY + suffix for suffix in ("", "-wal", "-shm")]
-        for name in names:
+        memory = [MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm"]
+        with suppress(OSError, DataError):
+            own, data = RunConfig.read(self.folder / CONFIG), config.data and config.data.resolve()
+            if (own.data, own.world, own.seed) == (data, config.world, config.seed):
+                memory = []
+        for name in (CONFIG, METRICS, EVALUATION, *memory):
             (self.folder / name).unlink(missing_ok=True)
         for name in ("checkpoints", BEFORE, DATA, FITTED, REFERENCE):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
-
-    def _has_data_of(self, config: RunConfig) -> bool:
-        """Whether the run in this folder has the same data set and split."""
-        try:
-            own = RunConfig.read(self.folder / CONFIG)
-        except (OSError, DataError):
-            return False
-        return (own.data, own.world, own.seed) == (config.data and config.data.resolve(), config.world, config.seed)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -257,7 +242,7 @@ class Run:
         environments: list[Environment],
         config: TrainConfig,
         warn: Warn = warnings.warn,
-        formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
+        formulas: Formulas = Formulas(),
         device: str = "cpu",
     ) -> Trainer:
         """The trainer as it was at the newest whole checkpoint; later log lines are dropped, training makes them again.
@@ -268,7 +253,9 @@ class Run:
         trainer = Trainer(*_load(folder, device), environments, config, formulas)
         with _naming_the_checkpoint(folder):
             # weights_only: never unpickle anything that can run code
-            trainer.restore(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
+            state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+            _check_state(state, trainer)
+            trainer.restore(state)
         log = self.folder / METRICS
         if log.is_file():
             texts = log.read_text(encoding="utf-8").splitlines()
@@ -316,13 +303,29 @@ def _load(folder: Path, device: str):
 
 def _check_weights(folder: Path) -> None:
     """Raises DataError unless model.safetensors holds the tensors that config.json describes."""
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    with torch.device("meta"), safe_open(folder / "model.safetensors", "pt") as file:  # shapes without numbers
+        found = {name: torch.empty(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
         tied = file.metadata() or {}  # tied weights are written once
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    expected = {name: shape for name, shape in shapes_of(empty.state_dict()).items() if name not in tied}
-    require_same_shapes("model.safetensors", found, "config.json", expected)
+    expected = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    _require_same_shapes("model.safetensors", found, "config.json", expected)
+
+
+def _check_state(state: dict, trainer: Trainer) -> None:
+    """Raises DataError unless optimiser and reference in a trainer's saved state fit its model."""
+    moments = {f"moments of parameter {i}": one["exp_avg"] for i, one in state["optimizer"]["state"].items()}
+    own = {f"moments of parameter {i}": parameter for i, parameter in enumerate(trainer.model.parameters())}
+    _require_same_shapes("the optimizer", moments, "the model", {name: own[name] for name in moments if name in own})
+    if trainer.reference is not None:
+        _require_same_shapes("the reference", state["reference"] or {}, "the model", trainer.reference.state_dict())
+
+
+def _require_same_shapes(one: str, found: Mapping, other: str, expected: Mapping) -> None:
+    """Raises DataError, naming the first of two sides' tensors that has another shape or is on one side only."""
+    for name in sorted(found.keys() | expected.keys()):
+        a, b = (tuple(side[name].shape) if name in side else "absent" for side in (found, expected))
+        if a != b:
+            raise DataError(f"{name} is {a} in {one} and {b} in {other}: they do not belong to one model")
 
 
 @contextmanager

@@ -72,10 +72,7 @@ class Sampler:
             raise ValueError(f"temperature must be >= 0, got {temperature}")
         if temperature > 0 and generator is None:
             raise ValueError("sampling needs a generator; temperature 0 needs none")
-        self.model = model
-        self.generator = generator
-        self.temperature = temperature
-        self.device = model.device
+        self.model, self.device, self.generator, self.temperature = model, model.device, generator, temperature
         if not all(len(prompt) for prompt in prompts):
             raise ValueError("an empty prompt: there is no distribution before the first token")
         distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
@@ -95,11 +92,9 @@ class Sampler:
         width = int(widths.max())
         if width == 0:
             return
-        ids = torch.zeros(len(blocks), width, dtype=torch.long)
-        for row, block in enumerate(blocks):
-            ids[row, : len(block)] = torch.tensor(block, dtype=torch.long)
+        ids = torch.tensor([[*block, *[0] * (width - len(block))] for block in blocks], device=self.device)
         columns = torch.arange(width, device=self.device)
-        self._forward(ids.to(self.device), (columns[None, :] < widths[:, None]).long())
+        self._forward(ids, (columns[None, :] < widths[:, None]).long())
 
     @torch.no_grad()
     def sample(
@@ -171,10 +166,9 @@ class Sampler:
             ids, real, rows = columns.index_copy(0, rows, ids), columns.index_copy(0, rows, real), ALL
         columns[rows] = real
         self.mask = torch.cat([self.mask, columns], 1)
-        if self.window is not None and self.mask.shape[1] > self.window:
-            raise ValueError(
-                f"{self.mask.shape[1]} columns do not fit into the model's sliding window of {self.window}"
-            )
+        width = self.mask.shape[1]
+        if self.window is not None and width > self.window:
+            raise ValueError(f"{width} columns do not fit into the model's sliding window of {self.window}")
         # a hole stays at the row's last position: the next one may lie beyond a table of learned positions
         positions = (self.length[rows, None] + real.cumsum(1) - 1).clamp_min(0)
         counts = real.sum(1)
@@ -182,13 +176,8 @@ class Sampler:
         ends, end_of_row = (counts - 1).clamp_min(0).unique(return_inverse=True)
         for layer in self.cache.layers:
             layer.rows = rows
-        out = self.model(
-            input_ids=ids,
-            attention_mask=self.mask[rows],
-            position_ids=positions,
-            cache=self.cache,
-            logits_to_keep=ends,
-        )
+        inputs = {"input_ids": ids, "attention_mask": self.mask[rows], "position_ids": positions}
+        out = self.model(**inputs, cache=self.cache, logits_to_keep=ends)
         fresh = out.logits[torch.arange(len(ids), device=self.device), end_of_row]  # (b, V) after each row's last token
         self.logits[rows] = torch.where((counts > 0)[:, None], fresh.to(self.logits.dtype), self.logits[rows])
         self.length[rows] += counts

@@ -1,34 +1,28 @@
 """Reinforcement learning, one step at a time: rollout -> reward -> advantages -> update -> log.
 
-Flow: joins everything before it. A `Trainer` takes a warm-started policy and environments to play in. `step` does:
+Flow: joins everything before it. A `Trainer` takes a warm-started policy and environments to play in. Its `step`:
 
     1. draw prompts_per_step training queries of one environment (the environments take turns), repeat each G times
     2. play them with the current policy, sampled at temperature 1                         (eq. 7-9)
     3. score them                                                                          (eq. 10)
     4. advantages within each group, loss over the sampled tokens, one optimiser step      (eq. 11, or REINFORCE)
-    5. return the numbers to log
+    5. return the numbers to log, named as in TRL
 
-`train` repeats it and hands log lines and checkpoints to a `Keeper`; `run.Run` is one. `Trainer.state` holds the
-optimiser, reference, counters and the states of all generators, so that training that is stopped at any point resumes
-from the last checkpoint with the same numbers as if it had not been stopped (same machine, threads and versions).
-Ctrl-C takes effect after the current step, because half a step could not be resumed.
-
-If a reward is not a finite number, the step is refused before anything changes. If the loss or the gradient of an
-update is not finite, the update is skipped and counted; `max_skipped` of them in a row end the run.
+`train` repeats it and hands log lines and checkpoints to a `Keeper`; `run.Run` is one. `Trainer.state` holds all that
+a step depends on besides the weights. So training that was stopped resumes from the last checkpoint with the same
+numbers as if it had not been stopped (same machine, threads and versions).
 
 Departures from the paper: batch 16 x 8 instead of 256 x 5; AdamW at 1e-3 for a model of 0.15M parameters instead of
-1e-6 for 3B; a fixed number of steps instead of early stopping. Logged names are TRL's.
+1e-6 for 3B; a fixed number of steps instead of early stopping.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from numbers import Real
@@ -39,8 +33,9 @@ import numpy as np
 import torch
 
 from mrrec_mini.chat_grammar import grammar_of
+from mrrec_mini.checkpoint import undivided
 from mrrec_mini.constrain import constraint_of
-from mrrec_mini.data import DataError, shorten
+from mrrec_mini.data import shorten
 from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
@@ -85,37 +80,27 @@ class TrainConfig:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.group < 2:
             raise ValueError("a group needs at least two episodes: with one there is nothing to compare")
-        if min(self.steps, self.prompts_per_step, self.evaluate_every, self.checkpoint_every, self.max_skipped) < 1:
-            raise ValueError(
-                "steps, prompts_per_step, evaluate_every, checkpoint_every and max_skipped must be at least 1"
-            )
+        for name in ("steps", "prompts_per_step", "evaluate_every", "checkpoint_every", "max_skipped"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 1 <= self.micro_batches <= self.prompts_per_step * self.group:
             raise ValueError("micro_batches must lie between 1 and the episodes of a step, prompts_per_step x group")
 
 
 class Trainer:
-    """The state of a run: policy, optimiser, generators, step. `state` and `restore` make it durable.
-
-    `formulas`: the package's, or a student's versions of some of them.
-    """
+    """Policy, optimiser, generators and counters of a run. `formulas`: the package's, or a student's versions."""
 
     def __init__(
-        self,
-        model,
-        tokenizer,
-        environments: Sequence[Environment],
-        config: TrainConfig,
-        formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
+        self, model, tokenizer, environments: list[Environment], config: TrainConfig, formulas: Formulas = Formulas()
     ):
         if not environments or not all(env.split.train_queries for env in environments):
             raise ValueError("training needs at least one training query in every environment")
         self.model, self.tokenizer, self.config, self.formulas = model, tokenizer, config, formulas
-        self.environments = list(environments)
-        self.grammar = grammar_of(tokenizer)
+        self.environments, self.grammar = environments, grammar_of(tokenizer)
         self.table = constraint_of(self.grammar).allowed if config.rules.constrained else None
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.optimizer.zero_grad(set_to_none=True)  # a warm start leaves its last gradient behind
-        self.reference = _frozen_copy(model) if config.grpo.beta else None
+        self.reference = deepcopy(model).eval().requires_grad_(False) if config.grpo.beta else None
         self.rng = np.random.default_rng([config.seed, 77])  # which queries
         self.generator = torch.Generator().manual_seed(config.seed)  # which tokens
         self.done = 0  # steps made
@@ -124,10 +109,10 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """One step; returns the numbers to log."""
         started = time.perf_counter()
-        config, formulas = self.config, self.formulas
+        model, config, formulas = self.model, self.config, self.formulas
         # 1. the current policy plays a group of episodes per query; memory answers, and the reward is computed
         episodes, groups = self.collect()
-        batch = to_batch(episodes, groups, self.model.device, self.table)
+        batch = to_batch(episodes, groups, model.device, self.table)
         log = _reward_log(episodes, batch)
         # 2. how much better was each episode (or decision) than the others of its group?
         advantages = advantages_of(episodes, batch, self.grammar, self.environment.items, config, formulas)
@@ -138,9 +123,7 @@ class Trainer:
         # 4. update the policy on the batch: once, or for several epochs of GRPO
         parts = rows_by_length(batch, config.micro_batches)
         for _ in range(config.grpo.epochs if config.algo == "grpo" else 1):
-            update = update_policy(
-                self.model, self.optimizer, batch, advantages, parts, config, formulas, self.reference
-            )
+            update = update_policy(model, self.optimizer, batch, advantages, parts, config, formulas, self.reference)
             self.skipped = self.skipped + 1 if update["skipped_updates"] else 0
         self.done += 1
         return {"step": self.done, **log, **update, "learning_rate": rate, "step_time": time.perf_counter() - started}
@@ -153,11 +136,10 @@ class Trainer:
     def collect(self) -> tuple[list[Episode], list[int]]:
         """G scored episodes for each of some training queries of one environment, and the group number of each.
 
-        Raises ValueError (RuntimeError if the cause is another error), naming step, environment and queries, if the
-        environment fails or returns other episodes or rewards than it should.
+        If the environment fails or returns other episodes or rewards than it should, raises ValueError (RuntimeError
+        if the cause is another error), naming step, environment and queries.
         """
-        config = self.config
-        environment = self.environment
+        config, environment = self.config, self.environment
         # 1. draw queries (again, if there are too few) and repeat each: its episodes are a group
         pool = environment.split.train_queries
         chosen = self.rng.choice(len(pool), config.prompts_per_step, replace=len(pool) < config.prompts_per_step)
@@ -172,8 +154,17 @@ class Trainer:
             names = ", ".join(dict.fromkeys(query.id for query in queries))
             kind = ValueError if isinstance(error, ValueError) else RuntimeError  # RuntimeError: shown with its trace
             raise kind(f"{player} raised {type(error).__name__}: {error}; its queries: {names}") from error
-        # 3. nothing has changed yet: refuse what cannot be learned from
-        _check_rewards(player, queries, episodes)
+        # 3. nothing has changed yet: refuse anything but one finite reward per query, in order
+        for query, episode in zip_longest(queries, episodes):
+            asked, played = query and query.id, episode and episode.query.id
+            if asked != played:
+                what = f"{len(episodes)} episodes for {len(queries)} queries, and for query {asked} that of {played}"
+                raise ValueError(f"{player} returned {what}")
+            reward = episode.reward
+            # in float32, as the batch will hold it: there 1e300 is infinite
+            if not isinstance(reward, Real) or not torch.isfinite(torch.tensor(float(reward))):
+                what = f"the reward is {shorten(reward)}, no finite number"
+                raise ValueError(f"{player}: episode of query {asked}: {what}")
         return episodes, [i // config.group for i in range(len(queries))]
 
     def validate(self, queries: Sequence[Query]) -> dict[str, float]:
@@ -194,20 +185,11 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "rng": json.dumps(self.rng.bit_generator.state),
-            # the policy as it was at the start: a resumed run cannot derive it from the present policy
-            "reference": self.reference.state_dict() if self.reference is not None else None,
+            "reference": None if self.reference is None else self.reference.state_dict(),  # the policy at the start
         }
 
     def restore(self, state: dict) -> None:
-        """Restore what `state` returned. Raises DataError if it belongs to a different model."""
-        moments = {f"moments of parameter {i}": one["exp_avg"] for i, one in state["optimizer"]["state"].items()}
-        own = {f"moments of parameter {i}": parameter for i, parameter in enumerate(self.model.parameters())}
-        require_same_shapes(
-            "the optimizer", shapes_of(moments), "the model", shapes_of({name: own.get(name) for name in moments})
-        )
-        if self.reference is not None:
-            shapes = shapes_of(state["reference"] or {}), shapes_of(self.reference.state_dict())
-            require_same_shapes("the reference", shapes[0], "the model", shapes[1])
+        """Restore what `state` returned, of a trainer of the same model."""
         self.done, self.skipped = state["done"], state["skipped"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
@@ -222,7 +204,7 @@ def advantages_of(
     grammar: Grammar,
     items: HybridIndex,
     config: TrainConfig,
-    formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
+    formulas: Formulas = Formulas(),
 ) -> torch.Tensor:
     """The advantage of each episode (B,) or each token (B, T), by the rule of `config`. `batch`: the same episodes."""
     if config.credit == "turn":
@@ -240,7 +222,7 @@ def update_policy(
     advantages: torch.Tensor,
     parts: Sequence[torch.Tensor],
     config: TrainConfig,
-    formulas: Formulas = Formulas(),  # noqa: B008 (frozen)
+    formulas: Formulas = Formulas(),
     reference=None,
     temperature: float = 1.0,
 ) -> dict[str, float]:
@@ -290,7 +272,7 @@ def update_policy(
 
 
 def autocast(model, config: TrainConfig) -> torch.autocast:
-    """The context in which the model computes, for sampler and update alike."""
+    """The context in which the model computes, both for the sampler and for the update."""
     return torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
@@ -304,16 +286,11 @@ def rate_factor(step: int, config: TrainConfig) -> float:
 
 
 class Keeper(Protocol):
-    """What keeps the results of training; `run.Run` keeps them in a folder."""
+    """What keeps the results of training: the line of each step, and checkpoints of the trainer as it then is."""
 
-    def log(self, line: dict) -> None:
-        """Keep the log line of a step."""
-
-    def save(self, trainer: Trainer) -> None:
-        """Keep a checkpoint of the trainer as it is now."""
-
-    def last_checkpoint(self) -> Path | None:
-        """Where the newest checkpoint is; None if there is none."""
+    def log(self, line: dict) -> None: ...
+    def save(self, trainer: Trainer) -> None: ...
+    def last_checkpoint(self) -> Path | None: ...
 
 
 def train(
@@ -331,7 +308,7 @@ def train(
     lines = []
     try:
         while trainer.done < config.steps:
-            with undivided():
+            with undivided():  # half a step could not be resumed
                 line = trainer.step()
                 last = trainer.done == config.steps
                 # now and then, and at the end, a greedy evaluation on validation queries
@@ -341,7 +318,11 @@ def train(
                 if keeper is not None:
                     keeper.log(line)
                 if trainer.skipped >= config.max_skipped:
-                    raise ValueError(_diverged(trainer, keeper))
+                    found = keeper and keeper.last_checkpoint()
+                    last_good = f"the last good checkpoint is {found}" if found else "there is no checkpoint"
+                    what = f"loss or gradient was not finite in {trainer.skipped} updates in a row, so training stops"
+                    advice = "train again with a lower learning rate, or look at the rewards"
+                    raise ValueError(f"step {trainer.done}: {what}; {last_good}; {advice}")
                 if keeper is not None and (trainer.done % config.checkpoint_every == 0 or last):
                     keeper.save(trainer)
             report(line)
@@ -352,63 +333,10 @@ def train(
     return lines
 
 
-@contextmanager
-def undivided() -> Iterator[None]:
-    """Delay Ctrl-C inside the block until its end. Only the main thread receives it, so others need no delay."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked = []
-    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        raise KeyboardInterrupt
-
-
-def shapes_of(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, tuple[int, ...] | None]:
-    """{name: shape}; None for a tensor that is absent."""
-    return {name: None if tensor is None else tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def require_same_shapes(one: str, found: Mapping[str, object], other: str, expected: Mapping[str, object]) -> None:
-    """Raises DataError, naming the first tensor whose shape differs between the sides called `one` and `other`."""
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            sides = [f"{shapes.get(name) or 'absent'} in {side}" for side, shapes in ((one, found), (other, expected))]
-            raise DataError(f"{name} is {' and '.join(sides)}: they do not belong to one model")
-
-
-def _diverged(trainer: Trainer, keeper: Keeper | None) -> str:
-    found = keeper.last_checkpoint() if keeper is not None else None
-    last = f"the last good checkpoint is {found}" if found else "there is no checkpoint"
-    return (
-        f"step {trainer.done}: loss or gradient was not finite in {trainer.skipped} updates in a row, so training "
-        f"stops; {last}; train again with a lower learning rate, or look at the rewards"
-    )
-
-
-def _check_rewards(player: str, queries: Sequence[Query], episodes: Sequence[Episode]) -> None:
-    """Raises ValueError, naming environment and query, unless there is one finite reward per query, in order."""
-    for query, episode in zip_longest(queries, episodes):
-        asked, played = query and query.id, episode and episode.query.id
-        if asked != played:
-            what = f"{len(episodes)} episodes for {len(queries)} queries, and for query {asked} that of {played}"
-            raise ValueError(f"{player} returned {what}")
-        reward = episode.reward
-        # in float32, as the batch will hold it: there 1e300 is infinite
-        if not isinstance(reward, Real) or not torch.isfinite(torch.tensor(float(reward))):
-            raise ValueError(
-                f"{player}: episode of query {query.id}: the reward is {shorten(reward)}, no finite number"
-            )
-
-
 def _reward_log(episodes: Sequence[Episode], batch: Batch) -> dict[str, float]:
     rewards = batch.rewards
     in_group = torch.stack([rewards[batch.groups == g].std() for g in batch.groups.unique()])
-    lengths = batch.mask.sum(1).float()
+    lengths = batch.mask.sum(1).float()  # of what the policy wrote
     terms = ("format", "recommendation", "memory")
     return {
         "reward": float(rewards.mean()),
@@ -416,15 +344,7 @@ def _reward_log(episodes: Sequence[Episode], batch: Batch) -> dict[str, float]:
         "frac_reward_zero_std": float((in_group < 1e-6).float().mean()),
         **{f"rewards/{term}/mean": float(np.mean([e.rewards[term] for e in episodes])) for term in terms},
         "calls/mean": float(np.mean([len(e.calls) for e in episodes])),
-        "completions/mean_length": float(lengths.mean()),
-        "completions/min_length": float(lengths.min()),
-        "completions/max_length": float(lengths.max()),
+        **{f"completions/{name}_length": float(getattr(lengths, name)()) for name in ("mean", "min", "max")},
         "completions/clipped_ratio": float(np.mean([e.end == "a turn did not stop" for e in episodes])),
         "num_tokens": float(sum(len(e.tokens) for e in episodes)),
     }
-
-
-def _frozen_copy(model):
-    from copy import deepcopy
-
-    return deepcopy(model).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Checkpoints: killed at every operation, cut, flipped, full disk; what is read is what was written, or it is named."""
+"""Checkpoints after a kill, a cut file, a flipped bit, a full disk: what is read is what was written, or is named."""
 
 import hashlib
 import json
@@ -45,11 +45,11 @@ def names(run: Path) -> list[str]:
 
 
 def whole(run: Path) -> Path:
-    """The newest, where nothing may have to be passed over."""
+    """The newest checkpoint; fails if a damaged one was passed over."""
     return newest(run, warn=lambda what: pytest.fail(what))
 
 
-# --- what lies there ----------------------------------------------------------------------------------------------
+# --- what a save leaves ----------------------------------------------------------------------------------------------
 
 
 def test_the_manifest_names_every_file_with_size_and_sha256(tmp_path):
@@ -67,19 +67,22 @@ def test_the_manifest_names_every_file_with_size_and_sha256(tmp_path):
 def test_the_two_newest_are_kept(tmp_path):
     for step in (0, 25, 50, 1_000_000):
         assert said(save(tmp_path, step, writing(step % 251))) == step % 251
-    assert names(tmp_path) == ["step-000050", "step-1000000"]  # by number: as text the longer one would come first
+    assert names(tmp_path) == [
+        "step-000050",
+        "step-1000000",
+    ]  # sorted by number; as text the longer one would come first
     assert folders(tmp_path) == [tmp_path / "checkpoints" / name for name in ("step-1000000", "step-000050")]
 
 
-def test_a_step_is_saved_over(tmp_path):
+def test_a_step_can_be_saved_again(tmp_path):
     save(tmp_path, 25, writing(1))
     save(tmp_path, 50, writing(2))
     assert said(save(tmp_path, 50, writing(3))) == 3 and said(whole(tmp_path)) == 3
     assert names(tmp_path) == ["step-000025", "step-000050"]
 
 
-def test_what_claims_a_later_step_goes_once_the_run_has_gone_on(tmp_path):
-    """50 was damaged, so the run went on from 25: of what stands at 40, nothing later is any good."""
+def test_damaged_checkpoints_of_later_steps_are_deleted(tmp_path):
+    """Step 50 was damaged, so the run was resumed from 25. When it saves step 40, step 50 is deleted."""
     save(tmp_path, 25, writing(1))
     (save(tmp_path, 50, writing(2)) / "words.txt").unlink()
     save(tmp_path, 40, writing(3))
@@ -104,7 +107,7 @@ def test_every_file_is_on_the_disk_before_the_manifest_and_the_manifest_before_t
     ]
 
 
-def test_no_checkpoint_is_said(tmp_path):
+def test_a_run_without_a_checkpoint_is_reported(tmp_path):
     (tmp_path / "checkpoints" / "step-000001.tmp").mkdir(parents=True)
     for run in (tmp_path, tmp_path / "none"):
         with pytest.raises(FileNotFoundError, match="has no checkpoint"):
@@ -115,7 +118,7 @@ def test_no_checkpoint_is_said(tmp_path):
 
 
 class Killed(BaseException):
-    """The process is gone: nobody catches it."""
+    """Stands for the death of the process: nothing catches it."""
 
 
 class Fragile:
@@ -133,13 +136,13 @@ class Fragile:
     def tick(self):
         if self.below:
             if self.left == 0:
-                self.below = None  # a dead process does not clean up either
+                self.below = None  # a dead process does not clean up
                 raise Killed
             self.left -= 1
 
     @contextmanager
     def killing(self, below: Path, at: int):
-        """Kill at operation `at` inside the block; yields a list that then says whether it came to that."""
+        """Kill at operation `at` inside the block; yields a list that is not empty afterwards if it did."""
         self.below, self.left, died = str(below), at, []
         try:
             yield died
@@ -155,7 +158,7 @@ sys.addaudithook(fragile.event)
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """fsync is one more operation to be killed at, but nobody waits for the disk."""
+    """fsync counts as an operation, but does not wait for the disk."""
     monkeypatch.setattr(os, "fsync", lambda handle: fragile.tick())
 
 
@@ -165,8 +168,8 @@ def killed(run: Path, step: int, number: int, at: int) -> bool:
     return bool(died)
 
 
-def test_killed_at_any_operation_the_old_or_the_new_one_is_whole(tmp_path, no_waiting):
-    """A third checkpoint beside two."""
+def test_after_a_kill_at_any_operation_the_old_or_the_new_checkpoint_is_whole(tmp_path, no_waiting):
+    """A third checkpoint is saved beside two others."""
     seen, at, died = set(), 0, True
     while died:
         run = tmp_path / str(at)
@@ -181,11 +184,11 @@ def test_killed_at_any_operation_the_old_or_the_new_one_is_whole(tmp_path, no_wa
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_killed_twice_while_a_step_is_saved_over(tmp_path, alone, no_waiting):
-    """At any operation, and again at any other: there is never less than there was."""
+def test_two_kills_while_a_step_is_saved_again(tmp_path, alone, no_waiting):
+    """At any operation, then at any other one: what was saved last is never lost."""
     seen, at, died = set(), 0, True
     while died:
-        for again in range(at % 8, 40, 8):  # each eighth of the pairs, in turn
+        for again in range(at % 8, 40, 8):  # an eighth of the pairs of operations
             run = tmp_path / f"{at}-{again}"
             if not alone:
                 save(run, 1, writing(1))
@@ -217,8 +220,8 @@ while True:
 
 
 @pytest.mark.slow
-def test_kill_minus_nine_while_writing(tmp_path):
-    """A process does nothing but save; it is killed at 25 random moments, each time within the next few saves."""
+def test_a_process_killed_while_it_writes_leaves_a_whole_checkpoint(tmp_path):
+    """A process does nothing but save. It is killed 25 times at random moments within a few saves."""
     code = LOOP.format(root=str(ROOT), tests=str(ROOT / "tests"))
     rng, step, halves = random.Random(0), 0, 0
     for _ in range(25):
@@ -234,7 +237,7 @@ def test_kill_minus_nine_while_writing(tmp_path):
         last = int(folder.name.removeprefix("step-"))
         assert last >= max(told, default=step) and set((folder / "a").read_bytes()) == {last % 251}
         step = last + 1
-    assert halves > 5  # else it was never killed at work
+    assert halves > 5  # otherwise the kills missed the writes
 
 
 # --- damaged ------------------------------------------------------------------------------------------------------
@@ -266,7 +269,7 @@ def test_a_damaged_file_is_named_and_the_one_before_is_used(tmp_path, file, harm
 
 
 def test_a_flipped_bit_anywhere_is_noticed(tmp_path):
-    """The manifest too: its spaces, its own sum, and the format, which could pass for a newer one."""
+    """Also in the manifest: in its spaces, in its own sha256, and in the format, which could look like a newer one."""
     folder = save(tmp_path, 1, writing(1))
     for path in folder.iterdir():
         kept = path.read_bytes()
@@ -280,8 +283,8 @@ def test_a_flipped_bit_anywhere_is_noticed(tmp_path):
     check(folder)
 
 
-def test_what_a_manifest_does_not_vouch_for(tmp_path):
-    """A foreign file beside the others; the manifest of another step, of another run; another tool's; a renamed one."""
+def test_a_folder_that_differs_from_its_manifest_is_passed_over(tmp_path):
+    """A foreign file, a renamed folder, or a manifest of another step, another run or another tool."""
     older, newer = save(tmp_path / "a", 1, writing(1)), save(tmp_path / "a", 2, writing(2))
     other = save(tmp_path / "b", 2, writing(3))
     kept = (newer / "manifest.json").read_bytes()
@@ -306,7 +309,7 @@ def test_what_a_manifest_does_not_vouch_for(tmp_path):
     assert newest(tmp_path / "a", told.append) == older and "step-000009: manifest.json is that of step 2" in told[1]
 
 
-def test_a_newer_format_is_named_beside_ours(tmp_path, monkeypatch):
+def test_a_newer_format_is_named_with_ours(tmp_path, monkeypatch):
     save(tmp_path, 1, writing(1))
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", 2)
@@ -319,7 +322,7 @@ def test_a_newer_format_is_named_beside_ours(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [0, 1000])
-def test_a_full_disk_leaves_the_old_one_and_says_where(tmp_path, limit):
+def test_a_full_disk_leaves_the_old_checkpoint_and_is_named(tmp_path, limit):
     save(tmp_path, 1, writing(1))
     with no_file_larger_than(limit), pytest.raises(OSError) as error:
         save(tmp_path, 2, writing(2))
@@ -331,7 +334,7 @@ def test_a_full_disk_leaves_the_old_one_and_says_where(tmp_path, limit):
     assert said(whole(tmp_path)) == 2
 
 
-def test_an_error_that_only_a_library_knows_is_told_alike(tmp_path):
+def test_an_error_of_a_library_is_reported_like_an_oserror(tmp_path):
     def write(folder):
         (folder / "weights.bin").write_bytes(b"half")
         raise RuntimeError("unexpected pos 64 vs 0")
@@ -342,7 +345,7 @@ def test_an_error_that_only_a_library_knows_is_told_alike(tmp_path):
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
-    """A file stands where a folder is needed: refused for anybody, even for root, whom a read-only folder lets pass."""
+    """A file is where a folder is needed. That stops root too, who may write into a read-only folder."""
     (tmp_path / "checkpoints").write_text("mine")
     with pytest.raises(OSError, match="the checkpoint cannot be written") as error:
         save(tmp_path, 1, writing(1))

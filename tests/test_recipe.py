@@ -9,15 +9,7 @@ import pytest
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.datatypes import Query
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.recipe import (
-    Recipe,
-    _draw,
-    all_train,
-    make_tokenizer,
-    prepare,
-    start_policy,
-    teacher_traces,
-)
+from mrrec_mini.recipe import Recipe, _draw, make_tokenizer, prepare, start_policy, teacher_traces
 from mrrec_mini.world import make_world
 from runs import QUICK, SHOP, same_weights
 
@@ -31,7 +23,7 @@ def test_a_shop_has_siblings_and_other_data_has_none():
     assert len(environments) == 3 and said[-1] == ("memory", 3, 3, "")
     first, *siblings = environments
     assert first.dataset is dataset and first.split == dataset.split(0, *QUICK.shares)
-    for sibling in siblings:  # other people with other maps, who all train; what is held out is held out here too
+    for sibling in siblings:  # other people, other maps, the same held-out categories; everybody trains
         assert sibling.dataset.meta["world"]["map_seed"] != SHOP.map_seed
         assert sibling.dataset.meta["held_categories"] == dataset.meta["held_categories"]
         assert sibling.split.train == frozenset(sibling.dataset.users()) and not sibling.split.test_queries
@@ -44,13 +36,12 @@ def test_a_shop_has_siblings_and_other_data_has_none():
 
 def test_the_split_follows_the_seed():
     dataset = make_world(SHOP)
-    assert all_train(dataset).train == frozenset(dataset.users())
     splits = {seed: prepare(dataset, replace(QUICK, siblings=0), seed)[0].split for seed in (0, 1)}
     assert splits[0].test != splits[1].test
 
 
-def test_the_tokenizer_knows_train_users_only():
-    """A word that only one test user ever says is no word of the tokenizer; said by train users, it is."""
+def test_the_tokenizer_learns_from_train_users_only():
+    """A word that only test and validation users write is unknown to it; a word that train users write is known."""
     dataset = make_world(SHOP)
     split = dataset.split(0, *QUICK.shares)
 
@@ -77,7 +68,7 @@ def test_queries_are_drawn_equally_often():
     assert drawn[:n] != sorted(drawn[:n])
 
 
-def test_traces_are_the_teachers_answers_in_equal_parts():
+def test_traces_are_the_teachers_answers_equally_many_per_environment():
     environments = prepare(make_world(SHOP), QUICK, 0)
     grammar = Grammar(make_tokenizer(environments, QUICK.max_words))
     traces = teacher_traces(environments, grammar, QUICK, np.random.default_rng(0))
@@ -100,7 +91,7 @@ def test_one_seed_gives_one_policy():
     assert all(0 < done <= total for _, done, total, _ in said)
 
 
-def test_nothing_to_learn_from_is_bad_data():
+def test_data_without_training_queries_is_a_data_error():
     dataset = make_world(SHOP)
     held = sorted({item.category[-1] for item in dataset.items.values()})
     silent = Dataset(dataset.items, dataset.interactions, dataset.queries, {"held_categories": held})
@@ -108,7 +99,7 @@ def test_nothing_to_learn_from_is_bad_data():
         start_policy(prepare(silent, QUICK, 0), QUICK, 0)
 
 
-def test_queries_too_long_for_any_answer_are_bad_data():
+def test_queries_too_long_for_any_answer_are_a_data_error():
     dataset = make_world(SHOP)
     long = [Query(q.id, q.user, "@ " * 40 + q.text, q.target, q.time) for q in dataset.queries]
     wordy = Dataset(dataset.items, dataset.interactions, tuple(long), {"name": "wordy"})
@@ -117,7 +108,7 @@ def test_queries_too_long_for_any_answer_are_bad_data():
         start_policy(prepare(wordy, tight, 0), tight, 0)
 
 
-def test_an_ablated_recipe_differs_in_its_rules_alone():
+def test_an_ablated_recipe_differs_only_in_its_rules():
     ablated = Recipe().ablated(global_k=0)
     assert ablated.train.rules.global_k == 0
     assert ablated.ablated(global_k=Recipe().train.rules.global_k) == Recipe()

@@ -1,4 +1,4 @@
-"""A run folder: what is in it, that it is read as it was written, that one process at a time trains it, and answers."""
+"""A run folder: its files, that it is read as it was written, that only one process trains it, and its answers."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ ODD = replace(
 def test_a_recipe_survives_json(recipe):
     back = recipe_from(json.loads(json.dumps(asdict(recipe))))
     assert back == recipe
-    assert hash(back) == hash(recipe)  # a list instead of a tuple would be equal to nothing and could not be hashed
+    assert hash(back) == hash(recipe)  # a list in place of a tuple could not be hashed
 
 
 def written(folder: Path, config: RunConfig) -> Run:
@@ -45,7 +45,7 @@ def written(folder: Path, config: RunConfig) -> Run:
     return Run(folder)
 
 
-def test_a_config_of_a_folder_and_of_a_shop_come_back(tmp_path):
+def test_a_config_is_read_as_it_was_written(tmp_path):
     run = written(tmp_path / "a", RunConfig(ODD, 7, shop()))
     assert run.config == RunConfig(ODD, 7, shop().resolve())
     assert run.dataset().counts() == Dataset.load(shop()).counts()
@@ -55,7 +55,7 @@ def test_a_config_of_a_folder_and_of_a_shop_come_back(tmp_path):
     assert run.dataset().queries == make_world(SHOP).queries
 
 
-def test_a_config_does_not_depend_on_where_it_was_made(tmp_path, monkeypatch):
+def test_a_config_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "here").symlink_to(shop())
     monkeypatch.chdir(tmp_path)
     run = written(tmp_path / "run", RunConfig(QUICK, 0, (tmp_path / "here").relative_to(tmp_path)))
@@ -76,7 +76,7 @@ GOOD = {"seed": 0, "data": None, "world": asdict(SHOP), "recipe": asdict(QUICK)}
         json.dumps(GOOD | {"recipe": asdict(QUICK) | {"train": asdict(QUICK.train) | {"algo": "ppo"}}}),
     ],
 )
-def test_a_config_that_no_run_wrote_is_bad_data(tmp_path, text):
+def test_a_config_that_no_run_wrote_is_a_data_error(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(DataError) as error:
         Run(tmp_path).config  # noqa: B018
@@ -84,12 +84,12 @@ def test_a_config_that_no_run_wrote_is_bad_data(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
-def test_the_good_one_among_them_is_read(tmp_path):
+def test_a_good_config_of_that_kind_is_read(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(GOOD))
     assert (Run(tmp_path).config.recipe, Run(tmp_path).config.seed) == (QUICK, 0)
 
 
-def test_a_folder_without_config_is_not_found(tmp_path):
+def test_a_folder_without_a_config_is_not_a_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run"):
         Run(tmp_path).config  # noqa: B018
 
@@ -105,9 +105,9 @@ def test_a_run_whose_data_set_is_gone_says_so(tmp_path):
 # --- the folder ---
 
 
-def test_a_run_folder_is_laid_out_as_promised():
+def test_a_run_folder_holds_the_documented_files():
     run = made_run()
-    sqlite = {"memory.db-wal", "memory.db-shm"}  # SQLite's own, while a process has the store open
+    sqlite = {"memory.db-wal", "memory.db-shm"}  # SQLite's own files while a process has the store open
     promised = {"before", "checkpoints", "config.json", "fitted", "lock", "memory.db", "metrics.jsonl"}
     assert {path.name for path in run.iterdir()} - sqlite == promised
     assert (run / "checkpoints" / "step-000002" / "model.safetensors").is_file()
@@ -119,10 +119,10 @@ def test_a_run_folder_is_laid_out_as_promised():
     assert "validation/ndcg@10" in lines[1]
 
 
-def test_starting_over_leaves_only_what_no_run_wrote(tmp_path):
+def test_starting_over_deletes_only_files_of_a_run(tmp_path):
     run = Run(copied_run(tmp_path))
     (run.folder / "notes.txt").write_text("mine")
-    run.start_over()
+    run.start_over(replace(run.config, seed=1))
     assert {path.name for path in run.folder.iterdir()} == {"lock", "notes.txt"}
 
 
@@ -134,12 +134,12 @@ def test_starting_over_on_the_same_data_keeps_what_people_added(tmp_path):
     with Store.open(run.folder / "memory.db") as store:
         assert store.for_user(USER).list(level="note").total == 1
     config.write(run.folder / "config.json")
-    run.start_over(replace(config, seed=1))  # another split: its store was taught by other people
+    run.start_over(replace(config, seed=1))  # another split: the store is that of other train users
     assert not (run.folder / "memory.db").exists()
 
 
 def from_scratch(run: Run) -> Assistant:
-    """The assistant of a run whose environment and store are built again, from the data set."""
+    """The run's assistant, with environment and store built again from the data set."""
     opened = Assistant.open(run.folder)
     environment = prepare(run.dataset(), replace(run.config.recipe, siblings=0), run.config.seed)[0]
     path = run.folder / "again.db"
@@ -169,7 +169,7 @@ def test_an_opened_run_answers_exactly_as_one_prepared_from_scratch(tmp_path):
         assert opened.explain(USER, WISHES[0]).as_dict() == scratch.explain(USER, WISHES[0]).as_dict()
 
 
-def test_a_run_that_lacks_what_it_fitted_gets_it_once(tmp_path):
+def test_missing_fitted_files_and_memory_are_made_once(tmp_path):
     """An interrupted run, or one of an older version."""
     run = copied_run(tmp_path)
     expected = Assistant.open(run).recommend(USER, WISHES[0])
@@ -181,7 +181,7 @@ def test_a_run_that_lacks_what_it_fitted_gets_it_once(tmp_path):
     assert Assistant.open(run).recommend(USER, WISHES[0]) == expected
 
 
-def test_a_shop_of_its_own_is_kept_in_the_run_and_read_from_there(tmp_path, monkeypatch):
+def test_a_synthetic_shop_is_saved_in_the_run_and_read_from_there(tmp_path, monkeypatch):
     run = written(tmp_path, RunConfig(QUICK, 0, None, SHOP))
     made = make_world(SHOP)
     first = run.dataset()
@@ -195,7 +195,7 @@ def test_a_shop_of_its_own_is_kept_in_the_run_and_read_from_there(tmp_path, monk
 
 @pytest.mark.parametrize("harm", ["cut", "missing", "format"])
 @pytest.mark.parametrize("file", ["memory.json", "texts.json", "items/index.json", "items/vectors.npy"])
-def test_damage_to_what_was_fitted_is_named(file, harm, tmp_path):
+def test_a_damaged_fitted_file_is_named(file, harm, tmp_path):
     run = copied_run(tmp_path)
     path = run / "fitted" / file
     if harm == "missing":
@@ -214,7 +214,7 @@ def test_damage_to_what_was_fitted_is_named(file, harm, tmp_path):
     Run(run).environment()
 
 
-# --- items come and go ---
+# --- items are added, changed and deleted ---
 
 
 def with_items(data: Path, items: dict) -> Dataset:
@@ -226,8 +226,8 @@ def with_items(data: Path, items: dict) -> Dataset:
     return Dataset.load(data)
 
 
-def test_the_saved_index_is_brought_up_to_date_by_the_difference(tmp_path, monkeypatch):
-    """Two items are new, one is changed, one is gone: the answers are those of an index of all items in that space."""
+def test_only_changed_rows_of_the_saved_index_are_replaced(tmp_path, monkeypatch):
+    """Two items are new, one changed, one is gone; the index answers as one of all items in the same text space."""
     data = Path(shutil.copytree(shop(), tmp_path / "data"))
     run = Run(copied_run(tmp_path))
     config = json.loads((run.folder / "config.json").read_text())
@@ -271,7 +271,7 @@ def test_a_new_item_is_recommended_without_training_again(tmp_path):
     assert "0-new" in [item.id for item, _ in answer.items]
 
 
-# --- one process at a time trains it ---
+# --- only one process trains a run ---
 
 HOLDING = """
 import sys
@@ -284,7 +284,7 @@ with Run(Path(sys.argv[1])).lock():
 """
 
 
-def test_a_run_that_another_process_trains_is_refused_to_a_second_writer_only(tmp_path):
+def test_while_a_process_trains_a_run_others_may_only_read_it(tmp_path):
     run = copied_run(tmp_path)
     code = HOLDING.format(root=str(ROOT))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -295,7 +295,7 @@ def test_a_run_that_another_process_trains_is_refused_to_a_second_writer_only(tm
     refused(mrrec(*train), 1, str(run), "another process is training this run; wait until it ends")
     assert (run / "metrics.jsonl").read_bytes() == log
     assert mrrec("recommend", "a lamp", "--user", USER, "--run", run, "--json").exit_code == 0  # readers may read
-    other.kill()  # nobody unlocks; the operating system does
+    other.kill()  # it cannot unlock the run itself; the operating system does
     other.wait()
     assert mrrec(*train).exit_code == 0
 

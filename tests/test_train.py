@@ -1,4 +1,4 @@
-"""The loop: what it logs, that stopping it at any point changes nothing, what it refuses, and that it learns."""
+"""The training loop: what it logs, that stopping and resuming change nothing, what it refuses, and that it learns."""
 
 import json
 import os
@@ -29,14 +29,7 @@ from mrrec_mini.grpo import LENGTHS, Formulas, GRPOConfig, group_advantages, grp
 from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.run import Run
-from mrrec_mini.train import (
-    TrainConfig,
-    Trainer,
-    rate_factor,
-    train,
-    undivided,
-    update_policy,
-)
+from mrrec_mini.train import TrainConfig, Trainer, rate_factor, train, update_policy
 from small import GPU, environment, taught_model, tiny_model, tokenizer
 
 TOK = tokenizer()
@@ -148,7 +141,7 @@ def test_the_rate_rises_and_then_falls_in_a_straight_line(final, expected):
 
 
 def test_the_reward_numbers_by_hand(tmp_path):
-    """Groups (0, 0, 3), (1, 1, 1), (0, 2, 4): means; deviations sqrt(3), 0, 2; a third of the groups has none."""
+    """Groups (0, 0, 3), (1, 1, 1), (0, 2, 4): their standard deviations are sqrt(3), 0 and 2."""
     rewards = [0.0, 0, 3, 1, 1, 1, 0, 2, 4]
     seen = []
 
@@ -168,7 +161,7 @@ def test_the_reward_numbers_by_hand(tmp_path):
     assert line["rewards/format/mean"] == pytest.approx(sum(e.answer is not None for e in seen) / 9)
 
 
-def test_a_second_epoch_leaves_the_sampler_behind():
+def test_in_a_second_epoch_the_policy_differs_from_the_sampler():
     lines = train(trainer(replace(FULL, steps=2)))
     assert all(line["kl"] > 0 and line["clip_ratio/low_mean"] + line["clip_ratio/high_mean"] > 0 for line in lines)
 
@@ -199,7 +192,7 @@ def test_the_ratio_of_the_first_update_is_one():
         assert (again - drawn).abs().max() <= 1e-5
 
 
-def test_queries_are_drawn_without_repetition_in_groups_and_environments_take_turns():
+def test_each_query_is_drawn_once_for_its_group_and_environments_take_turns():
     calls = []
 
     def env(name):
@@ -256,12 +249,12 @@ def test_validation_does_not_disturb_training():
     assert same(weights(plain), weights(looked_at))
 
 
-# --- stopping and going on ----------------------------------------------------------------------------------------
+# --- stopping and resuming ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """For each configuration: the run that was never stopped."""
+    """One run per configuration that was never stopped."""
     runs = {}
     for name, config in (("grpo", FULL), ("reinforce", replace(CONFIG, algo="reinforce", baseline="leave_one_out"))):
         it, run = trainer(config), tmp_path_factory.mktemp(name)
@@ -279,7 +272,7 @@ def check_unbroken(unbroken, name, run, it):
 
 @pytest.mark.parametrize("name", ["grpo", "reinforce"])
 @pytest.mark.parametrize("stop", [1, 2])
-def test_stopped_and_resumed_equals_unbroken_bit_for_bit(unbroken, name, stop, tmp_path):
+def test_a_stopped_and_resumed_run_equals_an_unbroken_one_bit_for_bit(unbroken, name, stop, tmp_path):
     config, validation = unbroken[name][0], environment().split.validation_queries
     first = trainer(config)
     with pytest.raises(KeyboardInterrupt):
@@ -296,7 +289,7 @@ def interrupt():
 
 
 def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(unbroken, tmp_path):
-    """A real signal, between rollout and update of step 2."""
+    """A real signal arrives between rollout and update of step 2."""
     config, validation = unbroken["grpo"][0], environment().split.validation_queries
     played = []
 
@@ -316,19 +309,19 @@ def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(unbroken, tmp_path):
     check_unbroken(unbroken, "grpo", tmp_path, again)
 
 
-def test_outside_the_main_thread_training_needs_no_signals():
+def test_training_works_outside_the_main_thread():
     it, before = trainer(replace(CONFIG, steps=1)), signal.getsignal(signal.SIGINT)
     done = threading.Thread(target=train, args=(it,))
     done.start()
     done.join()
     assert it.done == 1
-    with undivided():
-        pass  # and nothing is left behind
+    with checkpoint.undivided():
+        pass  # the handler stays as it was
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_lines_written_after_the_checkpoint_are_made_again(unbroken, tmp_path):
-    """As after kill -9: the checkpoint is that of step 2, the log holds step 3 and half a line more."""
+def test_log_lines_written_after_the_checkpoint_are_replaced(unbroken, tmp_path):
+    """As after kill -9: the last checkpoint is that of step 2, the log also has step 3 and half a line."""
     config, validation = unbroken["grpo"][0], environment().split.validation_queries
     with pytest.raises(KeyboardInterrupt):
         train(trainer(config), Run(tmp_path), validation, lambda line: interrupt() if line["step"] == 2 else None)
@@ -341,13 +334,13 @@ def test_lines_written_after_the_checkpoint_are_made_again(unbroken, tmp_path):
 
 
 class Killed(BaseException):
-    """The machine went away: nobody catches it."""
+    """Stands for the death of the process: nothing catches it."""
 
 
-# every operation of a save, in order; kills inside these are tried on small files in test_checkpoint.py
+# every operation of a save, in order; test_checkpoint.py tries kills inside these on small files
 OPERATIONS = [
-    *("save_causal_lm", "torch.save", *["fsync"] * 6),  # 4 files, manifest, folder
-    *("replace", "fsync", "rmtree"),  # its name, the folder that holds it; and the oldest goes
+    *("save_causal_lm", "torch.save", *["fsync"] * 6),  # of 4 files, the manifest and the folder
+    *("replace", "fsync", "rmtree"),  # it gets its name, its parent folder is flushed, the oldest checkpoint goes
 ]
 
 
@@ -363,15 +356,15 @@ def two_steps(tmp_path_factory):
 
 @pytest.fixture
 def two_checkpoints(two_steps, tmp_path):
-    """Its copy, to be spoiled."""
+    """A copy of it that a test may damage."""
     return Path(shutil.copytree(two_steps[1], tmp_path / "run")), two_steps[0]
 
 
 @pytest.mark.parametrize(
     "at", [pytest.param(at, marks=[pytest.mark.slow] if at not in (1, 8, 9) else []) for at in range(11)]
 )
-def test_killed_at_any_operation_of_a_save_a_run_goes_on_as_unbroken(unbroken, at, two_checkpoints, monkeypatch):
-    """Two steps, a kill while the third one's checkpoint is written, the rest: as three steps at once."""
+def test_a_run_killed_at_any_operation_of_a_save_continues_as_unbroken(unbroken, at, two_checkpoints, monkeypatch):
+    """Killed while it writes the checkpoint of step 3 and resumed, a run equals three steps without a stop."""
     run, config = two_checkpoints
     seen = []
 
@@ -394,7 +387,7 @@ def test_killed_at_any_operation_of_a_save_a_run_goes_on_as_unbroken(unbroken, a
             train(it, Run(run))
     assert seen == OPERATIONS[: at + 1]
     again = Run(run).resume([environment()], config, pytest.fail)
-    assert again.done == (3 if at > 8 else 2)  # the rename decides
+    assert again.done == (3 if at > 8 else 2)  # operation 8 is the rename
     train(again, Run(run))
     _, expected, lines = unbroken["grpo"]
     assert same(expected, weights(again))
@@ -426,8 +419,8 @@ t.train(it, t.Run(run), report=lambda line: print(line["step"], flush=True))
 
 
 @pytest.mark.slow
-def test_kill_minus_nine_and_gone_on_equals_unbroken(tmp_path):
-    """A process is killed at random moments of writing a checkpoint, each time started again, to the end."""
+def test_a_run_that_is_killed_and_resumed_many_times_equals_an_unbroken_one(tmp_path):
+    """A process is killed at random moments while it writes checkpoints, and started again until it has finished."""
     steps = 8
     config, unbroken, run = replace(FULL, checkpoint_every=1, steps=steps), tmp_path / "whole", tmp_path / "killed"
     whole, rng = trainer(config), random.Random(0)
@@ -437,7 +430,7 @@ def test_kill_minus_nine_and_gone_on_equals_unbroken(tmp_path):
     while True:
         job = subprocess.Popen([sys.executable, "-c", code, run], stdout=subprocess.PIPE, text=True)
         assert job.stdout.readline() == "ready\n"
-        job.stdout.readline()  # a step is done: each try gets further
+        job.stdout.readline()  # a step is done, so each try gets further
         while job.poll() is None and kills < 5 and not any((run / "checkpoints").glob("*.tmp")):
             time.sleep(0.0005)
         if kills == 5 or job.poll() is not None:
@@ -464,7 +457,7 @@ FILES = ["config.json", "manifest.json", "model.safetensors", "state.pt", "words
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_of_a_damaged_checkpoint_the_one_before_is_gone_on_with(file, two_checkpoints):
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(file, two_checkpoints):
     run, config = two_checkpoints
     lines = timeless(logged(run))
     expected = weights(Run(run).resume([environment()], config))
@@ -484,14 +477,14 @@ def test_of_a_damaged_checkpoint_the_one_before_is_gone_on_with(file, two_checkp
                 Run(run).policy(pytest.fail)
 
 
-def test_who_gives_no_ear_is_warned_by_python(two_checkpoints):
+def test_without_a_warn_function_python_warns(two_checkpoints):
     (two_checkpoints[0] / "checkpoints" / "step-000002" / "state.pt").unlink()
     with pytest.warns(UserWarning, match=r"state.pt is missing; step-000001 is used in its place"):
         Run(two_checkpoints[0]).policy()
 
 
 def rewritten(folder, name, change):
-    """Another file in a checkpoint, and a manifest that vouches for it."""
+    """Change a file of a checkpoint and write a manifest that fits the change."""
     change(folder / name)
     step = json.loads((folder / "manifest.json").read_text())["step"]
     (folder / "manifest.json").unlink()
@@ -517,9 +510,9 @@ def test_a_pickle_that_would_run_code_is_refused(dump, two_checkpoints):
         Run(run).resume([environment()], config, pytest.fail)
     assert "\n" not in str(error.value)
     assert not os.path.exists(mark) and (run / "metrics.jsonl").read_bytes() == before
-    with suppress(Exception):  # a bare pickle is no state, but it is read before that is noticed
+    with suppress(Exception):  # torch may refuse what it read, but only after it has read it
         torch.load(run / "checkpoints" / "step-000002" / "state.pt", weights_only=False)
-    assert os.path.exists(mark)  # it would have
+    assert os.path.exists(mark)  # without weights_only the code would have run
 
 
 def other_state(path):
@@ -553,7 +546,7 @@ def changed(name, value):
         ("state.pt", other_reference, ["(559, 16) in the reference", "(559, 32) in the model"]),
     ],
 )
-def test_files_of_two_models_are_refused_naming_both_sides(file, change, named, two_checkpoints):
+def test_files_of_two_models_are_refused_and_both_are_named(file, change, named, two_checkpoints):
     run, config = two_checkpoints
     rewritten(run / "checkpoints" / "step-000002", file, change)
     with pytest.raises(DataError, match="step-000002: the checkpoint cannot be used") as error:
@@ -562,7 +555,7 @@ def test_files_of_two_models_are_refused_naming_both_sides(file, change, named, 
     assert "\n" not in str(error.value) and len(str(error.value)) < 400 + len(str(run))
 
 
-def test_the_log_is_shortened_whole_or_not_at_all(two_checkpoints, monkeypatch):
+def test_the_log_is_shortened_completely_or_not_at_all(two_checkpoints, monkeypatch):
     run, config = two_checkpoints
     Run(run).log({"step": 3})
     before = (run / "metrics.jsonl").read_bytes()
@@ -581,7 +574,7 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path):
         Run(tmp_path).log({"step": 1})
     assert error.value.filename == str(tmp_path / "metrics.jsonl")
     (tmp_path / "metrics.jsonl").rmdir()
-    if os.path.exists("/dev/full"):  # a disk without room, by whom the error itself names nothing
+    if os.path.exists("/dev/full"):  # as a full disk; the error itself names no file
         (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
         with pytest.raises(OSError, match="No space left") as error:
             Run(tmp_path).log({"step": 1})
@@ -592,12 +585,12 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path):
 
 
 def untouched(it, before):
-    """Nothing was learned or counted: the next step is still the first."""
+    """Whether nothing was learned or counted, so that the next step is still the first."""
     return it.done == 0 and same(before, weights(it)) and not it.optimizer.state
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf"), 1e300, None, "0.5", [0.5]], ids=str)
-def test_a_reward_that_is_no_number_is_refused_by_name_and_nothing_is_changed(reward):
+def test_a_reward_that_is_not_finite_is_refused_by_name_and_changes_nothing(reward):
     def look(episodes):
         names.append(episodes[4].query.id)
         return [replace(e, reward=reward if i == 4 else e.reward) for i, e in enumerate(episodes)]
@@ -623,7 +616,7 @@ def test_a_reward_that_is_no_number_is_refused_by_name_and_nothing_is_changed(re
     ],
 )
 def test_episodes_of_other_queries_are_refused(look, what):
-    """Otherwise a reward would be compared with those of another query."""
+    """Otherwise rewards of different queries would be compared."""
     it = trainer(env=watched(look))
     before = weights(it)
     with pytest.raises(ValueError, match=rf"step 1 is refused: Watched\.play returned {what}"):
@@ -669,8 +662,8 @@ def test_an_update_with_a_loss_that_is_not_finite_is_skipped_too():
     assert line["skipped_updates"] == 1 and same(before, weights(it)) and not it.optimizer.state
 
 
-def test_training_stops_after_so_many_left_out_in_a_row_and_names_the_last_checkpoint(tmp_path):
-    """A step that learns, then bad ones: stopped at the third, also where a kill lies between; a good one resets."""
+def test_training_stops_after_max_skipped_updates_in_a_row_and_names_the_last_checkpoint(tmp_path):
+    """Three bad steps in a row stop training, also if the run is resumed between them. A good step resets the count."""
     config, steps = replace(CONFIG, steps=20, max_skipped=3, checkpoint_every=1), []
 
     def look(bad):
@@ -695,7 +688,7 @@ def test_training_stops_after_so_many_left_out_in_a_row_and_names_the_last_check
     assert [line["skipped_updates"] for line in logged(tmp_path)] == [0, 1, 1, 1]
 
     steps.clear()
-    third = Run(tmp_path).resume([look(lambda n: n != 1)], config)  # a good one, then bad ones: three more are needed
+    third = Run(tmp_path).resume([look(lambda n: n != 1)], config)  # after a good step, three bad ones are needed again
     with pytest.raises(ValueError, match="step 7: "):
         train(third, Run(tmp_path))
     with pytest.raises(ValueError, match="there is no checkpoint"):
@@ -703,7 +696,7 @@ def test_training_stops_after_so_many_left_out_in_a_row_and_names_the_last_check
 
 
 @pytest.mark.parametrize("algo", ["grpo", "reinforce"])
-def test_equal_rewards_move_nothing(algo):
+def test_equal_rewards_change_no_weight(algo):
     it = trainer(
         replace(CONFIG, steps=1, algo=algo), watched(lambda episodes: [replace(e, reward=0.1) for e in episodes])
     )
@@ -722,7 +715,7 @@ def test_equal_rewards_move_nothing(algo):
     ],
     ids=str,
 )
-def test_configurations_that_cannot_be_are_refused(change):
+def test_impossible_configurations_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(CONFIG, **change)
 
@@ -740,7 +733,7 @@ def test_fewer_queries_than_prompts_are_drawn_again():
     few = replace(env, split=replace(env.split, train_queries=env.split.train_queries[:2]))
     it = trainer(replace(CONFIG, prompts_per_step=5), few)
     episodes, groups = it.collect()
-    assert len(episodes) == 15 and groups == [i // 3 for i in range(15)]  # a query drawn twice is two groups
+    assert len(episodes) == 15 and groups == [i // 3 for i in range(15)]  # a query that is drawn twice makes two groups
 
 
 # --- learning -----------------------------------------------------------------------------------------------------
@@ -748,13 +741,13 @@ def test_fewer_queries_than_prompts_are_drawn_again():
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("algo", ["grpo", "reinforce"])
-def test_what_is_rewarded_is_done_more_often(algo, device):
+def test_rewarded_behaviour_becomes_more_frequent(algo, device):
     """Reward 1 for a turn that opens with <think>: an untrained policy goes from 1 in 500 to almost always."""
     opening = Grammar(TOK).control["<think>"]
 
     def look(episodes):
         firsts = [e.tokens[e.mask.index(1)] for e in episodes]
-        # a slope to climb: nearer ids earn a little, or the policy would never find the right one
+        # ids near the right one earn a little; without this slope the policy would never find it
         return [
             replace(e, reward=max(0.0, 1 - abs(i - opening) / len(TOK))) for e, i in zip(episodes, firsts, strict=True)
         ]

@@ -1,10 +1,8 @@
 """`mrrec train`: make a run folder or resume one, with a student's formulas in place of the package's if there are any.
 
-Flow: on top of `run`, which keeps what is trained, and `student_formulas`. A new run loads the data set, prepares the
-environments, makes the first policy, and trains it. A resumed run goes on from its last whole checkpoint.
-
-With a student's formulas, the package's own are trained as well, from the same first policy with the same draws. That
-second training keeps its log and checkpoints in RUN/reference, so that the two curves can be compared.
+Flow: on top of `run`, which keeps what is trained, and `student_formulas`. With a student's formulas, the package's own
+are trained as well, from the same first policy with the same draws. That second training keeps its log and checkpoints
+in RUN/reference, so that the two curves can be compared.
 """
 
 from __future__ import annotations
@@ -15,10 +13,9 @@ from pathlib import Path
 
 from mrrec_mini.app.student_formulas import LearnersFile, learners_file
 from mrrec_mini.data import Dataset
-from mrrec_mini.grpo import Formulas
 from mrrec_mini.recipe import Say, chosen_recipe, prepare, quiet, start_policy
 from mrrec_mini.run import REFERENCE, Run, RunConfig, Warn, check_device
-from mrrec_mini.train import TrainConfig, Trainer, train
+from mrrec_mini.train import Trainer, train
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,11 @@ def _begin(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> st
     recipe = chosen_recipe(settings.fast, settings.chat_model, settings.lora or 0, settings.bf16).with_seed(seed)
     changes = {"algo": settings.algo or "grpo", "steps": settings.steps or recipe.train.steps}
     recipe = replace(recipe, train=replace(recipe.train, **changes))
-    student = _student(settings, recipe.train)
+    student = learners_file(settings.formulas, recipe.train) if settings.formulas else LearnersFile()
     environments = prepare(Dataset.load(data), recipe, seed, say)
     model, tokenizer = start_policy(environments, recipe, seed, say, settings.device)
-    trainer = Trainer(model, tokenizer, environments, recipe.train, student.formulas if student else Formulas())
-    config = RunConfig(recipe, seed, data, formulas=student and student.sha256)
+    trainer = Trainer(model, tokenizer, environments, recipe.train, student.formulas)
+    config = RunConfig(recipe, seed, data, formulas=student.sha256)
     with run.lock():
         run.create(config, trainer)
         return _learn(run, trainer, config, student, say, warn)
@@ -77,29 +74,23 @@ def _begin(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> st
 def _resume(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> str:
     """Train a run from its last whole checkpoint on. The only thing that may be new is the number of steps."""
     recipe = run.config.recipe
-    student = _student(settings, recipe.train)
+    student = learners_file(settings.formulas, recipe.train) if settings.formulas else LearnersFile()
     _require_same(data, run, settings, student)
     recipe = replace(recipe, train=replace(recipe.train, steps=settings.steps or recipe.train.steps))
     config = replace(run.config, recipe=recipe)
     with run.lock():
         environments = prepare(run.dataset(), recipe, config.seed, say)
-        formulas = student.formulas if student else Formulas()
-        trainer = run.resume(environments, recipe.train, warn, formulas, settings.device)
+        trainer = run.resume(environments, recipe.train, warn, student.formulas, settings.device)
         return _learn(run, trainer, config, student, say, warn)
 
 
-def _student(settings: Settings, config: TrainConfig) -> LearnersFile | None:
-    path = settings.formulas
-    return learners_file(path, config.algo, config.grpo, config.baseline) if path else None
-
-
-def _require_same(data: Path, run: Run, settings: Settings, student: LearnersFile | None) -> None:
+def _require_same(data: Path, run: Run, settings: Settings, student: LearnersFile) -> None:
     """Raises Mismatch, naming both sides, if the run was made with something else than is asked for now."""
     made, recipe = run.config, run.config.recipe
-    if (student and student.sha256) != made.formulas:
+    if student.sha256 != made.formulas:
         was = "a student's file of formulas" if made.formulas else "the package's own formulas"
-        now = student.path if student else "without one"
-        if student and made.formulas:
+        now = student.path or "without one"
+        if student.path and made.formulas:
             now = f"{student.path}, which has changed or is another file"
         raise Mismatch(f"{run.folder} was made with {was}, not {now}; give --with as then, or train again")
     chat_model, lora = settings.chat_model, settings.lora
@@ -117,17 +108,17 @@ def _require_same(data: Path, run: Run, settings: Settings, student: LearnersFil
             raise Mismatch(f"{what}; leave {name} as it was, or train again")
 
 
-def _learn(run: Run, trainer: Trainer, config: RunConfig, student: LearnersFile | None, say: Say, warn: Warn) -> str:
+def _learn(run: Run, trainer: Trainer, config: RunConfig, student: LearnersFile, say: Say, warn: Warn) -> str:
     """Train the run, and beside a student's formulas the package's own; returns the sentence of `train_run`."""
-    done = _train(run, trainer, config, f"learn with {', '.join(student.names)}" if student else "learn", say)
+    done = _train(run, trainer, config, f"learn with {', '.join(student.names)}" if student.names else "learn", say)
     run.finish(trainer.environments[0])
-    if student is None:
+    if not student.names:
         return done
     reference, device = Run(run.folder / REFERENCE), str(trainer.model.device)
     if reference.last_checkpoint():
         own = reference.resume(trainer.environments, config.recipe.train, warn, device=device)
     else:
-        reference.start_over()
+        reference.start_over(config)
         own = Trainer(*run.policy_before(warn, device), trainer.environments, config.recipe.train)
     return f"{done}; with the package's own: {_train(reference, own, config, 'learn with the package alone', say)}"
 

@@ -210,14 +210,14 @@ def test_a_run_keeps_its_policy_from_before_learning(tmp_path):
     start, tokenizer = start_policy(environments, QUICK, 0)
     assert same_weights(Run(run).policy_before()[0], start)
     config = Run(run).config
-    Run(run).start_over()
+    Run(run).start_over(config)
     formulas = Formulas(group_advantages=lambda rewards, *_: torch.ones_like(rewards))
     trainer = Trainer(deepcopy(start), tokenizer, environments, QUICK.train, formulas)
     Run(run).create(config, trainer)
     train(trainer, Run(run))
     before, after = Run(run).policy_before()[0], Run(run).policy()[0]
     assert same_weights(before, start) and not same_weights(before, after)
-    Run(run).start_over()
+    Run(run).start_over(config)
     with pytest.raises(FileNotFoundError):
         Run(run).policy_before()
 

@@ -22,6 +22,7 @@ from small import environment, taught_model, tokenizer
 
 OWN = {name: getattr(grpo, name, None) or getattr(reinforce, name) for name in NAMES}
 CONFIG = TrainConfig(steps=2, prompts_per_step=2, group=3, learning_rate=1e-2, micro_batches=2, warmup=1)
+REINFORCE, WITH_KL = replace(CONFIG, algo="reinforce"), replace(CONFIG, grpo=GRPOConfig(beta=0.1))
 
 
 def written(tmp_path: Path, text: str, name: str = "mine.py") -> Path:
@@ -49,9 +50,9 @@ def test_a_file_that_calls_the_packages_formulas_changes_nothing(tmp_path, algo)
     for name in USED[algo]:
         home = "grpo" if hasattr(grpo, name) else "reinforce"
         lines += [f"def {name}(*a, **k):", f"    return {home}.{name}(*a, **k)"]
-    found = learners_file(written(tmp_path, "\n".join(lines)), algo, GRPOConfig(beta=0.1))
+    found = learners_file(written(tmp_path, "\n".join(lines)), replace(WITH_KL, algo=algo))
     assert set(found.names) == set(USED[algo])
-    config = replace(CONFIG, algo=algo, grpo=GRPOConfig(beta=0.1))
+    config = replace(WITH_KL, algo=algo)
     assert steps_of(found.formulas, config, 2) == steps_of(Formulas(), config, 2)
 
 
@@ -60,7 +61,7 @@ def test_each_formula_of_the_file_is_called(tmp_path, name):
     """A formula that raises: the error shows that it was called."""
     path = written(tmp_path, f"def {name}(*args):\n    raise ArithmeticError('heard')\n")
     with pytest.raises(ValueError, match=rf"mine.py, line 2: {name} raised ArithmeticError: 'heard'"):
-        learners_file(path, "grpo", GRPOConfig(beta=0.1))
+        learners_file(path, WITH_KL)
 
 
 def test_imported_formulas_are_not_the_students(tmp_path):
@@ -68,12 +69,12 @@ def test_imported_formulas_are_not_the_students(tmp_path):
     imports = "from mrrec_mini.grpo import clipped_surrogate as usual, grpo_loss, group_advantages\n"
     path = written(tmp_path, imports + "def clipped_surrogate(r, a, c):\n    raise ArithmeticError('heard')\n")
     with pytest.raises(ValueError, match="clipped_surrogate raised ArithmeticError: 'heard'"):
-        learners_file(path, "grpo")
+        learners_file(path, CONFIG)
     double = written(tmp_path, imports + "def clipped_surrogate(r, a, c):\n    return 2 * usual(r, a, c)\n")
-    found = learners_file(double, "grpo")
+    found = learners_file(double, CONFIG)
     assert found.names == ("clipped_surrogate",)
     with pytest.raises(ValueError, match="defines none of"):
-        learners_file(written(tmp_path, imports), "grpo")
+        learners_file(written(tmp_path, imports), CONFIG)
 
 
 def test_the_trainer_calls_the_students_formulas(tmp_path):
@@ -82,12 +83,12 @@ def test_the_trainer_calls_the_students_formulas(tmp_path):
     for name in USED["grpo"]:
         home = "reinforce" if name == "token_logprobs" else "grpo"
         lines += [f"def {name}(*a, **k):", f"    calls.append({name!r})", f"    return {home}.{name}(*a, **k)"]
-    found = learners_file(written(tmp_path, "\n".join(lines)), "grpo", GRPOConfig(beta=0.1))
+    found = learners_file(written(tmp_path, "\n".join(lines)), WITH_KL)
     whole = ("token_logprobs", "group_advantages", "grpo_loss")
     calls = found.formulas.grpo_loss.__wrapped__.__globals__["calls"]
     assert set(calls) == {"group_advantages", "grpo_loss"}, "the trial needs no model"
     calls.clear()
-    steps_of(found.formulas, replace(CONFIG, grpo=GRPOConfig(beta=0.1)))
+    steps_of(found.formulas, WITH_KL)
     assert set(calls) == set(whole)
 
 
@@ -95,13 +96,13 @@ def test_the_trainer_calls_the_students_formulas(tmp_path):
 def test_each_formula_of_reinforce_is_called(tmp_path, name):
     path = written(tmp_path, f"def {name}(*args, **kwargs):\n    raise ArithmeticError('heard')\n")
     with pytest.raises(ValueError, match=f"{name} raised ArithmeticError: 'heard'"):
-        steps_of(learners_file(path, "reinforce").formulas, replace(CONFIG, algo="reinforce"))
+        steps_of(learners_file(path, REINFORCE).formulas, REINFORCE)
 
 
 def test_another_formula_changes_the_run(tmp_path):
     """If a file defines one part, the package's loss uses it."""
     path = written(tmp_path, "def length_weights(mask, rule, episodes, tokens, max_tokens):\n    return mask / 7\n")
-    mine, own = (steps_of(f, steps=2) for f in (learners_file(path, "grpo").formulas, Formulas()))
+    mine, own = (steps_of(f, steps=2) for f in (learners_file(path, CONFIG).formulas, Formulas()))
     assert mine[0]["reward"] == own[0]["reward"], "the first episodes are the same"
     assert not math.isclose(mine[0]["grad_norm"], own[0]["grad_norm"], rel_tol=1e-3)
 
@@ -135,7 +136,7 @@ def test_a_part_can_be_passed_to_the_loss():
 )
 def test_a_file_that_cannot_be_run_is_refused(tmp_path, text, error, said):
     with pytest.raises(error, match=said):
-        learners_file(written(tmp_path, text), "grpo")
+        learners_file(written(tmp_path, text), CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -151,14 +152,14 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path, text, error, said):
 def test_an_error_in_a_formula_names_the_line(tmp_path, body, said):
     path = written(tmp_path, f"def group_advantages(rewards, groups, sigma):\n    {body}\n")
     with pytest.raises(ValueError, match=said):
-        steps_of(learners_file(path, "grpo").formulas)
+        steps_of(learners_file(path, CONFIG).formulas)
 
 
 def test_the_named_line_is_the_last_one_reached_in_the_file(tmp_path):
     text = "def helper(r):\n    return r.deep\n\n"
     text += "def group_advantages(rewards, groups, sigma):\n    return helper(rewards)\n"
     with pytest.raises(ValueError, match=r"mine.py, line 2: group_advantages raised AttributeError"):
-        steps_of(learners_file(written(tmp_path, text), "grpo").formulas)
+        steps_of(learners_file(written(tmp_path, text), CONFIG).formulas)
 
 
 def test_a_relative_path(tmp_path, monkeypatch):
@@ -166,19 +167,19 @@ def test_a_relative_path(tmp_path, monkeypatch):
     written(tmp_path, "def group_advantages(rewards, groups, sigma):\n    raise NotImplementedError\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"^mine.py, line 2: group_advantages is not written yet$"):
-        learners_file(Path("mine.py"), "grpo")
+        learners_file(Path("mine.py"), CONFIG)
 
 
 def test_a_loss_without_gradient_is_refused(tmp_path):
     path = written(tmp_path, "def grpo_loss(logprobs, *rest):\n    return logprobs.detach().sum()\n")
     with pytest.raises(ValueError, match="a loss without a gradient; was it detached"):
-        steps_of(learners_file(path, "grpo").formulas)
+        steps_of(learners_file(path, CONFIG).formulas)
 
 
 def test_a_loss_of_many_numbers_is_refused(tmp_path):
     path = written(tmp_path, "def reinforce_loss(logprobs, *rest):\n    return -logprobs\n")
     with pytest.raises(ValueError, match=r"the loss has shape \(4, 3\), expected one number; is a sum missing"):
-        learners_file(path, "reinforce")
+        learners_file(path, REINFORCE)
 
 
 # --- in a run folder ---

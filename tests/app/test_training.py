@@ -1,4 +1,4 @@
-"""`mrrec train` as a function: resumed equals unbroken, what is refused, and what a run folder then holds."""
+"""`mrrec train` as a function: a resumed run equals an unbroken one, and what is refused."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from mrrec_mini.run import Run
 from runs import QUICK, copied_run, same_weights, shop
 
 
-def test_stopped_and_resumed_equals_unbroken(tmp_path, monkeypatch):
-    """2 steps, then on to 4, against 4 at once: the same log except for the clock, and the same weights.
+def test_a_stopped_and_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch):
+    """2 steps and 2 more after a stop give the log (except for the clock) and the weights of 4 steps at once.
 
     The learning rate is constant: one that falls over the whole run would differ in a longer run.
     """
@@ -29,7 +29,7 @@ def test_stopped_and_resumed_equals_unbroken(tmp_path, monkeypatch):
     assert start == replace(steady.train, steps=2)  # the configuration keeps what the run was made with
 
 
-def test_a_run_is_not_written_over(tmp_path):
+def test_a_run_is_not_overwritten(tmp_path):
     run = copied_run(tmp_path)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="holds a run already; resume it with --resume"):
@@ -40,7 +40,7 @@ def test_a_run_is_not_written_over(tmp_path):
 @pytest.mark.parametrize(
     "settings", [Settings(seed=1), Settings(algo="reinforce"), Settings(bf16=True), Settings(chat_model="a/model")]
 )
-def test_a_run_is_resumed_only_as_what_it_is(settings, tmp_path):
+def test_a_run_is_resumed_only_with_its_own_settings(settings, tmp_path):
     with pytest.raises(Mismatch, match=r"was made with --(seed|algo|bf16|model) .*, not .*; leave"):
         train_run(shop(), copied_run(tmp_path), settings, resume=True)
 
