@@ -139,11 +139,11 @@ def record_entry(purchase: Purchase, config: MemoryConfig) -> MemoryEntry:
 
 
 def preference_entries(user: str, preferences: Iterable[Preference], config: MemoryConfig) -> list[MemoryEntry]:
-    """One self-contained line per (scenario, aspect), from firm preferences: `mug price luxury`."""
+    """One self-contained line per (scenario, aspect) of the levels in use, from firm preferences: `mug price luxury`."""
     groups: dict[tuple[str, str], list[Preference]] = {}
-    for preference in preferences:
-        if preference.firm:
-            groups.setdefault((preference.scenario, preference.aspect), []).append(preference)
+    for one in preferences:
+        if one.firm and ("pattern" if one.scenario else "profile") in config.levels:
+            groups.setdefault((one.scenario, one.aspect), []).append(one)
     entries = []
     for (scenario, aspect), group in groups.items():
         level = "pattern" if scenario else "profile"
@@ -169,11 +169,8 @@ def local_entries(purchases: Sequence[Purchase], summarizer: Summarizer, config:
         return []
     by_category = patterns_by_category(purchases, summarizer)
     patterns = [pattern for category in by_category.values() for pattern in category]
-    user = purchases[0].user
-    entries = preference_entries(user, summarizer.profile(patterns), config)
-    entries += preference_entries(user, patterns, config)
-    entries += [record_entry(purchase, config) for purchase in reversed(purchases)]
-    return [entry for entry in entries if entry.level in config.levels]
+    entries = preference_entries(purchases[0].user, [*summarizer.profile(patterns), *patterns], config)
+    return entries + [record_entry(one, config) for one in reversed(purchases) if "record" in config.levels]
 
 
 def global_line(aspect: Aspect, config: MemoryConfig) -> MemoryEntry:
@@ -247,17 +244,15 @@ class EntryIndex:
             vectors = Vectors(vectors.values[list(first.values())], vectors.embedder_id)
         self.index = HybridIndex(list(self._by_id), list(first), space, vectors) if first else None
 
-    def find_many(self, texts: Sequence[str], k: int) -> list[tuple[tuple[MemoryEntry, Hit], ...]]:
-        """The k best entries per text with their scores, best first; () for a blank text or an empty index."""
-        asked = [text for text in texts if text.strip()]
-        if self.index is None or not asked or k <= 0:
-            return [()] * len(texts)
-        found = iter(self.index.search_many(asked, k))
-        return [tuple((self._by_id[h.id], h) for h in next(found)) if text.strip() else () for text in texts]
+    def find(self, text: str, k: int) -> tuple[tuple[MemoryEntry, Hit], ...]:
+        """The k entries that match `text` best, with their scores, best first; () for a blank text or an empty index."""
+        if self.index is None or k <= 0 or not text.strip():
+            return ()
+        return tuple((self._by_id[hit.id], hit) for hit in self.index.search(text, k))
 
-    def search_many(self, texts: Sequence[str], k: int) -> list[tuple[MemoryEntry, ...]]:
-        """Like `find_many`, without the scores."""
-        return [tuple(entry for entry, _ in found) for found in self.find_many(texts, k)]
+    def search(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
+        """Like `find`, without the scores."""
+        return tuple(entry for entry, _ in self.find(text, k))
 
 
 @dataclass
@@ -323,13 +318,13 @@ class Memory:
         for query, text in asked:
             key = (query.user, query.time, text, k)
             if key not in self._answers:
-                self._answers[key] = self.local(query).search_many([text], k)[0]
+                self._answers[key] = self.local(query).search(text, k)
             answers.append(self._answers[key])
         return answers
 
     def search_global(self, text: str, k: int = 5) -> tuple[MemoryEntry, ...]:
         """The k global entries that match `text` best, best first."""
-        return self.global_index.search_many([text], k)[0]
+        return self.global_index.search(text, k)
 
 
 def join(dataset: Dataset, history: Sequence[Interaction]) -> tuple[Purchase, ...]:

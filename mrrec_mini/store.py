@@ -161,20 +161,10 @@ class Event:
     at: int  # milliseconds since 1970
 
 
-@dataclass(frozen=True)
-class Found:
-    """An entry that a search returned, with its scores."""
-
-    entry: MemoryEntry
-    hit: Hit
-
-
 class Store(AbstractContextManager):
     """An open store. `for_user` is the only way to a user's rows. Close it after use (`with`)."""
 
-    def __init__(
-        self, path: Path, connection: sqlite3.Connection, now: Callable[[], int], summarizer: Summarizer | None = None
-    ):
+    def __init__(self, path: Path, connection: sqlite3.Connection, now: Callable[[], int]):
         self.path, self._connection, self.now = path, connection, now
         meta = dict(self._rows("SELECT key, value FROM meta"))
         learned = dict(self._rows("SELECT part, content FROM learned"))
@@ -182,17 +172,11 @@ class Store(AbstractContextManager):
         self.config = MemoryConfig(**{**config, "levels": tuple(config["levels"])})
         self.space = TextSpace.unpack(json.loads(meta["space"]), learned)
         self.embedder_id = self.space.embedder_id
-        self.summarizer = summarizer or ExtractiveSummarizer.unpack(json.loads(learned["reading"]))
+        self.summarizer: Summarizer = ExtractiveSummarizer.unpack(json.loads(learned["reading"]))  # for new summaries
 
     @classmethod
-    def open(
-        cls,
-        path: Path,
-        now: Callable[[], int] = milliseconds,
-        summarizer: Summarizer | None = None,
-        any_embedder: bool = False,
-    ) -> Store:
-        """Open a store file. `summarizer` writes the summaries from now on; None: the extractive one.
+    def open(cls, path: Path, now: Callable[[], int] = milliseconds, any_embedder: bool = False) -> Store:
+        """Open a store file.
 
         Raises FileNotFoundError if there is no file; DataError if it is not a store, has another format, or (unless
         `any_embedder`) holds vectors of another embedder.
@@ -208,7 +192,7 @@ class Store(AbstractContextManager):
                 raise DataError(
                     f"{path}: a store of format {shorten(found)}, and this version of mrrec_mini reads {FORMAT}{older}"
                 )
-            store = cls(path, connection, now, summarizer)
+            store = cls(path, connection, now)
             if meta["embedder"] != store.embedder_id and not any_embedder:
                 raise DataError(
                     f"{path}: its vectors were made by {meta['embedder']}, but the embedder here is "
@@ -238,9 +222,9 @@ class Store(AbstractContextManager):
 
     def entry_index(self) -> EntryIndex:
         """A search index over the global memory (eq. 6) as it is now."""
-        rows = self._rows("SELECT id, text, scenario, support, vector FROM shared ORDER BY number")
-        entries = [MemoryEntry(i, None, "global", text, (), scenario, n) for i, text, scenario, n, _ in rows]
-        return _entry_index(entries, [row[-1] for row in rows], self.space)
+        rows = self._rows("SELECT vector, id, text, scenario, support FROM shared ORDER BY number")
+        entries = [MemoryEntry(i, None, "global", text, (), scenario, n) for _, i, text, scenario, n in rows]
+        return self._index(entries, [row[0] for row in rows])
 
     def rebuild_global(self, rng: np.random.Generator, items: Iterable[Item] = ()) -> tuple[MemoryEntry, ...]:
         """Recompute eq. (6) from the train users' purchases in the store; returns the global entries.
@@ -285,6 +269,13 @@ class Store(AbstractContextManager):
         if self.space.embedder is None:
             return [b""] * len(texts)
         return [row.tobytes() for row in embed(self.space.embedder, list(texts)).values]
+
+    def _index(self, entries: Sequence[MemoryEntry], vectors: Sequence[bytes]) -> EntryIndex:
+        """An index over saved entries, with their saved vectors."""
+        if self.space.embedder is None or not entries:
+            return EntryIndex(entries, self.space)
+        matrix = np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(len(entries), -1)
+        return EntryIndex(entries, self.space, Vectors(matrix, self.embedder_id))
 
     def _teachers(self) -> list[tuple[str, int]]:
         """(user, generation) of each train user. The global memory is learned from them only."""
@@ -331,7 +322,7 @@ class Scope:
     @_logging_refusals
     def get(self, identity: str) -> MemoryEntry:
         """One entry. Raises NotYours if this user has none with the id."""
-        return self._get(identity)[1]
+        return self._get(identity)[0]
 
     def list(self, level: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
         """Entries after `cursor`, oldest first. Raises ValueError for a limit below 1."""
@@ -346,37 +337,28 @@ class Scope:
             raise NotYours(self.user, identity)
         return page
 
-    def search(self, text: str, k: int = 3) -> tuple[Found, ...]:
-        """Eq. (8): the k entries that match `text` best, best first. Reads this user's rows only.
-
-        Raises ValueError for k below 0.
-        """
+    def search(self, text: str, k: int = 3) -> tuple[tuple[MemoryEntry, Hit], ...]:
+        """Eq. (8): the k entries that match `text` best, with their scores, best first. Raises ValueError if k < 0."""
         if k < 0:
             raise ValueError(f"k must be >= 0, not {k}")
-        return tuple(Found(entry, hit) for entry, hit in self.entry_index().find_many([text], k)[0])
+        return self.entry_index().find(text, k)
 
     def entry_index(self) -> EntryIndex:
-        """A search index over this user's entries as they are now."""
-        return _entry_index(*self._all(), self.store.space)
-
-    def entries(self) -> tuple[MemoryEntry, ...]:
-        """All entries in the order of `memory.local_entries`, after the notes."""
-        entries, levels = self._all()[0], ("note", "profile", "pattern")
-        records = [entry for entry in entries if entry.level == "record"]
-        others = [entry for entry in entries if entry.level != "record"]
-        return (*sorted(others, key=lambda entry: levels.index(entry.level)), *reversed(records))
+        """A search index over this user's entries as they are now, oldest first."""
+        rows = self._execute(f"SELECT vector, {ENTRY} FROM entry WHERE user = ? ORDER BY number")
+        return self.store._index([self._entry(fields) for _, *fields in rows], [row[0] for row in rows])
 
     @_logging_refusals
     def why(self, identity: str, text: str = "") -> dict:
         """What an entry rests on, and how it scores in a search for `text`. Raises NotYours as `get` does."""
-        entry = self._get(identity)[1]
+        entry = self._get(identity)[0]
         about: dict = {"entry": asdict(entry), "rests_on": [], "search": None}
         for source in entry.rests_on:
             row = self._one("SELECT text FROM entry WHERE user = ? AND id = ?", source)
             about["rests_on"].append({"id": source, "text": row and row[0]})
         if text.strip():
             found = self.search(text, self.list(limit=1).total)
-            places = {one.entry.id: (place, one.hit) for place, one in enumerate(found, 1)}
+            places = {other.id: (place, hit) for place, (other, hit) in enumerate(found, 1)}
             place, hit = places.get(identity, (None, None))
             about["search"] = {
                 "text": text,
@@ -416,8 +398,7 @@ class Scope:
             if known:
                 return self._entry(known)
             entry = MemoryEntry(entry_id(self.user, "note", self._take_number()), self.user, "note", text)
-            self._insert(entry, vector, by_hand=True)
-            self._increase_generation()
+            self._save(entry, vector, by_hand=True)
         return entry
 
     @_logging_refusals
@@ -430,26 +411,38 @@ class Scope:
         self._get(identity)  # refuse an unknown id before embedding anything
         [vector] = self.store._embed([text])
         with self.store._writing():
-            number, old, is_now = self._get(identity)
+            old, is_now = self._get(identity)
             if version is not None and version != is_now:
                 raise Changed(f"{identity} is at version {is_now} by now, not {version}; read it again")
             entry = replace(old, text=text)
             if text != old.text:
-                self._change(number, old, entry, vector, by_hand=True)
+                self._save(entry, vector, old.text, by_hand=True)
                 self._increase_generation()
         return entry
 
     @_logging_refusals
     def delete(self, identity: str) -> None:
-        """Delete one entry; without a record, summarise its category again. Raises NotYours as `get` does."""
-        entry = self._get(identity)[1]
-        if entry.level == "record":
-            self._delete_record(entry)
+        """Delete one entry. A record goes with its purchase, and its category is summarised again, as by `remember`.
+
+        Raises NotYours as `get` does.
+        """
+        while True:
+            generation, _ = self._person()
+            entry, _ = self._get(identity)
+            if is_record := entry.level == "record":
+                left = [one for one in self.purchases() if one.record != identity]
+                summaries = self._summarise(entry.scenario, left)
+            with self.store._writing():
+                if self._person()[0] != generation:
+                    continue
+                self._remove(entry)
+                if is_record:
+                    self._execute("DELETE FROM behaviour WHERE user = ? AND place = ?", int(identity.rsplit("/", 1)[1]))
+                    unused = "id NOT IN (SELECT item FROM behaviour WHERE user = ?)"
+                    self._execute(f"DELETE FROM item WHERE user = ? AND {unused}", self.user)
+                    self._write_summaries(*summaries)
+                self._increase_generation()
             return
-        with self.store._writing():
-            number, old, _ = self._get(identity)
-            self._remove(number, old)
-            self._increase_generation()
 
     def remember(self, item: Item, rating: float, review: str = "", at: int | None = None) -> MemoryEntry:
         """Eq. (1) with one more purchase: add its behaviour record, then redo eq. (4) for its category, and eq. (5).
@@ -477,7 +470,7 @@ class Scope:
                 self._take_number()
                 self._write_purchase(place, item, at, rating, review)
                 if "record" in store.config.levels:
-                    self._insert(record, vector)
+                    self._save(record, vector)
                 self._write_summaries(*summaries)
             return record
 
@@ -485,9 +478,8 @@ class Scope:
         """Delete all rows of this user, also from the free pages of the file; returns how many."""
         with self.store._writing():
             gone = sum(len(self._execute(f"DELETE FROM {table} WHERE user = ? RETURNING 1")) for table in PERSONAL)
-        with _sqlite_errors(self.store.path):
-            self.store._connection.execute("VACUUM")
-            self.store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.store._rows("VACUUM")
+        self.store._rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
 
     # --- export and import ------------------------------------------------------------------------------------------
@@ -559,21 +551,16 @@ class Scope:
         more = rows[limit - 1][0] if len(rows) > limit else None
         return Page(tuple(make(row[1:]) for row in rows[:limit]), total, more)
 
-    def _all(self) -> tuple[list[MemoryEntry], list[bytes]]:
-        """All entries, oldest first, and their vectors."""
-        rows = self._execute(f"SELECT {ENTRY}, vector FROM entry WHERE user = ? ORDER BY number")
-        return [self._entry(row[:-1]) for row in rows], [row[-1] for row in rows]
-
     def _entry(self, row: Sequence) -> MemoryEntry:
         identity, level, text, rests_on, scenario, support = row
         return MemoryEntry(identity, self.user, level, text, tuple(json.loads(rests_on)), scenario, support)
 
-    def _get(self, identity: str) -> tuple[int, MemoryEntry, int]:
-        """(row number, entry, version)"""
-        row = self._one(f"SELECT number, version, {ENTRY} FROM entry WHERE user = ? AND id = ?", identity)
+    def _get(self, identity: str) -> tuple[MemoryEntry, int]:
+        """(entry, version). Raises NotYours."""
+        row = self._one(f"SELECT version, {ENTRY} FROM entry WHERE user = ? AND id = ?", identity)
         if row is None:
             raise NotYours(self.user, identity)
-        return row[0], self._entry(row[2:]), row[1]
+        return self._entry(row[1:]), row[0]
 
     def _person(self) -> tuple[int, int]:
         """(generation, next number) of this user; (0, 0) for a new one."""
@@ -594,28 +581,22 @@ class Scope:
         statement = "INSERT INTO event (user, entry, kind, old, new, at) VALUES (?, ?, ?, ?, ?, ?)"
         self._execute(statement, entry, kind, old, new, self.store.now())
 
-    def _insert(self, entry: MemoryEntry, vector: bytes, by_hand: bool = False) -> None:
+    def _save(self, entry: MemoryEntry, vector: bytes, old: str | None = None, by_hand: bool = False) -> None:
+        """Insert an entry or, if `old` is its text so far, change it."""
+        changeable = "text", "rests_on", "support", "by_hand", "changed", "embedder", "vector"
         self._execute(
             f"INSERT INTO entry (user, {ENTRY}, by_hand, version, changed, embedder, vector)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT (user, id) DO UPDATE SET version = version + 1, "
+            + ", ".join(f"{column} = excluded.{column}" for column in changeable),
             *(entry.id, entry.level, entry.text, json.dumps(entry.rests_on), entry.scenario, entry.support),
             *(by_hand, self.store.now(), self.store.embedder_id, vector),
         )
-        self._event(entry.id, "add", None, entry.text)
+        if entry.text != old:
+            self._event(entry.id, "add" if old is None else "update", old, entry.text)
 
-    def _change(self, number: int, old: MemoryEntry, new: MemoryEntry, vector: bytes, by_hand: bool = False) -> None:
-        values = (new.text, json.dumps(new.rests_on), new.support, by_hand, self.store.now(), self.store.embedder_id)
-        self.store._rows(
-            "UPDATE entry SET text = ?, rests_on = ?, support = ?, by_hand = ?, version = version + 1, changed = ?,"
-            " embedder = ?, vector = ? WHERE user = ? AND number = ?",
-            (*values, vector, self.user, number),
-        )
-        if new.text != old.text:
-            self._event(old.id, "update", old.text, new.text)
-
-    def _remove(self, number: int, old: MemoryEntry) -> None:
-        self._execute("DELETE FROM entry WHERE user = ? AND number = ?", number)
-        self._event(old.id, "delete", old.text, None)
+    def _remove(self, entry: MemoryEntry) -> None:
+        self._execute("DELETE FROM entry WHERE user = ? AND id = ?", entry.id)
+        self._event(entry.id, "delete", entry.text, None)
 
     def _write_item(self, item: Item) -> None:
         content = json.dumps({**vars(item), "attributes": dict(item.attributes)}, sort_keys=True)
@@ -647,9 +628,7 @@ class Scope:
         stored = self._preferences() | {category: patterns}
         in_use = dict.fromkeys(plain(one.scenario) for one in purchases)  # categories in the order of first purchases
         profile = store.summarizer.profile([one for name in in_use for one in stored.get(name, patterns)])
-        entries = preference_entries(self.user, profile, store.config)
-        entries += preference_entries(self.user, patterns, store.config)
-        entries = [entry for entry in entries if entry.level in store.config.levels]
+        entries = preference_entries(self.user, [*profile, *patterns], store.config)
         return category, patterns, entries, store._embed([entry.text for entry in entries])
 
     def _write_summaries(
@@ -658,39 +637,21 @@ class Scope:
         """Replace the profile and one category's patterns, except lines written by hand. Within a transaction."""
         self._write_preferences(category, patterns)
         rows = self._execute(
-            f"SELECT number, by_hand, {ENTRY} FROM entry WHERE user = ?"
+            f"SELECT by_hand, {ENTRY} FROM entry WHERE user = ?"
             " AND (level = 'profile' OR level = 'pattern' AND scenario = ?)",
             category,
         )
         fresh = {entry.id: (entry, vector) for entry, vector in zip(entries, vectors, strict=True)}
-        for number, by_hand, *fields in rows:
+        for by_hand, *fields in rows:
             old = self._entry(fields)
             entry, vector = fresh.pop(old.id, (None, b""))
-            if by_hand:
-                continue
-            if entry is None:
-                self._remove(number, old)
-            elif entry != old:
-                self._change(number, old, entry, vector)
+            if entry is None and not by_hand:
+                self._remove(old)
+            elif entry != old and not by_hand:
+                self._save(entry, vector, old.text)
         for entry, vector in fresh.values():
-            self._insert(entry, vector)
+            self._save(entry, vector)
         self._increase_generation()
-
-    def _delete_record(self, record: MemoryEntry) -> None:
-        """Delete a behaviour record with its purchase, and summarise again, as `remember` does."""
-        while True:
-            generation, _ = self._person()
-            summaries = self._summarise(record.scenario, [one for one in self.purchases() if one.record != record.id])
-            with self.store._writing():
-                if self._person()[0] != generation:
-                    continue
-                number, old, _ = self._get(record.id)
-                self._execute("DELETE FROM behaviour WHERE user = ? AND place = ?", int(record.id.rsplit("/", 1)[1]))
-                unused = "id NOT IN (SELECT item FROM behaviour WHERE user = ?)"
-                self._execute(f"DELETE FROM item WHERE user = ? AND {unused}", self.user)
-                self._remove(number, old)
-                self._write_summaries(*summaries)
-            return
 
     def _preferences(self) -> dict[str, list[Preference]]:
         """{category: patterns}, weak ones included."""
@@ -705,14 +666,6 @@ class Scope:
         self._execute("DELETE FROM preference WHERE user = ? AND category = ?", category)
         for place, one in enumerate(preferences):
             self._execute("INSERT INTO preference VALUES (?, ?, ?, ?)", category, place, json.dumps(vars(one)))
-
-
-def _entry_index(entries: Sequence[MemoryEntry], vectors: Sequence[bytes], space: TextSpace) -> EntryIndex:
-    """An index over saved rows, with their saved vectors."""
-    if space.embedder is None or not entries:
-        return EntryIndex(entries, space)
-    matrix = np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(len(entries), -1)
-    return EntryIndex(entries, space, Vectors(matrix, space.embedder.id))
 
 
 def reindex(path: Path) -> int:
@@ -759,7 +712,8 @@ def build_store(
                 connection.executescript(f"PRAGMA journal_mode = DELETE; PRAGMA synchronous = OFF; {TABLES}")
                 # 2. What belongs to no user: configuration, and what was learned from train users.
                 _write_learned(connection, memory)
-            with Store(fresh, connection, now, memory.summarizer) as store:
+            with Store(fresh, connection, now) as store:
+                store.summarizer = memory.summarizer
                 with store._writing():
                     # 3. The global memory.
                     store._write_shared(memory.global_entries, store._embed([e.text for e in memory.global_entries]))
@@ -804,12 +758,10 @@ def _write_user(scope: Scope, dataset: Dataset, teaches: bool) -> Counter[str]:
     for category, preferences in by_category.items():
         scope._write_preferences(category, preferences)
     patterns = [one for preferences in by_category.values() for one in preferences]
-    entries = preference_entries(scope.user, store.summarizer.profile(patterns), store.config)
-    entries += preference_entries(scope.user, patterns, store.config)
-    entries += [record_entry(purchase, store.config) for purchase in purchases]
-    entries = [entry for entry in entries if entry.level in store.config.levels]
+    entries = preference_entries(scope.user, [*store.summarizer.profile(patterns), *patterns], store.config)
+    entries += [record_entry(one, store.config) for one in purchases if "record" in store.config.levels]
     for entry, vector in zip(entries, store._embed([entry.text for entry in entries]), strict=True):
-        scope._insert(entry, vector)
+        scope._save(entry, vector)
     scope._execute("INSERT INTO person VALUES (?, 1, ?, ?)", len(history), teaches)
     return Counter(entry.level for entry in entries)
 

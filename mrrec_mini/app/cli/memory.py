@@ -127,7 +127,7 @@ def search(text: Sought, store: File, user: User, k: HowMany = 3, json: Json = F
 
     with _memory_of(user, store) as memory:
         hits = memory.search(require_text(text, "the text to look for"), k)
-    found = [asdict(h.entry) | {"score": h.hit.score, "bm25": h.hit.bm25, "cosine": h.hit.dense} for h in hits]
+    found = [asdict(one) | {"score": hit.score, "bm25": hit.bm25, "cosine": hit.dense} for one, hit in hits]
     rows = [[one["id"], one["text"], *(f"{one[name]:.3f}" for name in SCORES)] for one in found]
     answer(found, json, lambda: print_table(f"{text!r} in the memory of {user}", ("id", "entry", *SCORES), rows))
 
