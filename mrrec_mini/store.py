@@ -107,12 +107,13 @@ CREATE INDEX event_of ON event (user, number);
 # Tables with rows of people, in an order in which they can be emptied: `behaviour` refers to `item`.
 PERSONAL = ("entry", "event", "audit", "behaviour", "item", "preference", "person")
 ENTRY = "id, level, text, rests_on, scenario, support"
-EXPORTED = {  # kind of an exported line -> its table, columns and order
-    "behaviour": ("behaviour", "place, item, time, rating, review", "place"),
-    "preference": ("preference", "category, place, content", "category, place"),
-    "entry": ("entry", f"{ENTRY}, by_hand, version, changed", "number"),
-    "event": ("event", "entry, kind, old, new, at", "number"),
-    "audit": ("audit", "verb, asked, at", "number"),
+EVENT = "entry, kind, old, new, at"
+EXPORTED = {  # table, which is also the kind of an exported line -> its columns and order
+    "behaviour": ("place, item, time, rating, review", "place"),
+    "preference": ("category, place, content", "category, place"),
+    "entry": (f"{ENTRY}, by_hand, version, changed", "number"),
+    "event": (EVENT, "number"),
+    "audit": ("verb, asked, at", "number"),
 }
 
 
@@ -145,10 +146,6 @@ class Page:
     total: int  # rows of the whole list
     cursor: int | None  # pass it to get the next page; None: this is the last one
 
-    @property
-    def truncated(self) -> bool:
-        return self.cursor is not None
-
 
 @dataclass(frozen=True)
 class Event:
@@ -164,7 +161,7 @@ class Event:
 class Store(AbstractContextManager):
     """An open store. `for_user` is the only way to a user's rows. Close it after use (`with`)."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, now: Callable[[], int]):
+    def __init__(self, path: Path, connection: sqlite3.Connection, now: Callable[[], int] = milliseconds):
         self.path, self._connection, self.now = path, connection, now
         meta = dict(self._rows("SELECT key, value FROM meta"))
         learned = dict(self._rows("SELECT part, content FROM learned"))
@@ -176,11 +173,8 @@ class Store(AbstractContextManager):
 
     @classmethod
     def open(cls, path: Path, now: Callable[[], int] = milliseconds, any_embedder: bool = False) -> Store:
-        """Open a store file.
-
-        Raises FileNotFoundError if there is no file; DataError if it is not a store, has another format, or (unless
-        `any_embedder`) holds vectors of another embedder.
-        """
+        """Open a store file. Raises FileNotFoundError if there is none; DataError if it is not a store, has another
+        format, or (unless `any_embedder`) holds vectors of another embedder."""
         if not path.is_file():
             raise FileNotFoundError(f"no store {path}; make one with `mrrec memory build --data DIR --store {path}`")
         connection = _connect(path)
@@ -291,17 +285,14 @@ class Store(AbstractContextManager):
 
 
 def _logging_refusals(verb: Callable) -> Callable:
-    """Log attempts to access ids the user does not own. Logging is best effort and never changes the result.
-
-    Nothing is derived from the log, so it does not increase the generation.
-    """
+    """Log attempts to access ids the user does not own. Logging is best effort and never changes the result."""
 
     @functools.wraps(verb)
     def logged(self: Scope, *args, **kwargs):
         try:
             return verb(self, *args, **kwargs)
         except NotYours as refusal:
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error):  # nothing is derived from the log, so the generation stays
                 self.store._connection.execute(
                     "INSERT INTO audit (user, verb, asked, at) VALUES (?, ?, ?, ?)",
                     (self.user, verb.__name__, str(refusal.identity)[:AUDIT_CHARS], self.store.now()),
@@ -331,8 +322,7 @@ class Scope:
     @_logging_refusals
     def history(self, identity: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
         """Events, oldest first: all, or those of one entry, deleted or not. Raises NotYours if it has none."""
-        columns = "entry, kind, old, new, at"
-        page = self._page("event", columns, lambda row: Event(*row), limit, cursor, entry=identity)
+        page = self._page("event", EVENT, lambda row: Event(*row), limit, cursor, entry=identity)
         if identity is not None and not page.total:
             raise NotYours(self.user, identity)
         return page
@@ -352,10 +342,9 @@ class Scope:
     def why(self, identity: str, text: str = "") -> dict:
         """What an entry rests on, and how it scores in a search for `text`. Raises NotYours as `get` does."""
         entry = self._get(identity)[0]
-        about: dict = {"entry": asdict(entry), "rests_on": [], "search": None}
-        for source in entry.rests_on:
-            row = self._one("SELECT text FROM entry WHERE user = ? AND id = ?", source)
-            about["rests_on"].append({"id": source, "text": row and row[0]})
+        texts = [(one, self._one("SELECT text FROM entry WHERE user = ? AND id = ?", one)) for one in entry.rests_on]
+        rests_on = [{"id": source, "text": row and row[0]} for source, row in texts]
+        about: dict = {"entry": asdict(entry), "rests_on": rests_on, "search": None}
         if text.strip():
             found = self.search(text, self.list(limit=1).total)
             places = {other.id: (place, hit) for place, (other, hit) in enumerate(found, 1)}
@@ -397,7 +386,7 @@ class Scope:
             known = self._one(f"SELECT {ENTRY} FROM entry WHERE user = ? AND level = 'note' AND text = ?", text)
             if known:
                 return self._entry(known)
-            entry = MemoryEntry(entry_id(self.user, "note", self._take_number()), self.user, "note", text)
+            entry = MemoryEntry(entry_id(self.user, "note", self._increase_generation(1)), self.user, "note", text)
             self._save(entry, vector, by_hand=True)
         return entry
 
@@ -429,14 +418,13 @@ class Scope:
         while True:
             generation, _ = self._person()
             entry, _ = self._get(identity)
-            if is_record := entry.level == "record":
-                left = [one for one in self.purchases() if one.record != identity]
-                summaries = self._summarise(entry.scenario, left)
+            left = [one for one in self.purchases() if one.record != identity]
+            summaries = self._summarise(entry.scenario, left) if entry.level == "record" else None
             with self.store._writing():
                 if self._person()[0] != generation:
                     continue
                 self._remove(entry)
-                if is_record:
+                if summaries:
                     self._execute("DELETE FROM behaviour WHERE user = ? AND place = ?", int(identity.rsplit("/", 1)[1]))
                     unused = "id NOT IN (SELECT item FROM behaviour WHERE user = ?)"
                     self._execute(f"DELETE FROM item WHERE user = ? AND {unused}", self.user)
@@ -467,7 +455,7 @@ class Scope:
                 if self._person()[0] != generation:
                     continue
                 # 4. Write the purchase, its record and the summaries.
-                self._take_number()
+                self._increase_generation(1)
                 self._write_purchase(place, item, at, rating, review)
                 if "record" in store.config.levels:
                     self._save(record, vector)
@@ -484,14 +472,15 @@ class Scope:
 
     # --- export and import ------------------------------------------------------------------------------------------
 
-    def export(self) -> Iterator[str]:
+    def export(self) -> list[str]:
         """All rows of this user as JSON lines. `restore` recreates rows that export to the same lines."""
-        yield _line("person", {"user": self.user, "next": self._person()[1], "format": FORMAT})
-        for identity, content in self._execute("SELECT id, content FROM item WHERE user = ? ORDER BY id"):
-            yield _line("item", {"id": identity, "content": json.loads(content)})
-        for kind, (table, columns, order) in EXPORTED.items():
-            for row in self._execute(f"SELECT {columns} FROM {table} WHERE user = ? ORDER BY {order}"):
-                yield _line(kind, dict(zip(columns.split(", "), row, strict=True)))
+        rows = [("person", {"user": self.user, "next": self._person()[1], "format": FORMAT})]
+        items = self._execute("SELECT id, content FROM item WHERE user = ? ORDER BY id")
+        rows += [("item", {"id": identity, "content": json.loads(content)}) for identity, content in items]
+        for kind, (columns, order) in EXPORTED.items():
+            table = self._execute(f"SELECT {columns} FROM {kind} WHERE user = ? ORDER BY {order}")
+            rows += [(kind, dict(zip(columns.split(", "), row, strict=True))) for row in table]
+        return [json.dumps({"line": kind, **fields}, sort_keys=True) for kind, fields in rows]
 
     def restore(self, lines: Iterable[bytes], name: str = "import") -> dict[str, int]:
         """Insert the rows of an export, all or nothing; returns {kind: rows}. `name`: of the file, for errors.
@@ -521,7 +510,7 @@ class Scope:
                         continue
                     if kind == "entry":
                         row |= {"embedder": self.store.embedder_id, "vector": next(vectors)}
-                    statement = f"INSERT INTO {EXPORTED[kind][0]} (user, {', '.join(row)}) VALUES (?{', ?' * len(row)})"
+                    statement = f"INSERT INTO {kind} (user, {', '.join(row)}) VALUES (?{', ?' * len(row)})"
                     self._execute(statement, *row.values())
                     counts[kind] += 1
                 except (sqlite3.Error, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -566,20 +555,17 @@ class Scope:
         """(generation, next number) of this user; (0, 0) for a new one."""
         return self._one("SELECT generation, next FROM person WHERE user = ?") or (0, 0)
 
-    def _increase_generation(self) -> None:
-        self._execute(
-            "INSERT INTO person (user, generation, next) VALUES (?, 1, 0)"
-            " ON CONFLICT (user) DO UPDATE SET generation = generation + 1"
+    def _increase_generation(self, numbers: int = 0) -> int:
+        """Say that this user's rows changed; returns the first of some `numbers` that no entry of the user ever had."""
+        [after] = self._one(
+            "INSERT INTO person (user, generation, next) VALUES (?, 1, ?) ON CONFLICT (user)"
+            " DO UPDATE SET generation = generation + 1, next = next + excluded.next RETURNING next",
+            numbers,
         )
-
-    def _take_number(self) -> int:
-        """A number that this user never had before, so that the id of a deleted entry is not used again."""
-        self._increase_generation()
-        return self._one("UPDATE person SET next = next + 1 WHERE user = ? RETURNING next - 1")[0]
+        return after - numbers
 
     def _event(self, entry: str, kind: str, old: str | None, new: str | None) -> None:
-        statement = "INSERT INTO event (user, entry, kind, old, new, at) VALUES (?, ?, ?, ?, ?, ?)"
-        self._execute(statement, entry, kind, old, new, self.store.now())
+        self._execute("INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?, ?)", entry, kind, old, new, self.store.now())
 
     def _save(self, entry: MemoryEntry, vector: bytes, old: str | None = None, by_hand: bool = False) -> None:
         """Insert an entry or, if `old` is its text so far, change it."""
@@ -687,13 +673,7 @@ def reindex(path: Path) -> int:
 # --- a new store ----------------------------------------------------------------------------------------------------
 
 
-def build_store(
-    path: Path,
-    dataset: Dataset,
-    memory: Memory,
-    now: Callable[[], int] = milliseconds,
-    progress: Callable = lambda *_: None,
-) -> dict[str, int]:
+def build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callable = lambda *_: None) -> dict[str, int]:
     """Make a store with all users' memories as of now and the global memory; returns the entries per level.
 
     All or nothing. Raises ValueError if the file exists already. `progress(done, total)` is called after each user.
@@ -712,7 +692,7 @@ def build_store(
                 connection.executescript(f"PRAGMA journal_mode = DELETE; PRAGMA synchronous = OFF; {TABLES}")
                 # 2. What belongs to no user: configuration, and what was learned from train users.
                 _write_learned(connection, memory)
-            with Store(fresh, connection, now) as store:
+            with Store(fresh, connection) as store:
                 store.summarizer = memory.summarizer
                 with store._writing():
                     # 3. The global memory.
@@ -740,8 +720,7 @@ def _write_learned(connection: sqlite3.Connection, memory: Memory) -> None:
         "embedder": memory.space.embedder_id,
         "space": json.dumps(space),
     }
-    extractive = isinstance(memory.summarizer, ExtractiveSummarizer)
-    writer = memory.summarizer if extractive else ExtractiveSummarizer()
+    writer = memory.summarizer if isinstance(memory.summarizer, ExtractiveSummarizer) else ExtractiveSummarizer()
     learned["reading"] = json.dumps(writer.pack()).encode()
     with connection:
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
@@ -771,19 +750,15 @@ def _as_item(content: Mapping) -> Item:
     return Item(**{**content, "category": tuple(content["category"]), "attributes": attributes})
 
 
-def _line(kind: str, content: Mapping) -> str:
-    return json.dumps({"line": kind, **content}, sort_keys=True)
-
-
 def _parse_line(content: dict, number: int, name: str) -> tuple[str, dict]:
     """(kind, fields) of an exported line.
 
     Raises DataError for another kind or other fields (they become column names), and for a bad time or rating.
     """
     kind = content.pop("line", None)
-    fields = {kind: set(columns.split(", ")) for kind, (_, columns, _) in EXPORTED.items()}
+    fields = {kind: set(columns.split(", ")) for kind, (columns, _) in EXPORTED.items()}
     fields |= {"person": {"user", "next", "format"}, "item": {"id", "content"}}
-    if kind not in fields or content.keys() != fields[kind]:
+    if content.keys() != fields.get(str(kind)):
         raise DataError.at(name, number, None, "not a line of an export; export again, or remove the line")
     for field, check in (("time", seconds), ("rating", finite_rating)) if kind == "behaviour" else ():
         try:

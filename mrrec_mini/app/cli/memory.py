@@ -69,11 +69,12 @@ def _answer_page(page: Page, key: str, title: str, json: bool, columns: Sequence
     def show() -> None:
         if page.rows or not page.total:
             print_table(title, columns, map(row, page.rows))
-        if page.truncated:
+        if page.cursor is not None:
             tell(f"{len(page.rows)} of {page.total}; the next ones: --cursor {page.cursor}")
 
     rows = [asdict(one) for one in page.rows]
-    answer({key: rows, "total": page.total, "truncated": page.truncated, "cursor": page.cursor}, json, show)
+    place = {"total": page.total, "truncated": page.cursor is not None, "cursor": page.cursor}
+    answer({key: rows, **place}, json, show)
 
 
 @command(app)
