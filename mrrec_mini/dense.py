@@ -9,8 +9,7 @@ Equations:
     static: e(text) = mean of the table rows of its tokens
     HF:     e(text) = mean of the encoder's last hidden states over the real (unpadded) tokens
 
-The paper embeds with Qwen3-Embedding-0.6B, which pools by the last token. We take the mean for every encoder, and our
-default is LSA, which needs no download.
+The paper embeds with Qwen3-Embedding-0.6B and its last token; we take the mean, and our default is LSA: no download.
 
 The id of an embedder identifies the fitted numbers, not only the method: a refitted LSA is another space, and cosines
 across two spaces are meaningless. So vectors travel as `Vectors` with that id, and `cosine` refuses two different ids.
@@ -21,8 +20,7 @@ batch, so the same query could rank differently alone and in a batch. Here no su
   2^-48 and a partial sum stays below 2: 49 bits, which float64 holds.
 - int16 rows, for a pool of a million (`to_int16`): row components are multiples of 2^-11, query components of 2^-12. In
   these units a product is a whole number and a partial sum stays below 2^24, which float32 holds. That takes half the
-  time and a quarter of the memory of float64. A cosine differs from that of float32 rows by about 1.5e-4, rarely by
-  1e-3. float16 would be closer, but its sums round, and NumPy widens it 16 times slower.
+  time and a quarter of the memory of float64. A cosine differs from that of float32 rows by about 1.5e-4, rarely 1e-3.
 """
 
 from __future__ import annotations
@@ -74,8 +72,8 @@ def embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
 def embed_int16(embedder: Embedder, texts: Sequence[str]) -> Vectors:
     """(n, d) int16 vectors of n texts. Embeds block by block, so that the float32 vectors never all exist at once."""
     starts = range(0, max(len(texts), 1), FLOAT32_BLOCK)
-    parts = [to_int16(embed(embedder, texts[start : start + FLOAT32_BLOCK])) for start in starts]
-    return Vectors(np.concatenate([part.values for part in parts]), embedder.id)
+    parts = [to_int16(embed(embedder, texts[start : start + FLOAT32_BLOCK])).values for start in starts]
+    return Vectors(np.concatenate(parts), embedder.id)
 
 
 def unit_rows(sums: np.ndarray) -> np.ndarray:
@@ -101,10 +99,9 @@ def cosine(queries: Vectors, rows: Vectors) -> np.ndarray:
     `queries` are (Q, d) float32 vectors, `rows` (n, d) float32 or int16. Raises ValueError if their embedders differ.
     """
     if queries.embedder_id != rows.embedder_id:
-        raise ValueError(
-            f"vectors of {queries.embedder_id!r} and of {rows.embedder_id!r} cannot be compared; encode both with one "
-            f"embedder (a store: `mrrec memory reindex`, an index: build it again)"
-        )
+        both = f"vectors of {queries.embedder_id!r} and of {rows.embedder_id!r}"
+        help = "encode both with one embedder (a store: `mrrec memory reindex`, an index: build it again)"
+        raise ValueError(f"{both} cannot be compared; {help}")
     if rows.values.dtype != np.int16:
         q = queries.values.astype(np.float64)
     else:
@@ -188,8 +185,8 @@ class LSA:
     def fit(self, texts: Sequence[str]) -> LSA:
         """Fit tf-idf and a truncated SVD by scikit-learn, then fold both into one table: word -> idf(t) V_t.
 
-        Runs on one thread, whatever the environment says: the matrices are small, and on a busy machine their threads
-        would spend most of the time waiting for each other. At most MAX_FITTED texts are used, evenly spaced.
+        Uses at most MAX_FITTED texts, evenly spaced, and one thread, whatever the environment says: the matrices are
+        small, and on a busy machine several threads mostly wait for each other.
         """
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -241,8 +238,8 @@ class StaticTable:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizers" / "l2_supercat_tokenizer_config.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        weights = load_file(folder / "weights" / "l2_supercat_256.safetensors")
-        self.table = weights["embedding.weight"].astype(np.float32)
+        weights = folder / "weights" / "l2_supercat_256.safetensors"
+        self.table = load_file(weights)["embedding.weight"].astype(np.float32)
         self.id = f"static-256-{digest(self.table)}"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:

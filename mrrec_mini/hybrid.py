@@ -31,7 +31,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,7 +41,6 @@ from mrrec_mini.metrics import ndcg_of_set
 
 CHUNK_SCORES = 1 << 17  # scores (queries x rows) per chunk: 1 MB per list, so that fusion stays in the cache ...
 MIN_CHUNK = 16  # ... but at least so many queries, which share one pass over the vectors
-WEIGHTS = tuple(tenth / 10 for tenth in range(11))  # that `tune_weight` tries
 
 
 @dataclass(frozen=True)
@@ -176,11 +175,10 @@ class IdOrder:
     def __init__(self, segments: Sequence[Segment]):
         first, *others = segments
         self._first_ids, self._first_live = first.ids, np.flatnonzero(first.live)
-        self._other_ids = tuple(id for one in others for id in one.ids)
         # the first segment is large and sorted already, so we sort only the rows of the others and insert them
-        other_live = chain.from_iterable(one.live for one in others)
-        places = enumerate(zip(self._other_ids, other_live, strict=True), start=len(first.ids))
-        tail = sorted((id, position) for position, (id, live) in places if live)
+        rows = [(id, live) for one in others for id, live in zip(one.ids, one.live, strict=True)]
+        self._other_ids = tuple(id for id, _ in rows)
+        tail = sorted((id, position) for position, (id, live) in enumerate(rows, start=len(first.ids)) if live)
         self._tail_ids = tuple(id for id, _ in tail)
         self._positions = None  # (n,) by ascending id; None: the first segment, complete
         if tail or len(self._first_live) < len(first.ids):
@@ -304,8 +302,6 @@ class HybridIndex:
         """`search` for each query. Raises ValueError if k < 0."""
         if k < 0:
             raise ValueError(f"k must be >= 0, not {k}")
-        if k == 0 or not self._rows:
-            return [[] for _ in queries]
         found: dict[str, list[Hit]] = {}
         for query, bm25, dense, score in self._scored(queries):
             best = top_k(score, k) if bm25.any() or dense.any() else np.empty(0, dtype=np.intp)
@@ -322,9 +318,8 @@ class HybridIndex:
     def ranks(self, queries: Sequence[str], targets: Sequence[str]) -> np.ndarray:
         """(Q,) int64: rank from 1 of `targets[i]` among ALL rows for `queries[i]`; counted, not sorted.
 
-        rank = 1 + rows with a higher score + rows with an equal score and a smaller id. A query with no known word
-        scores every row 0, so the smaller ids rank first. Raises ValueError if a target is not in the index or the
-        lengths differ.
+        Of equal scores the smaller id ranks first; a query with no known word scores every row 0. Raises ValueError if
+        a target is not in the index or the lengths differ.
         """
         if len(queries) != len(targets):
             raise ValueError(f"{len(queries)} queries for {len(targets)} targets")
@@ -385,15 +380,15 @@ def tune_weight(judged: Iterable[tuple[HybridIndex, str, Collection[str]]], k: i
     `judged`: per query its index, its text and the relevant ids (all of one grade). Use validation queries only, never
     those that the weight is reported on. Raises ValueError if there is no query or an id is not in its index.
     """
-    found: dict[float, list[float]] = {weight: [] for weight in WEIGHTS}
+    found: dict[float, list[float]] = {tenth / 10: [] for tenth in range(11)}
     for index, query, relevant in judged:
         index._require(relevant)
         places = [index._order.place(id) for id in sorted(relevant)]
         for _, bm25, dense in index._raw_scores([query]):
-            for weight in WEIGHTS:
+            for weight, values in found.items():
                 [score] = index._fuse(bm25, dense, weight)
                 ranks = [count_rank(score, place) for place in places]
-                found[weight].append(ndcg_of_set(ranks, [1] * len(ranks), k))
+                values.append(ndcg_of_set(ranks, [1] * len(ranks), k))
     if not all(found.values()):
         raise ValueError("there is no query to tune the weight on")
     return {weight: sum(values) / len(values) for weight, values in found.items()}
@@ -404,11 +399,9 @@ def minmax(scores: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
 
     `present` (n,) bool: rows that the lists score; the others count as the minimum. None: all rows.
     """
-    if scores.size == 0:
+    if scores.size == 0 or (present is not None and not present.any()):
         return np.zeros_like(scores)
     if present is not None and not present.all():
-        if not present.any():
-            return np.zeros_like(scores)
         scores = np.where(present, scores, scores[:, present].min(axis=1, keepdims=True))
     low = scores.min(axis=1, keepdims=True)
     span = scores.max(axis=1, keepdims=True) - low
