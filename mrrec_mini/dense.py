@@ -161,10 +161,8 @@ def processors() -> int:
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     """Positions of the k best of (n,) scores, by score descending, then position ascending; all n if k > n."""
-    if k <= 0:
-        return np.empty(0, dtype=np.intp)
-    if k >= len(scores):
-        return np.argsort(-scores, kind="stable")
+    if k <= 0 or k >= len(scores):
+        return np.argsort(-scores, kind="stable")[: max(k, 0)]
     # The maxima of disjoint groups: the k-th largest of them is at most the k-th best score, and few rows reach it.
     groups = len(scores) // max(1, min(256, len(scores) // (4 * k)))
     best_of = scores[: len(scores) // groups * groups].reshape(-1, groups).max(axis=0)

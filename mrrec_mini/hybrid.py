@@ -19,9 +19,9 @@ that list under min-max, and 0 under RRF. Under min-max a new row can stretch a 
 Order: score descending, then id ascending (as strings). A query gets the same bits alone and in any batch, so scores
 are not rounded: BM25 adds in query order, cosines are exact sums (see `dense.py`), fusion works element by element.
 
-Growth (`add`, `delete`): new rows form a segment beside the first, and every segment is scanned. Deleted rows
-are skipped. Segments of similar size are merged, so n rows are in about log n segments. In the same space, an index
-that has grown answers exactly, to the last bit, like one built from all its rows at once.
+Growth (`add`, `delete`): new rows form a segment beside the first; every segment is scanned, without its deleted rows.
+Segments of similar size are merged, so n rows are in about log n segments. In the same space, an index that has grown
+answers exactly, to the last bit, like one built from all its rows at once.
 """
 
 from __future__ import annotations
@@ -80,9 +80,8 @@ class TextSpace:
     embedder: Embedder | None  # None: dense="none"
 
     @classmethod
-    def fit(cls, texts: Sequence[str], config: HybridConfig | None = None) -> TextSpace:
+    def fit(cls, texts: Sequence[str], config: HybridConfig = HybridConfig()) -> TextSpace:
         """Fit on `texts` of training users and items only; anything else leaks test data."""
-        config = config or HybridConfig()
         embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
         if isinstance(embedder, LSA):
             embedder.fit(texts)
@@ -240,9 +239,8 @@ class HybridIndex:
         """
         if self.space.config.lexical == "rank_bm25":
             raise ValueError("rank_bm25 counts its own rows, so new ones would change every score; build a new index")
-        for id in ids:
-            if id in self._rows:
-                raise ValueError(f"id {id!r} is already in this index; delete it first")
+        if present := [id for id in ids if id in self._rows]:
+            raise ValueError(f"id {present[0]!r} is already in this index; delete it first")
         segments = [*self._segments, self._segment(ids, texts)]
         while len(segments) > 1 and 2 * len(segments[-1].ids) >= len(segments[-2].ids):
             segments[-2:] = [Segment.merged(segments[-2:])]
@@ -252,9 +250,8 @@ class HybridIndex:
     def delete(self, ids: Iterable[str]) -> None:
         """Delete rows. Raises LookupError, and deletes nothing, if one of them is not in the index."""
         ids = dict.fromkeys(ids)
-        for id in ids:
-            if id not in self._rows:
-                raise LookupError(f"id {id!r} is not in this index")
+        if missing := [id for id in ids if id not in self._rows]:
+            raise LookupError(f"id {missing[0]!r} is not in this index")
         for id in ids:
             segment, row = next((one, row) for one in self._segments if (row := one.row(id)) is not None)
             segment.live[row] = False
@@ -304,7 +301,7 @@ class HybridIndex:
             raise ValueError(f"k must be >= 0, not {k}")
         found: dict[str, list[Hit]] = {}
         for query, bm25, dense, score in self._scored(queries):
-            best = top_k(score, k) if bm25.any() or dense.any() else np.empty(0, dtype=np.intp)
+            best = top_k(score, k if bm25.any() or dense.any() else 0)
             ids = map(self._order.id, best.tolist())
             found[query] = list(map(Hit, ids, score[best].tolist(), bm25[best].tolist(), dense[best].tolist()))
         return [list(found[query]) for query in queries]
@@ -334,9 +331,8 @@ class HybridIndex:
         return ranks
 
     def _require(self, targets: Iterable[str]) -> None:
-        for target in targets:
-            if target not in self._rows:
-                raise ValueError(f"target {target!r} is not in this index")
+        if missing := [target for target in targets if target not in self._rows]:
+            raise ValueError(f"target {missing[0]!r} is not in this index")
 
     def _scored(self, queries: Sequence[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (query, bm25, cosine, fused), (n,) each by ascending id, for every distinct query."""

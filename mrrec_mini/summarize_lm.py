@@ -8,9 +8,8 @@ Untrusted text: what people wrote enters a prompt as JSON strings in a fenced bl
 that does not parse, or an entry that breaks a rule, is dropped and counted; nothing raises. A preference rests on the
 records that its entry names, and these must be among those shown.
 
-Departures from the paper: the prompts are in our own words, and those for eq. 4 and 5 are our own. A global aspect is
-dropped if it repeats a value, a title, or three words in a row of a title or review.
-Guessed: the limits in `LMSummarizer`.
+Departures: the prompts are in our own words, and those for eq. 4 and 5 are our own. A global aspect is dropped if it
+repeats a value, a title, or three words in a row of a title or review. Guessed: the limits in `LMSummarizer`.
 """
 
 from __future__ import annotations
