@@ -130,7 +130,7 @@ def recalls(environment: Environment, requests: Sequence[Request], space: TextSp
         key = request.query.user, request.query.time
         if key not in indexes:
             indexes[key] = EntryIndex(environment.memory.entries(request.query), space)
-        [found] = indexes[key].search_many([request.text], max(KS))
+        found = indexes[key].search(request.text, max(KS))
         hit = [entry.text in request.right for entry in found]
         rows.append([sum(hit[:k]) / len(request.right) for k in KS])
     return np.array(rows)

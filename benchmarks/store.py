@@ -198,7 +198,7 @@ def measure(small: int, large: int, searches: int, adds: int, folder: Path) -> d
     searched: dict[str, list[float]] = {}
     for turn in range(searches):
         names = somebody(draw.randrange(PEOPLE))
-        asked = draw.choice(stores[f"{small}"].for_user(names[f"{small}"]).entries()).text
+        asked = draw.choice(stores[f"{small}"].for_user(names[f"{small}"]).list(limit=1000).rows).text
         # not in every turn, because a peer that reads a whole index empties the processor's caches for the next arm
         arms = searching(stores, {} if turn % PEERS else indexes, names, asked)
         if turn == 0 and not all(arm() for arm in arms.values()):

@@ -10,14 +10,14 @@ Equations (Robertson & Zaragoza, "The Probabilistic Relevance Framework", 2009; 
     idf(t) = log(N - df + 1/2) - log(df + 1/2)           "okapi":  < 0 for a word in more than half of the N texts
 
 Ours: N, df and avgdl may come from a larger corpus than the rows (`BM25Stats`), since a user has only 10 to 100 rows.
-"okapi" reproduces rank-bm25's BM25Okapi bit for bit, which the tests check. "lucene" is the default, because rank-bm25
-fails on a very small memory. It counts the rows alone: of one row, every word has df = N and a negative idf; of two
-rows, a word of one has idf log 1.5 - log 1.5 = 0. Its repair (a quarter of the mean idf) is then negative or zero as
-well, so the right row scores below zero, or like the wrong one. `RankBM25` is that package: the version to read first.
+"okapi" equals rank-bm25's BM25Okapi bit for bit, which the tests check. "lucene" is the default, because rank-bm25
+counts the rows alone and fails on few: of one row, every word has df = N and a negative idf; of two rows, a word of one
+has idf log 1.5 - log 1.5 = 0. Its repair (a quarter of the mean idf) is then negative or zero as well, so the right row
+scores below zero, or like the wrong one. `RankBM25` is that package: the version to read first.
 
 Speed: idf x term is computed once per posting (word -> rows, weights); a query only adds weights, word by word. In a
-large index, a word in more than an eighth of the rows is also stored as a full column: adding that is one pass over
-memory instead of one jump per posting, and its zeros change no score.
+large index, a word in more than an eighth of the rows is also stored as a full column: adding one costs a single pass
+over memory, and its zeros change no score.
 """
 
 from __future__ import annotations
@@ -113,24 +113,21 @@ class BM25:
         term, rows = np.divmod(pairs, max(n, 1))  # (postings,) each
         idf = np.array([stats.idf.get(word, stats.unseen) for word in vocabulary])  # (words,)
         weights = idf[term] * term_part(tf, length[rows], stats.avgdl, k1, b)
-        self._store(n, vocabulary, _starts(term, len(vocabulary)), rows, weights)
+        starts = np.searchsorted(term, np.arange(len(vocabulary) + 1))
+        self._store(n, vocabulary, starts, rows, weights)
 
     def _store(self, n: int, vocabulary: dict[str, int], starts: np.ndarray, rows: np.ndarray, weights: np.ndarray):
-        self.n = n
-        self.vocabulary = vocabulary  # word -> number of its slice
+        self.n, self.vocabulary = n, vocabulary  # word -> number of its slice
         self.starts = starts.tolist()  # slice t is starts[t] : starts[t + 1]
         self.rows = rows  # (postings,) int64, so no query casts; ascending within a slice
         self.weights = weights  # (postings,) float64
         self._columns: dict[int, np.ndarray] = {}  # slice -> (n,) float64
         if n >= COLUMN_MIN_ROWS:
             for term in np.flatnonzero(np.diff(starts) > n / 8).tolist():
-                self._columns[term] = np.zeros(n)
-                self._columns[term][self.rows[self._slice(term)]] = self.weights[self._slice(term)]
+                self._columns[term] = np.bincount(rows[self._slice(term)], weights[self._slice(term)], minlength=n)
 
     @classmethod
-    def from_parts(
-        cls, n: int, vocabulary: dict[str, int], starts: np.ndarray, rows: np.ndarray, weights: np.ndarray
-    ) -> BM25:
+    def from_parts(cls, n: int, vocabulary: dict[str, int], starts, rows, weights) -> BM25:
         """Rebuild an index from its saved parts; arrays may be memory-mapped."""
         index = cls.__new__(cls)
         index._store(n, vocabulary, starts, rows, weights)
@@ -153,7 +150,8 @@ class BM25:
         pair = np.concatenate(pairs)
         order = np.argsort(pair)  # by word, then row; no two pairs are equal
         term, rows = np.divmod(pair[order], max(n, 1))
-        return cls.from_parts(n, vocabulary, _starts(term, len(vocabulary)), rows, np.concatenate(weights)[order])
+        starts = np.searchsorted(term, np.arange(len(vocabulary) + 1))
+        return cls.from_parts(n, vocabulary, starts, rows, np.concatenate(weights)[order])
 
     def _slice(self, term: int) -> slice:
         return slice(self.starts[term], self.starts[term + 1])
@@ -168,11 +166,6 @@ class BM25:
             elif term is not None:
                 scores[self.rows[self._slice(term)]] += self.weights[self._slice(term)]  # no row is in a slice twice
         return scores
-
-
-def _starts(term: np.ndarray, count: int) -> np.ndarray:
-    """(postings,) ascending word numbers -> (count + 1,) start of each word's slice, and the end of the last."""
-    return np.searchsorted(term, np.arange(count + 1))
 
 
 class RankBM25:

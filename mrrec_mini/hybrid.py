@@ -19,9 +19,9 @@ that list under min-max, and 0 under RRF. Under min-max a new row can stretch a 
 Order: score descending, then id ascending (as strings). A query gets the same bits alone and in any batch, so scores
 are not rounded: BM25 adds in query order, cosines are exact sums (see `dense.py`), fusion works element by element.
 
-Growth (`add`, `update`, `delete`): new rows form a segment beside the first, and every segment is scanned. Deleted rows
-are skipped. Segments of similar size are merged, so n rows are in about log n segments. In the same space, an index
-that has grown answers exactly, to the last bit, like one built from all its rows at once.
+Growth (`add`, `delete`): new rows form a segment beside the first; every segment is scanned, without its deleted rows.
+Segments of similar size are merged, so n rows are in about log n segments. In the same space, an index that has grown
+answers exactly, to the last bit, like one built from all its rows at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,7 +41,6 @@ from mrrec_mini.metrics import ndcg_of_set
 
 CHUNK_SCORES = 1 << 17  # scores (queries x rows) per chunk: 1 MB per list, so that fusion stays in the cache ...
 MIN_CHUNK = 16  # ... but at least so many queries, which share one pass over the vectors
-WEIGHTS = tuple(tenth / 10 for tenth in range(11))  # that `tune_weight` tries
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,11 @@ class TextSpace:
     embedder: Embedder | None  # None: dense="none"
 
     @classmethod
-    def fit(cls, texts: Sequence[str], config: HybridConfig | None = None) -> TextSpace:
+    def fit(cls, texts: Sequence[str], config: HybridConfig = HybridConfig()) -> TextSpace:
         """Fit on `texts` of training users and items only; anything else leaks test data."""
-        config = config or HybridConfig()
-        embedder = None
-        if config.dense != "none":
-            embedder = make_embedder(config.dense, config.dims, config.seed, config.device).fit(texts)
+        embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
+        if isinstance(embedder, LSA):
+            embedder.fit(texts)
         return cls(config, BM25Stats.fit(texts, config.idf), embedder)
 
     @property
@@ -120,12 +118,11 @@ class TextSpace:
         """Rebuild the space of `pack`: same numbers, same scores. A pretrained embedder is loaded again."""
         config = HybridConfig(**fields["config"])
         stats = BM25Stats(fields["avgdl"], json.loads(parts["idf"]), fields["unseen"])
-        if config.dense == "none":
-            return cls(config, stats, None)
-        if config.dense != "lsa":
-            return cls(config, stats, make_embedder(config.dense, config.dims, config.seed, config.device))
-        table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, fields["dims"])
-        return cls(config, stats, LSA.from_parts(json.loads(parts["vocabulary"]), table))
+        embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
+        if isinstance(embedder, LSA):
+            table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, fields["dims"])
+            embedder.set_table(json.loads(parts["vocabulary"]), table)
+        return cls(config, stats, embedder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +174,10 @@ class IdOrder:
     def __init__(self, segments: Sequence[Segment]):
         first, *others = segments
         self._first_ids, self._first_live = first.ids, np.flatnonzero(first.live)
-        self._other_ids = tuple(id for one in others for id in one.ids)
         # the first segment is large and sorted already, so we sort only the rows of the others and insert them
-        other_live = chain.from_iterable(one.live for one in others)
-        places = enumerate(zip(self._other_ids, other_live, strict=True), start=len(first.ids))
-        tail = sorted((id, position) for position, (id, live) in places if live)
+        rows = [(id, live) for one in others for id, live in zip(one.ids, one.live, strict=True)]
+        self._other_ids = tuple(id for id, _ in rows)
+        tail = sorted((id, position) for position, (id, live) in enumerate(rows, start=len(first.ids)) if live)
         self._tail_ids = tuple(id for id, _ in tail)
         self._positions = None  # (n,) by ascending id; None: the first segment, complete
         if tail or len(self._first_live) < len(first.ids):
@@ -241,40 +237,26 @@ class HybridIndex:
 
         Raises ValueError if an id is already present or given twice, if the lengths differ, or for rank_bm25.
         """
-        for id in ids:
-            if id in self._rows:
-                raise ValueError(f"id {id!r} is already in this index; use update")
-        self._append(self._fresh_segment(ids, texts), ids)
+        if self.space.config.lexical == "rank_bm25":
+            raise ValueError("rank_bm25 counts its own rows, so new ones would change every score; build a new index")
+        if present := [id for id in ids if id in self._rows]:
+            raise ValueError(f"id {present[0]!r} is already in this index; delete it first")
+        segments = [*self._segments, self._segment(ids, texts)]
+        while len(segments) > 1 and 2 * len(segments[-1].ids) >= len(segments[-2].ids):
+            segments[-2:] = [Segment.merged(segments[-2:])]
+        self._rows.update(dict.fromkeys(ids))
+        self._set_segments(segments)
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete rows. Raises LookupError, and deletes nothing, if one of them is not in the index."""
         ids = dict.fromkeys(ids)
-        for id in ids:
-            if id not in self._rows:
-                raise LookupError(f"id {id!r} is not in this index")
+        if missing := [id for id in ids if id not in self._rows]:
+            raise LookupError(f"id {missing[0]!r} is not in this index")
         for id in ids:
             segment, row = next((one, row) for one in self._segments if (row := one.row(id)) is not None)
             segment.live[row] = False
             del self._rows[id]
         self._set_segments(self._segments)
-
-    def update(self, ids: Sequence[str], texts: Sequence[str]) -> None:
-        """Replace the texts of rows. Raises LookupError as `delete` does, ValueError as `add` does."""
-        fresh = self._fresh_segment(ids, texts)  # may raise, so it comes before the deletion
-        self.delete(ids)
-        self._append(fresh, ids)
-
-    def _fresh_segment(self, ids: Sequence[str], texts: Sequence[str]) -> Segment:
-        if self.space.config.lexical == "rank_bm25":
-            raise ValueError("rank_bm25 counts its own rows, so new ones would change every score; build a new index")
-        return self._segment(ids, texts)
-
-    def _append(self, fresh: Segment, ids: Sequence[str]) -> None:
-        segments = [*self._segments, fresh]
-        while len(segments) > 1 and 2 * len(segments[-1].ids) >= len(segments[-2].ids):
-            segments[-2:] = [Segment.merged(segments[-2:])]
-        self._rows.update(dict.fromkeys(ids))
-        self._set_segments(segments)
 
     def merge(self) -> Segment:
         """Merge all live rows into one segment and return it, e.g. to save it."""
@@ -317,11 +299,9 @@ class HybridIndex:
         """`search` for each query. Raises ValueError if k < 0."""
         if k < 0:
             raise ValueError(f"k must be >= 0, not {k}")
-        if k == 0 or not self._rows:
-            return [[] for _ in queries]
         found: dict[str, list[Hit]] = {}
         for query, bm25, dense, score in self._scored(queries):
-            best = top_k(score, k) if bm25.any() or dense.any() else np.empty(0, dtype=np.intp)
+            best = top_k(score, k if bm25.any() or dense.any() else 0)
             ids = map(self._order.id, best.tolist())
             found[query] = list(map(Hit, ids, score[best].tolist(), bm25[best].tolist(), dense[best].tolist()))
         return [list(found[query]) for query in queries]
@@ -335,9 +315,8 @@ class HybridIndex:
     def ranks(self, queries: Sequence[str], targets: Sequence[str]) -> np.ndarray:
         """(Q,) int64: rank from 1 of `targets[i]` among ALL rows for `queries[i]`; counted, not sorted.
 
-        rank = 1 + rows with a higher score + rows with an equal score and a smaller id. A query with no known word
-        scores every row 0, so the smaller ids rank first. Raises ValueError if a target is not in the index or the
-        lengths differ.
+        Of equal scores the smaller id ranks first; a query with no known word scores every row 0. Raises ValueError if
+        a target is not in the index or the lengths differ.
         """
         if len(queries) != len(targets):
             raise ValueError(f"{len(queries)} queries for {len(targets)} targets")
@@ -352,9 +331,8 @@ class HybridIndex:
         return ranks
 
     def _require(self, targets: Iterable[str]) -> None:
-        for target in targets:
-            if target not in self._rows:
-                raise ValueError(f"target {target!r} is not in this index")
+        if missing := [target for target in targets if target not in self._rows]:
+            raise ValueError(f"target {missing[0]!r} is not in this index")
 
     def _scored(self, queries: Sequence[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (query, bm25, cosine, fused), (n,) each by ascending id, for every distinct query."""
@@ -398,15 +376,15 @@ def tune_weight(judged: Iterable[tuple[HybridIndex, str, Collection[str]]], k: i
     `judged`: per query its index, its text and the relevant ids (all of one grade). Use validation queries only, never
     those that the weight is reported on. Raises ValueError if there is no query or an id is not in its index.
     """
-    found: dict[float, list[float]] = {weight: [] for weight in WEIGHTS}
+    found: dict[float, list[float]] = {tenth / 10: [] for tenth in range(11)}
     for index, query, relevant in judged:
         index._require(relevant)
         places = [index._order.place(id) for id in sorted(relevant)]
         for _, bm25, dense in index._raw_scores([query]):
-            for weight in WEIGHTS:
+            for weight, values in found.items():
                 [score] = index._fuse(bm25, dense, weight)
                 ranks = [count_rank(score, place) for place in places]
-                found[weight].append(ndcg_of_set(ranks, [1] * len(ranks), k))
+                values.append(ndcg_of_set(ranks, [1] * len(ranks), k))
     if not all(found.values()):
         raise ValueError("there is no query to tune the weight on")
     return {weight: sum(values) / len(values) for weight, values in found.items()}
@@ -417,11 +395,9 @@ def minmax(scores: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
 
     `present` (n,) bool: rows that the lists score; the others count as the minimum. None: all rows.
     """
-    if scores.size == 0:
+    if scores.size == 0 or (present is not None and not present.any()):
         return np.zeros_like(scores)
     if present is not None and not present.all():
-        if not present.any():
-            return np.zeros_like(scores)
         scores = np.where(present, scores, scores[:, present].min(axis=1, keepdims=True))
     low = scores.min(axis=1, keepdims=True)
     span = scores.max(axis=1, keepdims=True) - low

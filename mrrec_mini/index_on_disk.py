@@ -34,8 +34,7 @@ def save(index: HybridIndex, folder: Path) -> int:
         raise ValueError(f"{folder} exists and holds no index; choose another folder")
     segment = index.merge()
     arrays = {name: getattr(segment.lexical, name) for name in ("starts", "rows", "weights")}
-    if segment.vectors:
-        arrays["vectors"] = segment.vectors.values
+    arrays |= {"vectors": segment.vectors.values} if segment.vectors else {}
     fields, blobs = index.space.pack()
     with replacing_folder(folder) as fresh:
         for name, content in {"ids": segment.ids, "words": list(segment.lexical.vocabulary)}.items():
@@ -65,15 +64,13 @@ def load(folder: Path) -> HybridIndex:
         raise DataError(f"{folder / 'index.json'}: not what `save` writes; build the index again") from None
     if version != FORMAT:
         raise DataError(f"{folder}: index format {version}, but this version of mrrec_mini reads {FORMAT}")
-    for path, size in ((folder / name, size) for name, size in sizes):
-        if not path.is_file() or path.stat().st_size != size:
-            raise DataError(f"{path}: missing or cut short ({size} bytes were written); build the index again")
+    for name, size in sizes:
+        if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+            raise DataError(f"{folder / name}: missing or cut short ({size} bytes were written); build the index again")
     blobs = {name[6:]: (folder / name).read_bytes() for name, _ in sizes if name.startswith("space-")}
     space = TextSpace.unpack(about["space"], blobs)
     if space.embedder_id != about["embedder"]:
-        raise DataError(
-            f"{folder}: vectors are of {about['embedder']}, not of {space.embedder_id}; build the index again"
-        )
+        raise DataError(f"{folder}: vectors are of {about['embedder']}, not {space.embedder_id}; build the index again")
     arrays = {name[:-4]: np.load(folder / name, mmap_mode="r") for name, _ in sizes if name.endswith(".npy")}
     ids, words = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("ids", "words"))
     vectors = Vectors(arrays.pop("vectors"), space.embedder_id) if "vectors" in arrays else None

@@ -139,11 +139,11 @@ def record_entry(purchase: Purchase, config: MemoryConfig) -> MemoryEntry:
 
 
 def preference_entries(user: str, preferences: Iterable[Preference], config: MemoryConfig) -> list[MemoryEntry]:
-    """One self-contained line per (scenario, aspect), from firm preferences: `mug price luxury`."""
+    """One self-contained line per (scenario, aspect), from the firm preferences of the levels in use."""
     groups: dict[tuple[str, str], list[Preference]] = {}
-    for preference in preferences:
-        if preference.firm:
-            groups.setdefault((preference.scenario, preference.aspect), []).append(preference)
+    for one in preferences:
+        if one.firm and ("pattern" if one.scenario else "profile") in config.levels:
+            groups.setdefault((one.scenario, one.aspect), []).append(one)
     entries = []
     for (scenario, aspect), group in groups.items():
         level = "pattern" if scenario else "profile"
@@ -169,11 +169,8 @@ def local_entries(purchases: Sequence[Purchase], summarizer: Summarizer, config:
         return []
     by_category = patterns_by_category(purchases, summarizer)
     patterns = [pattern for category in by_category.values() for pattern in category]
-    user = purchases[0].user
-    entries = preference_entries(user, summarizer.profile(patterns), config)
-    entries += preference_entries(user, patterns, config)
-    entries += [record_entry(purchase, config) for purchase in reversed(purchases)]
-    return [entry for entry in entries if entry.level in config.levels]
+    entries = preference_entries(purchases[0].user, [*summarizer.profile(patterns), *patterns], config)
+    return entries + [record_entry(one, config) for one in reversed(purchases) if "record" in config.levels]
 
 
 def global_line(aspect: Aspect, config: MemoryConfig) -> MemoryEntry:
@@ -219,8 +216,7 @@ def sample_contrasts(
         stock = items_in_stock[scenario]
         draws = rng.integers(len(stock), size=(len(chosen), config.candidates))  # (contrasts, candidates)
         known = {stock[i].id: features(stock[i]) for i in np.unique(draws)}
-        for number, drawn in zip(chosen, draws, strict=True):
-            purchase, history = pool[number]
+        for (purchase, history), drawn in zip((pool[number] for number in chosen), draws, strict=True):
             # 3. Drop the candidates that the user bought at any time.
             owned = {other.item.id for other in history}
             others = {stock[i].id: stock[i] for i in drawn if stock[i].id not in owned}
@@ -228,13 +224,12 @@ def sample_contrasts(
             bought = features(purchase.item)
             shared = {identity: similarity(bought, known[identity]) for identity in others}
             if nearest := sorted(shared, key=shared.__getitem__, reverse=True)[: config.unchosen]:
-                contrasts.append(Contrast(purchase, tuple(others[identity] for identity in nearest), history))
+                contrasts.append(Contrast(purchase, tuple(map(others.__getitem__, nearest)), history))
     return contrasts
 
 
 class EntryIndex:
-    """Entries behind one hybrid index. Of entries with equal text only the first can be found, because a near-duplicate
-    in the top 3 would waste a place."""
+    """Entries behind one hybrid index. Of equal texts only the first can be found: a duplicate would waste a place."""
 
     def __init__(self, entries: Sequence[MemoryEntry], space: TextSpace, vectors: Vectors | None = None) -> None:
         """`vectors`: saved vectors of the entries, in the same order; None: compute them."""
@@ -247,17 +242,15 @@ class EntryIndex:
             vectors = Vectors(vectors.values[list(first.values())], vectors.embedder_id)
         self.index = HybridIndex(list(self._by_id), list(first), space, vectors) if first else None
 
-    def find_many(self, texts: Sequence[str], k: int) -> list[tuple[tuple[MemoryEntry, Hit], ...]]:
-        """The k best entries per text with their scores, best first; () for a blank text or an empty index."""
-        asked = [text for text in texts if text.strip()]
-        if self.index is None or not asked or k <= 0:
-            return [()] * len(texts)
-        found = iter(self.index.search_many(asked, k))
-        return [tuple((self._by_id[h.id], h) for h in next(found)) if text.strip() else () for text in texts]
+    def find(self, text: str, k: int) -> tuple[tuple[MemoryEntry, Hit], ...]:
+        """The k entries that match `text` best, with their scores, best first; () for a blank text."""
+        if self.index is None or k <= 0 or not text.strip():
+            return ()
+        return tuple((self._by_id[hit.id], hit) for hit in self.index.search(text, k))
 
-    def search_many(self, texts: Sequence[str], k: int) -> list[tuple[MemoryEntry, ...]]:
-        """Like `find_many`, without the scores."""
-        return [tuple(entry for entry, _ in found) for found in self.find_many(texts, k)]
+    def search(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
+        """Like `find`, without the scores."""
+        return tuple(entry for entry, _ in self.find(text, k))
 
 
 @dataclass
@@ -314,22 +307,22 @@ class Memory:
         return self.local(query).entries
 
     def search(self, query: Query, text: str, k: int = 3) -> tuple[MemoryEntry, ...]:
-        """Eq. (8), the memory tool: the k entries of the query's user that match `text` best, best first."""
-        return self.search_many([(query, text)], k)[0]
+        """Eq. (8), the memory tool: the k entries of the query's user that match `text` best, best first.
+
+        Answers are cached: the G episodes of a group often ask the same.
+        """
+        key = (query.user, query.time, text, k)
+        if key not in self._answers:
+            self._answers[key] = self.local(query).search(text, k)
+        return self._answers[key]
 
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int = 3) -> list[tuple[MemoryEntry, ...]]:
-        """`search` for many queries at once. Answers are cached: the G episodes of a group often ask the same."""
-        answers = []
-        for query, text in asked:
-            key = (query.user, query.time, text, k)
-            if key not in self._answers:
-                self._answers[key] = self.local(query).search_many([text], k)[0]
-            answers.append(self._answers[key])
-        return answers
+        """`search` for each query and text."""
+        return [self.search(query, text, k) for query, text in asked]
 
     def search_global(self, text: str, k: int = 5) -> tuple[MemoryEntry, ...]:
         """The k global entries that match `text` best, best first."""
-        return self.global_index.search_many([text], k)[0]
+        return self.global_index.search(text, k)
 
 
 def join(dataset: Dataset, history: Sequence[Interaction]) -> tuple[Purchase, ...]:
@@ -342,22 +335,15 @@ def join(dataset: Dataset, history: Sequence[Interaction]) -> tuple[Purchase, ..
 
 def train_histories(dataset: Dataset, users: Iterable[str]) -> list[tuple[Purchase, ...]]:
     """What each user did before their first query, so no target is included. Users without history are left out."""
-    users = frozenset(users)
-    first: dict[str, int] = {}  # time of each user's first query
-    for query in dataset.queries_of(users):
-        first[query.user] = min(query.time, first.get(query.user, query.time))
-    visible = (
-        [one for one in dataset.interactions_of(user) if user not in first or one.time < first[user]]
-        for user in sorted(users)
-    )
+    first: dict[str, float] = dict.fromkeys(users, np.inf)  # time of each user's first query
+    for query in dataset.queries_of(first):
+        first[query.user] = min(query.time, first[query.user])
+    visible = ([one for one in dataset.interactions_of(user) if one.time < first[user]] for user in sorted(first))
     return [join(dataset, history) for history in visible if history]
 
 
 def common_words(texts_by_user: Sequence[Sequence[str]], min_users: int) -> list[str]:
-    """All texts of all users, reduced to the words that at least `min_users` users have.
-
-    What is fitted on them outlives `forget`, so it must not contain words of a single person.
-    """
+    """All texts of all users, reduced to words that at least `min_users` users have: what is learned outlives them."""
     users = Counter(word for texts in texts_by_user for word in {word for text in texts for word in words(text)})
     return [" ".join(w for w in words(text) if users[w] >= min_users) for texts in texts_by_user for text in texts]
 
@@ -367,8 +353,6 @@ def global_entries(
 ) -> tuple[MemoryEntry, ...]:
     """Eq. (6): the canonical aspects that at least `min_users` users support."""
     merged = summarizer.merge(summarizer.aspects(contrasts)) if contrasts else []
-    supported = sorted(
-        (aspect for aspect in merged if len(aspect.users) >= config.min_users),
-        key=lambda aspect: (aspect.scenario, -len(aspect.users), aspect.name),
-    )
+    supported = [aspect for aspect in merged if len(aspect.users) >= config.min_users]
+    supported.sort(key=lambda aspect: (aspect.scenario, -len(aspect.users), aspect.name))
     return tuple(global_line(aspect, config) for aspect in supported)

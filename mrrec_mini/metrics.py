@@ -148,21 +148,13 @@ def _draws(count: int, n: int, rng: np.random.Generator, cells: int = 1 << 22):
         yield rng.integers(count, size=(min(rows, n - start), count))
 
 
-def paired_interval(
-    new: ArrayLike,
-    old: ArrayLike,
-    rng: np.random.Generator,
-    *,
-    clusters: ArrayLike | None = None,
-    n: int = 2000,
-    level: float = 0.95,
-) -> Interval:
+def paired_interval(new: ArrayLike, old: ArrayLike, rng: np.random.Generator, **options) -> Interval:
     """Interval of mean(new - old), row by row on the same queries, so the difficulty of a query cancels out.
 
-    `new`, `old`, `clusters` (M,), aligned. `new` is better if the whole interval is above 0. Raises ValueError if the
-    shapes differ, or as `bootstrap_interval` does.
+    `new`, `old` (M,), aligned. `options`: those of `bootstrap_interval`. `new` is better if the whole interval is above
+    0. Raises ValueError if the shapes differ, or as `bootstrap_interval` does.
     """
     new, old = np.asarray(new, dtype=float), np.asarray(old, dtype=float)
     if new.shape != old.shape:
         raise ValueError(f"values are not paired: {new.shape} against {old.shape}")
-    return bootstrap_interval(new - old, rng, clusters=clusters, n=n, level=level)
+    return bootstrap_interval(new - old, rng, **options)

@@ -107,12 +107,13 @@ CREATE INDEX event_of ON event (user, number);
 # Tables with rows of people, in an order in which they can be emptied: `behaviour` refers to `item`.
 PERSONAL = ("entry", "event", "audit", "behaviour", "item", "preference", "person")
 ENTRY = "id, level, text, rests_on, scenario, support"
-EXPORTED = {  # kind of an exported line -> its table, columns and order
-    "behaviour": ("behaviour", "place, item, time, rating, review", "place"),
-    "preference": ("preference", "category, place, content", "category, place"),
-    "entry": ("entry", f"{ENTRY}, by_hand, version, changed", "number"),
-    "event": ("event", "entry, kind, old, new, at", "number"),
-    "audit": ("audit", "verb, asked, at", "number"),
+EVENT = "entry, kind, old, new, at"
+EXPORTED = {  # table, which is also the kind of an exported line -> its columns and order
+    "behaviour": ("place, item, time, rating, review", "place"),
+    "preference": ("category, place, content", "category, place"),
+    "entry": (f"{ENTRY}, by_hand, version, changed", "number"),
+    "event": (EVENT, "number"),
+    "audit": ("verb, asked, at", "number"),
 }
 
 
@@ -145,10 +146,6 @@ class Page:
     total: int  # rows of the whole list
     cursor: int | None  # pass it to get the next page; None: this is the last one
 
-    @property
-    def truncated(self) -> bool:
-        return self.cursor is not None
-
 
 @dataclass(frozen=True)
 class Event:
@@ -161,20 +158,10 @@ class Event:
     at: int  # milliseconds since 1970
 
 
-@dataclass(frozen=True)
-class Found:
-    """An entry that a search returned, with its scores."""
-
-    entry: MemoryEntry
-    hit: Hit
-
-
 class Store(AbstractContextManager):
     """An open store. `for_user` is the only way to a user's rows. Close it after use (`with`)."""
 
-    def __init__(
-        self, path: Path, connection: sqlite3.Connection, now: Callable[[], int], summarizer: Summarizer | None = None
-    ):
+    def __init__(self, path: Path, connection: sqlite3.Connection, now: Callable[[], int] = milliseconds):
         self.path, self._connection, self.now = path, connection, now
         meta = dict(self._rows("SELECT key, value FROM meta"))
         learned = dict(self._rows("SELECT part, content FROM learned"))
@@ -182,21 +169,12 @@ class Store(AbstractContextManager):
         self.config = MemoryConfig(**{**config, "levels": tuple(config["levels"])})
         self.space = TextSpace.unpack(json.loads(meta["space"]), learned)
         self.embedder_id = self.space.embedder_id
-        self.summarizer = summarizer or ExtractiveSummarizer.unpack(json.loads(learned["reading"]))
+        self.summarizer: Summarizer = ExtractiveSummarizer.unpack(json.loads(learned["reading"]))  # for new summaries
 
     @classmethod
-    def open(
-        cls,
-        path: Path,
-        now: Callable[[], int] = milliseconds,
-        summarizer: Summarizer | None = None,
-        any_embedder: bool = False,
-    ) -> Store:
-        """Open a store file. `summarizer` writes the summaries from now on; None: the extractive one.
-
-        Raises FileNotFoundError if there is no file; DataError if it is not a store, has another format, or (unless
-        `any_embedder`) holds vectors of another embedder.
-        """
+    def open(cls, path: Path, now: Callable[[], int] = milliseconds, any_embedder: bool = False) -> Store:
+        """Open a store file. Raises FileNotFoundError if there is none; DataError if it is not a store, has another
+        format, or (unless `any_embedder`) holds vectors of another embedder."""
         if not path.is_file():
             raise FileNotFoundError(f"no store {path}; make one with `mrrec memory build --data DIR --store {path}`")
         connection = _connect(path)
@@ -208,7 +186,7 @@ class Store(AbstractContextManager):
                 raise DataError(
                     f"{path}: a store of format {shorten(found)}, and this version of mrrec_mini reads {FORMAT}{older}"
                 )
-            store = cls(path, connection, now, summarizer)
+            store = cls(path, connection, now)
             if meta["embedder"] != store.embedder_id and not any_embedder:
                 raise DataError(
                     f"{path}: its vectors were made by {meta['embedder']}, but the embedder here is "
@@ -238,9 +216,9 @@ class Store(AbstractContextManager):
 
     def entry_index(self) -> EntryIndex:
         """A search index over the global memory (eq. 6) as it is now."""
-        rows = self._rows("SELECT id, text, scenario, support, vector FROM shared ORDER BY number")
-        entries = [MemoryEntry(i, None, "global", text, (), scenario, n) for i, text, scenario, n, _ in rows]
-        return _entry_index(entries, [row[-1] for row in rows], self.space)
+        rows = self._rows("SELECT vector, id, text, scenario, support FROM shared ORDER BY number")
+        entries = [MemoryEntry(i, None, "global", text, (), scenario, n) for _, i, text, scenario, n in rows]
+        return self._index(entries, [row[0] for row in rows])
 
     def rebuild_global(self, rng: np.random.Generator, items: Iterable[Item] = ()) -> tuple[MemoryEntry, ...]:
         """Recompute eq. (6) from the train users' purchases in the store; returns the global entries.
@@ -286,6 +264,13 @@ class Store(AbstractContextManager):
             return [b""] * len(texts)
         return [row.tobytes() for row in embed(self.space.embedder, list(texts)).values]
 
+    def _index(self, entries: Sequence[MemoryEntry], vectors: Sequence[bytes]) -> EntryIndex:
+        """An index over saved entries, with their saved vectors."""
+        if self.space.embedder is None or not entries:
+            return EntryIndex(entries, self.space)
+        matrix = np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(len(entries), -1)
+        return EntryIndex(entries, self.space, Vectors(matrix, self.embedder_id))
+
     def _teachers(self) -> list[tuple[str, int]]:
         """(user, generation) of each train user. The global memory is learned from them only."""
         return self._rows("SELECT user, generation FROM person WHERE teaches ORDER BY user")
@@ -300,17 +285,14 @@ class Store(AbstractContextManager):
 
 
 def _logging_refusals(verb: Callable) -> Callable:
-    """Log attempts to access ids the user does not own. Logging is best effort and never changes the result.
-
-    Nothing is derived from the log, so it does not increase the generation.
-    """
+    """Log attempts to access ids the user does not own. Logging is best effort and never changes the result."""
 
     @functools.wraps(verb)
     def logged(self: Scope, *args, **kwargs):
         try:
             return verb(self, *args, **kwargs)
         except NotYours as refusal:
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error):  # nothing is derived from the log, so the generation stays
                 self.store._connection.execute(
                     "INSERT INTO audit (user, verb, asked, at) VALUES (?, ?, ?, ?)",
                     (self.user, verb.__name__, str(refusal.identity)[:AUDIT_CHARS], self.store.now()),
@@ -331,7 +313,7 @@ class Scope:
     @_logging_refusals
     def get(self, identity: str) -> MemoryEntry:
         """One entry. Raises NotYours if this user has none with the id."""
-        return self._get(identity)[1]
+        return self._get(identity)[0]
 
     def list(self, level: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
         """Entries after `cursor`, oldest first. Raises ValueError for a limit below 1."""
@@ -340,43 +322,34 @@ class Scope:
     @_logging_refusals
     def history(self, identity: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
         """Events, oldest first: all, or those of one entry, deleted or not. Raises NotYours if it has none."""
-        columns = "entry, kind, old, new, at"
-        page = self._page("event", columns, lambda row: Event(*row), limit, cursor, entry=identity)
+        page = self._page("event", EVENT, lambda row: Event(*row), limit, cursor, entry=identity)
         if identity is not None and not page.total:
             raise NotYours(self.user, identity)
         return page
 
-    def search(self, text: str, k: int = 3) -> tuple[Found, ...]:
-        """Eq. (8): the k entries that match `text` best, best first. Reads this user's rows only.
-
-        Raises ValueError for k below 0.
-        """
+    def search(self, text: str, k: int = 3) -> tuple[tuple[MemoryEntry, Hit], ...]:
+        """Eq. (8): the k entries that match `text` best, with their scores, best first. Raises ValueError if k < 0."""
         if k < 0:
             raise ValueError(f"k must be >= 0, not {k}")
-        return tuple(Found(entry, hit) for entry, hit in self.entry_index().find_many([text], k)[0])
+        if k < 0:
+            raise ValueError(f"k must be >= 0, not {k}")
+        return self.entry_index().find(text, k)
 
     def entry_index(self) -> EntryIndex:
-        """A search index over this user's entries as they are now."""
-        return _entry_index(*self._all(), self.store.space)
-
-    def entries(self) -> tuple[MemoryEntry, ...]:
-        """All entries in the order of `memory.local_entries`, after the notes."""
-        entries, levels = self._all()[0], ("note", "profile", "pattern")
-        records = [entry for entry in entries if entry.level == "record"]
-        others = [entry for entry in entries if entry.level != "record"]
-        return (*sorted(others, key=lambda entry: levels.index(entry.level)), *reversed(records))
+        """A search index over this user's entries as they are now, oldest first."""
+        rows = self._execute(f"SELECT vector, {ENTRY} FROM entry WHERE user = ? ORDER BY number")
+        return self.store._index([self._entry(fields) for _, *fields in rows], [row[0] for row in rows])
 
     @_logging_refusals
     def why(self, identity: str, text: str = "") -> dict:
         """What an entry rests on, and how it scores in a search for `text`. Raises NotYours as `get` does."""
-        entry = self._get(identity)[1]
-        about: dict = {"entry": asdict(entry), "rests_on": [], "search": None}
-        for source in entry.rests_on:
-            row = self._one("SELECT text FROM entry WHERE user = ? AND id = ?", source)
-            about["rests_on"].append({"id": source, "text": row and row[0]})
+        entry = self._get(identity)[0]
+        texts = [(one, self._one("SELECT text FROM entry WHERE user = ? AND id = ?", one)) for one in entry.rests_on]
+        rests_on = [{"id": source, "text": row and row[0]} for source, row in texts]
+        about: dict = {"entry": asdict(entry), "rests_on": rests_on, "search": None}
         if text.strip():
             found = self.search(text, self.list(limit=1).total)
-            places = {one.entry.id: (place, one.hit) for place, one in enumerate(found, 1)}
+            places = {other.id: (place, hit) for place, (other, hit) in enumerate(found, 1)}
             place, hit = places.get(identity, (None, None))
             about["search"] = {
                 "text": text,
@@ -415,9 +388,8 @@ class Scope:
             known = self._one(f"SELECT {ENTRY} FROM entry WHERE user = ? AND level = 'note' AND text = ?", text)
             if known:
                 return self._entry(known)
-            entry = MemoryEntry(entry_id(self.user, "note", self._take_number()), self.user, "note", text)
-            self._insert(entry, vector, by_hand=True)
-            self._increase_generation()
+            entry = MemoryEntry(entry_id(self.user, "note", self._increase_generation(1)), self.user, "note", text)
+            self._save(entry, vector, by_hand=True)
         return entry
 
     @_logging_refusals
@@ -430,26 +402,37 @@ class Scope:
         self._get(identity)  # refuse an unknown id before embedding anything
         [vector] = self.store._embed([text])
         with self.store._writing():
-            number, old, is_now = self._get(identity)
+            old, is_now = self._get(identity)
             if version is not None and version != is_now:
                 raise Changed(f"{identity} is at version {is_now} by now, not {version}; read it again")
             entry = replace(old, text=text)
             if text != old.text:
-                self._change(number, old, entry, vector, by_hand=True)
+                self._save(entry, vector, old.text, by_hand=True)
                 self._increase_generation()
         return entry
 
     @_logging_refusals
     def delete(self, identity: str) -> None:
-        """Delete one entry; without a record, summarise its category again. Raises NotYours as `get` does."""
-        entry = self._get(identity)[1]
-        if entry.level == "record":
-            self._delete_record(entry)
+        """Delete one entry. A record goes with its purchase, and its category is summarised again, as by `remember`.
+
+        Raises NotYours as `get` does.
+        """
+        while True:
+            generation, _ = self._person()
+            entry, _ = self._get(identity)
+            left = [one for one in self.purchases() if one.record != identity]
+            summaries = self._summarise(entry.scenario, left) if entry.level == "record" else None
+            with self.store._writing():
+                if self._person()[0] != generation:
+                    continue
+                self._remove(entry)
+                if summaries:
+                    self._execute("DELETE FROM behaviour WHERE user = ? AND place = ?", int(identity.rsplit("/", 1)[1]))
+                    unused = "id NOT IN (SELECT item FROM behaviour WHERE user = ?)"
+                    self._execute(f"DELETE FROM item WHERE user = ? AND {unused}", self.user)
+                    self._write_summaries(*summaries)
+                self._increase_generation()
             return
-        with self.store._writing():
-            number, old, _ = self._get(identity)
-            self._remove(number, old)
-            self._increase_generation()
 
     def remember(self, item: Item, rating: float, review: str = "", at: int | None = None) -> MemoryEntry:
         """Eq. (1) with one more purchase: add its behaviour record, then redo eq. (4) for its category, and eq. (5).
@@ -474,10 +457,10 @@ class Scope:
                 if self._person()[0] != generation:
                     continue
                 # 4. Write the purchase, its record and the summaries.
-                self._take_number()
+                self._increase_generation(1)
                 self._write_purchase(place, item, at, rating, review)
                 if "record" in store.config.levels:
-                    self._insert(record, vector)
+                    self._save(record, vector)
                 self._write_summaries(*summaries)
             return record
 
@@ -485,21 +468,21 @@ class Scope:
         """Delete all rows of this user, also from the free pages of the file; returns how many."""
         with self.store._writing():
             gone = sum(len(self._execute(f"DELETE FROM {table} WHERE user = ? RETURNING 1")) for table in PERSONAL)
-        with _sqlite_errors(self.store.path):
-            self.store._connection.execute("VACUUM")
-            self.store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.store._rows("VACUUM")
+        self.store._rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
 
     # --- export and import ------------------------------------------------------------------------------------------
 
-    def export(self) -> Iterator[str]:
+    def export(self) -> list[str]:
         """All rows of this user as JSON lines. `restore` recreates rows that export to the same lines."""
-        yield _line("person", {"user": self.user, "next": self._person()[1], "format": FORMAT})
-        for identity, content in self._execute("SELECT id, content FROM item WHERE user = ? ORDER BY id"):
-            yield _line("item", {"id": identity, "content": json.loads(content)})
-        for kind, (table, columns, order) in EXPORTED.items():
-            for row in self._execute(f"SELECT {columns} FROM {table} WHERE user = ? ORDER BY {order}"):
-                yield _line(kind, dict(zip(columns.split(", "), row, strict=True)))
+        rows = [("person", {"user": self.user, "next": self._person()[1], "format": FORMAT})]
+        items = self._execute("SELECT id, content FROM item WHERE user = ? ORDER BY id")
+        rows += [("item", {"id": identity, "content": json.loads(content)}) for identity, content in items]
+        for kind, (columns, order) in EXPORTED.items():
+            table = self._execute(f"SELECT {columns} FROM {kind} WHERE user = ? ORDER BY {order}")
+            rows += [(kind, dict(zip(columns.split(", "), row, strict=True))) for row in table]
+        return [json.dumps({"line": kind, **fields}, sort_keys=True) for kind, fields in rows]
 
     def restore(self, lines: Iterable[bytes], name: str = "import") -> dict[str, int]:
         """Insert the rows of an export, all or nothing; returns {kind: rows}. `name`: of the file, for errors.
@@ -529,7 +512,7 @@ class Scope:
                         continue
                     if kind == "entry":
                         row |= {"embedder": self.store.embedder_id, "vector": next(vectors)}
-                    statement = f"INSERT INTO {EXPORTED[kind][0]} (user, {', '.join(row)}) VALUES (?{', ?' * len(row)})"
+                    statement = f"INSERT INTO {kind} (user, {', '.join(row)}) VALUES (?{', ?' * len(row)})"
                     self._execute(statement, *row.values())
                     counts[kind] += 1
                 except (sqlite3.Error, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -559,63 +542,49 @@ class Scope:
         more = rows[limit - 1][0] if len(rows) > limit else None
         return Page(tuple(make(row[1:]) for row in rows[:limit]), total, more)
 
-    def _all(self) -> tuple[list[MemoryEntry], list[bytes]]:
-        """All entries, oldest first, and their vectors."""
-        rows = self._execute(f"SELECT {ENTRY}, vector FROM entry WHERE user = ? ORDER BY number")
-        return [self._entry(row[:-1]) for row in rows], [row[-1] for row in rows]
-
     def _entry(self, row: Sequence) -> MemoryEntry:
         identity, level, text, rests_on, scenario, support = row
         return MemoryEntry(identity, self.user, level, text, tuple(json.loads(rests_on)), scenario, support)
 
-    def _get(self, identity: str) -> tuple[int, MemoryEntry, int]:
-        """(row number, entry, version)"""
-        row = self._one(f"SELECT number, version, {ENTRY} FROM entry WHERE user = ? AND id = ?", identity)
+    def _get(self, identity: str) -> tuple[MemoryEntry, int]:
+        """(entry, version). Raises NotYours."""
+        row = self._one(f"SELECT version, {ENTRY} FROM entry WHERE user = ? AND id = ?", identity)
         if row is None:
             raise NotYours(self.user, identity)
-        return row[0], self._entry(row[2:]), row[1]
+        return self._entry(row[1:]), row[0]
 
     def _person(self) -> tuple[int, int]:
         """(generation, next number) of this user; (0, 0) for a new one."""
         return self._one("SELECT generation, next FROM person WHERE user = ?") or (0, 0)
 
-    def _increase_generation(self) -> None:
-        self._execute(
-            "INSERT INTO person (user, generation, next) VALUES (?, 1, 0)"
-            " ON CONFLICT (user) DO UPDATE SET generation = generation + 1"
+    def _increase_generation(self, numbers: int = 0) -> int:
+        """Say that this user's rows changed; returns the first of some `numbers` that no entry of the user ever had."""
+        [after] = self._one(
+            "INSERT INTO person (user, generation, next) VALUES (?, 1, ?) ON CONFLICT (user)"
+            " DO UPDATE SET generation = generation + 1, next = next + excluded.next RETURNING next",
+            numbers,
         )
-
-    def _take_number(self) -> int:
-        """A number that this user never had before, so that the id of a deleted entry is not used again."""
-        self._increase_generation()
-        return self._one("UPDATE person SET next = next + 1 WHERE user = ? RETURNING next - 1")[0]
+        return after - numbers
 
     def _event(self, entry: str, kind: str, old: str | None, new: str | None) -> None:
-        statement = "INSERT INTO event (user, entry, kind, old, new, at) VALUES (?, ?, ?, ?, ?, ?)"
-        self._execute(statement, entry, kind, old, new, self.store.now())
+        self._execute("INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?, ?)", entry, kind, old, new, self.store.now())
 
-    def _insert(self, entry: MemoryEntry, vector: bytes, by_hand: bool = False) -> None:
+    def _save(self, entry: MemoryEntry, vector: bytes, old: str | None = None, by_hand: bool = False) -> None:
+        """Insert an entry or, if `old` is its text so far, change it."""
+        changeable = "text", "rests_on", "support", "by_hand", "changed", "embedder", "vector"
         self._execute(
             f"INSERT INTO entry (user, {ENTRY}, by_hand, version, changed, embedder, vector)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT (user, id) DO UPDATE SET version = version + 1, "
+            + ", ".join(f"{column} = excluded.{column}" for column in changeable),
             *(entry.id, entry.level, entry.text, json.dumps(entry.rests_on), entry.scenario, entry.support),
             *(by_hand, self.store.now(), self.store.embedder_id, vector),
         )
-        self._event(entry.id, "add", None, entry.text)
+        if entry.text != old:
+            self._event(entry.id, "add" if old is None else "update", old, entry.text)
 
-    def _change(self, number: int, old: MemoryEntry, new: MemoryEntry, vector: bytes, by_hand: bool = False) -> None:
-        values = (new.text, json.dumps(new.rests_on), new.support, by_hand, self.store.now(), self.store.embedder_id)
-        self.store._rows(
-            "UPDATE entry SET text = ?, rests_on = ?, support = ?, by_hand = ?, version = version + 1, changed = ?,"
-            " embedder = ?, vector = ? WHERE user = ? AND number = ?",
-            (*values, vector, self.user, number),
-        )
-        if new.text != old.text:
-            self._event(old.id, "update", old.text, new.text)
-
-    def _remove(self, number: int, old: MemoryEntry) -> None:
-        self._execute("DELETE FROM entry WHERE user = ? AND number = ?", number)
-        self._event(old.id, "delete", old.text, None)
+    def _remove(self, entry: MemoryEntry) -> None:
+        self._execute("DELETE FROM entry WHERE user = ? AND id = ?", entry.id)
+        self._event(entry.id, "delete", entry.text, None)
 
     def _write_item(self, item: Item) -> None:
         content = json.dumps({**vars(item), "attributes": dict(item.attributes)}, sort_keys=True)
@@ -647,9 +616,7 @@ class Scope:
         stored = self._preferences() | {category: patterns}
         in_use = dict.fromkeys(plain(one.scenario) for one in purchases)  # categories in the order of first purchases
         profile = store.summarizer.profile([one for name in in_use for one in stored.get(name, patterns)])
-        entries = preference_entries(self.user, profile, store.config)
-        entries += preference_entries(self.user, patterns, store.config)
-        entries = [entry for entry in entries if entry.level in store.config.levels]
+        entries = preference_entries(self.user, [*profile, *patterns], store.config)
         return category, patterns, entries, store._embed([entry.text for entry in entries])
 
     def _write_summaries(
@@ -658,39 +625,21 @@ class Scope:
         """Replace the profile and one category's patterns, except lines written by hand. Within a transaction."""
         self._write_preferences(category, patterns)
         rows = self._execute(
-            f"SELECT number, by_hand, {ENTRY} FROM entry WHERE user = ?"
+            f"SELECT by_hand, {ENTRY} FROM entry WHERE user = ?"
             " AND (level = 'profile' OR level = 'pattern' AND scenario = ?)",
             category,
         )
         fresh = {entry.id: (entry, vector) for entry, vector in zip(entries, vectors, strict=True)}
-        for number, by_hand, *fields in rows:
+        for by_hand, *fields in rows:
             old = self._entry(fields)
             entry, vector = fresh.pop(old.id, (None, b""))
-            if by_hand:
-                continue
-            if entry is None:
-                self._remove(number, old)
-            elif entry != old:
-                self._change(number, old, entry, vector)
+            if entry is None and not by_hand:
+                self._remove(old)
+            elif entry != old and not by_hand:
+                self._save(entry, vector, old.text)
         for entry, vector in fresh.values():
-            self._insert(entry, vector)
+            self._save(entry, vector)
         self._increase_generation()
-
-    def _delete_record(self, record: MemoryEntry) -> None:
-        """Delete a behaviour record with its purchase, and summarise again, as `remember` does."""
-        while True:
-            generation, _ = self._person()
-            summaries = self._summarise(record.scenario, [one for one in self.purchases() if one.record != record.id])
-            with self.store._writing():
-                if self._person()[0] != generation:
-                    continue
-                number, old, _ = self._get(record.id)
-                self._execute("DELETE FROM behaviour WHERE user = ? AND place = ?", int(record.id.rsplit("/", 1)[1]))
-                unused = "id NOT IN (SELECT item FROM behaviour WHERE user = ?)"
-                self._execute(f"DELETE FROM item WHERE user = ? AND {unused}", self.user)
-                self._remove(number, old)
-                self._write_summaries(*summaries)
-            return
 
     def _preferences(self) -> dict[str, list[Preference]]:
         """{category: patterns}, weak ones included."""
@@ -705,14 +654,6 @@ class Scope:
         self._execute("DELETE FROM preference WHERE user = ? AND category = ?", category)
         for place, one in enumerate(preferences):
             self._execute("INSERT INTO preference VALUES (?, ?, ?, ?)", category, place, json.dumps(vars(one)))
-
-
-def _entry_index(entries: Sequence[MemoryEntry], vectors: Sequence[bytes], space: TextSpace) -> EntryIndex:
-    """An index over saved rows, with their saved vectors."""
-    if space.embedder is None or not entries:
-        return EntryIndex(entries, space)
-    matrix = np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(len(entries), -1)
-    return EntryIndex(entries, space, Vectors(matrix, space.embedder.id))
 
 
 def reindex(path: Path) -> int:
@@ -734,13 +675,7 @@ def reindex(path: Path) -> int:
 # --- a new store ----------------------------------------------------------------------------------------------------
 
 
-def build_store(
-    path: Path,
-    dataset: Dataset,
-    memory: Memory,
-    now: Callable[[], int] = milliseconds,
-    progress: Callable = lambda *_: None,
-) -> dict[str, int]:
+def build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callable = lambda *_: None) -> dict[str, int]:
     """Make a store with all users' memories as of now and the global memory; returns the entries per level.
 
     All or nothing. Raises ValueError if the file exists already. `progress(done, total)` is called after each user.
@@ -759,7 +694,8 @@ def build_store(
                 connection.executescript(f"PRAGMA journal_mode = DELETE; PRAGMA synchronous = OFF; {TABLES}")
                 # 2. What belongs to no user: configuration, and what was learned from train users.
                 _write_learned(connection, memory)
-            with Store(fresh, connection, now, memory.summarizer) as store:
+            with Store(fresh, connection) as store:
+                store.summarizer = memory.summarizer
                 with store._writing():
                     # 3. The global memory.
                     store._write_shared(memory.global_entries, store._embed([e.text for e in memory.global_entries]))
@@ -786,8 +722,7 @@ def _write_learned(connection: sqlite3.Connection, memory: Memory) -> None:
         "embedder": memory.space.embedder_id,
         "space": json.dumps(space),
     }
-    extractive = isinstance(memory.summarizer, ExtractiveSummarizer)
-    writer = memory.summarizer if extractive else ExtractiveSummarizer()
+    writer = memory.summarizer if isinstance(memory.summarizer, ExtractiveSummarizer) else ExtractiveSummarizer()
     learned["reading"] = json.dumps(writer.pack()).encode()
     with connection:
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
@@ -804,12 +739,10 @@ def _write_user(scope: Scope, dataset: Dataset, teaches: bool) -> Counter[str]:
     for category, preferences in by_category.items():
         scope._write_preferences(category, preferences)
     patterns = [one for preferences in by_category.values() for one in preferences]
-    entries = preference_entries(scope.user, store.summarizer.profile(patterns), store.config)
-    entries += preference_entries(scope.user, patterns, store.config)
-    entries += [record_entry(purchase, store.config) for purchase in purchases]
-    entries = [entry for entry in entries if entry.level in store.config.levels]
+    entries = preference_entries(scope.user, [*store.summarizer.profile(patterns), *patterns], store.config)
+    entries += [record_entry(one, store.config) for one in purchases if "record" in store.config.levels]
     for entry, vector in zip(entries, store._embed([entry.text for entry in entries]), strict=True):
-        scope._insert(entry, vector)
+        scope._save(entry, vector)
     scope._execute("INSERT INTO person VALUES (?, 1, ?, ?)", len(history), teaches)
     return Counter(entry.level for entry in entries)
 
@@ -819,19 +752,15 @@ def _as_item(content: Mapping) -> Item:
     return Item(**{**content, "category": tuple(content["category"]), "attributes": attributes})
 
 
-def _line(kind: str, content: Mapping) -> str:
-    return json.dumps({"line": kind, **content}, sort_keys=True)
-
-
 def _parse_line(content: dict, number: int, name: str) -> tuple[str, dict]:
     """(kind, fields) of an exported line.
 
     Raises DataError for another kind or other fields (they become column names), and for a bad time or rating.
     """
     kind = content.pop("line", None)
-    fields = {kind: set(columns.split(", ")) for kind, (_, columns, _) in EXPORTED.items()}
+    fields = {kind: set(columns.split(", ")) for kind, (columns, _) in EXPORTED.items()}
     fields |= {"person": {"user", "next", "format"}, "item": {"id", "content"}}
-    if kind not in fields or content.keys() != fields[kind]:
+    if content.keys() != fields.get(str(kind)):
         raise DataError.at(name, number, None, "not a line of an export; export again, or remove the line")
     for field, check in (("time", seconds), ("rating", finite_rating)) if kind == "behaviour" else ():
         try:

@@ -114,9 +114,7 @@ def learn_attention(
         mentioned.update({(scenario, aspect): 0 for aspect, _ in about})  # an aspect never mentioned counts 0
         mentioned.update({(scenario, aspect) for (aspect, _), found in about.items() if found})
     share = {key: count / reviews[key[0]] for key, count in mentioned.items()}
-    most: dict[str, float] = defaultdict(float)
-    for (scenario, _), part in share.items():
-        most[scenario] = max(most[scenario], part)
+    most = {scenario: part for (scenario, _), part in sorted(share.items(), key=lambda pair: pair[1])}  # the last wins
     return {key: (1 - (most[key[0]] - part)) ** config.sharpness for key, part in share.items()}
 
 
@@ -135,23 +133,17 @@ def stances(purchase: Purchase, reading: Reading, config: ExtractiveConfig) -> d
     liking = (purchase.rating - 3) / 2  # -1..1
     result = {}
     for (aspect, value), about in mentions(purchase, reading.words).items():
-        if not about:
-            stance = liking
-        elif any(sentence & COMPLAINTS for sentence in about):
-            stance = -config.mention_weight
-        else:
-            stance = config.mention_weight * (1 + min(liking, 0.0))
+        complaint = any(sentence & COMPLAINTS for sentence in about)
+        mentioned = -config.mention_weight if complaint else config.mention_weight * (1 + min(liking, 0.0))
+        stance = mentioned if about else liking
         result[aspect, value] = stance * reading.attention.get((plain(purchase.scenario), aspect), 1.0)
     return result
 
 
 def favourites(tally: Mapping[Value, float]) -> dict[str, str]:
     """{aspect: its value with the largest sum above 0}; of equal sums, the first in the alphabet."""
-    best: dict[str, str] = {}
-    for (aspect, value), strength in sorted(tally.items(), key=lambda pair: (-pair[1], pair[0])):
-        if strength > 0:
-            best.setdefault(aspect, value)
-    return best
+    ranked = sorted(tally.items(), key=lambda pair: (-pair[1], pair[0]))
+    return {aspect: value for (aspect, value), strength in reversed(ranked) if strength > 0}  # the last, best one wins
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
@@ -221,9 +213,7 @@ class ExtractiveSummarizer:
         """Eq. (5), extractive: strength(aspect, value) = sum over the categories' patterns, weak ones included."""
         evidence = [((one.aspect, one.value), one.strength, one.rests_on) for one in patterns]
         per_line = Counter((one.scenario, one.aspect) for one in patterns if one.firm)  # values in each pattern line
-        several: Counter[str] = Counter()
-        for (_, aspect), count in per_line.items():
-            several[aspect] = max(several[aspect], count)
+        several = {aspect: count for (_, aspect), count in sorted(per_line.items(), key=lambda pair: pair[1])}
         return self._preferences("", evidence, several, self.config.min_profile)
 
     def _preferences(
@@ -244,32 +234,26 @@ class ExtractiveSummarizer:
         return preferences
 
     def aspects(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
-        """Eq. (6), extractive: the aspects whose lift is above `min_lift` and `min_z` standard errors.
-
-        `parents` adds those of parent categories.
-        """
-        decisive = []
+        """Eq. (6), extractive: the aspects with a lift above `min_lift` and `min_z` standard errors, and `parents`."""
+        decisive: list[Aspect] = []
         for (scenario, aspect), by_user in self.lifts(contrasts).items():
             mean, error = lift(list(by_user.values()))
             if mean > self.config.min_lift and mean > self.config.min_z * error:
-                users = frozenset(user for user, gain in by_user.items() if gain > 0)
-                decisive.append(Aspect(scenario, aspect, users))
+                decisive.append(Aspect(scenario, aspect, frozenset(user for user, gain in by_user.items() if gain > 0)))
         return decisive + parents(decisive, {contrast.bought.item.category for contrast in contrasts})
 
     def lifts(self, contrasts: Sequence[Contrast]) -> dict[tuple[str, str], dict[str, float]]:
         """{(scenario, aspect): {user: mean agreement gain over this user's contrasts, -1..1}}."""
-        by_record: dict[str, dict[Value, float]] = {}  # stances
-        totals: dict[str, dict[Value, float]] = {}  # their sums by user
+        totals: dict[str, dict[Value, float]] = {}  # sums of stances by user
         gains: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for contrast in contrasts:
             bought, user = contrast.bought, contrast.bought.user
             if user not in totals:
                 totals[user] = defaultdict(float)
                 for one in contrast.history:
-                    by_record[one.record] = stances(one, self.reading, self.config)
-                    for value, stance in by_record[one.record].items():
+                    for value, stance in stances(one, self.reading, self.config).items():
                         totals[user][value] += stance
-            own = by_record[bought.record]
+            own = stances(bought, self.reading, self.config)
             others = {value: total - own.get(value, 0.0) for value, total in totals[user].items()}
             for aspect, gain in agreement_gain(contrast, favourites(others)).items():
                 gains[plain(bought.scenario), aspect][user].append(gain)
@@ -294,11 +278,8 @@ def agreement_gain(contrast: Contrast, usual: Mapping[str, str]) -> dict[str, fl
     bought = set(values_of(contrast.bought.item))
     unchosen = [set(values_of(item)) for item in contrast.unchosen]
     aspects = {aspect for aspect, _ in bought}
-    return {
-        pair[0]: (pair in bought) - sum(pair in item for item in unchosen) / len(unchosen)
-        for pair in usual.items()
-        if pair[0] in aspects
-    }
+    pairs = [pair for pair in usual.items() if pair[0] in aspects]
+    return {pair[0]: (pair in bought) - sum(pair in item for item in unchosen) / len(unchosen) for pair in pairs}
 
 
 def lift(gains: Sequence[float]) -> tuple[float, float]:

@@ -8,9 +8,8 @@ Untrusted text: what people wrote enters a prompt as JSON strings in a fenced bl
 that does not parse, or an entry that breaks a rule, is dropped and counted; nothing raises. A preference rests on the
 records that its entry names, and these must be among those shown.
 
-Departures from the paper: the prompts are in our own words, and those for eq. 4 and 5 are our own. A global aspect is
-dropped if it repeats a value, a title, or three words in a row of a title or review.
-Guessed: the limits in `LMSummarizer`.
+Departures: the prompts are in our own words, and those for eq. 4 and 5 are our own. A global aspect is dropped if it
+repeats a value, a title, or three words in a row of a title or review. Guessed: the limits in `LMSummarizer`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,78 +126,74 @@ class LMSummarizer:
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
         """Eq. (4): one prompt per user and category."""
-        if not purchases:
-            return []
         recent = purchases[-self.shown :]
-        data = [{"number": n, **described(purchase)} for n, purchase in enumerate(recent, 1)]
-        category = plain(purchases[0].scenario)
-        written = self._ask(PATTERNS_PROMPT, data, category=category)
-        return list(self._preferences(category, written, "records", [(one.record,) for one in recent]))
+        category = plain(recent[0].scenario) if recent else ""
+        rows = [described(purchase) for purchase in recent]
+        return self._preferences(PATTERNS_PROMPT, category, rows, "records", [(one.record,) for one in recent])
 
     def profile(self, patterns: Sequence[Preference]) -> list[Preference]:
         """Eq. (5): one prompt per user."""
-        if not patterns:
-            return []
         strongest = sorted(patterns, key=lambda pattern: -pattern.strength)[: self.shown]
-        lines = ({"category": one.scenario, "aspect": one.aspect, "value": one.value} for one in strongest)
-        written = self._ask(PROFILE_PROMPT, [{"number": n, **line} for n, line in enumerate(lines, 1)])
-        return list(self._preferences("", written, "lines", [pattern.rests_on for pattern in strongest]))
+        rows = [{"category": one.scenario, "aspect": one.aspect, "value": one.value} for one in strongest]
+        return self._preferences(PROFILE_PROMPT, "", rows, "lines", [pattern.rests_on for pattern in strongest])
 
     def aspects(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
         """Eq. (6), prompt A, once per contrast."""
-        return [aspect for contrast in contrasts for aspect in self._contrast(contrast)]
+        found = []
+        for contrast in contrasts:
+            path = [plain(name) for name in contrast.bought.item.category]
+            levels = {"subcategory": path[-1], "category": path[-2] if len(path) > 1 else path[-1]}
+            data = {"bought": described(contrast.bought), "unchosen": [facts(item) for item in contrast.unchosen]}
+            secrets = specifics(contrast)
+            for entry in self._ask(ASPECTS_PROMPT, data, category=levels["subcategory"], parent=levels["category"]):
+                name, description = self._name(entry, "aspect"), self._description(entry)
+                level = levels.get(str(entry.get("level")))
+                if not name or level is None:
+                    self.dropped["bad entry"] += 1
+                elif is_specific(name, secrets) or is_specific(description, secrets):
+                    self.dropped["specific to a product or a user"] += 1
+                else:
+                    found.append(Aspect(level, name, frozenset({contrast.bought.user}), description))
+        return found
 
     def merge(self, aspects: Sequence[Aspect]) -> list[Aspect]:
         """Eq. (6), prompt B, once per scenario."""
         by_scenario: dict[str, list[Aspect]] = defaultdict(list)
         for aspect in merge_names(aspects):
             by_scenario[aspect.scenario].append(aspect)
-        return merge_names(merged for scenario, named in by_scenario.items() for merged in self._merge(scenario, named))
-
-    def _contrast(self, contrast: Contrast) -> Iterator[Aspect]:
-        path = [plain(name) for name in contrast.bought.item.category]
-        levels = {"subcategory": path[-1], "category": path[-2] if len(path) > 1 else path[-1]}
-        data = {"bought": described(contrast.bought), "unchosen": [facts(item) for item in contrast.unchosen]}
-        secrets = specifics(contrast)
-        for entry in self._ask(ASPECTS_PROMPT, data, category=levels["subcategory"], parent=levels["category"]):
-            name, description = self._name(entry, "aspect"), self._description(entry)
-            level = entry.get("level")
-            if name is None or not isinstance(level, str) or level not in levels:
-                self.dropped["bad entry"] += 1
-            elif is_specific(name, secrets) or is_specific(description, secrets):
-                self.dropped["specific to a product or a user"] += 1
-            else:
-                yield Aspect(levels[level], name, frozenset({contrast.bought.user}), description)
-
-    def _merge(self, scenario: str, named: Sequence[Aspect]) -> Iterator[Aspect]:
-        data = [{"number": n, "aspect": one.name, "description": one.description} for n, one in enumerate(named, 1)]
-        used: set[int] = set()
-        for entry in self._ask(MERGE_PROMPT, data):
-            name, group = self._name(entry, "aspect"), numbers(entry, "names", len(named))
-            if name is None or group is None or used & set(group):
-                self.dropped["bad entry"] += 1
-                continue
-            used.update(group)
-            users = frozenset().union(*(named[n - 1].users for n in group))
-            yield Aspect(scenario, name, users, self._description(entry))
+        merged = []
+        for scenario, named in by_scenario.items():
+            used: set[int] = set()
+            rows = [{"aspect": one.name, "description": one.description} for one in named]
+            for entry in self._ask(MERGE_PROMPT, rows):
+                name, group = self._name(entry, "aspect"), numbers(entry, "names", len(named))
+                if not (name and group) or used & set(group):
+                    self.dropped["bad entry"] += 1
+                    continue
+                used.update(group)
+                users = frozenset().union(*(named[n - 1].users for n in group))
+                merged.append(Aspect(scenario, name, users, self._description(entry)))
+        return merge_names(merged)
 
     def _preferences(
-        self, scenario: str, written: Iterable[dict], key: str, sources: Sequence[tuple[str, ...]]
-    ) -> Iterator[Preference]:
+        self, prompt: str, category: str, rows: list[dict], key: str, sources: Sequence[tuple[str, ...]]
+    ) -> list[Preference]:
         """One preference per valid entry. Its strength is the number of records behind the numbers under `key`."""
-        aspects: set[str] = set()
-        for entry in written:
+        found: dict[str, Preference] = {}  # by aspect
+        for entry in self._ask(prompt, rows, category=category) if rows else ():
             aspect, value = self._name(entry, "aspect"), self._name(entry, "value")
             shown_by = numbers(entry, key, len(sources))
-            if aspect is None or value is None or shown_by is None or aspect in aspects:
+            if not (aspect and value and shown_by) or aspect in found:
                 self.dropped["bad entry"] += 1
                 continue
-            aspects.add(aspect)
             rests_on = tuple(dict.fromkeys(record for n in shown_by for record in sources[n - 1]))
-            yield Preference(scenario, aspect, value, float(len(rests_on)), rests_on)
+            found[aspect] = Preference(category, aspect, value, float(len(rests_on)), rests_on)
+        return list(found.values())
 
     def _ask(self, prompt: str, data: Any, **names: str) -> list[dict]:
-        """The objects in the answer's JSON list, which may be fenced. Anything else is dropped and counted."""
+        """The objects in the answer's JSON list; anything else is dropped and counted. Numbers a list's rows from 1."""
+        if isinstance(data, list):
+            data = [{"number": n, **one} for n, one in enumerate(data, 1)]
         answer = self.generate(prompt.format(rules=SHORT_RULE, data=fenced(data), **names)).strip()
         if fence := re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", answer, re.DOTALL):
             answer = fence[1]
@@ -209,13 +204,14 @@ class LMSummarizer:
         if not isinstance(written, list):
             self.dropped["bad answer"] += 1
             return []
-        self.dropped["bad entry"] += sum(not isinstance(entry, dict) for entry in written)
-        return [entry for entry in written if isinstance(entry, dict)]
+        entries = [entry for entry in written if isinstance(entry, dict)]
+        self.dropped["bad entry"] += len(written) - len(entries)
+        return entries
 
-    def _name(self, entry: Mapping[str, Any], key: str) -> str | None:
-        """The entry's name in 1 to `name_words` plain words, or None."""
+    def _name(self, entry: Mapping[str, Any], key: str) -> str:
+        """The entry's name in at most `name_words` plain words, or "" if it has none."""
         name = plain(entry[key]) if isinstance(entry.get(key), str) else ""
-        return name if 1 <= len(name.split()) <= self.name_words else None
+        return name if len(name.split()) <= self.name_words else ""
 
     def _description(self, entry: Mapping[str, Any]) -> str:
         return plain(text, self.description_words) if isinstance(text := entry.get("description"), str) else ""
@@ -223,11 +219,7 @@ class LMSummarizer:
 
 def facts(item: Item) -> dict[str, Any]:
     """An item as a prompt shows it."""
-    return {
-        "title": item.title,
-        "attributes": {aspect: list(values) for aspect, values in item.attributes.items()},
-        "description": item.description[:500],
-    }
+    return {"title": item.title, "attributes": dict(item.attributes), "description": item.description[:500]}
 
 
 def described(purchase: Purchase) -> dict[str, Any]:
@@ -235,12 +227,11 @@ def described(purchase: Purchase) -> dict[str, Any]:
     return {**facts(purchase.item), "rating": purchase.rating, "review": purchase.review[:1000]}
 
 
-def numbers(entry: Mapping[str, Any], key: str, most: int) -> list[int] | None:
-    """The entry's list of distinct whole numbers in 1..most, or None if it is no such list or empty."""
+def numbers(entry: Mapping[str, Any], key: str, most: int) -> list[int]:
+    """The entry's list of distinct whole numbers in 1..most; empty if it is no such list."""
     given = entry.get(key)
-    if not isinstance(given, list) or not given or any(type(n) is not int or not 1 <= n <= most for n in given):
-        return None  # `type`: True is an int as well
-    return given if len(set(given)) == len(given) else None
+    valid = isinstance(given, list) and all(type(n) is int and 1 <= n <= most for n in given)  # True is no number here
+    return given if valid and len(set(given)) == len(given) else []
 
 
 def specifics(contrast: Contrast) -> set[str]:

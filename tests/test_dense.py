@@ -228,6 +228,24 @@ def test_lsa_learns_which_words_occur_together():
     assert cosine(lemon, embed(encoder, ["scent"]))[0, 0] > cosine(lemon, embed(encoder, ["clipper"]))[0, 0] + 0.2
 
 
+def test_lsa_is_fitted_on_one_thread(monkeypatch):
+    """The limit ends with the fit."""
+    from sklearn.decomposition import TruncatedSVD
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    fit, during = TruncatedSVD.fit, set()
+
+    def watched(self, matrix):
+        during.update(library["num_threads"] for library in threadpool_info())
+        return fit(self, matrix)
+
+    monkeypatch.setattr(TruncatedSVD, "fit", watched)
+    with threadpool_limits(4):
+        before = threadpool_info()
+        LSA(dims=4).fit(TEXTS)
+        assert threadpool_info() == before != [] and during == {1} != {one["num_threads"] for one in before}
+
+
 FIT = """
 import sys
 from threadpoolctl import threadpool_info
@@ -246,6 +264,7 @@ print(LSA(dims=8).fit(texts).id, sorted(during), threadpool_info() == before)
 """
 
 
+@pytest.mark.slow
 def test_lsa_is_fitted_on_one_thread_whatever_the_environment_says():
     """The numbers are those of one thread, and the limit ends with the fit."""
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -261,7 +280,7 @@ def test_static_table_equals_wordllama():
     import wordllama
 
     theirs = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
-    ours = make_embedder("static").fit([])
+    ours = make_embedder("static")
     asked = ["soap", "a hand cream for dry, cracked skin", "Crème — 2x 😀", "un" * 300]
     assert ours.encode(asked) == pytest.approx(theirs.embed(asked, norm=True), abs=1e-6)
     assert ours.encode([""]).any() == False  # noqa: E712
@@ -315,7 +334,7 @@ def pooled_alone(encoder, text, extra_padding=0):
 
 
 def test_hugging_face_encoder_is_mean_pooling(tiny_bert):
-    encoder = make_embedder(tiny_bert).fit(TEXTS)
+    encoder = make_embedder(tiny_bert)
     encoder.batch = 3
     texts = ["citrus", "thick cream for very dry hands", "steel nail clipper", "a light scent", "summer"]
     found = encoder.encode(texts)

@@ -398,7 +398,7 @@ def same_answers(grown, built, queries):
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(VARIANTS), st.integers(0, 10_000), st.data())
 def test_an_index_that_grew_equals_one_built_from_scratch(config, seed, data):
-    """After any sequence of add, update and delete. A refused call changes nothing."""
+    """After any sequence of add and delete. A refused call changes nothing."""
     _, words = synthetic(30, seed)
     space = TextSpace.fit(words[:20], config)
     queries = [*synthetic(4, seed + 1)[1], "zyx", ""]
@@ -406,12 +406,12 @@ def test_an_index_that_grew_equals_one_built_from_scratch(config, seed, data):
     ids = st.lists(st.sampled_from([f"m{i}" for i in range(12)]), unique=True, max_size=5)
     now = {id: data.draw(text) for id in data.draw(ids)}
     index = HybridIndex(list(now), list(now.values()), space)
-    for verb in data.draw(st.lists(st.sampled_from(["add", "update", "delete"]), max_size=8)):
+    for verb in data.draw(st.lists(st.sampled_from(["add", "delete"]), max_size=8)):
         named = data.draw(ids)
         fresh = {id: data.draw(text) for id in named}
         allowed = not now.keys() & named if verb == "add" else now.keys() >= set(named)
         try:
-            index.delete(named) if verb == "delete" else getattr(index, verb)(named, list(fresh.values()))
+            index.delete(named) if verb == "delete" else index.add(named, list(fresh.values()))
         except (ValueError, LookupError):
             assert not allowed
         else:
@@ -456,10 +456,8 @@ def test_a_refused_change_names_the_id_and_changes_nothing():
         index.add(["n", "n"], ["soap", "soap"])
     with pytest.raises(LookupError, match="'n' is not in this index"):
         index.delete(["m1", "n"])
-    with pytest.raises(LookupError, match="'n' is not in this index"):
-        index.update(["m1", "n"], ["soap", "soap"])
     with pytest.raises(ValueError, match="1 ids for 2 texts"):
-        index.update(["m1"], ["soap", "soap"])
+        index.add(["n"], ["soap", "soap"])
     assert index.search("citrus", 8) == before
 
 
@@ -480,9 +478,6 @@ def test_rank_bm25_can_be_chosen():
         assert [found[f"m{i}"] for i in range(8)] == theirs.get_scores(words(query)).tolist()
     with pytest.raises(ValueError, match="build a new index"):
         index.add(["new"], ["soap"])
-    with pytest.raises(ValueError, match="build a new index"):
-        index.update(["m0"], ["soap"])
-    assert "m0" in index.ids  # the refused update deleted nothing
     own = TextSpace.fit(CORPUS, HybridConfig(idf="okapi", dims=4, k1=1.2, b=0.3))  # the same formula, ours
     ours = HybridIndex([f"m{i}" for i in range(8)], CORPUS, own)
     assert np.array_equal(ours.scores(QUERIES), index.scores(QUERIES))

@@ -1,4 +1,4 @@
-"""metrics.py: numbers by hand, two independent libraries, and the usual mistakes, each of which a test rejects."""
+"""metrics.py: numbers by hand, two independent libraries, and the usual mistakes, and a test rejects each."""
 
 import math
 

@@ -101,7 +101,7 @@ print([entry.text for entry in shared])
 
 # %%
 asked = shared[0].text if shared else query.text
-found = tour.environment.memory.local(query).find_many([asked], 5)[0]
+found = tour.environment.memory.local(query).find(asked, 5)
 print("asked for:", asked)
 for entry, hit in found:
     print(

@@ -92,10 +92,10 @@ class StoredMemory:
         self._indexes: dict[str | None, EntryIndex] = {}  # by user; None: the global memory
 
     def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
-        return self._index(None).search_many([text], k)[0]
+        return self._index(None).search(text, k)
 
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]:
-        return [self._index(query.user).search_many([text], k)[0] for query, text in asked]
+        return [self._index(query.user).search(text, k) for query, text in asked]
 
     def entries(self, user: str) -> tuple[MemoryEntry, ...]:
         """A user's entries, oldest first."""

@@ -86,9 +86,9 @@ class Session:
     def _memory(self, text: str) -> list[str]:
         if text:
             found = self.memory.search(text, FOUND)
-            return [_entry_line(one.entry) for one in found] or ["nothing that is remembered of you fits"]
+            return [_entry_line(entry) for entry, _ in found] or ["nothing that is remembered of you fits"]
         page = self.memory.list()
-        rest = [f"{len(page.rows)} of {page.total}; /memory TEXT searches all of them"] if page.truncated else []
+        rest = [f"{len(page.rows)} of {page.total}; /memory TEXT searches all of them"] if page.cursor else []
         return [*(_entry_line(entry) for entry in page.rows), *rest] or ["nothing is remembered of you"]
 
     def _forget(self, identity: str) -> list[str]:

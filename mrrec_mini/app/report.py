@@ -164,7 +164,7 @@ def every_nth(queries: Sequence[Query], count: int) -> list[Query]:
 def query_data(query: Query, environment: Environment, rules: RolloutConfig) -> dict[str, object]:
     """The part of a query's data that is the same before and after learning."""
     target = environment.dataset.items[query.target]
-    shared = environment.memory.global_index.find_many([query.text], rules.global_k)[0]
+    shared = environment.memory.global_index.find(query.text, rules.global_k)
     truth = query.truth and ", ".join(f"{aspect} {value}" for aspect, value in query.truth.items())
     return {
         "id": printable(query.id),
@@ -215,14 +215,17 @@ class Player:
         answer, rank = episode.answer, episode.rewards["rank"]
         rank = int(rank) if math.isfinite(rank) else None  # JSON has no infinity
         index = self.environment.memory.local(episode.query)
-        replies = index.find_many([call.text for call in episode.calls], self.config.rules.memory_k)
+        most = self.config.rules.memory_k
         evidence = answer.evidence if answer else ()
         return {
             "runs": token_runs(episode, self.grammar, advantages),
             "end": episode.end,
             "calls": [
-                {"text": printable(call.text), "found": [memory_data(*pair, evidence) for pair in reply]}
-                for call, reply in zip(episode.calls, replies, strict=True)
+                {
+                    "text": printable(call.text),
+                    "found": [memory_data(*m, evidence) for m in index.find(call.text, most)],
+                }
+                for call in episode.calls
             ],
             "profile": printable(answer.profile) if answer else None,
             "rank": rank,

@@ -184,7 +184,7 @@ def memory(tour: Tour) -> Iterator[Step]:
 def retrieval(tour: Tour) -> Iterator[Step]:
     first = tour.environment.memory.search_global(tour.query.text, 1)
     text = first[0].text if first else tour.query.text
-    hits = tour.environment.memory.local(tour.query).find_many([text], 5)[0]
+    hits = tour.environment.memory.local(tour.query).find(text, 5)
     yield Step(
         f'the memory tool, searching for "{text}" (eq. 8)',
         "Every entry gets two scores: BM25 counts common words, dense compares vectors. Both lists of scores are "

@@ -144,7 +144,8 @@ def test_a_folder_without_run_or_checkpoint_is_refused(tmp_path):
 def test_the_store_holds_the_memory_of_the_run(helper, tmp_path):
     assert helper.store.entry_index().entries == helper.environment.memory.global_entries
     for user in helper.environment.dataset.users():
-        assert helper.store.for_user(user).entries() == helper.environment.memory.entries(as_of_now(user))
+        wanted = helper.environment.memory.entries(as_of_now(user))
+        assert set(helper.store.for_user(user).entry_index().entries) == set(wanted)
     bought = len(helper.environment.dataset.interactions_of(USER))
     assert helper.store.for_user(USER).list(level="record").total == bought == 9  # 6 before the queries, 3 targets
     assistant.make_store(shop(), tmp_path / "memory.db", 0)
@@ -167,7 +168,7 @@ def test_a_purchase_is_remembered_in_the_next_session(tmp_path):
     run = copied_run(tmp_path)
     with Assistant.open(run).store as store:
         assert store.path == run / "memory.db"
-        before = set(store.for_user(USER).entries())
+        before = set(store.for_user(USER).entry_index().entries)
     helper = Assistant.open(run)
     item = next(iter(helper.environment.dataset.items.values()))
     record = helper.remember(USER, item.id, 5.0, "love that it is small")

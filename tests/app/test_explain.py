@@ -125,12 +125,12 @@ def test_an_index_built_without_an_entry_could_change_the_order_of_the_others():
     space = TextSpace(HybridConfig(), BM25Stats(3.0, {}, 1.0), Dictated())
     first, second, tea, lamp = lines = [entry(text) for text in list(Dictated.vectors)[:4]]
     index = EntryIndex(lines, space)
-    assert index.search_many(["small red mug"], 3) == [(first, second, tea)]
-    assert EntryIndex([first, second, tea], space).search_many(["small red mug"], 1) == [(second,)]
+    assert index.search("small red mug", 3) == (first, second, tea)
+    assert EntryIndex([first, second, tea], space).search("small red mug", 1) == (second,)
 
     class Shelved:
         def search_many(self, asked, k):
-            return index.search_many([text for _, text in asked], k)
+            return [index.search(text, k) for _, text in asked]
 
     query = as_of_now("u", "a mug")
     view = Withheld(Shelved(), {query.id: {lamp.id}})
@@ -212,7 +212,7 @@ def test_an_entry_that_was_not_looked_up_has_no_effect(helper, reading):
         assert not found.control.without.changed and str(found.control.without) == "nothing changes"
         query, memory = as_of_now(user, "a lamp"), assistant.StoredMemory(helper.store)
         before = helper._play(query, memory)
-        for entry in helper.store.for_user(user).entries():
+        for entry in helper.store.for_user(user).entry_index().entries:
             after = helper._play(query, Withheld(memory, {query.id: {entry.id}}))
             assert (after == before) == (entry.id not in read)
 

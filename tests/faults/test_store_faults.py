@@ -64,7 +64,7 @@ def test_row_9_with_few_memories_the_right_one_is_first(path, notes):
         added = [mine.add(text) for text in texts]
         for note in added:
             found = mine.search(note.text, 3)
-            assert found[0].entry == note and found[0].hit.bm25 > 0  # rank-bm25's is negative, then zero
+            assert found[0][0] == note and found[0][1].bm25 > 0  # rank-bm25's is negative, then zero
         assert len(mine.search("mug", 3)) <= notes
 
 
@@ -73,7 +73,7 @@ def test_row_10_odd_queries_are_answered(path, text):
     with Store.open(path) as store:
         found = store.for_user(USER).search(text, 3)
     assert len(found) == (3 if "mug" in text else 0)
-    assert all(one.hit.score == one.hit.score for one in found)  # no NaN
+    assert all(hit.score == hit.score for _, hit in found)  # no NaN
 
 
 def test_row_11_odd_k(path):
@@ -91,8 +91,8 @@ def test_row_12_equal_scores_are_ordered_by_id(path):
         mine = store.for_user("somebody")
         for number in range(12):
             mine.add(f"unheard{number} mug")
-        once = [one.entry.id for one in mine.search("mug", 12)]
-        assert once == sorted(once) and once == [one.entry.id for one in mine.search("mug", 12)]
+        once = [entry.id for entry, _ in mine.search("mug", 12)]
+        assert once == sorted(once) and once == [entry.id for entry, _ in mine.search("mug", 12)]
 
 
 # --- rows 13 to 15: other users' ids, odd names, hostile texts ---
@@ -444,7 +444,7 @@ def test_row_23_a_summary_of_outdated_rows_is_computed_again(path):
         from mrrec_mini.memory import local_entries
 
         everything = local_entries(store.for_user(USER).purchases(), store.summarizer, store.config)
-        assert set(store.for_user(USER).entries()) == set(everything)
+        assert set(store.for_user(USER).entry_index().entries) == set(everything)
 
 
 # --- rows 22, 24, 25: a damaged file, another embedder, another format, a reader who leaves ---

@@ -69,11 +69,12 @@ def _answer_page(page: Page, key: str, title: str, json: bool, columns: Sequence
     def show() -> None:
         if page.rows or not page.total:
             print_table(title, columns, map(row, page.rows))
-        if page.truncated:
+        if page.cursor is not None:
             tell(f"{len(page.rows)} of {page.total}; the next ones: --cursor {page.cursor}")
 
     rows = [asdict(one) for one in page.rows]
-    answer({key: rows, "total": page.total, "truncated": page.truncated, "cursor": page.cursor}, json, show)
+    place = {"total": page.total, "truncated": page.cursor is not None, "cursor": page.cursor}
+    answer({key: rows, **place}, json, show)
 
 
 @command(app)
@@ -127,7 +128,7 @@ def search(text: Sought, store: File, user: User, k: HowMany = 3, json: Json = F
 
     with _memory_of(user, store) as memory:
         hits = memory.search(require_text(text, "the text to look for"), k)
-    found = [asdict(h.entry) | {"score": h.hit.score, "bm25": h.hit.bm25, "cosine": h.hit.dense} for h in hits]
+    found = [asdict(one) | {"score": hit.score, "bm25": hit.bm25, "cosine": hit.dense} for one, hit in hits]
     rows = [[one["id"], one["text"], *(f"{one[name]:.3f}" for name in SCORES)] for one in found]
     answer(found, json, lambda: print_table(f"{text!r} in the memory of {user}", ("id", "entry", *SCORES), rows))
 
