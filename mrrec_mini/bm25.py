@@ -179,5 +179,5 @@ class RankBM25:
         self._okapi = BM25Okapi(tokens, k1=k1, b=b) if any(tokens) else None  # it divides by zero if there is no word
 
     def scores(self, query: str) -> np.ndarray:
-        """(n,) float64; zero or negative for the right row if there are only one or two (see the module docstring)."""
+        """(n,) float64. In an index of one or two rows, the right one scores <= 0: see the docstring of the module."""
         return self._okapi.get_scores(words(query)) if self._okapi else np.zeros(self.n)

@@ -202,8 +202,8 @@ def _answer(think: str, box: str, shown: int) -> Final | Malformed:
 
 
 def pieces(inner) -> tuple[str, str, str, str]:
-    """The template's text (before the wish, between wish and policy's turn, between this turn and the memories, after
-    the memories, up to the policy's next turn). Raises ValueError if it cannot be cut like this.
+    """The chat template's own text in four pieces: up to the wish, from there to the policy's turn, from that turn to
+    the memories, from the memories to the policy's next turn. Raises ValueError if the template cannot be cut so.
     """
     if not inner.chat_template:
         raise ValueError("the tokenizer has no chat template; use a model that was trained to chat")

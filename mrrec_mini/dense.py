@@ -222,10 +222,10 @@ class LSA:
 
 
 class StaticTable:
-    """wordllama's 32,000 x 256 table of token vectors: fast, knows synonyms, learns nothing from our texts.
+    """The 32,000 x 256 table of token vectors in wordllama. It is fast, knows synonyms, and does not learn our texts.
 
-    We read its files without importing the package. Its loader looks in `tokenizer/`, but the wheel has `tokenizers/`,
-    so it would ask the network; and importing it turns on INFO logging for the whole process.
+    We read the files without importing wordllama. The import turns on INFO logging for the whole process. Besides,
+    wordllama looks for the folder `tokenizer/`, but its wheel has `tokenizers/`, so it would try to download the file.
     """
 
     def __init__(self):

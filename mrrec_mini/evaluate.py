@@ -337,8 +337,8 @@ def _mean(values: Iterable[float]) -> float | None:
 def report_dict(rows: Sequence[Row], rng: np.random.Generator) -> dict[str, dict]:
     """{arm: {"ndcg@10", "recall@10", "interval", ..., "sampled": {...}, "held": {..., "sampled": {...}}}}, strict JSON.
 
-    An arm's own numbers are those of the test part, greedy for a policy. "sampled" and "held" are present if they were
-    run.
+    The numbers directly under an arm are those of the part "test"; a policy was greedy there. "sampled" (the policy
+    sampled its tokens) and "held" (the part of that name) are missing if they were not run.
     """
     arms: dict[str, dict] = {}
     for (arm, mode, part), numbers in summary(rows, rng).items():

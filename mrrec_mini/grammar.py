@@ -83,7 +83,7 @@ class Grammar:
     # ------------------------------------------------------------------ what the policy is shown
 
     def prompt(self, query_text: str, global_entries: Sequence[MemoryEntry]) -> list[int]:
-        """`<query> q <global> <line> ... ` (eq. 7)."""
+        """The token ids of the prompt (eq. 7): `<query> q <global>`, then for each entry `<line>` and its text."""
         ids = [self.control["<query>"], *self._text(query_text, 2 * self.entry_tokens), self.control["<global>"]]
         for entry in global_entries:
             ids += [self.control["<line>"], *self._text(entry.text)]

@@ -74,9 +74,9 @@ def group_advantages(rewards: torch.Tensor, groups: torch.Tensor, sigma: str) ->
 
 
 def importance_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: torch.Tensor, kind: str) -> torch.Tensor:
-    """pi / pi_old: (B, T), of each token; for "sequence" (B, 1), the geometric mean over an episode's sampled tokens.
+    """pi / pi_old of each token, (B, T); for "sequence" its geometric mean over an episode's sampled tokens, (B, 1).
 
-    A product instead of a mean would leave any clip range through its length alone.
+    We do not take the product: in a long episode it can lie outside any clip range, even if each ratio is close to 1.
     """
     log_ratio = logprobs - old_logprobs
     if kind == "token":
@@ -164,5 +164,5 @@ class Formulas:
 
     @property
     def parts(self) -> dict[str, Callable]:
-        """Arguments for `grpo_loss`: the bundle's parts. A student's own loss gets none; it calls its parts itself."""
+        """The formulas that `grpo_loss` takes as arguments; {} if the loss is a student's, which calls its own."""
         return {name: getattr(self, name) for name in PARTS} if self.grpo_loss is grpo_loss else {}

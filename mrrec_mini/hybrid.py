@@ -81,7 +81,7 @@ class TextSpace:
 
     @classmethod
     def fit(cls, texts: Sequence[str], config: HybridConfig = HybridConfig()) -> TextSpace:
-        """Fit on `texts` of training users and items only; anything else leaks test data."""
+        """A space fitted to `texts`. Pass only texts of training users, or of items; others would leak test data."""
         embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
         if isinstance(embedder, LSA):
             embedder.fit(texts)
@@ -186,7 +186,7 @@ class IdOrder:
         self.has_vector = self.gather([one.has_vector for one in segments]) if first.vectors else None  # (n,)
 
     def gather(self, columns: Sequence[np.ndarray]) -> np.ndarray:
-        """(..., rows) of each segment -> (..., n) by ascending id."""
+        """Join the columns of the segments, (..., rows) each, to one array (..., n), sorted by ascending id."""
         whole = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
         return whole if self._positions is None else whole[..., self._positions]
 

@@ -92,9 +92,10 @@ def scramble(tokens: Sequence[int], tokenizer, rng: np.random.Generator) -> tupl
 
 
 def supervised_loss(model, tokens: torch.Tensor, mask: torch.Tensor, written: int) -> torch.Tensor:
-    """- sum of log pi over the tokens that the teacher wrote, divided by `written`. tokens (b, T), mask (b, T).
+    """Minus the sum of log pi over the tokens that the teacher wrote, divided by `written`. tokens, mask (b, T).
 
-    `written` counts them in the whole batch, so the losses of its parts add up. Prompt and memory are only context.
+    `written` is the number of such tokens in the whole batch, so the losses of the batch's parts add up. The model
+    reads prompt and memory, but is not trained to write them.
     """
     return -token_logprobs(model, tokens, mask)[0].sum() / written
 

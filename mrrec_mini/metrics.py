@@ -29,8 +29,8 @@ MISSING = np.inf  # the rank of an item that was never returned
 def target_ranks(scores: ArrayLike, targets: ArrayLike) -> np.ndarray:
     """Rank of each query's target among all items: scores (Q, N), targets (Q,) column numbers -> (Q,) ints from 1.
 
-    Of two equal scores the earlier column wins. If the columns are sorted by item id, the order is score descending,
-    id ascending. Raises ValueError if a score is NaN, IndexError if a target is outside the pool.
+    Of two equal scores, the one in the earlier column ranks better. So if the columns are sorted by item id, the items
+    with equal scores are too. Raises ValueError if a score is NaN, IndexError if a target is not a column number.
     """
     scores, targets = np.asarray(scores), np.asarray(targets)
     if np.isnan(scores).any():

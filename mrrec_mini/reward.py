@@ -57,7 +57,7 @@ def memory_reward(episode: Episode) -> float:
 
 
 def retrieved_tokens(mask: tuple[int, ...]) -> int:
-    """The number of tokens that memory returned: all given tokens after the first sampled one."""
+    """The number of tokens that memory returned: each 0 in `mask` after the first 1 (a token that the policy wrote)."""
     return mask[mask.index(1) :].count(0) if 1 in mask else 0
 
 

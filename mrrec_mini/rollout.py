@@ -27,7 +27,7 @@ from mrrec_mini.sampler import Sampler
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """The caps of an episode."""
+    """The limits of an episode."""
 
     max_calls: int = 3  # searches; the turn after the last one must answer. 0: no local memory
     memory_k: int = 3  # memories a search returns (fig. 6: best at 3)

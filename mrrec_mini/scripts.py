@@ -118,7 +118,7 @@ def aspect_of(line: MemoryEntry) -> str:
 
 
 def note_of(entry: MemoryEntry) -> str:
-    """`mug price luxury` and `overall price luxury` -> `price luxury`; for a record, the first words of its title."""
+    """`mug price luxury`, `overall price luxury` -> `price luxury`; `bought vel mug rated 5` -> `vel mug rated`."""
     if entry.level == "record":
         return " ".join(entry.text.split()[1:4])
     return entry.text.removeprefix(plain(entry.scenario) or "overall").strip()

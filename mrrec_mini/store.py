@@ -547,7 +547,7 @@ class Scope:
         return MemoryEntry(identity, self.user, level, text, tuple(json.loads(rests_on)), scenario, support)
 
     def _get(self, identity: str) -> tuple[MemoryEntry, int]:
-        """(entry, version). Raises NotYours."""
+        """(entry, version) of the entry with this id. Raises NotYours if this user has no such entry."""
         row = self._one(f"SELECT version, {ENTRY} FROM entry WHERE user = ? AND id = ?", identity)
         if row is None:
             raise NotYours(self.user, identity)

@@ -147,7 +147,7 @@ def favourites(tally: Mapping[Value, float]) -> dict[str, str]:
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """{name: canonical name}: in plain words, and a plural becomes its singular if that is among the names.
+    """{name: canonical name}. It is `plain(name)`, but a plural becomes its singular if the singular is a name too.
 
     `Film-Genres`, `film genre` -> `film genre`; `lens` stays, because there is no `len`.
     """

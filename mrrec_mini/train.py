@@ -84,7 +84,7 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 1 <= self.micro_batches <= self.prompts_per_step * self.group:
-            raise ValueError("micro_batches must lie between 1 and the episodes of a step, prompts_per_step x group")
+            raise ValueError("micro_batches must be from 1 to prompts_per_step x group, the episodes in a step")
 
 
 class Trainer:

@@ -257,7 +257,7 @@ def preferences(config: WorldConfig, user: int) -> np.ndarray:
 
 
 def iter_items(config: WorldConfig, chunk: int = 10_000) -> Iterator[Item]:
-    """The items by ascending index, made in chunks."""
+    """Yield the items in the order of their index; they are made `chunk` at a time."""
     relevant = category_map(config)
     for start in range(0, config.items, chunk):
         index = np.arange(start, min(start + chunk, config.items))

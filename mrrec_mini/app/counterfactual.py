@@ -1,18 +1,20 @@
-"""Which memories an answer rests on: the same greedy episode without them, and the keyword overlap of Table 3.
+"""Find the memories that an answer rests on: play the episode again without them, and compare keywords (Table 3).
 
-Flow: after rollout. `Withheld` wraps a memory and hides some entries of a query's user. Play the episode again with it;
-`effect` says what changes: the words of the profile, the recommended items, the rank of the first item and of a known
-target, the searches. The memory itself is never changed.
+Flow: after rollout. `Withheld` wraps a memory and hides some entries of a query's user; the wrapped memory does not
+change. Play the greedy episode again with the `Withheld`. Then `effect` says what changed: the words of the profile,
+the recommended items, the rank of the first item and of a known target, the searches.
 
-Withholding is not deleting. The next best entry moves up (eq. 8 on the remaining entries) and the others keep their
-order. In an index built without the entry they might not, since min-max fusion scales each list by its extremes over
-all rows. So an entry that no search returned has no effect, and any effect comes from what the entry says. A search
-returns one of several entries with the same text; if that one is withheld, so is the text.
+Withholding is not deleting. If an entry is withheld, the next best one moves up (eq. 8 on the remaining entries) and
+the others keep their order. If it is deleted, their order may change, because min-max fusion scales scores by the
+smallest and the largest score of all rows. So withholding an entry that no search returned has no effect, and any
+effect comes from what the entry says. Of several entries with the same text, a search can return only the first; if
+that entry is withheld, no search returns the text.
 
 Table 3 of the paper asks whether retrieved memory contributed to the profile (MPC) and to the right item (MRC), by
-keyword overlap and by an LLM judge. Overlap shows that words agree, not that one came from the other; the
-counterfactual shows that. Guessed: the share of retrieved entries with a keyword in common, since the paper prints no
-formula. Words of the query do not count as keywords, because they agree without any memory.
+keyword overlap and by an LLM judge. Overlap shows only that the same words occur in both; the counterfactual shows
+whether the memory caused them. Guessed, since the paper prints no formula: MPC and MRC are the share of retrieved
+entries that have a keyword in common with the profile or the item. Words of the query do not count as keywords, because
+they agree without any memory.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ class _Clock:
 
 
 def print_report(report: DemoReport, console: Console) -> None:
-    """Print the tables of arms, a worked episode, the learning curve and the seconds that each phase took."""
+    """Print tables that compare the arms, an example episode, the learning curve and the time that each phase took."""
     console.print(arms_table(report.arms))
     first = report.results[0]
     console.print(f"\nA worked episode (seed {first.seed}, an unseen user, greedy):", style="bold")

@@ -84,7 +84,7 @@ def page(data: Mapping) -> str:
 
 
 def json_in_html(data: object) -> str:
-    """ASCII JSON in which no text can end the surrounding element or open a comment."""
+    """`data` as ASCII JSON for a <script> element: no text in it can close the element or open a comment."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 

@@ -390,7 +390,7 @@ def another_plan(plan: Plan) -> str | None:
 
 
 def _about(plan: Plan) -> dict:
-    """The head of a document: it identifies the plan."""
+    """The first fields of reproduction.json, which say what plan it is from."""
     words = ["mrrec", "reproduce", "all", "--seeds", str(len(plan.seeds))]
     words += ["--data", str(plan.data)] * bool(plan.data) + ["--out", str(plan.out)] * (plan.out != Plan.out)
     return {

@@ -123,7 +123,7 @@ class Step:
 
 
 def lines(*texts: str) -> Callable[[Console], None]:
-    """Show texts, one per line; they cannot control the terminal."""
+    """A function that prints the texts, one per line; control characters are escaped."""
     shown = Text("\n".join(printable(text) for text in texts))
     return lambda console: console.print(shown)
 

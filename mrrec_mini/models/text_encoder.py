@@ -36,7 +36,7 @@ class TextEncoderConfig:
 
 
 def make_text_encoder(vocabulary: int, config: TextEncoderConfig, generator: torch.Generator) -> PreTrainedModel:
-    """An encoder with random weights, seeded by the next number of `generator`; the global generator is not used."""
+    """An encoder with random weights. `generator` draws their seed; the global generator is left as it was."""
     shape = RobertaConfig(
         vocab_size=vocabulary,
         hidden_size=config.width,

@@ -34,15 +34,15 @@ _DESCRIBING = ("description", "category", "categories", "features")  # an unrevi
 
 
 def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None) -> Dataset:
-    """Amazon Reviews 2018 or 2023: one category file of reviews and its metadata (JSON lines, plain or gz).
+    """Read one category of Amazon Reviews 2018 or 2023: its reviews and its metadata (JSON lines, plain or gz).
 
-    The category is the first DEPTH names of the path; deeper names become the aspect `topic`. The pool holds every
-    item of the metadata that has a category or a description, and every reviewed item.
+    An item's category is the first DEPTH names of its path; of the deeper names, the last two become the aspect
+    `topic`. The pool holds every reviewed item, and every item whose metadata has a category, description or features.
 
-    A user gets one query. Its target is their last item (one review per item, the earliest), if it was reviewed on a
-    later day than all others (times are days, so the order within a day is unknown) and its review does not repeat an
-    earlier one word for word. On Magazine Subscriptions 2018 this leaves 159 of 348 users. The rating of the target
-    does not matter.
+    Of a user's reviews of the same item, the earliest counts. A user of two or more items gets at most one query; its
+    target is the item reviewed last. There is no query if another item was reviewed on the same day (in 2018 a time is
+    only a day, so the order is unknown), or if the last review repeats an earlier one word for word. On Magazine
+    Subscriptions 2018, 159 of 348 users get a query. The rating of the target does not matter.
 
     Errors and `rejects`: see `cleaning.ImportLog`.
     """

@@ -17,7 +17,7 @@ app = typer.Typer()
 Data = Annotated[Path | None, typer.Option("--data", help="A data-set folder. Default: a synthetic shop.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="How many seeds, from --seed on. Default: 2, with --fast 1.")]
 From0 = Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, from 0 on.")]
-All = Annotated[bool, typer.Option("--all", help="Also train and evaluate REINFORCE and the two ablations.")]
+All = Annotated[bool, typer.Option("--all", help="Add REINFORCE, and GRPO without global or without local memory.")]
 Exhibits = Annotated[list[str], typer.Argument(help="table1 to table4, fig3 to fig7, or all.")]
 OUT = Path("reproduction")
 Out = Annotated[Path, typer.Option("--out", help="The folder for the results and the report.")]
