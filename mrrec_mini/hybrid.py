@@ -179,8 +179,8 @@ class IdOrder:
         self._other_ids = tuple(id for id, _ in rows)
         tail = sorted((id, position) for position, (id, live) in enumerate(rows, start=len(first.ids)) if live)
         self._tail_ids = tuple(id for id, _ in tail)
-        self._positions = None  # (n,) by ascending id; None: the first segment, complete
-        if tail or len(self._first_live) < len(first.ids):
+        self._positions = None  # (n,) by ascending id; None: the first segment, complete, and no other
+        if others or len(self._first_live) < len(first.ids):
             at = np.searchsorted(self._first_live, [bisect_left(first.ids, id) for id in self._tail_ids])
             self._positions = np.insert(self._first_live, at, [position for _, position in tail])
         self.has_vector = self.gather([one.has_vector for one in segments]) if first.vectors else None  # (n,)

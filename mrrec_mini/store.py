@@ -331,8 +331,6 @@ class Scope:
         """Eq. (8): the k entries that match `text` best, with their scores, best first. Raises ValueError if k < 0."""
         if k < 0:
             raise ValueError(f"k must be >= 0, not {k}")
-        if k < 0:
-            raise ValueError(f"k must be >= 0, not {k}")
         return self.entry_index().find(text, k)
 
     def entry_index(self) -> EntryIndex:

@@ -447,6 +447,16 @@ def test_a_deleted_row_does_not_stretch_a_list():
     assert after[0].score > best[1].score + 0.1
 
 
+@each_variant
+def test_a_row_that_came_and_went_is_found_no_more(config):
+    """The first segment is complete, and the only row of the second one is deleted."""
+    index, built = make(config=config), make(config=config)
+    index.add(["new"], ["steel and steel"])
+    index.delete(["new"])
+    assert len(index._segments) == 2
+    same_answers(index, built, QUERIES)
+
+
 def test_a_refused_change_names_the_id_and_changes_nothing():
     index = make()
     before = index.search("citrus", 8)
