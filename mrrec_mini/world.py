@@ -1,4 +1,4 @@
-"""A synthetic shop with known true preferences: the built-in data set, and the yardstick for every experiment.
+"""A synthetic shop with known true preferences: the built-in data set and the reference for experiments.
 
 Flow: makes a `Dataset` from a seed, without any learned model. A purchase is made in four steps:
 
@@ -19,7 +19,7 @@ preference (step 3), and several items may have all wanted values.
 Each item is a function of the config and of its index. So an item can be made without making the others: a shop of a
 million items is written as a stream, and a purchase computes only the items that the person compares.
 
-Two shops with equal `seed` and different `map_seed` differ in the map and in everything that follows from it. No
+Two shops with equal `seed` and different `map_seed` have different maps, and so different items and purchases. No
 training query asks for one of the last `held` categories (`Dataset.split`). Departure: the paper has no such data;
 Amazon-C4 does not give the true preferences. Guessed: all numbers in `WorldConfig`.
 """
@@ -372,7 +372,7 @@ def _review(
 
 
 def random_bits(seed: int, *keys: int | np.ndarray) -> np.ndarray:
-    """Return 64 pseudo-random bits for each combination of keys, which broadcast. Applies splitmix64 key by key."""
+    """Return 64 pseudo-random bits for each combination of the broadcast `keys`. Applies splitmix64 key by key."""
     with np.errstate(over="ignore"):  # uint64 overflow is wanted
         state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
         for key in keys:

@@ -158,9 +158,9 @@ class CausalLMConfig:
 
 
 def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Generator) -> PreTrainedModel:
-    """Make a tiny Llama with random weights. Draws only from `generator`, not from torch's global generator.
+    """Make a tiny Llama with random weights from `generator`. The state of torch's global generator does not change.
 
-    `ready_to_copy` changes the weights, so that the model soon copies; without it, this took ten times as many steps.
+    `ready_to_copy` then changes the weights: without this change, learning to copy took ten times as many steps.
     """
     shape = LlamaConfig(
         vocab_size=vocabulary,

@@ -68,7 +68,7 @@ def hidden_states(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 def mask_words(
     ids: torch.Tensor, tokenizer: WordTokenizer, share: float, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask a `share` of the tokens. Returns (n, T) ids, and (n, T) labels: the original ids; NOT_ASKED elsewhere."""
+    """Mask a `share` of the tokens. Returns (ids, labels), both (n, T). A label is the original id or NOT_ASKED."""
     chance = torch.rand(2, *ids.shape, generator=generator)  # is the token masked, and how?
     asked = (chance[0] < share) & (ids >= len(CONTROL))
     other = torch.randint(len(CONTROL), len(tokenizer), ids.shape, generator=generator)

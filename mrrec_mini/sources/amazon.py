@@ -4,7 +4,7 @@ Flow: after `sources/cleaning`, beside `world`. `import_amazon` reads one catego
 
 Equations: none. A user gets at most one query: `template_query` of the item that they reviewed last. Departure: the
 paper takes its queries from Amazon-C4 (`sources/c4`). Guessed: an item is a target only if it is certain that the user
-reviewed it last (see `import_amazon`); which details are facts that a person may prefer (all except `_NO_FACT`).
+reviewed it last (see `import_amazon`); which details express no preference (`_NO_FACT`).
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ def folded(text: str) -> str:
 
 
 def aspect_value(text: Any) -> str:
-    """Return the text as a value of an aspect, in lower case; "" if it is blank or longer than a few words."""
+    """Return the text as a value of an aspect, in lower case; "" if it has no letter or digit or is too long."""
     value = clean_text(text).lower().strip(" .,;:")
     return value if len(value.split()) <= MOST_WORDS and len(value) <= 40 and re.search(r"\w", value) else ""
 

@@ -24,7 +24,7 @@ from mrrec_mini.datatypes import Item, Query
 from mrrec_mini.sources import cleaning
 from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text
 
-LEAST_RATING, LEAST_HISTORY, MOST_QUERIES = 4, 5, 3  # of a target; number before a target; queries per user
+LEAST_RATING, LEAST_HISTORY, MOST_QUERIES = 4, 5, 3  # of a target; interactions before a target; queries per user
 _TYPES = ("token", "float", "token_seq", "float_seq")
 _HEADER = "user_id:token<TAB>item_id:token<TAB>rating:float<TAB>timestamp:float"
 _GENRES = ("class", "genre", "genres", "category", "categories")  # columns that hold genres
