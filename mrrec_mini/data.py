@@ -45,7 +45,7 @@ class DataError(ValueError):
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """Return a value as text for a message: one line of ASCII, at most `limit` characters."""
+    """Return a value as text for a message: one line, non-ASCII and control characters escaped, at most `limit` long."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
@@ -62,7 +62,7 @@ def printable(text: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """Return a string. It must be possible to write it as UTF-8, and it must hold no NUL character."""
+    """Return a string that holds no NUL character and can be written as UTF-8."""
     if not isinstance(value, str):
         raise ValueError(f"{shorten(value)} is not a string")
     if "\0" in value:

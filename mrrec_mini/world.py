@@ -1,6 +1,6 @@
 """A synthetic shop with known true preferences: the built-in data set and the reference for experiments.
 
-Flow: makes a `Dataset` from a seed, without any learned model. A purchase is made in four steps:
+Flow: makes a `Dataset` from a seed, without any learned model. How people buy and review:
 
 1. In each category, `relevant` of the aspects matter. The *map* says which aspects; global memory can learn the map.
 2. A person prefers one value of each aspect in all categories, except for some (category, aspect) *exceptions*.

@@ -24,7 +24,7 @@ _NEEDED = ("query", "item_id", "user_id", "ori_review")  # columns, besides qid
 
 
 def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path], rejects: Rejects | None = None) -> Dataset:
-    """Read Amazon-C4: its queries, its pool of items (`sampled_item_metadata`), and Amazon Reviews 2023 for histories.
+    """Read Amazon-C4: queries, item pool (`sampled_item_metadata`: item_id, category, metadata), reviews of 2023.
 
     A query has the time of the review that it was written from. This review is found by user, item and text, otherwise
     by user and item, otherwise by user and text (the earliest, if several match). If none matches, the query is
