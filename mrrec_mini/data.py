@@ -45,7 +45,7 @@ class DataError(ValueError):
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """Return a value as text for a message: one line, non-ASCII and control characters escaped, at most `limit` long."""
+    """Return a value as text for a message: one line, control and non-ASCII characters escaped, up to `limit` long."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
