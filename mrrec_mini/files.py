@@ -4,8 +4,8 @@ Flow: used by every stage that writes to the disk. The new content is written un
 is flushed to the disk, and is then renamed to the final name. So a reader finds the old content or the new content,
 never a part of it, even after the process was killed.
 
-Not covered: a disk that reports a write that it did not make; a kill between the two renames of `_take_name`, which
-leaves the old folder under a hidden name. The paper says nothing about this.
+Not covered: a disk that reports a write that it did not make. After a kill between the two renames of `_take_name`, the
+folder is missing until the next writer puts the old one back. The paper says nothing about this.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,28 +35,42 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
     Makes missing parent folders. Every OSError names `path`, since the error of a full disk does not name the file.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes may write the same file
+    fresh = _hidden(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         yield fresh
         sync(fresh)
         os.replace(fresh, path)
+        sync(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         fresh.unlink(missing_ok=True)
 
 
+def _hidden(path: Path) -> Path:
+    """The name under which this process writes `path`; another process has another name for the same file."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def _sweep(path: Path) -> None:
-    """Delete the hidden files that killed writers of `path` left behind, since they may hold people's text."""
-    for half in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        writer = half.name.split(".")[-2]
-        if writer.isdigit() and not _is_running(int(writer)):
-            half.unlink(missing_ok=True)
+    """Clean up after killed writers of `path`: put an old folder back, delete the rest. It may hold people's text."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+        writer = left.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if not writer.isdigit() or _is_running(int(writer)):
+            continue
+        if left.suffix == ".old" and not path.exists():  # killed between the two renames of `_take_name`
+            left.rename(path)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there `os.kill` would end the process; so nothing is swept
+        return True
     try:
         os.kill(process, 0)
     except OSError as error:
@@ -77,13 +90,16 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
     Makes missing parent folders. If the rename fails, an older folder of the same name keeps its place.
     """
+    fresh = _hidden(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    _sweep(folder)
+    shutil.rmtree(fresh, ignore_errors=True)  # of an earlier process with the same number
+    fresh.mkdir(mode=0o700)
     try:
         yield fresh
         for path in sorted(fresh.rglob("*")):
             sync(path)
-        fresh.chmod(0o755)  # mkdtemp made the folder readable for its owner only
+        fresh.chmod(0o755)
         _take_name(folder, fresh)
         sync(folder.parent)
     finally:

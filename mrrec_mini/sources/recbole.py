@@ -51,8 +51,10 @@ def import_recbole(source: Path, rejects: Rejects | None = None) -> Dataset:
     folder, log = Path(source), ImportLog(rejects)
     inter, item_file = _only(folder, ".inter"), _only(folder, ".item")
     items = cleaning.make_items(_read_items(item_file, log))
-    column = next(cleaning.read_lines(item_file))[1].split(b"\t").index(b"item_id:token") if rejects else 0
-    log.find_lost(item_file, lambda raw: next(iter(raw.split("\t")[column:]), None), items)
+    if rejects:
+        number, header = next(cleaning.read_lines(item_file))
+        column = _cells(header, number, item_file).index("item_id:token")
+        log.find_lost(item_file, lambda raw: next(iter(raw.rstrip("\r\n").split("\t")[column:]), None), items)
     # 2. Read the interactions, as reviews without a text.
     taken = _read_interactions(inter, log)
     taken = log.keep("interactions with items that .item does not hold", taken, lambda r: r.item in items)
