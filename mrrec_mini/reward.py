@@ -47,7 +47,7 @@ def format_reward(episode: Episode) -> float:
 
 
 def recommendation_reward(rank: float, config: RewardConfig) -> float:
-    """Return nDCG@1000 + nDCG@100, in 0..2, of a target at this 1-based rank (sec. 3.3); infinity (no profile): 0."""
+    """Return nDCG@1000 + nDCG@100 (sec. 3.3) of a target at this 1-based rank: in 0..2; 0 at infinity (no profile)."""
     return float(ndcg_at_k([rank], config.k_wide)[0] + ndcg_at_k([rank], config.k_narrow)[0])
 
 
@@ -73,7 +73,7 @@ def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, 
 
 
 def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig) -> list[Episode]:
-    """Return the episodes with `rewards` (terms, and the target's `rank`, infinity if no answer) and `reward` set."""
+    """Return the episodes with `rewards` (terms, and `rank` of the target: infinity without an answer) and `reward`."""
     # 1. the rank of each target among all items, by similarity to the profile of the answer (eq. 3)
     answered = [e for e in episodes if e.answer is not None]
     ranks = iter(items.ranks([e.answer.profile for e in answered], [e.query.target for e in answered]))

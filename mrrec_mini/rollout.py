@@ -75,7 +75,7 @@ class State:
 
 
 class Searchable(Protocol):
-    """A memory to search: the data set's memory, or another memory with some entries hidden."""
+    """A memory to search: the memory of a data set or of a store, or one of the two with some entries hidden."""
 
     def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]: ...
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]: ...
@@ -148,8 +148,8 @@ def rollout(
 ) -> list[Episode]:
     """Play one episode per query; return the episodes in order. Repeat a query to get a group.
 
-    `all_calls` forbids answers until all `max_calls` searches are used, and then searches (for the baseline
-    `warm_start_all_calls`). It changes the probabilities, so use it only for evaluation.
+    `all_calls` forbids answers until all `max_calls` searches are used; after that it forbids searches. It is for the
+    baseline `warm_start_all_calls`, and only for evaluation, since it changes the probabilities.
     """
     if not queries:
         return []

@@ -32,10 +32,10 @@ ALL = slice(None)  # as an index: all rows, without a copy
 
 
 class Columns(DynamicLayer):
-    """The cache of one layer: keys and values (B, heads, room, d). `columns` of `room` are used; it doubles when full.
+    """The cache of one layer: keys and values (B, heads, room, d). `columns` are used; room doubles when full.
 
     transformers' own layer concatenates, which copies the whole cache for every token. A forward pass may run on only
-    some of the rows; the others then get a hole. A hole contains zeros, since attention weight 0 x nan would be nan.
+    some of the rows; the others then get a hole. Such a hole contains zeros: attention weight 0 x nan would be nan.
     """
 
     columns = 0
@@ -107,10 +107,10 @@ class Sampler:
         """Draw tokens for each row until a stop token or `max_new` tokens.
 
         Returns for each row the drawn ids (stop token included) and their log-probabilities at this temperature (at
-        T = 0: those at T = 1). Ids in `forbidden` get probability 0. Only evaluation may use it: the update ignores
-        it. `allowed` constrains decoding (`constrain.py`): the first state of each row (rows,), a table (S, V) bool of
-        the tokens that each state allows, and a table (S, V) of the state after each token. `self.states` then holds
-        the state in which each id was drawn, so that the update can apply the same mask.
+        T = 0: those at T = 1). Ids in `forbidden` get probability 0. Training must not use it, since the
+        update ignores it. `allowed` constrains decoding (`constrain.py`): the first state of each row (rows,), a table
+        (S, V) bool of the tokens that each state allows, and a table (S, V) of the state after each token. Then
+        `self.states` holds the state in which each id was drawn, so that the update can apply the same mask.
         """
         rows = len(self.length)
         stop_ids, never = (torch.tensor(list(i), dtype=torch.long, device=self.device) for i in (stop, forbidden))
@@ -162,7 +162,7 @@ class Sampler:
         """
         columns = self.mask.new_zeros(len(self.mask), ids.shape[1])
         if rows is not ALL and 2 * len(rows) > len(columns):
-            # selecting rows copies their cache at every step; if most rows still draw, run all, and give the rest holes
+            # selecting rows copies their cache at every step; if most rows still draw, run all, the rest with holes
             ids, real, rows = columns.index_copy(0, rows, ids), columns.index_copy(0, rows, real), ALL
         columns[rows] = real
         self.mask = torch.cat([self.mask, columns], 1)

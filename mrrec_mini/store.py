@@ -322,7 +322,10 @@ class Scope:
 
     @_logging_refusals
     def history(self, identity: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
-        """Return a page of events, oldest first: of all entries or of one, even a deleted one. NotYours if none."""
+        """Return a page of events, oldest first. `identity`: only of this entry, even if deleted.
+
+        Raises NotYours if that entry has no events, ValueError for a limit below 1.
+        """
         page = self._page("event", EVENT, lambda row: Event(*row), limit, cursor, entry=identity)
         if identity is not None and not page.total:
             raise NotYours(self.user, identity)
@@ -569,7 +572,7 @@ class Scope:
         self._execute("INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?, ?)", entry, kind, old, new, self.store.now())
 
     def _save(self, entry: MemoryEntry, vector: bytes, old: str | None = None, by_hand: bool = False) -> None:
-        """Insert an entry, or update it if it exists; then `old` is its previous text."""
+        """Insert an entry, or update it if it exists. `old`: its previous text, None for a new entry."""
         changeable = "text", "rests_on", "support", "by_hand", "changed", "embedder", "vector"
         self._execute(
             f"INSERT INTO entry (user, {ENTRY}, by_hand, version, changed, embedder, vector)"
