@@ -8,8 +8,7 @@ passes through a few states, and each state allows some tokens:
 
 What a turn may write also depends on what came before it: evidence can name only memories that were shown, and the
 last turn cannot search. Both facts are known when a turn begins, and together they select its first state. Then the
-sampler looks up each next state in the table `after`. It saves the state in which it drew each token
-(`Episode.states`).
+sampler looks up each next state in the table `after`, and saves the state of each draw (`Episode.states`).
 
 A constrained turn is malformed only if it reaches the token limit before it ends. The constraint turns the model into
 another policy: pi(token) = softmax over the allowed logits. The update must apply the same mask. Otherwise the ratio of

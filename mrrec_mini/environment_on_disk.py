@@ -2,8 +2,7 @@
 
 Flow: after `environment`; a run folder holds its environment in this form. `save` writes what `Environment.build`
 fitted: the global memory, the item index and both text spaces. `load` also needs the data set and its split. It fits
-nothing, so the loaded environment gives the same results, to the last bit. Local memories are not saved: they are made
-when a query needs them, as before.
+nothing, so all results are the same, to the last bit. Local memories are not saved, but made when a query needs them.
 
 The folder:
 

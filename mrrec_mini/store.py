@@ -322,10 +322,7 @@ class Scope:
 
     @_logging_refusals
     def history(self, identity: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
-        """Return a page of events, oldest first. `identity`: only of this entry, even if deleted.
-
-        Raises NotYours if that entry has no events, ValueError for a limit below 1.
-        """
+        """Return a page of all events or one entry's (even if deleted), oldest first. Raises NotYours if it has none."""
         page = self._page("event", EVENT, lambda row: Event(*row), limit, cursor, entry=identity)
         if identity is not None and not page.total:
             raise NotYours(self.user, identity)
