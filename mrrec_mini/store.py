@@ -322,7 +322,7 @@ class Scope:
 
     @_logging_refusals
     def history(self, identity: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
-        """Return a page of events, oldest first, of all entries or one (even if deleted). NotYours if that one has none."""
+        """Return a page of events, oldest first: all, or those of entry `identity`. Raises NotYours if it has none."""
         page = self._page("event", EVENT, lambda row: Event(*row), limit, cursor, entry=identity)
         if identity is not None and not page.total:
             raise NotYours(self.user, identity)
