@@ -109,7 +109,7 @@ CREATE INDEX event_of ON event (user, number);
 PERSONAL = ("entry", "event", "audit", "behaviour", "item", "preference", "person")
 ENTRY = "id, level, text, rests_on, scenario, support"
 EVENT = "entry, kind, old, new, at"
-EXPORTED = {  # table (and kind of an exported line) -> its columns, and the column to sort by
+EXPORTED = {  # table (and kind of an exported line) -> its columns, and the columns to sort by
     "behaviour": ("place, item, time, rating, review", "place"),
     "preference": ("category, place, content", "category, place"),
     "entry": (f"{ENTRY}, by_hand, version, changed", "number"),
@@ -212,7 +212,7 @@ class Store(AbstractContextManager):
 
     @property
     def generation(self) -> int:
-        """A number that every write increases. Whatever was computed when the number was lower is outdated."""
+        """A number that each write increases in its transaction. What was computed at a lower number is outdated."""
         return int(self._rows("SELECT value FROM meta WHERE key = 'generation'")[0][0])
 
     def entry_index(self) -> EntryIndex:
@@ -322,7 +322,7 @@ class Scope:
 
     @_logging_refusals
     def history(self, identity: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
-        """Return a page of events, oldest first: all, or those of entry `identity`. Raises NotYours if it has none."""
+        """Return a page of events, oldest first: all or one entry's, deleted or not. Raises NotYours if it has none."""
         page = self._page("event", EVENT, lambda row: Event(*row), limit, cursor, entry=identity)
         if identity is not None and not page.total:
             raise NotYours(self.user, identity)
