@@ -92,7 +92,7 @@ class Plan:
         return digest.hexdigest()
 
     def result_path(self, job: str, seed: int) -> Path:
-        """Return the path of a job's result. Its folder is named by a hash of data, `fast` and recipe, not of the code."""
+        """Return the path of a job's result. A hash of data, `fast` and recipe (not of the code) names the folder."""
         made_of = [self.digest, self.fast, asdict(chosen_recipe(self.fast))]
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
         return self.out / "jobs" / name / f"{job}-{seed}.json"
