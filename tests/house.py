@@ -91,7 +91,7 @@ def full_map(root: Path = ROOT) -> str:
 
 
 def with_map(page: str, table: str) -> str:
-    """Return the page with `table` between its two markers. Raises ValueError unless each marker occurs exactly once."""
+    """Return the page with `table` between the markers. Raises ValueError unless each marker occurs exactly once."""
     if page.count(START) != 1 or page.count(END) != 1:
         raise ValueError(f"a page with a map needs the lines {START} and {END}, once each")
     return f"{page.split(START)[0]}{START}\n{table}\n{END}{page.split(END)[1]}"
