@@ -13,8 +13,8 @@
 An arm differs from the first arm of its experiment only in what its name says. All arms of a seed that train in equal
 shops have the same warm start. Each run is saved in DIR as soon as it is done, under a name derived from its
 configuration, and is not repeated. So an interrupted experiment resumes where it stopped, experiments share runs, and
-several processes can each take some of the seeds. (After a change of the code, use another DIR.) The tables show
-nDCG@10 over the whole pool with 95 % intervals that resample the queries, and paired differences to the first arm.
+several processes (of one thread each) can share the seeds. (After a change of the code, use another DIR.) The tables
+show nDCG@10 over the whole pool with 95 % intervals that resample the queries, and paired differences to the first arm.
 """
 
 from __future__ import annotations

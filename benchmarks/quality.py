@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="one shop, no pretrained encoders")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
-    parser.add_argument("--data", type=Path, default=Path("data/magazine"), help="folder of real data, measured as well")
+    parser.add_argument("--data", type=Path, default=Path("data/magazine"), help="folder of real data, measured too")
     given = parser.parse_args(arguments)
     seeds = (0,) if given.fast else (0, 1, 2)
     shops = [environment(make_world(WorldConfig(seed=seed)), seed) for seed in seeds]

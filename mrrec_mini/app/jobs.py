@@ -2,14 +2,14 @@
 
 Flow: before `reproduce`, which reads the results. A job is a function of a `SeedContext` (the shops and the recipe of
 one seed). Its result is saved as soon as the job is done. So an interrupted reproduction resumes where it stopped, and
-a job that several exhibits need runs once. Equations: none of its own; MPC and MRC are those of `counterfactual`.
+a job that several tables need runs once. Equations: none of its own; MPC and MRC are those of `counterfactual`.
 
 Departures from the paper. Small policies made from scratch stand in for its language models; no published weights are
 run. BLaIR with memory encodes the query followed by the memory; Rec-R1 with memory is trained with the memory in its
 prompt. A policy with naive or static memory still calls a tool, but the tool ignores the search text: it returns the
 latest records (naive) or the profile (static), a few lines per call, because the policy has learned to read memory in
 this form only. A policy without memory may not call the tool; its prompt still holds global memory, because the policy
-was trained with global memory. The policies with one level of memory start from the same warm start of their seed. The
+was trained with global memory. For each seed, all policies with one level of memory begin with the same warm start. The
 retrievers and the number of memories per call are changed without training the policy again.
 
 Guessed: the plain start (Fig. 4) is trained on the texts of items, of train users' queries and of these users'

@@ -1,6 +1,6 @@
 """Reproduce every table and figure of the paper at our scale, with a verdict on each of the paper's claims.
 
-Flow: after everything else. An exhibit is a table or figure; one function each reads the results of `jobs` and returns
+Flow: after everything else. An exhibit is a table or figure; its function reads the results of `jobs` and returns its
 rows and claims. `reproduce` runs the jobs that have no result yet, then writes JSON, Markdown and pictures.
 
     table1  which arm recommends best       fig3  what each part brings      table2  levels of local memory

@@ -31,7 +31,7 @@ def one_bar(console: Console) -> Iterator[Say]:
 
 @contextmanager
 def bar_per_seed(console: Console, seeds: Sequence[int]) -> Iterator[Say]:
-    """Like `one_bar`, but with one bar per seed: the phases given to the `Say` are named "seed 0: learn" etc."""
+    """Yield a `Say` that moves one bar per seed; its phases have names such as "seed 0: learn". See `one_bar`."""
     with _bars(console) as progress:
         tasks = {f"seed {seed}": progress.add_task(f"seed {seed}: starting", total=None, note="") for seed in seeds}
         yield lambda phase, done, total, note: progress.update(
