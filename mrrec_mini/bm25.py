@@ -39,7 +39,7 @@ COLUMN_MIN_ROWS = 4096  # an index with fewer rows stores no full columns
 
 
 def words(text: str) -> list[str]:
-    """Return the runs of letters, digits and underscores in `text`, in lower case. BM25 and LSA split texts so."""
+    """Return the runs of letters, digits and underscores in lower-case `text`: the tokenizer of BM25 and LSA."""
     return WORD.findall(text.lower())
 
 
@@ -86,7 +86,7 @@ class BM25Stats:
 
 
 def lift_negative(idf: Mapping[str, float]) -> dict[str, float]:
-    """Replace each negative idf by EPSILON times the mean idf, as rank-bm25 does (in a tiny corpus, negative too)."""
+    """Replace each negative idf by EPSILON times the mean idf, like rank-bm25. In a tiny corpus the mean can be < 0."""
     total = 0.0
     for value in idf.values():  # same order and rounding as rank-bm25; sum() rounds differently since Python 3.12
         total += value
@@ -137,7 +137,7 @@ class BM25:
 
     @classmethod
     def merged(cls, parts: Sequence[tuple[BM25, np.ndarray]], n: int) -> BM25:
-        """Merge indexes that share one `stats` into an index of n rows, with the scores of one built from all texts.
+        """Merge indexes that share one `stats` into one with n rows, which scores like an index built from all texts.
 
         `parts` holds pairs (index, new_row): row i of the index becomes row new_row[i] of the result; -1 drops it.
         """
@@ -178,7 +178,7 @@ class RankBM25:
 
         tokens = [words(text) for text in texts]
         self.n = len(texts)
-        self._okapi = BM25Okapi(tokens, k1=k1, b=b) if any(tokens) else None  # without any word, it divides by 0
+        self._okapi = BM25Okapi(tokens, k1=k1, b=b) if any(tokens) else None  # BM25Okapi divides by 0 without words
 
     def scores(self, query: str) -> np.ndarray:
         """Return (n,) float64. With one or two rows, even the right row scores <= 0: see the module docstring."""

@@ -15,7 +15,7 @@ The id of an embedder identifies its fitted numbers, not only its method: an LSA
 cosines between two spaces mean nothing. So `Vectors` keeps the embedder's id, and `cosine` raises if two ids differ.
 
 Exact sums: a floating-point sum depends on the order of its terms, and BLAS chooses the order by the shape of the
-batch, so the same query could get other scores alone than in a batch. No sum here is rounded, so no order matters:
+batch, so the same query could get other scores alone than in a batch. No sum here is rounded, so order has no effect:
 - float32 rows, for memories: `unit_rows` rounds each component to a multiple of 2^-24. A product is then a multiple of
   2^-48 and a partial sum stays below 2. That needs 49 bits, and float64 has 53.
 - int16 rows, for a million items (`to_int16`): row components are multiples of 2^-11, query components of 2^-12. In
@@ -268,7 +268,7 @@ class HuggingFaceEncoder:
         self.id = f"hf-{Path(name).name}-{digest(*weights)}"  # a model keeps its id when its folder moves
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return (n, d) float32; zeros for a text without a word. Sorts texts by length, so that padding is short."""
+        """Return (n, d) float32; zeros for a text without a word. Sorts texts by length, to pad less."""
         import torch
 
         options = {"padding": True, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
@@ -285,7 +285,7 @@ class HuggingFaceEncoder:
 
 
 def make_embedder(name: str, dims: int = 128, seed: int = 0, device: str = "cpu") -> Embedder | None:
-    """Return the embedder "lsa" (not fitted), "static" or "minilm"; None for "none". Else: a folder or hub name."""
+    """Return the embedder "lsa" (not fitted), "static" or "minilm", or of a folder or hub name; None for "none"."""
     if name == "none":
         return None
     if name == "minilm":  # 384 dimensions; its wheel holds the model as a folder, so nothing is downloaded
@@ -297,7 +297,7 @@ def make_embedder(name: str, dims: int = 128, seed: int = 0, device: str = "cpu"
 
 
 def _package_folder(name: str, missing: str) -> Path:
-    """Return the folder of a package without importing it. Raises ModuleNotFoundError(missing) if it has none."""
+    """Return the folder of a package without importing it. Raises ModuleNotFoundError(missing) if there is none."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(missing)

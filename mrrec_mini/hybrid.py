@@ -41,7 +41,7 @@ from mrrec_mini.dense import LSA, Embedder, Vectors, cosine, embed, embed_int16,
 from mrrec_mini.metrics import ndcg_of_set
 
 CHUNK_SCORES = 1 << 17  # scores (queries x rows) per chunk: 1 MB per list, so that fusion stays in the cache
-MIN_CHUNK = 16  # smallest number of queries per chunk, because they share one pass over the vectors
+MIN_CHUNK = 16  # fewest queries per chunk: one pass over the vectors serves all queries of a chunk
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Segment:
     """Rows sorted by id, so that in a tie the smaller row number wins. A deleted row stays, but is not `live`."""
 
     def __init__(self, ids: tuple[str, ...], lexical: BM25 | RankBM25, vectors: Vectors | None):
-        """Join `ids` (n,), sorted, with `lexical` and `vectors`, which hold the same rows in the same order."""
+        """Store `ids` (n,), sorted, with `lexical` and `vectors`, which hold the same rows in the same order."""
         self.ids, self.lexical, self.vectors = ids, lexical, vectors
         self.live = np.ones(len(ids), dtype=bool)
         self.has_vector = vectors.values.any(axis=1) if vectors else None  # (n,)
@@ -170,7 +170,7 @@ class Segment:
 
 
 class IdOrder:
-    """The live rows of all segments, sorted by id. A position counts all rows, segment after segment."""
+    """The live rows of all segments, sorted by id. A position numbers rows segment by segment, a place by id."""
 
     def __init__(self, segments: Sequence[Segment]):
         first, *others = segments
@@ -204,7 +204,7 @@ class IdOrder:
 
 
 class HybridIndex:
-    """Rows, each with an id and a text, that queries rank in a given space."""
+    """An index of rows, each with an id and a text, that ranks the rows for a query."""
 
     def __init__(self, ids: Sequence[str], texts: Sequence[str], space: TextSpace, vectors: Vectors | None = None):
         """Index n >= 0 rows. `vectors` (n, d) are saved vectors of the texts, in the same order; None: compute them.
@@ -293,7 +293,7 @@ class HybridIndex:
     # --- queries -----------------------------------------------------------------------------------------------------
 
     def search(self, query: str, k: int) -> list[Hit]:
-        """Return the k best rows (all n if k > n), best first; [] if all raw scores are 0, as for unknown words."""
+        """Return the k best rows (all n if k > n), best first; [] if all raw scores are 0: no word is known."""
         return self.search_many([query], k)[0]
 
     def search_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -372,7 +372,7 @@ class HybridIndex:
 
 
 def tune_weight(judged: Iterable[tuple[HybridIndex, str, Collection[str]]], k: int = 10) -> dict[float, float]:
-    """Return {w: mean nDCG@k} over queries with known answers, for w = 0, 0.1, ..., 1. Choose the w with the largest.
+    """Return {w: mean nDCG@k} for w = 0, 0.1, ..., 1, over queries with known answers. Choose the best w.
 
     `judged` holds (index, query text, relevant ids) for each query; all relevant ids have the same grade. Use only
     validation queries, never test queries. Raises ValueError if there is no query or an id is not in its index.

@@ -10,9 +10,9 @@ per category and aspect, because a policy of 0.1M parameters has to copy from th
 train users bought before their first query, not from the queries, so no target can leak into it.
 Guessed: to find similar unchosen items, we draw random items of the category and keep those that share the most
 attributes and title words (Jaccard) with the bought item. "Unchosen" means absent from this user's history. Only liked
-purchases (rating above 3) are contrasted.
+purchases (rating above 3) are compared with unchosen items.
 
-Privacy: every function that reads local memory takes a query and reads only the memory of its user. The keys of the
+Privacy: every method that reads local memory takes a query and reads only the memory of the query's user. The keys of
 caches contain the user. The text space only counts words and is fitted on train users. Titles and reviews are
 untrusted: only their plain words are kept, so no tag or control character survives.
 """
@@ -157,7 +157,7 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
 
 
 def patterns_by_category(purchases: Sequence[Purchase], summarizer: Summarizer) -> dict[str, list[Preference]]:
-    """Return {category: its patterns, eq. (4)} for one user's purchases, in the order of each category's first one."""
+    """Return {category: its patterns, eq. (4)} for one user's purchases, in the order of the first purchases."""
     by_category: dict[str, list[Purchase]] = {}
     for purchase in purchases:
         by_category.setdefault(plain(purchase.scenario), []).append(purchase)
@@ -175,7 +175,7 @@ def local_entries(purchases: Sequence[Purchase], summarizer: Summarizer, config:
 
 
 def global_line(aspect: Aspect, config: MemoryConfig) -> MemoryEntry:
-    """Return the entry `mug price`, or with a description `mug price: what a buyer is ready to pay`."""
+    """Return the global entry: `mug price`, or with a description `mug price: what a buyer is ready to pay`."""
     text = plain(f"{aspect.scenario} {aspect.name}")
     if description := plain(aspect.description, max(config.line_words - len(text.split()), 0)):
         text = f"{text}: {description}"
@@ -256,7 +256,7 @@ class EntryIndex:
 
 @dataclass
 class Memory:
-    """The global memory, and for any query the local memory of its user at its time."""
+    """The global memory, and the local memory of each query's user at the time of the query."""
 
     dataset: Dataset
     config: MemoryConfig
@@ -289,7 +289,7 @@ class Memory:
         # 3. Eq. 6: find the aspects that decide between bought and unchosen items.
         contrasts = sample_contrasts(histories, dataset.items.values(), config, rng)
         shared = global_entries(summarizer, contrasts, config)
-        # 4. Eq. 1, 4, 5: write the train users' entries; fit the text space to these and to the global lines.
+        # 4. Eq. 1, 4, 5: write the train users' entries; fit the text space to their common words and the global lines.
         local = [[entry.text for entry in local_entries(history, summarizer, config)] for history in histories]
         texts = common_words(local, config.min_users) + [entry.text for entry in shared]
         space = TextSpace.fit(texts, hybrid_config)
@@ -344,7 +344,7 @@ def train_histories(dataset: Dataset, users: Iterable[str]) -> list[tuple[Purcha
 
 
 def common_words(texts_by_user: Sequence[Sequence[str]], min_users: int) -> list[str]:
-    """Return all users' texts with only the words that `min_users` users share, so that no word belongs to one user."""
+    """Return all users' texts with only the words of at least `min_users` users, so that no word belongs to one."""
     users = Counter(word for texts in texts_by_user for word in {word for text in texts for word in words(text)})
     return [" ".join(w for w in words(text) if users[w] >= min_users) for texts in texts_by_user for text in texts]
 

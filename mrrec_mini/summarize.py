@@ -41,7 +41,7 @@ COMPLAINTS = frozenset(
 
 @dataclass(frozen=True)
 class ExtractiveConfig:
-    """Weights and thresholds. One unit of strength is a five-star purchase without a review."""
+    """Weights and thresholds. A five-star purchase without a review has strength 1."""
 
     mention_weight: float = 6.0  # m: the weight of a mention in a review
     min_pattern: float = 2.0  # two silent five-star purchases, or one mention, at full attention
@@ -52,8 +52,8 @@ class ExtractiveConfig:
     sharpness: float = 2.0  # exponent of the attention
     word_count: int = 8  # fewest reviews that must contain a word before it can stand for a value
     word_share: float = 0.8  # smallest share of these reviews whose item has the value
-    word_z: float = 4.0  # standard errors by which that share must exceed the value's share of all purchases
-    word_users: int = 3  # fewest users who wrote the word, since it is kept when one of them is forgotten
+    word_z: float = 4.0  # standard errors by which the share must exceed the value's share of all purchases
+    word_users: int = 3  # fewest users who wrote the word; the word is kept when one of them is forgotten
 
 
 def values_of(item: Item) -> list[Value]:

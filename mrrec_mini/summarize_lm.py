@@ -117,7 +117,7 @@ class LMSummarizer:
     generate: Callable[[str], str]  # prompt -> answer
     name_words: int = 3  # an entry with a longer name or value is dropped
     description_words: int = 12  # a longer description is cut
-    shown: int = 50  # a prompt shows at most so many purchases (the latest) or pattern lines (the strongest)
+    shown: int = 50  # most purchases (the latest) or pattern lines (the strongest) in a prompt
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> number of dropped answers or entries
 
     def fit(self, purchases: Sequence[Purchase]) -> LMSummarizer:
@@ -178,7 +178,7 @@ class LMSummarizer:
     def _preferences(
         self, prompt: str, category: str, rows: list[dict], key: str, sources: Sequence[tuple[str, ...]]
     ) -> list[Preference]:
-        """Ask `prompt` and return one preference per valid entry. Its strength counts the records of `entry[key]`."""
+        """Return a preference per valid entry; strength = number of records behind the rows that `entry[key]` names."""
         found: dict[str, Preference] = {}  # by aspect
         for entry in self._ask(prompt, rows, category=category) if rows else ():
             aspect, value = self._name(entry, "aspect"), self._name(entry, "value")
@@ -191,7 +191,7 @@ class LMSummarizer:
         return list(found.values())
 
     def _ask(self, prompt: str, data: Any, **names: str) -> list[dict]:
-        """Send a prompt; return the objects in the answer's JSON list. Counts what it drops. Numbers rows from 1."""
+        """Ask with `data` (rows numbered from 1); return the objects in the answer's JSON list, count the rest."""
         if isinstance(data, list):
             data = [{"number": n, **one} for n, one in enumerate(data, 1)]
         answer = self.generate(prompt.format(rules=SHORT_RULE, data=fenced(data), **names)).strip()
@@ -230,7 +230,7 @@ def described(purchase: Purchase) -> dict[str, Any]:
 def numbers(entry: Mapping[str, Any], key: str, most: int) -> list[int]:
     """Return `entry[key]` if it is a list of distinct whole numbers in 1..most, else an empty list."""
     given = entry.get(key)
-    valid = isinstance(given, list) and all(type(n) is int and 1 <= n <= most for n in given)  # not isinstance: True
+    valid = isinstance(given, list) and all(type(n) is int and 1 <= n <= most for n in given)  # excludes True
     return given if valid and len(set(given)) == len(given) else []
 
 
