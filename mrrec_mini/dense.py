@@ -165,7 +165,7 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     """Return the positions of the k best of (n,) scores, best first; all n if k > n. Smaller positions win ties."""
     if k <= 0 or k >= len(scores):
         return np.argsort(-scores, kind="stable")[: max(k, 0)]
-    # best_of holds the maximum of each group of scores; its k-th largest is a lower bound of the k-th best score
+    # The k-th largest of the group maxima (best_of) is at most the k-th best score, and few rows reach this bound.
     groups = len(scores) // max(1, min(256, len(scores) // (4 * k)))
     best_of = scores[: len(scores) // groups * groups].reshape(-1, groups).max(axis=0)
     candidates = np.flatnonzero(scores >= np.partition(best_of, -k)[-k])  # ascending
@@ -214,7 +214,7 @@ class LSA:
         return self
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return (n, d) float32: for each text, the sum of its words' table rows, scaled to length 1."""
+        """Return (n, d) float32: the sum of each text's table rows, scaled to length 1 (so tf-idf need not be)."""
         sums = np.zeros((len(texts), self.table.shape[1]))
         for row, text in enumerate(texts):
             known = [self.vocabulary[word] for word in words(text) if word in self.vocabulary]

@@ -140,7 +140,7 @@ def record_entry(purchase: Purchase, config: MemoryConfig) -> MemoryEntry:
 
 
 def preference_entries(user: str, preferences: Iterable[Preference], config: MemoryConfig) -> list[MemoryEntry]:
-    """Return one entry per (scenario, aspect) with a firm preference, for the levels in `config.levels`."""
+    """Return one self-contained entry per (scenario, aspect) with a firm preference, for `config.levels`."""
     groups: dict[tuple[str, str], list[Preference]] = {}
     for one in preferences:
         if one.firm and ("pattern" if one.scenario else "profile") in config.levels:

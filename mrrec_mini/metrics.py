@@ -2,8 +2,8 @@
 
 Flow: evaluation. The functions take ranks and return numbers; they know nothing about users, items or models.
 
-A rank counts from 1, the best item, over the *whole* pool. Metrics over sampled negatives can change which of two
-models is better (Krichene and Rendle, KDD 2020). The rank `inf` means "never returned" and scores 0, so a query
+A rank counts from 1, the best item, over the *whole* pool (full ranking). Metrics over sampled negatives can change
+which model is better (Krichene and Rendle, KDD 2020). The rank `inf` means "never returned" and scores 0, so a query
 without an answer still counts in the mean.
 
 Formulas: with one relevant item (sec. 3.3), nDCG@k = 1 / log2(rank + 1) if rank <= k, else 0. With several

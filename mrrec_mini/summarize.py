@@ -5,9 +5,9 @@ Flow: `Memory.build` turns its results into pattern, profile and global entries;
 Equations:
 - A purchase has a stance for (+) or against (-) each attribute value of its item (`stances`). Let liking =
   (rating - 3) / 2, in -1..1, and m = `mention_weight`. The stance is liking if the review does not mention the value,
-  m (1 + min(liking, 0)) if it does, and -m if a complaint mentions it. So one complaint in a good review counts against
-  one value only. A stance is multiplied by the attention, 0..1, that the scenario's reviews pay to the aspect
-  (`learn_attention`); without reviews it is 1.
+  m (1 + min(liking, 0)) if it does, and -m if a complaint mentions it. So a complaint in a good review counts only
+  against the value that it mentions. A stance is multiplied by the attention, 0..1, that the scenario's reviews pay to
+  the aspect (`learn_attention`); without reviews, the attention is 1.
 - A review mentions a value by the value's words, by the aspect's name, or by a word that train users' reviews use for
   that value (`learn_words`). A sentence that contains one of `COMPLAINTS` is a complaint.
 - Eq. (4), (5): the strength of a value is the sum of its stances in one category (4) or over all categories (5). The
