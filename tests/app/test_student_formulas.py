@@ -130,7 +130,7 @@ def test_a_part_can_be_passed_to_the_loss():
             ValueError,
             "learning by grpo does not call; give --algo r",
         ),
-        ("def kl_term(logprobs, reference, ratio):\n    return 0\n", ValueError, "beta is 0; to use it anyway"),
+        ("def kl_term(logprobs, reference, ratio):\n    return 0\n", ValueError, "beta is 0; to use kl_term anyway"),
         ("group_advantages = 3\n", ValueError, "defines none of"),
     ],
 )
