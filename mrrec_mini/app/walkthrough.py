@@ -187,8 +187,8 @@ def retrieval(tour: Tour) -> Iterator[Step]:
     hits = tour.environment.memory.local(tour.query).find(text, 5)
     yield Step(
         f'the memory tool, searching for "{text}" (eq. 8)',
-        "Every entry gets two scores. BM25 counts the words that the entry shares with the search text; dense compares "
-        "vectors. Each list of scores is scaled to 0..1. The fused score is .7 x BM25 + .3 x dense.",
+        "Every entry gets two scores. BM25 scores the words that the entry shares with the search text; dense compares "
+        "text vectors. Each list of scores is scaled to 0..1. The fused score is .7 x BM25 + .3 x dense.",
         "bm25.py, dense.py, hybrid.py",
         table(
             ("memory", "BM25", "dense", "fused"),
@@ -210,8 +210,8 @@ def rollout(tour: Tour) -> Iterator[Step]:
     )
     yield Step(
         "who wrote what",
-        "The loss covers only the tokens that the policy wrote. A mask marks them: 1 for a token of the policy, 0 for "
-        "the prompt and for memory.",
+        "The loss covers only the tokens that the policy wrote. A mask has one value per token: 1 if the policy wrote the "
+        "token, 0 for the prompt and for memory.",
         "datatypes.py",
         lines(f"{len(episode.tokens)} tokens, {written} of them written by the policy; it ended with: {episode.end}"),
     )
