@@ -210,8 +210,8 @@ def rollout(tour: Tour) -> Iterator[Step]:
     )
     yield Step(
         "who wrote what",
-        "The loss covers only the tokens that the policy wrote. A mask has one value per token: 1 if the policy wrote the "
-        "token, 0 for the prompt and for memory.",
+        "The loss covers only the tokens that the policy wrote. A mask has one value per token: 1 if the policy wrote "
+        "the token, 0 for the prompt and for memory.",
         "datatypes.py",
         lines(f"{len(episode.tokens)} tokens, {written} of them written by the policy; it ended with: {episode.end}"),
     )
