@@ -1,11 +1,11 @@
-"""The assistant of a trained run: it recommends, remembers, explains, and forgets.
+"""The assistant of a trained run: it recommends items, remembers purchases, and explains its answers.
 
-Flow: use. `Assistant.open` opens a run: its environment, policy and memory store. `recommend` plays one greedy episode
-for a query that has no target, and searches the items with the profile that the policy wrote (eq. 2 and 3). `remember`
-adds a purchase. `explain` plays the episode again without each memory that it looked up, and shows what changes.
+Flow: after training. `Assistant.open` opens a run: its environment, policy and memory store. `recommend` plays one
+greedy episode for a query without a target, and searches the items with the profile that the policy wrote (eq. 2, 3).
+`remember` adds a purchase. `explain` plays the episode again without each looked-up memory and shows what changes.
 
-A query sees the user's whole history, and items that the user owns are not recommended. If the user is unknown or the
-policy breaks off, the answer rests on the query alone, and `reason` says so. Equations: none of its own.
+A query sees the user's whole history, and items that the user owns are not recommended. If the user is unknown, there
+is no local memory. If the policy breaks off, the query text is the profile. `reason` tells both. Equations: none.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from mrrec_mini.summarize_lm import LMSummarizer, Recorded
 
 @dataclass(frozen=True)
 class Recommendation:
-    """An answer: what the policy wrote, the memories it used, and the items that fit."""
+    """An answer: what the policy wrote, the memories that the policy used, and the items that fit the profile."""
 
     user: str
     query: str
     transcript: tuple[tuple[str, str], ...]  # ("shown" | "policy", text), in order
-    memories: tuple[MemoryEntry, ...]  # the evidence that the policy names
+    memories: tuple[MemoryEntry, ...]  # the memories that the policy named as evidence
     profile: str
-    items: tuple[tuple[Item, float], ...]  # best first, with the score of the item index
-    reason: str  # what is missing: memories, an answer of the policy, items that fit; "" if nothing is missing
+    items: tuple[tuple[Item, float], ...]  # (item, its score in the item index), best first
+    reason: str  # says what is missing: memories, an answer, fitting items; "" if nothing is missing
 
     def as_dict(self) -> dict:
         return {
@@ -56,10 +56,10 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Reason:
-    """An entry of the user's memory, and what changes without it."""
+    """One entry of the user's memory, and what changes in the answer without this entry."""
 
     entry: MemoryEntry
-    evidence: bool  # True: the policy named it as evidence; False: it only looked it up
+    evidence: bool  # True: the policy named the entry as evidence; False: it did not
     without: Effect
 
     def as_dict(self) -> dict:
@@ -68,12 +68,12 @@ class Reason:
 
 @dataclass(frozen=True)
 class Explanation:
-    """An answer, and what it rests on."""
+    """An answer, and how the answer changes without the memories that the policy looked up."""
 
     answer: Recommendation
-    reasons: tuple[Reason, ...]  # every entry that was looked up, in the order in which the policy saw them
-    together: Effect | None  # without all of them; None if nothing was looked up
-    control: Reason | None  # an entry that was not looked up: nothing should change without it; None if there is none
+    reasons: tuple[Reason, ...]  # one per entry that was looked up, in the order in which the policy saw the entries
+    together: Effect | None  # without all these entries; None if nothing was looked up
+    control: Reason | None  # an entry that was not looked up, so nothing should change; None: no such entry
 
     def as_dict(self) -> dict:
         return {
@@ -85,7 +85,7 @@ class Explanation:
 
 
 class StoredMemory:
-    """A store as the memory of an episode. A user's entries are read once, at the first search."""
+    """Makes a store the memory of episodes. The entries of a user are read once, at the first search."""
 
     def __init__(self, store: Store):
         self.store = store
@@ -119,9 +119,9 @@ class Assistant:
 
     @classmethod
     def open(cls, folder: Path, store: Path | None = None, warn: Warn = warnings.warn) -> Assistant:
-        """The assistant of a run folder, with the run's own memory store or another one.
+        """Open the assistant of a run folder. `store`: the file of a memory store; None: the run's own store.
 
-        Raises FileNotFoundError if there is no run, no checkpoint, or no such store; DataError if one is damaged.
+        Raises FileNotFoundError if the run, its checkpoint or the store does not exist, DataError if one is damaged.
         """
         run = Run(folder)
         recipe, environment = run.config.recipe, run.environment()
@@ -130,23 +130,23 @@ class Assistant:
         return cls(environment, opened, model, grammar_of(tokenizer), recipe)
 
     def remember(self, user: str, item: str, rating: float, review: str = "") -> MemoryEntry:
-        """Record that this user bought an item, and summarise its category and the profile again.
+        """Record that this user bought an item, and write the summary of its category and the profile again.
 
         Raises LookupError for an unknown item, DataError for a rating outside 1 to 5.
         """
         return self.store.for_user(user).remember(self._item(item), rating, review)
 
     def recommend(self, user: str, text: str, k: int = 5) -> Recommendation:
-        """The k best items for a query of this user, who may be new. Raises DataError if the query or user is blank."""
+        """Return the k best items for a query of a user, who may be new. Raises DataError for a blank query or user."""
         query, memory, owned = self._asked(user, text)
         return self._recommendation(self._play(query, memory), memory, owned, k)
 
     def explain(self, user: str, text: str, k: int = 5, target: str | None = None) -> Explanation:
-        """The answer of `recommend`, and what changes without each memory that it looked up.
+        """Return the answer of `recommend`, and what changes without each memory that the policy looked up.
 
-        Nothing is written: an entry is withheld from the episode, not deleted (see `counterfactual`). All episodes use
-        the memory as it is at the start. `target`: an item whose rank is reported too. Raises LookupError if the
-        target is unknown, and DataError as `recommend` does.
+        Nothing is written: an entry is hidden from the episode, not deleted (see `counterfactual`). All episodes use
+        the memory as it is at the start. `target`: id of an item whose rank is reported too. Raises LookupError if the
+        target is unknown, and DataError for a blank query or user.
         """
         query, memory, owned = self._asked(user, text)
         if target is not None:
@@ -154,7 +154,7 @@ class Assistant:
         episode = self._play(query, memory)
 
         def without(*ids: str) -> Effect:
-            # one episode at a time: in a batch, the last digits of a row could depend on the other rows
+            # one episode at a time: in a batch, the last digits of one row could depend on the other rows
             other = self._play(query, Withheld(memory, {query.id: ids}))
             return effect(self.environment.items, episode, other, ids, k, owned, target)
 
@@ -170,13 +170,13 @@ class Assistant:
         )
 
     def _asked(self, user: str, text: str) -> tuple[Query, StoredMemory, set[str]]:
-        """The query, the memory that it searches, and the ids of the user's items, except those of another shop."""
+        """Return the query, the memory to search, and the ids of the items of this data set that the user bought."""
         query = as_of_now(require_text(user, "the user"), require_text(text, "the query"))
         bought = {purchase.item.id for purchase in self.store.for_user(user).purchases()}
         return query, StoredMemory(self.store), bought & self.environment.dataset.items.keys()
 
     def _play(self, query: Query, memory: Searchable) -> Episode:
-        """One greedy episode."""
+        """Play one greedy episode."""
         actor = LMActor(self.model, self.grammar, temperature=0.0)
         return rollout(actor, [query], memory, self.grammar, self.recipe.train.rules)[0]
 
@@ -210,20 +210,21 @@ def _entry_dict(entry: MemoryEntry) -> dict:
 
 
 def as_of_now(user: str, text: str = "") -> Query:
-    """A query of this user that sees the whole history."""
+    """Return a query of this user that sees the user's whole history."""
     return Query("now", user, text, target="", time=2**62)  # later than every interaction
 
 
 def memory_draws(seed: int) -> np.random.Generator:
-    """The random draws that build a memory or rebuild its global part: the same for the same seed."""
+    """Return the random generator that builds a memory or rebuilds the global memory."""
     return np.random.default_rng([seed, 1])
 
 
 def make_store(data: Path, path: Path, seed: int, model: str | None = None, say: Say = quiet) -> dict:
-    """Build the store of a data-set folder from the train users of this seed's split; returns counts.
+    """Build the memory store `path` of all users of a data-set folder; return counts of what was written.
 
-    `model`: a chat model, a folder or hub name, that writes the summaries (eq. 4-6) instead of the extractive writer.
-    Its answers are kept in a file next to the store until the store is complete, so an interrupted build reuses them.
+    Global memory is learned from the train users; `seed` splits the users. `model`: folder or hub name of a chat model
+    that writes the summaries (eq. 4-6) instead of the extractive writer. Until the store is complete, the model's
+    answers are kept in a file next to the store, so that after an interruption the next build reuses them.
     """
     answers, writer = path.with_name(f"{path.name}.answers.jsonl"), ExtractiveSummarizer()
     if model is not None:
@@ -234,13 +235,13 @@ def make_store(data: Path, path: Path, seed: int, model: str | None = None, say:
     counts = build_store(path, dataset, memory, progress=lambda done, total: say("users", done, total, ""))
     found: dict = {"summarizer": model or "extractive", "entries": counts}
     if model is not None:
-        answers.unlink(missing_ok=True)  # the answers are about people, and forgetting a user would not delete them
+        answers.unlink(missing_ok=True)  # the answers are about people, and `forget` would not delete this file
         found |= {"calls": writer.generate.calls, "reused": writer.generate.reused, "dropped": dict(writer.dropped)}
     return found
 
 
 def rebuild_global(path: Path, seed: int, data: Path | None) -> tuple[MemoryEntry, ...]:
-    """Build the global memory of a store again. `data`: whose items users could choose. Returns the global entries."""
+    """Build the global memory of a store again; return its entries. `data`: a data-set folder of items on offer."""
     with Store.open(path) as store:
         items = Dataset.load(data).items.values() if data else ()
         return store.rebuild_global(memory_draws(seed), items)

@@ -1,9 +1,9 @@
 """A chat session: each line says what the user wants, and only commands rate items or delete memories.
 
 Flow: on top of the assistant. `Session.reply` takes one line and returns the lines of the answer; `lines_from` reads
-lines from a file or a terminal. A session saves only what a command writes to the store.
+the user's lines from a file or a terminal. A session saves only what a command writes to the store.
 
-A line that begins with `/` is a command. Any other line is a wish: whatever it says, it rates and deletes nothing.
+A line that begins with `/` is a command. Any other line is a wish: whatever its text, it rates and deletes nothing.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from mrrec_mini.data import DataError, shorten
 from mrrec_mini.datatypes import Item, MemoryEntry
 from mrrec_mini.store import NotYours, clean, require_text
 
-LONGEST = 2000  # characters of a line
+LONGEST = 2000  # most characters of a line
 FOUND = 5  # how many memories `/memory TEXT` shows
 HELP = """\
 say what you want: mug for hiking
 /rate N STARS [TEXT]   rate item N of the last list, 1 to 5 stars: /rate 2 5 love that it is small
-/why [N]               what the last answer rests on; with N, what puts item N at its rank
-/memory [TEXT]         what is remembered of you, or the part of it that fits a text
+/why [N]               what changes without each memory: the answer, and the rank of item N (default 1)
+/memory [TEXT]         show your memories, or only the memories that fit a text best
 /forget ID             delete one memory
-/quit                  leave (the end of the input does too)
+/quit                  leave the chat (the end of the input ends it too)
 /help                  show this list"""
 
 
@@ -47,7 +47,7 @@ class Session:
         }
 
     def reply(self, line: str) -> list[str]:
-        """The answer to one line. Raises DataError or OSError, with a message of one line, if nothing could be done."""
+        """Return the answer to one line. If there is none, raises DataError or OSError with a message of one line."""
         if len(line) > LONGEST:
             raise DataError(f"a line has at most {LONGEST} characters; make it shorter")
         line = clean(line).strip()
@@ -105,7 +105,7 @@ class Session:
         return []
 
     def _item(self, number: str) -> Item:
-        """Item `number` of the last list. Raises DataError if there is none."""
+        """Return item `number` of the last list. Raises DataError if there is no such item."""
         if self.last is None:
             raise DataError("there is no list yet; say what you want first")
         items = {str(n): item for n, (item, _) in enumerate(self.last.items, 1)}
@@ -115,7 +115,7 @@ class Session:
 
 
 def _answer_lines(answer: Recommendation) -> list[str]:
-    """The items, one per line, and a last line that says what they rest on."""
+    """Return the items, one per line, and a last line with the memories that the policy used."""
     why = [entry.text for entry in answer.memories] or ["no memory was used"]
     items = [f"{number}. {item.title} ({item.id})" for number, (item, _) in enumerate(answer.items, 1)]
     return [*items, f"because: {'; '.join(filter(None, [*why, answer.reason]))}"]
@@ -126,9 +126,9 @@ def _entry_line(entry: MemoryEntry) -> str:
 
 
 def lines_from(file: BinaryIO, prompt: Callable[[], object]) -> Iterator[str]:
-    """The lines of a binary file as text, whatever bytes it holds; `prompt` is called before each line is read.
+    """Yield the lines of a binary file as text, whatever bytes it holds. Calls `prompt` before each line is read.
 
-    If a line is much too long, only its beginning is kept, which is still too long for `Session.reply`.
+    Of a line that is much too long, only the beginning is kept. `Session.reply` still refuses it as too long.
     """
     most = 4 * LONGEST + 2  # bytes: a character takes at most 4 in UTF-8, a line end 2
     prompt()

@@ -1,20 +1,20 @@
-"""Find the memories that an answer rests on: play the episode again without them, and compare keywords (Table 3).
+"""Find the memories that changed an answer: play the episode again without them, and compare keywords (Table 3).
 
-Flow: after rollout. `Withheld` wraps a memory and hides some entries of a query's user; the wrapped memory does not
-change. Play the greedy episode again with the `Withheld`. Then `effect` says what changed: the words of the profile,
-the recommended items, the rank of the first item and of a known target, the searches.
+Flow: after rollout. `Withheld` wraps a memory and hides (withholds) some entries from the episode of a query; the
+wrapped memory does not change. The caller plays the greedy episode again with `Withheld` as its memory. Then `effect`
+says what changed: the profile's words, the recommended items, the ranks of the first item and a target, the searches.
 
-Withholding is not deleting. If an entry is withheld, the next best one moves up (eq. 8 on the remaining entries) and
-the others keep their order. If it is deleted, their order may change, because min-max fusion scales scores by the
-smallest and the largest score of all rows. So withholding an entry that no search returned has no effect, and any
-effect comes from what the entry says. Of several entries with the same text, a search can return only the first; if
-that entry is withheld, no search returns the text.
+Withholding differs from deleting. If an entry is withheld, the entry after it moves up (eq. 8 on the remaining entries)
+and all others keep their order. If an entry is deleted, the order of the others may change, because min-max fusion
+scales by the smallest and the largest score of all rows. So withholding an entry that no search returned has no effect,
+and any effect comes from the text of the entry. Of entries with equal text, a search returns only the first; if
+the first entry is withheld, no search returns the text.
 
-Table 3 of the paper asks whether retrieved memory contributed to the profile (MPC) and to the right item (MRC), by
-keyword overlap and by an LLM judge. Overlap shows only that the same words occur in both; the counterfactual shows
-whether the memory caused them. Guessed, since the paper prints no formula: MPC and MRC are the share of retrieved
-entries that have a keyword in common with the profile or the item. Words of the query do not count as keywords, because
-they agree without any memory.
+Table 3 of the paper asks whether retrieved memory contributed to the profile (MPC) and to the right item (MRC). The
+paper uses keyword overlap and an LLM judge. Overlap shows only that two texts share words; playing the episode again
+shows whether the memory is their cause. Guessed, since the paper prints no formula: MPC is the share of retrieved
+entries that share a keyword with the profile; MRC, with the right item. Words of the query are no keywords, because the
+profile and the item may contain them without any memory.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from mrrec_mini.datatypes import Episode, MemoryEntry, Query
 from mrrec_mini.hybrid import Hit, HybridIndex
 from mrrec_mini.rollout import Searchable
 
-FRAME = frozenset({"bought", "rated", "overall", *"12345"})  # words of every memory line
-FUNCTION = frozenset(  # words that agree by chance
+FRAME = frozenset({"bought", "rated", "overall", *"12345"})  # words of fixed phrases in memory lines
+FUNCTION = frozenset(  # frequent words, which two texts share by chance
     {"a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "from", "has", "have", "i", "in", "is", "it", "its"}
     | {"my", "not", "of", "on", "or", "so", "that", "the", "this", "to", "was", "with"}
 )
@@ -37,7 +37,7 @@ FUNCTION = frozenset(  # words that agree by chance
 
 @dataclass(frozen=True)
 class Withheld:
-    """A memory that hides some entries, which may differ between the queries of a batch."""
+    """A memory that hides some entries. Each query of a batch may have its own hidden entries."""
 
     memory: Searchable
     ids: Mapping[str, Collection[str]]  # id of a query -> ids of the entries hidden from its episode
@@ -47,7 +47,7 @@ class Withheld:
 
     def search_many(self, searches: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]:
         hidden = [self.ids.get(query.id, ()) for query, _ in searches]
-        more = max(map(len, hidden), default=0)  # so many more entries are enough to fill all k places
+        more = max(map(len, hidden), default=0)  # with so many more entries, at least k are left after hiding
         replies = self.memory.search_many(searches, k + more)
         return [
             tuple(entry for entry in entries if entry.id not in ids)[:k]
@@ -57,21 +57,21 @@ class Withheld:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an episode leads to. Places count from 1, excluded items left out."""
+    """The result of an episode. A place is a rank from 1 that does not count the excluded items."""
 
     calls: tuple[str, ...]  # the search texts
     profile: str
     items: tuple[str, ...]  # ids of the k best items, best first
-    first: str | None  # the item recommended first when nothing was withheld
-    first_place: int | None  # None if nothing was recommended, before or after
-    target: str | None  # an item that the caller watches
+    first: str | None  # id of the best item when nothing is withheld
+    first_place: int | None  # None if this episode recommends no item
+    target: str | None  # id of an item whose place the caller wants to know
     target_place: int | None
-    end: str  # "answer", or why the episode ended without one (then the query is the profile)
+    end: str  # "answer", or why there is no answer (then `profile` is the query text)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What changes when some entries are hidden."""
+    """The outcomes of an episode with and without some entries, and the changes between them."""
 
     withheld: tuple[str, ...]
     before: Outcome
@@ -137,9 +137,10 @@ def effect(
     excluded: Collection[str] = (),
     target: str | None = None,
 ) -> Effect:
-    """What withholding these entries changes. `excluded`: items not to recommend; `target`: an item to watch.
+    """Compare the episode `before` with the episode `after`, which was played without the entries `withheld`.
 
-    Raises ValueError for an unknown item.
+    `k` items are recommended, none of them in `excluded`; `target` is an item whose place is reported. Raises
+    ValueError for an unknown item.
     """
 
     def outcome(episode: Episode, first: str | None = None) -> Outcome:
@@ -162,17 +163,17 @@ def effect(
 
 
 def profile_of(episode: Episode) -> str:
-    """The profile that the policy wrote, or the query if it did not answer."""
+    """Return the profile that the policy wrote, or the query text if the policy did not answer."""
     return episode.answer.profile if episode.answer else episode.query.text
 
 
 def best(items: HybridIndex, profile: str, k: int, excluded: Collection[str] = ()) -> list[Hit]:
-    """Eq. (3) without the excluded items: the k best items for a profile, best first."""
+    """Return the k best items for a profile, best first, without the excluded items. Eq. (3)."""
     return [hit for hit in items.search(profile, k + len(excluded)) if hit.id not in excluded][:k]
 
 
 def place(items: HybridIndex, profile: str, item: str, excluded: Collection[str] = ()) -> int:
-    """The rank of an item for a profile, from 1, without the excluded items; the item itself always counts."""
+    """Return the rank of an item for a profile, from 1. Excluded items do not count, except `item` itself."""
     own, *ranks = items.ranks([profile] * (1 + len(excluded)), [item, *excluded])
     return int(own - sum(rank < own for rank in ranks))
 
@@ -182,14 +183,14 @@ def _swaps(lost: Sequence[str], gained: Sequence[str]) -> str:
 
 
 def _more(these: Sequence[str], those: Sequence[str]) -> tuple[str, ...]:
-    """What `these` has more often than `those`, in order."""
+    """Return the texts that `these` contains more often than `those`, in the order of `these`."""
     return tuple((Counter(these) - Counter(those)).elements())
 
 
 def contribution(entries: Sequence[MemoryEntry], query: str, text: str) -> float | None:
-    """The share of retrieved entries with a keyword in common with `text`, in [0, 1]; None if nothing was retrieved.
+    """Return the share of retrieved entries that share a keyword with `text`, in [0, 1]; None if there are no entries.
 
-    Table 3: it is MPC if the text is the profile, MRC if it is the right item's.
+    Table 3: the share is MPC if `text` is the profile, and MRC if `text` is the text of the right item.
     """
     wanted = keywords(text, query)
     shared = [bool(keywords(entry.text) & wanted) for entry in entries]
@@ -197,5 +198,5 @@ def contribution(entries: Sequence[MemoryEntry], query: str, text: str) -> float
 
 
 def keywords(text: str, query: str = "") -> set[str]:
-    """The words of a text without function words, words of every memory line, and words of the query."""
+    """Return the words of a text, except the words in `FUNCTION`, in `FRAME` and in the query."""
     return set(words(text)) - FRAME - FUNCTION - set(words(query))

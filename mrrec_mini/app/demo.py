@@ -1,11 +1,11 @@
-"""The main job: from raw histories to a trained policy, with every arm evaluated on the same queries.
+"""Run the whole method: from raw histories to a trained policy, with every arm evaluated on the same queries.
 
-Flow: the whole book in one call. `run_demo` runs each seed in a process of its own: prepare the data, warm-start a
-policy, evaluate it, train it, evaluate it again. Then it joins the rows of all seeds into one report. The trained
-policies stay behind as run folders. Equations: none of its own.
+Flow: all stages in one call. `run_demo` runs several seeds in parallel. Each seed prepares the data, warm-starts a
+policy, evaluates the policy, trains it, and evaluates it again. Then `run_demo` joins the evaluation rows of all seeds
+into one report. The trained policies are kept in run folders. Equations: none of its own.
 
-All arms of a seed share the environment, the queries, the number of steps and the episodes per step. Nothing is
-compared across data sets, splits or budgets.
+An arm is one method that is evaluated. All arms of a seed share the environment and the queries; all trained arms share
+the number of steps and of episodes per step. Nothing is compared across data sets, splits or budgets.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from mrrec_mini.world import WorldConfig, make_world
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What to run."""
+    """Which data, seeds and arms to run."""
 
-    data: Path | None = None  # None: the synthetic shop of each seed
+    data: Path | None = None  # a data-set folder; None: a synthetic shop for each seed
     seeds: tuple[int, ...] = (0,)
     all_arms: bool = False
     fast: bool = False
@@ -59,11 +59,11 @@ class SeedResult:
 
     seed: int
     rows: list[Row]
-    log: list[dict]  # one entry per training step of the main arm
+    log: list[dict]  # one entry per training step of the arm "grpo"
     seconds: dict[str, float]  # wall time of each phase
-    episode: list[tuple[str, str]]  # transcript of a worked episode
-    wanted: str  # title of the episode's target
-    rank: float  # the target's rank; inf if the episode has no answer
+    episode: list[tuple[str, str]]  # transcript of the example episode
+    wanted: str  # title of the target item of this episode
+    rank: float  # rank of the target item; inf if the episode has no answer
     run: str  # the run folder
 
 
@@ -74,7 +74,7 @@ class DemoReport:
     data: str
     seeds: tuple[int, ...]
     arms: dict[str, dict]
-    seconds: dict[str, float]  # means over the seeds, and "total" of the whole demo
+    seconds: dict[str, float]  # mean over the seeds for each phase; "total": the whole demo
     results: list[SeedResult]
 
     def as_dict(self) -> dict:
@@ -82,7 +82,7 @@ class DemoReport:
 
 
 def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
-    """Run every seed, as many at a time as there are cores. Raises DataError for bad data before any process starts."""
+    """Run all seeds, one per core at a time. Raises DataError for a bad data set before any process starts."""
     started = time.perf_counter()
     if config.data is not None:
         Dataset.load(config.data)
@@ -101,7 +101,7 @@ def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
 
 
 def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
-    """One seed from data to rows, in this process. Raises DataError if no test user has a query."""
+    """Run one seed in this process, from data to evaluation rows. Raises DataError if no test user has a query."""
     say = lambda phase, *rest: report(f"seed {seed}: {phase}", *rest)  # noqa: E731
     clock = _Clock()
 
@@ -118,7 +118,7 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
     model, tokenizer = start_policy(environments, recipe, seed, say)
     clock.lap("warm start")
 
-    # 3. evaluate the arms that need no training, and the policy before reinforcement
+    # 3. evaluate the arms that need no training, and the policy before reinforcement learning
     grammar = grammar_of(tokenizer)
     tests = eval_sets(environments[0], grammar, recipe.train.rules, seed)
     rows: list[Row] = []
@@ -128,7 +128,7 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
         rows += _policy(eval_set, "warm_start_all_calls", model, seed, all_calls=True)
     clock.lap("evaluation")
 
-    # 4. train in a run folder; training changes `model`, so the other arms need a copy of the start
+    # 4. train in a run folder; training changes `model`, so the other arms need a copy of the warm start
     before = deepcopy(model) if config.all_arms else None
     run = Run(config.runs / (config.data.name if config.data else "world") / f"seed-{seed}")
     trainer = Trainer(model, tokenizer, environments, recipe.train)
@@ -166,7 +166,7 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
 
 
 def open_data(data: Path | None, seed: int, fast: bool) -> tuple[Dataset, WorldConfig | None]:
-    """Load the data set in a folder, or make the synthetic shop of this seed; returns also the shop's configuration."""
+    """Return (the data set of the folder `data`, None), or (a synthetic shop for this seed, its configuration)."""
     if data is not None:
         return Dataset.load(data), None
     world = replace(FAST_WORLD if fast else WorldConfig(), seed=seed)
@@ -176,7 +176,10 @@ def open_data(data: Path | None, seed: int, fast: bool) -> tuple[Dataset, WorldC
 def _other_arms(
     before: PreTrainedModel, tokenizer, environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say
 ) -> list[Row]:
-    """REINFORCE from the warm start `before`, GRPO without global or local memory from a warm start of its own."""
+    """Train and evaluate REINFORCE, GRPO without global memory, and GRPO without local memory; return the rows.
+
+    REINFORCE starts from the warm start `before`; the other two arms make their own warm starts.
+    """
     arms = {
         "reinforce": replace(recipe, train=replace(recipe.train, algo="reinforce")),
         "grpo_no_global": recipe.ablated(global_k=0),
@@ -194,18 +197,18 @@ def _other_arms(
 
 
 def _policy(eval_set: EvalSet, arm: str, model, seed: int, all_calls: bool = False) -> list[Row]:
-    """Rows of a policy. Every arm is sampled with a generator of the same seed."""
+    """Return the evaluation rows of a policy. Sampling uses the same random seed for every arm."""
     return policy_rows(eval_set, arm, model, torch.Generator().manual_seed(1000 + seed), all_calls)
 
 
 def worked_episode(eval_set: EvalSet, model: PreTrainedModel) -> Episode:
-    """Of the greedy episodes with the most calls, the one whose target ranks best; ties go to the first."""
+    """Return a greedy episode with the most calls; among several, the first with the best rank of the target."""
     episodes = play_greedily(eval_set, model)
     return max(episodes, key=lambda e: (len(e.calls), -e.rewards["rank"]))
 
 
 class _Clock:
-    """Wall seconds of each phase."""
+    """Adds up the wall time of each phase, in seconds. `lap` ends a phase."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -221,7 +224,7 @@ class _Clock:
 
 
 def print_report(report: DemoReport, console: Console) -> None:
-    """Print tables that compare the arms, an example episode, the learning curve and the time that each phase took."""
+    """Print tables that compare the arms, an example episode, the learning curve and the time of each phase."""
     console.print(arms_table(report.arms))
     first = report.results[0]
     console.print(f"\nA worked episode (seed {first.seed}, an unseen user, greedy):", style="bold")

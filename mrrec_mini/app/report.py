@@ -1,16 +1,16 @@
-"""A run as one HTML page: its arms, its learning curves, and episodes token by token, before and after learning.
+"""Show a run as one HTML page: its arms, its learning curves, and episodes token by token, before and after learning.
 
 Flow: the last step of a run. `gather` reads the run folder, plays some test queries with the policies from before and
 after learning, and returns plain numbers and texts. `page` puts them into `report.html`, whose script draws them. The
 page is one file that fetches nothing, so it opens from a disk and on a phone. Equations: none of its own.
 
-Which queries: `QUERIES` of them, evenly spaced over the test queries, familiar categories first. They are not selected
-by how well they go. Each policy plays each query greedily, as in evaluation, and as a group of G sampled episodes, as
-in training; the first of the group is shown. Only sampled episodes have advantages, because advantages compare the
-episodes of a group. They follow the run's own rule (`train.advantages_of`).
+The page shows `QUERIES` queries, evenly spaced over the test queries, familiar categories first. Results play no part
+in this choice. Each policy plays each query greedily, as in evaluation, and as a group of G sampled episodes, as in
+training; the page shows the first episode of the group. Only sampled episodes have advantages, because an advantage
+compares the episodes of a group. The rule is that of the run's training (`train.advantages_of`).
 
-Texts of people may contain anything. Each goes through `printable` into JSON that no text can end (`<` is escaped), and
-from there into text nodes. The page's Content-Security-Policy allows its one script by hash, and no network.
+Texts that people wrote may contain anything. So each text goes through `printable`, then into JSON in which `<` is
+escaped, then into a text node. The page's Content-Security-Policy allows its one script by hash, and no network.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from mrrec_mini.run import Run, Warn
 from mrrec_mini.train import TrainConfig, advantages_of
 
 QUERIES = 24
-TOP = 10  # items shown of a ranking
+TOP = 10  # how many items of a ranking are shown
 TERMS = ("format", "recommendation", "memory")  # of the reward
 CHARTS = {  # title -> {label: column of metrics.jsonl}
     "Reward": {"mean": "reward", "spread within a group": "reward_std"},
@@ -63,9 +63,9 @@ CREDIT = {
 
 
 def write_report(run: Path, out: Path, say: Say = quiet, warn: Warn = warnings.warn) -> dict[str, object]:
-    """Write the page of a run, whole or not at all, and return its data. `warn` gets a message per damaged checkpoint.
+    """Write the page of a run, whole or not at all, and return its data. `warn` gets a message per missing or bad part.
 
-    Raises FileNotFoundError if there is no run or no checkpoint, DataError if its files cannot be used.
+    Raises FileNotFoundError if there is no run or no checkpoint, DataError if the run's files cannot be used.
     """
     data = gather(run, say, warn)
     write_text(out, page(data))
@@ -73,7 +73,7 @@ def write_report(run: Path, out: Path, say: Say = quiet, warn: Warn = warnings.w
 
 
 def page(data: Mapping) -> str:
-    """The template filled with the data, and with the hashes of its script and its style in its security policy."""
+    """Return the template filled with the data. The security policy gets the hashes of the script and the style."""
     html = files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     for tag in ("script", "style"):
         content = re.search(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)[1]
@@ -84,7 +84,7 @@ def page(data: Mapping) -> str:
 
 
 def json_in_html(data: object) -> str:
-    """`data` as ASCII JSON for a <script> element: no text in it can close the element or open a comment."""
+    """Return `data` as ASCII JSON for a <script> element. No text in `data` can close the element or open a comment."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
@@ -93,7 +93,7 @@ def json_in_html(data: object) -> str:
 
 
 def gather(run: Path, say: Say = quiet, warn: Warn = warnings.warn) -> dict[str, object]:
-    """All numbers and texts of the page, strict JSON. Raises as `write_report` does."""
+    """Return all numbers and texts of the page; strict JSON can hold them. Raises the errors of `write_report`."""
     torch.set_num_threads(1)
     made = Run(run)
     recipe, seed = made.config.recipe, made.config.seed
@@ -106,7 +106,7 @@ def gather(run: Path, say: Say = quiet, warn: Warn = warnings.warn) -> dict[str,
     # 1. what the run has logged
     arms, log = read_arms(run / "evaluation.json"), read_log(run / "metrics.jsonl")
 
-    # 2. its policies: the trained one must be there, the one from before learning may be missing or damaged
+    # 2. its policies: the trained policy must be there; the policy from before learning may be missing or damaged
     policies = {"after": made.policy(note)}
     try:
         policies["before"] = made.policy_before(note)
@@ -129,7 +129,7 @@ def gather(run: Path, say: Say = quiet, warn: Warn = warnings.warn) -> dict[str,
             shown[place][when] = player.play(query)
     say("episodes", total, total, "")
 
-    # 4. all of it as plain data
+    # 4. everything as plain data
     config, rules, name = recipe.train, recipe.train.rules, printable(str(dataset.meta.get("name", "")))
     about = (
         f"Data: {name}. Seed {seed}. {len(log)} steps of {config.algo} with {config.prompts_per_step} queries x "
@@ -156,13 +156,13 @@ def gather(run: Path, say: Say = quiet, warn: Warn = warnings.warn) -> dict[str,
 
 
 def every_nth(queries: Sequence[Query], count: int) -> list[Query]:
-    """At most `count` queries, evenly spaced, beginning with the first."""
+    """Return at most `count` queries, evenly spaced, beginning with the first."""
     count = min(count, len(queries))
     return [queries[i * len(queries) // count] for i in range(count)]
 
 
 def query_data(query: Query, environment: Environment, rules: RolloutConfig) -> dict[str, object]:
-    """The part of a query's data that is the same before and after learning."""
+    """Return the data of a query that are the same before and after learning."""
     target = environment.dataset.items[query.target]
     shared = environment.memory.global_index.find(query.text, rules.global_k)
     truth = query.truth and ", ".join(f"{aspect} {value}" for aspect, value in query.truth.items())
@@ -201,7 +201,7 @@ class Player:
         self.sampling = LMActor(model, grammar, torch.Generator().manual_seed(seed), 1.0)
 
     def play(self, query: Query) -> dict[str, object]:
-        """{"greedy": an episode, "sampled": the first of a group, with its advantages and "group": all rewards}"""
+        """Return {"greedy": episode, "sampled": first episode of a group, with all rewards of the "group"}."""
         config = self.config
         rules = (self.grammar, config.rules, config.reward)
         [greedy] = self.environment.play(self.greedy, [query], *rules)
@@ -211,7 +211,7 @@ class Player:
         return {"greedy": self.episode_data(greedy), "sampled": sampled}
 
     def episode_data(self, episode: Episode, advantages: Sequence[float] | None = None) -> dict[str, object]:
-        """A scored episode as the page shows it. `advantages` has one value per token."""
+        """Return the data of a scored episode that the page shows. `advantages` has one value per token."""
         answer, rank = episode.answer, episode.rewards["rank"]
         rank = int(rank) if math.isfinite(rank) else None  # JSON has no infinity
         index = self.environment.memory.local(episode.query)
@@ -238,7 +238,7 @@ class Player:
 def token_advantages(
     group: Sequence[Episode], grammar: Grammar, environment: Environment, config: TrainConfig
 ) -> list[list[float]]:
-    """The advantage of each token of each episode of a group; 0 for tokens that the policy did not write."""
+    """Return one list of token advantages per episode of a group; 0 for tokens that the policy did not write."""
     batch = to_batch(group, [0] * len(group))
     advantages = advantages_of(group, batch, grammar, environment.items, config)
     return (advantages if advantages.dim() == 2 else advantages[:, None] * batch.mask).tolist()  # (B, T)
@@ -246,8 +246,8 @@ def token_advantages(
 
 def token_runs(episode: Episode, grammar: Grammar, advantages: Sequence[float] | None = None) -> list[dict]:
     """Split the tokens by writer: [{"who": "prompt" | "policy" | "memory", "tokens": [[text, log-probability,
-    advantage], ...]}, ...]. Both numbers are None if the policy did not write the token, the advantage also without
-    `advantages`.
+    advantage], ...]}, ...]. Both numbers are None if the policy did not write the token. Without `advantages`, every
+    advantage is None.
     """
     runs = []
     for own, places in groupby(range(len(episode.mask)), key=lambda i: bool(episode.mask[i])):
@@ -261,7 +261,7 @@ def token_runs(episode: Episode, grammar: Grammar, advantages: Sequence[float] |
 
 
 def token_texts(ids: Sequence[int], grammar: Grammar) -> list[str]:
-    """The text of each token; "" if its character ends in a later token, which then has the whole character."""
+    """Return the text of each token. If a character has several tokens, the last gets the text, the others get ""."""
     texts: list[str] = []
     waiting: list[int] = []
     for place, token in enumerate(ids, start=1):
@@ -274,7 +274,7 @@ def token_texts(ids: Sequence[int], grammar: Grammar) -> list[str]:
 
 
 def ranking(profile: str, target: str, rank: int | None, environment: Environment) -> list[dict[str, object]]:
-    """The best items for a profile with their scores, and the target's row if it is not among them."""
+    """Return rows for the `TOP` best items for a profile, with scores, and for the target if it is not among them."""
     hits = environment.items.search(profile, TOP)
     rows = [{"rank": place, "id": hit.id, **scores(hit)} for place, hit in enumerate(hits, start=1)]
     if target not in [hit.id for hit in hits]:
@@ -287,7 +287,7 @@ def ranking(profile: str, target: str, rank: int | None, environment: Environmen
 
 
 def reward_parts(episode: Episode, config: RewardConfig) -> list[dict[str, object]]:
-    """The terms of eq. 10. The sum of value times weight is the reward."""
+    """Return the terms of the reward, Eq. (10). The reward is the sum of value times weight."""
     parts = [{"name": name, "value": episode.rewards[name], "weight": getattr(config, name)} for name in TERMS]
     tokens = retrieved_tokens(episode.mask)
     costs = [("calls", len(episode.calls), config.call_cost), ("retrieved tokens", tokens, config.token_cost)]
@@ -298,9 +298,9 @@ def reward_parts(episode: Episode, config: RewardConfig) -> list[dict[str, objec
 
 
 def read_arms(path: Path) -> list[dict[str, object]]:
-    """[{"title", "rows": one flat row per arm}, ...] from evaluation.json; [] if there is no file.
+    """Return [{"title", "rows": one flat row per arm}, ...] from evaluation.json; [] if there is no file.
 
-    Raises DataError if it is damaged.
+    Raises DataError if the file is damaged.
     """
     if not path.is_file():
         return []
@@ -319,7 +319,7 @@ def read_arms(path: Path) -> list[dict[str, object]]:
 
 
 def arm_row(arm: str, numbers: Mapping) -> dict[str, object]:
-    """The numbers of one arm from `evaluate.report_dict`, flat."""
+    """Return the numbers of one arm of `evaluate.report_dict` as one flat dict."""
     row: dict[str, object] = {"arm": printable(arm)}
     sampled, gain = numbers.get("sampled") or {}, numbers.get("difference") or {}
     sources = {"ndcg": ("", numbers), "sampled": ("sampled_", sampled), "gain": ("gain_", gain)}
@@ -331,9 +331,9 @@ def arm_row(arm: str, numbers: Mapping) -> dict[str, object]:
 
 
 def read_log(path: Path) -> list[dict[str, object]]:
-    """The steps of metrics.jsonl with the columns of the charts; None if a step lacks the number.
+    """Return the steps of metrics.jsonl with the columns of the charts; None for a number that a step lacks.
 
-    A last line that was cut short is left out. Raises DataError for any other line that cannot be read.
+    A last line that cannot be read is left out. Raises DataError for any other line that cannot be read.
     """
     if not path.is_file():
         return []
@@ -352,7 +352,7 @@ def read_log(path: Path) -> list[dict[str, object]]:
 
 
 def finite(value: object) -> float | None:
-    """The number, or None if it is missing, NaN or infinite (JSON has neither). Raises TypeError for anything else."""
+    """Return a number, or None if missing, NaN or infinite (JSON has neither). Raises TypeError for other values."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise TypeError(f"{shorten(value)} is not a number")
     return value if value is not None and math.isfinite(value) else None

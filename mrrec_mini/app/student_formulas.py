@@ -1,9 +1,10 @@
-"""Formulas from a student's file, run in the real training loop instead of the package's.
+"""Run formulas from a student's file in the real training loop, in place of the package's formulas.
 
-Flow: before `training`. `mrrec train --with FILE` takes a file with some of `NAMES`, formulas of `reinforce` and
-`grpo`, with the same arguments; the others stay the package's. If it defines only `clipped_surrogate`, the package's
-`grpo_loss` calls that. The file is tried on four made-up episodes first, so a missing body or a wrong shape is reported
-before the warm start. Not from the paper.
+Flow: before `training`. `mrrec train --with FILE` takes a file that defines some of the functions `NAMES` of
+`reinforce` and `grpo`, with the same arguments. For the other functions, training uses the package's. For example, if
+the file defines only `clipped_surrogate`, the package's `grpo_loss` calls the student's `clipped_surrogate`. First the
+file is tried on four made-up episodes, so that a missing function body or a wrong shape is reported before the warm
+start. Not from the paper.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mrrec_mini.data import DataError, shorten
 from mrrec_mini.grpo import PARTS, Formulas
 from mrrec_mini.train import TrainConfig
 
-USED = {  # what an update by each algorithm calls
+USED = {  # algorithm -> the functions that its update calls
     "reinforce": ("token_logprobs", "baseline", "reinforce_loss"),
     "grpo": ("token_logprobs", "group_advantages", "grpo_loss", *PARTS),
 }
@@ -31,17 +32,17 @@ NAMES = tuple(dict.fromkeys([*USED["reinforce"], *USED["grpo"]]))
 
 @dataclass(frozen=True)
 class LearnersFile:
-    """A student's file of formulas; `LearnersFile()` stands for none, so for the package's own."""
+    """A student's file of formulas. `LearnersFile()` means no file: only the package's formulas are used."""
 
     path: Path | None = None
-    names: tuple[str, ...] = ()  # the formulas that it defines, of `NAMES`
+    names: tuple[str, ...] = ()  # those of `NAMES` that the file defines
     formulas: Formulas = Formulas()
-    sha256: str | None = None  # of the file
+    sha256: str | None = None  # hash of the file
 
 
 def learners_file(path: Path, config: TrainConfig) -> LearnersFile:
-    """Read a student's file and try it. Raises FileNotFoundError; DataError, naming the line, if Python cannot run it;
-    ValueError if an update by `config` would call nothing in it, or if one of its formulas fails.
+    """Read a student's file and try its formulas. Raises FileNotFoundError if there is no file, DataError with the line
+    if Python cannot run the file, ValueError if training by `config` would call none of its formulas or if one fails.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it should define one or more of {', '.join(NAMES)}")
@@ -51,7 +52,7 @@ def learners_file(path: Path, config: TrainConfig) -> LearnersFile:
     if not set(mine) & {name for name in USED[config.algo] if config.grpo.beta or name != "kl_term"}:
         other = "give --algo " + ("reinforce" if config.algo == "grpo" else "grpo")
         if set(mine) == {"kl_term"}:
-            other = "beta is 0; to use it anyway, define grpo_loss too and call it there"
+            other = "beta is 0; to use kl_term anyway, define grpo_loss too and call kl_term there"
         raise ValueError(f"{path} defines {', '.join(mine)}, which learning by {config.algo} does not call; {other}")
     formulas = Formulas(**{name: _guarded(path, name, function) for name, function in mine.items()})
     _try(path, formulas, config)
@@ -59,7 +60,7 @@ def learners_file(path: Path, config: TrainConfig) -> LearnersFile:
 
 
 def _try(path: Path, formulas: Formulas, config: TrainConfig) -> None:
-    """An update of four episodes in two groups, without a model. Raises ValueError if a shape is wrong."""
+    """Run the formulas on four made-up episodes in two groups, without a model. Raises ValueError for a wrong shape."""
     rewards, groups = torch.tensor([1.0, 0.0, 2.0, 5.0]), torch.tensor([0, 0, 1, 1])
     mask = torch.tensor([[False, True, True], [False, True, False], [False, False, True], [False, True, True]])
     logprobs = torch.linspace(-2.0, -0.5, 12).reshape(4, 3).requires_grad_()
@@ -78,7 +79,7 @@ def _try(path: Path, formulas: Formulas, config: TrainConfig) -> None:
 
 
 def _defined(path: Path) -> dict[str, Callable]:
-    """The formulas of `NAMES` that a file defines itself, not those that it imports from the package."""
+    """Return the functions of `NAMES` that the file defines itself, without functions imported from the package."""
     spec = spec_from_file_location(f"formulas_of_{path.stem}", path.resolve())
     module = module_from_spec(spec)
     try:
@@ -93,7 +94,7 @@ def _defined(path: Path) -> dict[str, Callable]:
 
 
 def _guarded(path: Path, name: str, function: Callable) -> Callable:
-    """The student's function; its errors name the file and the line."""
+    """Wrap a student's function: each error or unusable result becomes a ValueError that names the file."""
 
     @wraps(function)
     def call(*args, **kwargs):
@@ -114,6 +115,6 @@ def _guarded(path: Path, name: str, function: Callable) -> Callable:
 
 
 def _line(error: BaseException, path: Path) -> int | None:
-    """The last line of the file that ran before the error; None if none did."""
+    """Return the number of the last line of the file that ran before the error; None if no line ran."""
     frames = traceback.extract_tb(error.__traceback__)
     return next((frame.lineno for frame in reversed(frames) if Path(frame.filename) == path.resolve()), None)

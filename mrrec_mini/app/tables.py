@@ -1,7 +1,7 @@
-"""The tables of an evaluation, for a terminal 80 columns wide.
+"""Tables that show an evaluation in a terminal 80 columns wide.
 
-Flow: after `evaluate`, whose `report_dict` they show, for `mrrec demo` and `mrrec evaluate`. There is one line per arm:
-first the quality of its ranking, then what the arm did. A pipe has 80 columns. Equations: none.
+Flow: after `evaluate`: `mrrec demo` and `mrrec evaluate` print its `report_dict` with these tables. Each table has one
+line per arm. The first table shows how well each arm ranks, the last what each arm did. Equations: none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mrrec_mini.evaluate import SAMPLED
 
 
 def arms_table(arms: Mapping[str, Mapping]) -> Tables:
-    """The result of `report_dict` as tables: quality, quality on held-out categories if they ran, behaviour."""
+    """Return the result of `report_dict` as tables: quality, quality on held-out categories (if any), behaviour."""
     tables = [quality_table(arms, "nDCG@10 over the whole pool, unseen users, 95 % interval")]
     if held := {arm: numbers["held"] for arm, numbers in arms.items() if "held" in numbers}:
         tables.append(quality_table(held, "the same, in categories that no training query named"))
@@ -25,7 +25,7 @@ def arms_table(arms: Mapping[str, Mapping]) -> Tables:
 
 
 def quality_table(arms: Mapping[str, Mapping], title: str) -> Table:
-    """nDCG@10, greedy for a policy; nDCG@10 sampled; and the difference to the arm before."""
+    """Return a table: nDCG@10 (a policy plays greedily), nDCG@10 when sampled, and the difference to the arm before."""
     table = plain_table(title, "nDCG@10", "sampled", "to the arm before")
     for arm, numbers in arms.items():
         change = with_interval(numbers.get("difference"), "+")
@@ -34,7 +34,7 @@ def quality_table(arms: Mapping[str, Mapping], title: str) -> Table:
 
 
 def behaviour_table(arms: Mapping[str, Mapping]) -> Table:
-    """What each arm did; a policy greedily."""
+    """Return a table of what each arm did. A policy was played greedily."""
     table = plain_table("what they did", "recall@10", "format", "calls", "memory tokens", "right aspects")
     forms = {"recall@10": ".3f", "format": ".2f", "calls": ".1f", "memory_tokens": ".0f"}
     for arm, numbers in arms.items():
@@ -45,7 +45,7 @@ def behaviour_table(arms: Mapping[str, Mapping]) -> Table:
 
 
 def plain_table(title: str, *names: str) -> Table:
-    """An empty table without a frame: a column for the arm, then one per name, two spaces apart."""
+    """Return an empty table without a frame. It has one column for the arm and one per name, two spaces apart."""
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     for name in names:
@@ -54,7 +54,7 @@ def plain_table(title: str, *names: str) -> Table:
 
 
 def with_interval(numbers: Mapping | None, sign: str = "") -> str:
-    """`0.412 0.388..0.437`, or for a difference `+.012 -.003..+.027`; "-" if there is no value."""
+    """Return `0.412 0.388..0.437`, or with `sign` "+" (a difference) `+.012 -.003..+.027`; "-" if there is no value."""
     if not numbers or "ndcg@10" not in numbers:
         return "-"
     values = [numbers["ndcg@10"], *(numbers["interval"] or ())]

@@ -1,8 +1,8 @@
-"""`mrrec train`: make a run folder or resume one, with a student's formulas in place of the package's if there are any.
+"""`mrrec train`: make or resume a run and train its policy, with the package's formulas or a student's.
 
-Flow: on top of `run`, which keeps what is trained, and `student_formulas`. With a student's formulas, the package's own
-are trained as well, from the same first policy with the same draws. That second training keeps its log and checkpoints
-in RUN/reference, so that the two curves can be compared.
+Flow: on top of `student_formulas` and `run`, which saves policies and logs. With a student's formulas, a second policy
+is also trained with the package's formulas, from the same first policy and with the same random draws. Its log and
+checkpoints are in RUN/reference, so that the two learning curves can be compared.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from mrrec_mini.train import Trainer, train
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of a training. None: the recipe's own value; when resuming, that of the run."""
+    """What the user asks for. None: a new run takes the value of the recipe, a resumed run keeps its value."""
 
-    steps: int | None = None  # in all
-    seed: int | None = None  # a new run's default is 0
+    steps: int | None = None  # in total, including the steps made before resuming
+    seed: int | None = None  # a new run takes 0 by default
     algo: str | None = None  # "grpo" or "reinforce"
     chat_model: str | None = None  # a folder or hub name
     lora: int | None = None  # rank of the adapters
     bf16: bool = False  # compute in bfloat16
     formulas: Path | None = None  # a student's file of formulas
     fast: bool = False  # toy sizes
-    device: str = "cpu"  # where the model is; a run may be resumed on another
+    device: str = "cpu"  # where the model is; a run may be resumed on another device
 
 
 class Mismatch(ValueError):
-    """A run cannot be resumed as asked, because it was made otherwise."""
+    """The run to resume was made with other settings than the user asks for now."""
 
 
 def train_run(
@@ -45,17 +45,17 @@ def train_run(
     say: Say = quiet,
     warn: Warn = warnings.warn,
 ) -> str:
-    """Make a run of a data-set folder, or resume one, and train it; returns a sentence on the result.
+    """Make a new run in `folder`, or resume the run there, and train it on the data set; return a text on the result.
 
-    Raises Mismatch if the run to resume was made otherwise, ValueError if the folder holds a run already, OSError if
-    another process trains it, DataError for unusable data.
+    Raises Mismatch if the run to resume was made with other settings, ValueError if a new run's folder holds a run
+    already, OSError if another process trains the run, DataError for unusable data.
     """
     check_device(settings.device)
     return (_resume if resume else _begin)(data, Run(folder), settings, say, warn)
 
 
 def _begin(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> str:
-    """Train a new run. Nothing is written before there is a policy to train."""
+    """Train a new run. Nothing is written before the first policy has been made."""
     run.require_new()
     seed = settings.seed or 0
     recipe = chosen_recipe(settings.fast, settings.chat_model, settings.lora or 0, settings.bf16).with_seed(seed)
@@ -72,7 +72,7 @@ def _begin(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> st
 
 
 def _resume(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> str:
-    """Train a run from its last whole checkpoint on. The only thing that may be new is the number of steps."""
+    """Train a run from its last whole checkpoint on. Only the number of steps and the device may be new."""
     recipe = run.config.recipe
     student = learners_file(settings.formulas, recipe.train) if settings.formulas else LearnersFile()
     _require_same(data, run, settings, student)
@@ -85,14 +85,14 @@ def _resume(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> s
 
 
 def _require_same(data: Path, run: Run, settings: Settings, student: LearnersFile) -> None:
-    """Raises Mismatch, naming both sides, if the run was made with something else than is asked for now."""
+    """Raises Mismatch, which names both values, if a setting is not the one that the run was made with."""
     made, recipe = run.config, run.config.recipe
     if student.sha256 != made.formulas:
         was = "a student's file of formulas" if made.formulas else "the package's own formulas"
         now = student.path or "without one"
         if student.path and made.formulas:
             now = f"{student.path}, which has changed or is another file"
-        raise Mismatch(f"{run.folder} was made with {was}, not {now}; give --with as then, or train again")
+        raise Mismatch(f"{run.folder} was made with {was}, not {now}; resume with the same formulas or train a new run")
     chat_model, lora = settings.chat_model, settings.lora
     wanted = chosen_recipe(settings.fast, chat_model, lora or 0).chat_model if chat_model else None
     for name, asked, own in (
@@ -105,11 +105,11 @@ def _require_same(data: Path, run: Run, settings: Settings, student: LearnersFil
     ):
         if asked is not None and asked != own:
             what = f"{run.folder} was made with {name} {own}, not {asked}"
-            raise Mismatch(f"{what}; leave {name} as it was, or train again")
+            raise Mismatch(f"{what}; leave {name} as it was, or train a new run")
 
 
 def _learn(run: Run, trainer: Trainer, config: RunConfig, student: LearnersFile, say: Say, warn: Warn) -> str:
-    """Train the run, and beside a student's formulas the package's own; returns the sentence of `train_run`."""
+    """Train the run and, with a student's formulas, also the reference run. Return the text of `train_run`."""
     done = _train(run, trainer, config, f"learn with {', '.join(student.names)}" if student.names else "learn", say)
     run.finish(trainer.environments[0])
     if not student.names:
@@ -124,7 +124,7 @@ def _learn(run: Run, trainer: Trainer, config: RunConfig, student: LearnersFile,
 
 
 def _train(run: Run, trainer: Trainer, config: RunConfig, phase: str, say: Say) -> str:
-    """Make the remaining steps; returns how many there are now, and how good the policy is."""
+    """Make the remaining training steps; return a text with the number of steps and the policy's nDCG@10."""
     validation = trainer.environments[0].split.validation_queries[: config.recipe.watched]
     steps = config.recipe.train.steps
     lines = train(trainer, run, validation, lambda line: say(phase, line["step"], steps, progress_note(line)))
@@ -134,5 +134,5 @@ def _train(run: Run, trainer: Trainer, config: RunConfig, phase: str, say: Say) 
 
 
 def progress_note(line: dict) -> str:
-    """What a progress bar shows of a log line."""
+    """Return the text that a progress bar shows for a line of the log."""
     return f"reward {line['reward']:.2f} calls {line['calls/mean']:.1f}"

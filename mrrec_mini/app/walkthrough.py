@@ -1,11 +1,11 @@
-"""A tour in the terminal: one user, one query, through every stage, with the objects that pass between the stages.
+"""A tour in the terminal: it follows one user and one query through every stage and shows what each stage returns.
 
-Flow: after everything else. The tour calls the stages in order and shows what each returns. `mrrec walkthrough` prints
-it step by step; notebook 00 takes the same route with room to try things. The shop (`SHOP`) and the training (`LESSON`)
-are small: about 50 seconds on one core. Notebook 10 measures what so little training achieves.
+Flow: after all other stages. `mrrec walkthrough` prints the tour step by step; notebook 00 visits the same stages and
+lets you try things. The shop (`SHOP`) and the training (`LESSON`) are small: the tour takes about 50 seconds on one
+core. Notebook 10 measures what so little training achieves.
 
-Equations: none of its own. Departure: the teacher of `LESSON` is weaker than that of the default recipe, so that a few
-training steps make a difference. Nothing is selected by its outcome: the query is the first test query.
+Equations: none of its own. Departure: the teacher of `LESSON` is weaker than the teacher of the default recipe, so that
+a few training steps make a difference. The query was not chosen for its result: it is the first test query.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ TINY_LESSON = replace(FAST, sibling_users=10, traces=60, train=replace(FAST.trai
 
 @dataclass
 class Tour:
-    """The objects of the tour. Each is made when it is first used."""
+    """The objects that the tour shows. Each object is made when it is first used."""
 
     seed: int = 0
     shop: WorldConfig = SHOP
@@ -71,7 +71,7 @@ class Tour:
 
     @cached_property
     def query(self) -> Query:
-        """The first query of a test user. Nothing was learned from test users."""
+        """The first test query. Nothing was learned from test users."""
         return self.environment.split.test_queries[0]
 
     @cached_property
@@ -86,14 +86,14 @@ class Tour:
 
     @cached_property
     def group(self) -> list[Episode]:
-        """G sampled episodes of the query, as in training."""
+        """G episodes of the query (G = `config.group`), sampled as in training."""
         config, grammar = self.recipe.train, self.eval_set.grammar
         actor = LMActor(self.start[0], grammar, torch.Generator().manual_seed(self.seed), 1.0)
         return self.environment.play(actor, [self.query] * config.group, grammar, config.rules, config.reward)
 
     @cached_property
     def learned(self):
-        """(the model after GRPO, the log with one entry per step)."""
+        """(the model after GRPO, the training log with one entry per step)."""
         model, tokenizer = deepcopy(self.start[0]), self.start[1]
         config = replace(self.recipe.train, seed=self.seed)
         trainer = Trainer(model, tokenizer, self.environments, config)
@@ -114,7 +114,7 @@ class Tour:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the tour: an explanation of a few sentences, the files of its code, and a function that shows it."""
+    """One step of the tour: a short explanation, the names of the code files, and a function that shows the objects."""
 
     title: str
     text: str
@@ -123,13 +123,13 @@ class Step:
 
 
 def lines(*texts: str) -> Callable[[Console], None]:
-    """A function that prints the texts, one per line; control characters are escaped."""
+    """Return a function that prints the texts, one per line. Control characters are escaped."""
     shown = Text("\n".join(printable(text) for text in texts))
     return lambda console: console.print(shown)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Callable[[Console], None]:
-    """Show a table whose cells cannot control the terminal."""
+    """Return a function that prints a table. Control characters in the cells are escaped."""
     columns = [Column(Text(printable(name)), overflow="fold") for name in head]
     grid = Table(*columns, box=None, pad_edge=False)
     for row in rows:
@@ -145,7 +145,7 @@ def data(tour: Tour) -> Iterator[Step]:
     yield Step(
         "a query",
         "A query names a category and a use. It does not say what else the user wants. In this synthetic shop we know "
-        "that (`truth`); the policy never sees it.",
+        "what the user wants (`truth`), but the policy never sees the truth.",
         "datatypes.py, world.py",
         lines(f"{query.user} asks: {query.text}", f"truth: {dict(query.truth or {})}"),
     )
@@ -165,17 +165,17 @@ def memory(tour: Tour) -> Iterator[Step]:
     picked = [entry for level in levels for entry in level[:3]]
     yield Step(
         "local memory (eq. 1, 4, 5)",
-        f"Local memory has {len(entries)} entries, all about this user. It has three levels, each built from the one "
-        "before: records, patterns, profile. The entries are written by counting, without a language model. Three "
-        "entries of each level:",
+        f"Local memory has {len(entries)} entries, all about this user. It has three levels: records, patterns and "
+        "profile. Each level summarizes the level before. Here no language model writes the summaries: the code "
+        "counts which item attributes the user liked. The table shows up to three entries per level.",
         "memory.py, summarize.py",
         table(("level", "text", "built from"), [(e.level, e.text, f"{len(e.rests_on)} record(s)") for e in picked]),
     )
     shared = tour.environment.memory.search_global(tour.query.text, tour.recipe.train.rules.global_k)
     yield Step(
         "global memory (eq. 6)",
-        "Global memory says which aspects matter in a category. It is learned from train users and names none of them. "
-        "These lines go into the prompt.",
+        "Global memory says which aspects matter in a category. It is learned from other users, but it names no user. "
+        "The policy finds these lines in its prompt.",
         "memory.py",
         table(("line", "number of users behind it"), [(e.text, e.support) for e in shared]),
     )
@@ -187,8 +187,8 @@ def retrieval(tour: Tour) -> Iterator[Step]:
     hits = tour.environment.memory.local(tour.query).find(text, 5)
     yield Step(
         f'the memory tool, searching for "{text}" (eq. 8)',
-        "Every entry gets two scores: BM25 counts common words, dense compares vectors. Both lists of scores are "
-        "scaled to 0..1, then added with weights .7 and .3.",
+        "Every entry gets two scores. BM25 scores the words that the entry shares with the search text; dense compares "
+        "text vectors. Each list of scores is scaled to 0..1. The fused score is .7 x BM25 + .3 x dense.",
         "bm25.py, dense.py, hybrid.py",
         table(
             ("memory", "BM25", "dense", "fused"),
@@ -202,15 +202,16 @@ def rollout(tour: Tour) -> Iterator[Step]:
     written = sum(episode.mask)
     yield Step(
         "an episode (eq. 7 to 9)",
-        "The policy is a language model with about 140,000 parameters. So far it has only imitated a teacher. It "
-        "thinks, searches memory, reads the results and answers. It wrote the bold lines; the dim lines are its input.",
+        "The policy is a language model with about 140,000 parameters. So far it has only imitated a teacher. "
+        "In an episode, the policy thinks, searches memory, reads the results and answers. It wrote the bold lines; "
+        "the dim lines are its input.",
         "grammar.py, sampler.py, rollout.py",
         lambda console: print_transcript(tour.eval_set.grammar.transcript(episode.tokens, episode.mask), console),
     )
     yield Step(
         "who wrote what",
-        "The loss covers only the tokens that the policy wrote. A mask marks them: 1 for a token of the policy, 0 for "
-        "the prompt and for memory.",
+        "The loss covers only the tokens that the policy wrote. A mask has one value per token: 1 if the policy wrote "
+        "the token, 0 for the prompt and for memory.",
         "datatypes.py",
         lines(f"{len(episode.tokens)} tokens, {written} of them written by the policy; it ended with: {episode.end}"),
     )
@@ -224,9 +225,9 @@ def reward(tour: Tour) -> Iterator[Step]:
     ]
     yield Step(
         "the reward (eq. 10)",
-        f"The policy plays the query {len(rows)} times, sampling at temperature 1. The reward is r = .1 format + 5 "
-        "recommendation + .1 memory. For the recommendation term, the shop is searched with the profile that the "
-        "policy wrote; the term depends on the rank of the item that the user took.",
+        f"The policy plays {len(rows)} episodes of the query, sampled at temperature 1. The reward is r = .1 format + "
+        "5 recommendation + .1 memory. For the recommendation term, we search the shop with the profile that the "
+        "policy wrote; the higher the item that the user took is ranked, the larger the term.",
         "reward.py, environment.py",
         table(("episode", "searches", "rank", "format", "recommendation", "memory", "r"), rows),
     )
@@ -239,7 +240,8 @@ def update(tour: Tour) -> Iterator[Step]:
     yield Step(
         "the advantages (sec. 3.3)",
         "The advantage of an episode is its reward minus the mean reward of its group. Every token that the policy "
-        "wrote in the episode gets this advantage. A group whose rewards are all equal teaches nothing.",
+        "wrote in the episode gets this advantage. If all rewards of a group are equal, all advantages are 0 and the "
+        "policy learns nothing from the group.",
         "reinforce.py, grpo.py",
         table(("episode", "reward", "advantage"), [(n, f"{r:.2f}", f"{a:+.2f}") for n, (r, a) in pairs]),
     )
@@ -250,16 +252,16 @@ def update(tour: Tour) -> Iterator[Step]:
     loss = grpo_loss(logprobs, logprobs, advantages, batch.mask, config, len(tour.group), sampled)
     yield Step(
         "the loss (eq. 11)",
-        "The policy has not changed since it played these episodes, so the probability ratio is 1 and nothing is "
-        "clipped. The value of the loss tells little; what counts is its gradient.",
+        "The policy has not changed since it played these episodes. So the probability ratio (new policy / old policy) "
+        "is 1 for every token, and nothing is clipped. The value of the loss tells little; its gradient matters.",
         "grpo.py, train.py",
         lines(f"loss of this group {float(loss):+.4f}, over {sampled} sampled tokens"),
     )
     _, log = tour.learned
     yield Step(
         f"{len(log)} training steps",
-        f"Each step plays {tour.recipe.train.prompts_per_step} queries, {tour.recipe.train.group} episodes each. The "
-        "mean reward by step:",
+        f"In each step, the policy plays {tour.recipe.train.group} episodes for each of "
+        f"{tour.recipe.train.prompts_per_step} queries and is updated. The plot shows the mean reward of each step.",
         "train.py",
         lines(*curve([line["reward"] for line in log], width=60).splitlines()),
     )
@@ -269,11 +271,11 @@ def evaluation(tour: Tour) -> Iterator[Step]:
     before, after = tour.rows("warm_start", tour.before), tour.rows("grpo", tour.after)
     gain = difference(after, "warm_start", before, np.random.default_rng(0))
     low, high = gain["interval"] or (-np.inf, np.inf)
-    verdict = "it is above 0" if low > 0 else "it cannot be told from 0" if high > 0 else "it is below 0"
+    verdict = "it is above 0" if low > 0 else "it may be 0" if high > 0 else "it is below 0"
     yield Step(
         "before and after training",
-        f"All {len(before)} test queries, played greedily; all items are ranked. The difference is paired by query and "
-        "has a 95 % interval.",
+        f"All {len(before)} test queries are played greedily, before and after training; each profile ranks all items. "
+        "We compare query by query; the mean difference has a 95 % interval.",
         "metrics.py, evaluate.py",
         lines(
             f"nDCG@10 before {means(before)['ndcg@10']:.3f}, after {means(after)['ndcg@10']:.3f}",
@@ -284,7 +286,7 @@ def evaluation(tour: Tour) -> Iterator[Step]:
     yield Step(
         "the same query after training",
         f"The item that the user took was at rank {old.rewards['rank']:g} before training; now it is at rank "
-        f"{new.rewards['rank']:g}. One query is an anecdote; the interval above counts.",
+        f"{new.rewards['rank']:g}. One query proves little; the interval over all queries is the result.",
         "demo.py, report.py",
         lambda console: print_transcript(tour.eval_set.grammar.transcript(new.tokens, new.mask), console),
     )
@@ -295,14 +297,14 @@ STAGES = tuple(SHOWS)
 
 
 def steps(tour: Tour, stage: str | None = None) -> Iterator[tuple[str, Step]]:
-    """Yield (stage, step) in order, for one of STAGES if it is named. Raises KeyError for an unknown stage."""
+    """Yield (stage, step) in order: for all STAGES, or only for `stage`. Raises KeyError for an unknown stage."""
     for name in [stage] if stage else STAGES:
         for step in SHOWS[name](tour):
             yield name, step
 
 
 def print_step(stage: str, step: Step, console: Console) -> None:
-    """Print all stages with this one marked, then the step's title, text, objects and files."""
+    """Print the names of all stages, with `stage` marked; then the title, text, objects and code files of the step."""
     way = Text(" > ").join(Text(name, "bold reverse" if name == stage else "dim") for name in STAGES)
     console.print()
     console.print(way)

@@ -130,7 +130,7 @@ def test_a_part_can_be_passed_to_the_loss():
             ValueError,
             "learning by grpo does not call; give --algo r",
         ),
-        ("def kl_term(logprobs, reference, ratio):\n    return 0\n", ValueError, "beta is 0; to use it anyway"),
+        ("def kl_term(logprobs, reference, ratio):\n    return 0\n", ValueError, "beta is 0; to use kl_term anyway"),
         ("group_advantages = 3\n", ValueError, "defines none of"),
     ],
 )
@@ -223,7 +223,7 @@ def test_both_runs_are_resumed(tmp_path, quick, monkeypatch):
 def test_a_run_is_resumed_only_with_the_file_it_was_made_with(tmp_path, quick):
     path = written(tmp_path, MINE)
     train_run(shop(), tmp_path / "a", Settings(steps=1, fast=True, formulas=path))
-    with pytest.raises(Mismatch, match="made with a student's file of formulas, not without one; give --with"):
+    with pytest.raises(Mismatch, match="made with a student's file of formulas, not without one; resume with"):
         train_run(shop(), tmp_path / "a", Settings(steps=2, fast=True), True)
     path.write_text(MINE + "\n", encoding="utf-8")
     with pytest.raises(Mismatch, match="which has changed or is another file"):

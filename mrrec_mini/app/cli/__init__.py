@@ -1,6 +1,6 @@
-"""The command line `mrrec`: parse, call, print. No logic.
+"""The command line `mrrec`: it parses arguments, calls the package and prints results, without logic of its own.
 
-Flow: the outermost shell; nothing imports it. One file per group of commands; `shell` is what they share.
+Flow: the outermost layer; nothing imports it. Each group of commands has a file; `shell` has what all commands share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mrrec_mini.app.cli.shell import start_process
 
 HELP = "Train and use a language model that learns what to look up in a user's memory before it recommends."
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
-for part in (studies.app, runs.app):  # their commands have no group
+for part in (studies.app, runs.app):  # these commands have no group: `mrrec train`, not `mrrec runs train`
     app.add_typer(part)
 for name, part in {"data": data.app, "memory": memory.app, "model": data.model_app}.items():
     app.add_typer(part, name=name)
@@ -37,6 +37,6 @@ def _options(version: Version = False) -> None:
 
 
 def main() -> None:
-    """The entry point `mrrec`."""
+    """Run the command line; `mrrec` calls this."""
     start_process()
     app()

@@ -23,7 +23,7 @@ model_app = typer.Typer(no_args_is_help=True, help="Import language models.")
 Folder = Annotated[Path, typer.Argument(help="A data-set folder.")]
 Users = Annotated[int, typer.Option(min=1, help="How many users.")]
 Items = Annotated[int, typer.Option(min=1, help="How many items.")]
-Reviews = Annotated[Path, typer.Argument(help="Reviews of 2018 or 2023, JSON lines, .gz or plain.")]
+Reviews = Annotated[Path, typer.Argument(help="Amazon reviews of 2018 or 2023, JSON lines, .gz or plain.")]
 Histories = Annotated[list[Path], typer.Argument(help="Amazon Reviews 2023 files that hold the users' histories.")]
 Metadata = Annotated[Path, typer.Argument(help="Item metadata, JSON lines, .gz or plain.")]
 Queries = Annotated[Path, typer.Argument(help="Amazon-C4 queries, .csv or JSON lines.")]
@@ -61,7 +61,7 @@ def recbole(source: RecBole, out: OutDir, skip: SkipBad = False, json: Json = Fa
 
 
 def _import(importer: Callable[..., Dataset], sources: tuple, folder: Path, skip: bool, json: bool) -> None:
-    """Import a public data set, write it and the records that were left out, and report both."""
+    """Import a public data set, write the data set and the records that were left out, and report both."""
     rejects = Rejects() if skip else None
     dataset = importer(*sources, rejects=rejects)
     files, records = (rejects.files(), rejects.counts()) if rejects else ({}, [])

@@ -1,4 +1,4 @@
-"""`mrrec memory`: build a durable memory, look into it, correct it, forget."""
+"""`mrrec memory`: build a memory store, read and correct its entries, and forget users."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mrrec_mini.files import write_text
 if TYPE_CHECKING:
     from mrrec_mini.store import Event, Page, Scope
 
-app = typer.Typer(no_args_is_help=True, help="A durable memory of users: build it, read it, correct it, forget.")
+app = typer.Typer(no_args_is_help=True, help="Build a memory store of users; read, correct and delete its entries.")
 
 File = Annotated[Path, typer.Option("--store", help="A memory store, one file.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id of an entry.")]
@@ -36,14 +36,14 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")
 Exported = Annotated[Path, typer.Argument(help="A file that `export` wrote.")]
 OutFile = Annotated[Path | None, typer.Option("--out", help="The file to write. Default: stdout.")]
 Writer = Annotated[str | None, typer.Option(help="A chat model that writes the summaries, a folder or a hub name.")]
-Offer = Annotated[Path | None, typer.Option(help="A data set of items on offer. Default: those that were bought.")]
+Offer = Annotated[Path | None, typer.Option(help="A data set of items on offer. Default: the items that were bought.")]
 ENTRY, SCORES = ("id", "entry", "level", "rests on"), ("score", "bm25", "cosine")  # columns
 EVENT = ("ms since 1970", "what", "entry", "before", "after")
 
 
 @contextmanager
 def _memory_of(user: str, file: Path) -> Iterator[Scope]:
-    """The user's own part of a store."""
+    """Yield the part of a store that belongs to this user."""
     from mrrec_mini.store import Store
 
     with Store.open(file) as store:
@@ -220,10 +220,10 @@ def reindex(store: File, json: Json = False) -> None:
 
 @command(app)
 def rebuild_global(store: File, seed: Seed = 0, data: Offer = None, json: Json = False) -> None:
-    """Build the global memory again (eq. 6) from what the training users have done up to now.
+    """Build the global memory again (eq. 6) from all purchases of the training users up to now.
 
     The extractive writer compares bought items with similar items on offer (--data). Users who came later or were
-    forgotten do not count. With the data set and seed of `build`, the result is that of a `build` on all purchases.
+    forgotten do not count. With the data set and seed of `build`, the result equals that of a `build` on all purchases.
     """
     from mrrec_mini.app.assistant import rebuild_global
 

@@ -26,11 +26,11 @@ Algo = Annotated[Literal["grpo", "reinforce"] | None, typer.Option(help="The lea
 Resume = Annotated[bool, typer.Option(help="Resume the run from its last complete checkpoint.")]
 ChatModel = Annotated[str | None, typer.Option(help="A chat model, a folder or a hub name. Default: a tiny new model.")]
 Lora = Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank instead of all weights.")]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, if the processor is fast at it.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16. This pays if the processor is fast at it.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")]
 With = Annotated[
     Path | None,
-    typer.Option("--with", metavar="FILE", help="Train with the formulas in FILE, and with the package's."),
+    typer.Option("--with", metavar="FILE", help="Train with the formulas in FILE and, to compare, with the package's."),
 ]
 AnyRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Page = Annotated[Path | None, typer.Option("--out", help="The page to write. Default: RUN/report.html.")]
@@ -78,7 +78,7 @@ def train(
 
 
 def _print_curves(folder: Path) -> None:
-    """Print the reward of a student's formulas and of the package's own in one plot, and their last numbers."""
+    """Plot the rewards with a student's formulas and with the package's own, and print the last numbers of both."""
     import numpy as np
 
     from mrrec_mini.app.terminal import curves

@@ -1,9 +1,9 @@
-"""What all commands of `mrrec` share: options, how errors end, how results are printed, how a process starts.
+"""What all commands of `mrrec` share: options, the handling of errors, printing, the start of a process.
 
 Flow: beneath the commands. Heavy libraries are imported inside the commands, so that `mrrec --help` is quick.
 
 With `--json`, stdout holds exactly one JSON document. Without it, stdout holds tables for people; in a pipe they are at
-most 80 columns wide. Progress and messages go to stderr. An expected error is one line there: what is wrong, where, and
+most 80 columns wide. Progress and messages go to stderr. An expected error is one line: what is wrong, where, and
 what to do. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 bad data, 130 interrupted by Ctrl-C (by typer).
 
 Texts of users and items are printed as `rich.text.Text` after `data.printable`, so that neither markup nor escape
@@ -40,7 +40,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable], Callable]:
-    """Decorator: make a function a command of `app`. An expected error becomes one line on stderr and an exit code."""
+    """Return a decorator that makes a function a command of `app`. Expected errors become one line and an exit code."""
 
     def add(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -48,7 +48,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable], C
             try:
                 return function(*args, **kwargs)
             except (KeyError, IndexError, BrokenPipeError):
-                raise  # a bug of ours, or the reader of the pipe has gone
+                raise  # a bug in this package, or the program that reads the pipe has ended
             except DataError as error:
                 stop(error, BAD_DATA)
             except (LookupError, FileNotFoundError) as error:
@@ -105,7 +105,7 @@ def print_list(pairs: Iterable[tuple[str, object]]) -> None:
 
 
 def start_process() -> None:
-    """Settings that must be made before numpy, torch and transformers are imported, for this process and its children.
+    """Make settings for this process and its children that must precede the import of numpy, torch and transformers.
 
     One thread: for models and matrices this small, a second thread costs more time than it saves. Garbage is collected
     more rarely than by default: importing torch and transformers makes a million objects and no garbage.
@@ -113,6 +113,6 @@ def start_process() -> None:
     gc.set_threshold(100_000, 50, 50)
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # otherwise every failed attempt to reach the hub is one line
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # otherwise every failed attempt to reach the hub prints a line
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a character that the terminal lacks is shown as its number
+        stream.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show is escaped

@@ -1,4 +1,4 @@
-"""`mrrec demo`, `reproduce` and `walkthrough`: the whole method at once, the paper's exhibits, a tour."""
+"""`mrrec demo`, `reproduce` and `walkthrough`: run the whole method, reproduce the paper's exhibits, take a tour."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def reproduce(
     chosen = paper.EXHIBITS if "all" in exhibits else [name for name in paper.EXHIBITS if name in exhibits]
     plan = Plan(place, data, tuple(range(seeds)), fast)
     if made := paper.another_plan(plan):
-        tell(f"{place} holds the report of `{made}`, which this one replaces; --out names another place")
+        tell(f"{place} holds the report of `{made}`, which the new report replaces; --out names another folder")
     with one_bar(err) as say:
         document = paper.reproduce(plan, chosen, 1 if fast else cpu_count() or 1, say)
     text = paper.as_markdown(document)
@@ -96,7 +96,7 @@ def _each_phase() -> Callable[[str, int, int, str], None]:
 
 
 def _wants_more() -> bool:
-    """Wait for the reader: Enter continues; q or the end of the input leaves."""
+    """Wait for the user and return whether to continue: Enter continues; q or the end of the input leaves."""
     try:
         return err.input("[dim]Enter continues, q leaves [/dim]").strip().lower() not in ("q", "quit")
     except EOFError:
