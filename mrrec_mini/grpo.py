@@ -19,8 +19,8 @@ Well-known libraries implement different versions of GRPO. Here an argument choo
     beta    weight of the KL to a frozen reference, default 0; the paper does not give it
     epochs  updates per batch of episodes; with 1 (default) the ratio is 1 and nothing is clipped; not in the paper
 
-Departure, and why: sigma "none". Division by the group's sigma gives the only success in a group of failures 2.6 times
-the weight of an ordinary success. If all rewards are nearly equal, it enlarges their noise to a full step.
+Departure, and why: sigma "none". After the division, the only success among 8 episodes has 2.6 times the advantage of
+each of 4 successes among 8. If all rewards are nearly equal, the division enlarges their noise to a full step.
 """
 
 from __future__ import annotations

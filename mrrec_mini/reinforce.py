@@ -99,7 +99,7 @@ def token_logprobs(
     temperature: float = 1.0,
     allowed: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log pi of each sampled token given all tokens before it, and the entropy of its distribution (no gradient).
+    """Return log pi of each sampled token given all tokens before, and the entropy of its distribution (no gradient).
 
     tokens (B, T) right-padded with -1, mask (B, T), False in column 0 -> two (B, T) tensors, 0 outside the mask.
     `allowed` is given if decoding was constrained: the state (B, T) in which each token was sampled, and a table (S, V)
