@@ -143,7 +143,7 @@ def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordT
 def teacher_traces(
     environments: Sequence[Environment], grammar: Grammar, recipe: Recipe, rng: np.random.Generator
 ) -> list[Episode]:
-    """Let the teacher play about `recipe.traces` training queries, equally many per environment; drop the unanswered."""
+    """Play about `recipe.traces` training queries, equally many per environment; return the episodes with an answer."""
     rules = recipe.train.rules
     traces: list[Episode] = []
     for env in environments:

@@ -55,7 +55,7 @@ def decisions(episode: Episode, grammar: Grammar, config: RewardConfig) -> Itera
 def leave_one_out_advantage(after: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
     """Return A_j of M decisions, (M,): `after` minus its mean over the other episodes at the same decision.
 
-    `after` (M,) is r - V_j. Equal numbers in `place` (M,) mean the same group and j. If no other episode has j, A_j = 0.
+    `after` (M,) is r - V_j. Equal numbers in `place` (M,) mean the same group and j. A_j is 0 if only one episode has j.
     """
     others = group_sums(torch.ones_like(after), place) - 1
     return group_lead(after, place) / others.clamp_min(1)
