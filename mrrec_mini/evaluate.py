@@ -26,9 +26,9 @@ numbers of an evaluation from rows. The arms have a fixed order, and each is com
 Equations: Recall and nDCG of `metrics` at 10, 100 and 1000 over the whole pool (sec. 4). A query without an answer
 counts as 0 in the mean.
 
-`popularity` and `neighbours` rank items last that the user already bought. They are hard to beat if people buy the same
-items, and close to chance in the synthetic shop. `reference_rows` leaves out the four systems that read the query,
-because two of them train for minutes. Run one with, for example,
+`popularity` and `neighbours` put items that the user already bought at the end of the ranking. They are hard to beat if
+people buy the same items, and close to chance in the synthetic shop. `reference_rows` leaves out the four systems that
+read the query, because two of them train for minutes. Run one with, for example,
 `system_rows(eval_set, "blair", Blair(BlairConfig(seed=eval_set.seed)))`.
 
 Departures: in the paper, a language model writes the profile from naive or static memory. Here the lines are appended

@@ -9,12 +9,12 @@ Flow: the update, one step beyond `reinforce.py`.
 
 Well-known libraries implement different versions of GRPO. Here an argument chooses the version:
 
-    sigma   "none" (default): no division; "group": standard deviation with n - 1, plus 1e-4; "population": with n,
-            plus 1e-4. The paper divides, but does not say by which; guessed: "group"
+    sigma   "none" (default), "group" (n - 1), "population" (n); + 1e-4. The paper divides by sigma; guessed: "group"
     length  "token" (default, the paper's): mean over all tokens of the batch; "sequence": mean over an episode, then
             over episodes; "constant": sum / (B x max_tokens). TRL calls these three dapo, grpo and dr_grpo. TRL's bnpo
-            is left out: it takes the mean over each micro-batch, so it depends on how the batch is split
-    ratio   "token" (default, the paper's); "sequence": geometric mean of an episode's ratios (GSPO: Zheng et al., 2025)
+            (mean over the tokens of a micro-batch) is left out: its result depends on how the batch is split
+    ratio   "token" (default, the paper's); "sequence": geometric mean of an episode's ratios (GSPO: Zheng et al.,
+            2025), so that the episode is clipped as a whole or not at all
     clip    (low, high), default (.2, .28); the paper has one epsilon and does not give its value
     beta    weight of the KL to a frozen reference, default 0; the paper does not give it
     epochs  updates per batch of episodes; with 1 (default) the ratio is 1 and nothing is clipped; not in the paper
@@ -93,7 +93,7 @@ def clipped_surrogate(ratio: torch.Tensor, advantages: torch.Tensor, clip: tuple
 
 
 def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
-    """Return an estimate of KL(pi || pi_ref) for each token, (B, T): k3 times the ratio.
+    """Return k3 times the ratio, (B, T): an estimate of KL(pi || pi_ref) for each token.
 
     k3 = exp(d) - d - 1 with d = log pi_ref - log pi (Schulman, 2020). The gradient of k3 alone is that of the *forward*
     KL(pi_ref || pi), another objective; with the ratio of each token, it is the gradient of KL(pi || pi_ref).

@@ -10,8 +10,7 @@ decision j: recommendation reward minus cost, if the episode answered then with 
 
 r - V_j is what the episode gained from decision j on; good or bad luck before it does not count. V_j depends only on
 what happened before the decision. So subtracting V_j does not change the gradient of E[r], and reduces its variance.
-If one episode searches at decision j and another one answers, A_j compares them directly: so a policy learns to make
-the third call.
+If one episode searches at decision j and another answers, A_j compares them directly. So a policy learns a third call.
 
 Not in the paper. V_j is computed with the target, as the reward is; the policy sees neither target nor V_j.
 """
@@ -55,7 +54,8 @@ def decisions(episode: Episode, grammar: Grammar, config: RewardConfig) -> Itera
 def leave_one_out_advantage(after: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
     """Return A_j of M decisions, (M,): `after` minus its mean over the other episodes at the same decision.
 
-    `after` (M,) is r - V_j. Equal numbers in `place` (M,) mean the same group and j. A_j is 0 if only one episode has j.
+    `after` (M,) is r - V_j. Equal numbers in `place` (M,) mean the same group and j. A_j is 0 if no other episode has j
+    in the group.
     """
     others = group_sums(torch.ones_like(after), place) - 1
     return group_lead(after, place) / others.clamp_min(1)
