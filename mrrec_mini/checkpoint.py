@@ -110,7 +110,7 @@ def check(folder: Path) -> None:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Damaged(f"{MANIFEST} cannot be read ({shorten(str(error))})") from None
     if own != _digest(manifest):
-        raise Damaged(f"{MANIFEST}: its sha256 is not its own")
+        raise Damaged(f"{MANIFEST}: its content does not match its own sha256")
     if manifest.get("format") != FORMAT:
         found, ours = shorten(manifest.get("format")), f"this version of mrrec_mini reads format {FORMAT}"
         raise DataError(f"{folder}: a checkpoint of format {found}, and {ours}; use the version that wrote it")
@@ -121,7 +121,7 @@ def check(folder: Path) -> None:
         if name not in present:
             raise Damaged(f"{name} is missing")
         if name not in expected:
-            raise Damaged(f"{name} does not belong to it")
+            raise Damaged(f"{name} is not listed in its manifest")
         size = present[name].stat().st_size
         if size != expected[name]["size"]:
             raise Damaged(f"{name} has {size} bytes, its manifest says {expected[name]['size']}")

@@ -1,9 +1,9 @@
 """The default recipe: all settings to make environments and a warm-started policy from a data set.
 
-Flow: `prepare` splits the users and builds memory and indexes. For a synthetic shop, it also makes sibling shops to
-train in, in which other aspects matter for a category. Then `start_policy` trains the tokenizer on the memories of
-train users, and the model first in copying words, then on the teacher's episodes. After that, `train` reinforces the
-policy, and a run folder keeps the result (see `run`).
+Flow: `prepare` splits the users and builds memory and indexes. For a synthetic shop, it also makes sibling shops, which
+are only for training: there, other aspects matter for a category. Then `start_policy` trains the tokenizer on the
+memories of train users, and the model first in copying words, then on the teacher's episodes. After that, `train`
+reinforces the policy, and a run folder keeps the result (see `run`).
 
 The numbers of `Recipe` were chosen by experiments on a CPU, on the synthetic shop, with validation users. `seed` sets
 the split and all random draws. Departures: the paper has no warm start and no sibling shops; it starts from an instruct

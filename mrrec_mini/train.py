@@ -158,12 +158,12 @@ class Trainer:
         for query, episode in zip_longest(queries, episodes):
             asked, played = query and query.id, episode and episode.query.id
             if asked != played:
-                what = f"{len(episodes)} episodes for {len(queries)} queries, and for query {asked} that of {played}"
+                what = f"{len(episodes)} episodes for {len(queries)} queries; for query {asked} an episode of {played}"
                 raise ValueError(f"{player} returned {what}")
             reward = episode.reward
             # the check is in float32, the type of the batch's rewards: 1e300 is infinite there
             if not isinstance(reward, Real) or not torch.isfinite(torch.tensor(float(reward))):
-                what = f"the reward is {shorten(reward)}, no finite number"
+                what = f"the reward is {shorten(reward)}, not a finite number"
                 raise ValueError(f"{player}: episode of query {asked}: {what}")
         return episodes, [i // config.group for i in range(len(queries))]
 
