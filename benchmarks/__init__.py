@@ -1,1 +1,1 @@
-"""One script a claim: each prints a ratio against a peer that was measured in the same run."""
+"""Benchmark scripts: each prints measurements and checks claims, mostly ratios to a peer measured in the same run."""

@@ -1,13 +1,13 @@
-"""BM25 over 100,000 and 1,000,000 texts: ours against rank-bm25 and bm25s (numba), query by query in turns.
+"""Compare our BM25 with rank-bm25 and bm25s (numba) over 100,000 and 1,000,000 texts, taking turns at each query.
 
     python -m benchmarks.bm25 [--fast] [--json]
 
-Texts of 12 to 30 words drawn by Zipf's law from 50,000 words, queries of 5 to 12. Each arm is timed over all that a
-caller waits for: splitting the query, scores, the 100 best. rank-bm25 has no fast selection of the best, so it gets
+Texts have 12 to 30 words, drawn by Zipf's law from 50,000 words; queries have 5 to 12. Each arm's time covers all that
+a caller waits for: splitting the query, scores, the 100 best. rank-bm25 has no fast selection of the best, so we use
 NumPy's argpartition. Ours uses okapi weights, so that its scores must equal rank-bm25's to the last bit. bm25s omits
-the factor k1 + 1 and computes in float32; it is compared with our lucene formula. Its compile time is reported apart.
-The floor is the time to read, at the speed of a sum, the bytes that our query touches: 16 per posting, 8 per row for
-each full column, and the scores, written and read.
+the factor k1 + 1 and computes in float32; its scores are compared with our lucene formula. Its compile time is reported
+separately. The floor is the time to read, as fast as NumPy sums an array, the bytes that our query must touch: 16 per
+posting, 8 per row for each full column, and 16 per row to write and read the scores.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mrrec_mini.bm25 import BM25, BM25Stats, words
 from mrrec_mini.dense import top_k
 
 K = 100
-TARGET = 300.0  # speed of ours / rank-bm25's
-NEAR = 1.7  # milliseconds of ours / of bm25s, at most: the ratio of the prototype
+TARGET = 300.0  # our speed / rank-bm25's speed, at least
+NEAR = 1.7  # our milliseconds / those of bm25s, at most: the ratio of a prototype
 
 
 def touched(index: BM25, query: str) -> int:
-    """Minimal number of bytes that a query reads and writes."""
+    """Return the smallest number of bytes that a query must read and write."""
     total = 16 * index.n
     for word in words(query):
         term = index.vocabulary.get(word)
@@ -41,7 +41,7 @@ def touched(index: BM25, query: str) -> int:
 
 
 def measure(n: int, rounds: int) -> dict:
-    """All results for n texts."""
+    """Measure all arms over n texts."""
     import bm25s
     from rank_bm25 import BM25Okapi
 

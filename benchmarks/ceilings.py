@@ -1,15 +1,15 @@
-"""Ceilings for a policy in the synthetic shop: readers that know more than any policy can.
+"""Measure upper bounds for a policy in the synthetic shop: readers that know more than any policy can know.
 
     python -m benchmarks.ceilings [--seeds 0 1 2] [--fast] [--json]
 
-    expert          looks up the aspects that matter, then believes this category's pattern, otherwise the profile line
-    told            the expert's look-ups; among the lines it sees, it picks one that states the true value, if any
+    expert          looks up the aspects that matter, then uses the pattern of this category, or else the profile line
+    told            looks up the same; among the lines found, it picks one that states the true value, if there is one
     usual           knows what the person usually wants for each aspect that matters, as from an endless history, but
                     not the exceptions of single categories
     oracle          knows what is wanted here
 
-`told` bounds every reader that always writes one of the lines shown, `usual` every memory of this kind. nDCG@10 over
-the whole pool, without a policy; 95 % intervals resample the queries.
+`told` is an upper bound for readers that only copy lines they were shown, `usual` for memories that only store what a
+person usually wants. We report nDCG@10 over the whole pool; the 95 % intervals resample the queries.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from dataclasses import replace
 
 from benchmarks.common import at_most, document, finish, show
 
-AIM = 0.85  # share of the oracle: the first aim, which `told` misses
+AIM = 0.85  # of the oracle's nDCG@10: our first aim for the policy, which even `told` does not reach
 
 
 def readers(eval_set) -> dict[str, list]:
-    """{reader: one row per query}"""
+    """Return {reader: its rows, one per query}."""
     import numpy as np
 
     from mrrec_mini.evaluate import episode_rows, play, profile_rows
@@ -35,7 +35,7 @@ def readers(eval_set) -> dict[str, list]:
 
     config = WorldConfig(**eval_set.environment.dataset.meta["world"])
     names, values = list(ASPECTS), [list(words) for words in ASPECTS.values()]
-    # {user: (categories, aspects) numbers of the values that the user prefers}
+    # {user: (categories, aspects) array with the number of the value that the user prefers}
     wanted = {query.user: preferences(config, int(query.user[1:])) for query in eval_set.queries}
 
     def told(state):
@@ -67,7 +67,7 @@ def readers(eval_set) -> dict[str, list]:
 
 
 def measure(seeds: Sequence[int], fast: bool) -> dict[str, dict]:
-    """{part: {reader: mean, interval, share of the oracle}}"""
+    """Return {part: {reader: mean, interval and share of the oracle}}."""
     import numpy as np
     import torch
 

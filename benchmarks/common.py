@@ -1,9 +1,9 @@
-"""Shared by all benchmarks: claims, the JSON document, the machine, and arms in separate processes.
+"""Code shared by all benchmarks: claims, the JSON document, the machine, and arms in separate processes.
 
 A *claim* is a number with a target, and whether it holds. A *document* is what `--json` prints: the claims, all
 measurements, and the machine. An *arm* is one of the systems compared. It runs in its own process and makes one step
-when asked, so that the arms of a comparison take turns and share the load of the machine fairly. It reports the CPU
-seconds and the peak memory of its process.
+when asked. So the arms of a comparison can take turns, and other load on the machine affects all arms alike. An arm
+reports the CPU seconds and the peak memory of its process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PEERS = ("numpy", "torch", "transformers", "trl", "rank-bm25", "bm25s", "numba",
 
 
 def fresh_model(size: str, seed: int = 0):
-    """A Llama from scratch: 1,059,968 or 9,619,584 parameters, fp32, no stop token of its own."""
+    """Return an untrained fp32 Llama with 1,059,968 or 9,619,584 parameters and no stop token."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -56,22 +56,22 @@ def fresh_model(size: str, seed: int = 0):
 
 
 def claim(name: str, value: float, target: float) -> dict:
-    """A claim that holds if `value` is at least `target`."""
+    """Return a claim that holds if `value` is at least `target`."""
     return {"name": name, "value": round(value, 3), "target": target, "holds": value >= target}
 
 
 def at_most(name: str, value: float, target: float) -> dict:
-    """A claim that holds if `value` is at most `target`."""
+    """Return a claim that holds if `value` is at most `target`."""
     return {"name": name, "value": value, "target": target, "holds": value <= target}
 
 
 def document(claims: Sequence[Mapping], **measured) -> dict:
-    """What `--json` prints."""
+    """Return the document that `--json` prints."""
     return {"claims": list(claims), **measured, "machine": machine()}
 
 
 def machine() -> dict:
-    """The machine and the versions measured. `bf16`: the flags of the processor for it, as Linux lists them."""
+    """Describe the machine and the package versions. `bf16`: the processor's flags for bfloat16 (Linux only)."""
     known = Path("/proc/cpuinfo")
     lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
     listed: dict[str, str] = {}
@@ -119,7 +119,7 @@ def finish(found: dict, as_json: bool) -> int:
 
 
 class Arm:
-    """An arm seen from outside: a fresh process that makes a step when asked and reports its cost."""
+    """An arm as its caller sees it: a new process that makes one step when asked and reports the cost."""
 
     def __init__(self, command: Sequence[str]):
         self.process = subprocess.Popen(
@@ -133,13 +133,13 @@ class Arm:
         self.ready = self._answer()
 
     def step(self) -> dict:
-        """Ask for one step; returns the measurements of the arm."""
+        """Ask for one step and return the arm's measurements."""
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
         return self._answer()
 
     def close(self) -> None:
-        """Let the process end; kill it after a minute."""
+        """Tell the process to end; kill it if it still runs after a minute."""
         self.process.stdin.close()
         try:
             self.process.wait(timeout=60)
@@ -155,7 +155,7 @@ class Arm:
 
 
 def in_turns(commands: Mapping[str, Sequence[str]], steps: int) -> dict[str, list[dict]]:
-    """Measurements of each arm. All arms make step n, in a rotating order, before any makes step n + 1."""
+    """Return each arm's measurements. All arms make step n, in a rotating order, before any arm makes step n + 1."""
     arms: dict[str, Arm] = {}
     try:
         for name, command in commands.items():
@@ -173,7 +173,7 @@ def in_turns(commands: Mapping[str, Sequence[str]], steps: int) -> dict[str, lis
 
 @contextmanager
 def answers() -> Iterator[Callable[[Mapping], None]]:
-    """Inside an arm: yield the function that answers. All other output goes to stderr, so stdout holds only answers."""
+    """Inside an arm: yield a function that sends an answer on stdout. All other output goes to stderr."""
     out, sys.stdout = sys.stdout, sys.stderr
 
     def answer(content: Mapping) -> None:
@@ -187,12 +187,12 @@ def answers() -> Iterator[Callable[[Mapping], None]]:
 
 
 def asked() -> bool:
-    """Inside an arm: wait for the next request. False: there is no further step."""
+    """Inside an arm: wait for the next request. Returns False if no further step is wanted."""
     return sys.stdin.readline().strip() == "step"
 
 
 def peak_megabytes() -> float:
-    """Peak memory of this process so far."""
+    """Return the peak memory of this process so far, in MiB."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -200,5 +200,5 @@ def peak_megabytes() -> float:
 
 
 def median(steps: Sequence[Mapping], key: str) -> float:
-    """Median over the steps without the first, which includes the warm-up; a single step is kept."""
+    """Return the median over all steps but the first, which includes the warm-up. A single step is kept."""
     return statistics.median(step[key] for step in (steps[1:] or steps))

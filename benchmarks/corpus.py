@@ -1,4 +1,4 @@
-"""Shared by the retrieval benchmarks: texts with natural word frequencies, timings in turns, memory bandwidth."""
+"""Code shared by the retrieval benchmarks: texts with natural word frequencies, timings in turns, memory bandwidth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHORTEST, LONGEST = 12, 30  # words per text
 
 
 def zipf_texts(n: int, seed: int = 0, shortest: int = SHORTEST, longest: int = LONGEST) -> list[str]:
-    """n texts of the words w0, w1, ...; word r is drawn with probability proportional to 1 / (r + 1)^1.05."""
+    """Return n texts of words w0, w1, ...; word r is drawn with probability proportional to 1 / (r + 1)^1.05."""
     rng = np.random.default_rng(seed)
     share = 1 / np.arange(1, WORDS + 1) ** 1.05
     up_to = np.cumsum(share / share.sum())
@@ -25,12 +25,12 @@ def zipf_texts(n: int, seed: int = 0, shortest: int = SHORTEST, longest: int = L
 
 
 def queries(n: int, seed: int = 1) -> list[str]:
-    """n texts of 5 to 12 words from the same distribution."""
+    """Return n texts of 5 to 12 words from the same distribution."""
     return zipf_texts(n, seed, 5, 12)
 
 
 def in_rounds(arms: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of `arm(i)` for each arm and round i. In each round all arms run, in a rotating order."""
+    """Return the wall seconds of `arm(i)` for each arm and round i. In each round, all arms run in a rotating order."""
     names, spent = list(arms), {name: [] for name in arms}
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
@@ -41,13 +41,13 @@ def in_rounds(arms: Mapping[str, Callable[[int], object]], rounds: int) -> dict[
 
 
 def timed(work: Callable[[], object]) -> tuple[object, float]:
-    """(result of `work`, wall seconds)"""
+    """Return (result of `work`, wall seconds)."""
     start = time.perf_counter()
     return work(), time.perf_counter() - start
 
 
 def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
-    """Mean, median and 99th percentile."""
+    """Return mean, median and 99th percentile in milliseconds."""
     return {
         "mean_ms": 1e3 * statistics.fmean(seconds),
         "p50_ms": 1e3 * statistics.median(seconds),
@@ -56,7 +56,7 @@ def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def bandwidth(megabytes: int = 256) -> float:
-    """Bytes per second that one thread reads from memory: best of five sums over an array larger than any cache."""
+    """Return the bytes per second that one thread reads: the best of five sums over an array larger than any cache."""
     array = np.ones(megabytes << 17)  # 8 bytes each
     array.sum()
     return array.nbytes / min(timed(array.sum)[1] for _ in range(5))

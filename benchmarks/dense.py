@@ -1,16 +1,16 @@
-"""Exact dense retrieval over 1,000,000 x 256, one query and a batch of 16: against memory bandwidth, faiss and usearch.
+"""Compare our exact dense retrieval over 1,000,000 x 256 vectors with memory bandwidth, faiss and usearch.
 
     python -m benchmarks.dense [--fast] [--json]
 
-Random unit vectors as int16 (`mrrec_mini.dense.to_int16`); the peers get the same numbers as float32. Ours is `cosine`
-and `top_k`, as `HybridIndex` calls them, and a batch is the one it uses for a large pool. Every arm uses all processors
-and returns the 100 nearest rows; recall is against a full sort. "Read" is the fastest way we know to read the int16
-matrix once (its maximum, by torch).
+The rows are random unit vectors as int16 (`mrrec_mini.dense.to_int16`); the peers get the same numbers as float32. Our
+arm calls `cosine` and `top_k` as `HybridIndex` does, for one query or a batch of 16 (as `HybridIndex` for a large
+pool). Every arm uses all processors and returns the 100 nearest rows; recall is relative to a full sort. "Read"
+is the fastest way that we know to read the int16 matrix once (torch computes its maximum).
 
 usearch runs twice: exactly, over the same float32 matrix, and through its HNSW graph of float16 vectors. The graph
-holds a tenth of the rows, because building it over all of them takes a quarter of an hour. We also report after how
-many queries the graph has paid for its construction. (Its recall is what random vectors allow: they have no
-neighbourhoods, so a graph cannot guide the search.)
+holds a tenth of the rows, because building it over all rows takes a quarter of an hour. We also report after how many
+queries the graph has saved the time of its construction. (Random vectors have no neighbourhoods that could guide a
+search through a graph; this limits the graph's recall.)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def unit_vectors(n: int, seed: int) -> np.ndarray:
 
 
 def nearest(queries: Vectors, rows: Vectors) -> np.ndarray:
-    """(Q, K) positions of the K rows with the largest cosine."""
+    """Return the positions of the K rows with the largest cosine for each query, (Q, K)."""
     return np.array([top_k(scores, K) for scores in cosine(queries, rows)])
 
 
@@ -69,7 +69,7 @@ def measure(n: int, rounds: int) -> dict:
         "usearch exact, single": lambda i: usearch(wide, asked[i % BATCH], K, MetricKind.IP, exact=True),
     }
     spent = {}
-    for arms in (ours, peers):  # separately: threads of faiss keep a processor busy for a while after it has answered
+    for arms in (ours, peers):  # separately, because faiss threads keep processors busy for a while after an answer
         for arm in arms.values():
             arm(0)
         spent |= in_rounds(arms, rounds)

@@ -1,22 +1,22 @@
-"""A GRPO step of this package against one of TRL's GRPOTrainer: CPU seconds, memory, and the same gradient.
+"""Compare a GRPO step of this package with one of TRL's GRPOTrainer: CPU seconds, memory, gradients.
 
     python -m benchmarks.grpo_vs_trl [--fast] [--json]          needs TRL: pip install -e '.[trl]'
     python -m benchmarks.grpo_vs_trl --bf16                     ours in bf16 against ours in fp32
 
-Same on both sides: weights, prompts (the same ids, tool schema included), group size, tool and its answers, tokens per
-turn, temperature, micro-batch, AdamW, loss (token mean, no KL, no sigma), fp32, one thread. Neither suppresses a stop
-token. The two sample different tokens by chance, so a ratio compares CPU seconds per sampled token.
+Both sides have the same weights, prompts (equal ids, tool schema included), group size, tool and tool answers, tokens
+per turn, temperature, micro-batch, AdamW, loss (token mean, no KL, no sigma), fp32 and one thread. Neither side
+suppresses a stop token. They sample different tokens by chance, so the ratios are of CPU seconds per sampled token.
 
     single turn   a chat prompt of about 80 tokens, 64 new tokens, untrained weights
-    multi-turn    a request with a tool's schema, two look-ups in the user's memory, an answer; some supervised steps
-                  have taught the weights to call the tool
+    multi-turn    a request with a tool's schema, two look-ups in the user's memory, an answer; the model has
+                  learned in some supervised steps to call the tool
 
-Both arms are separate processes that take turns making steps; the first step is dropped. `rollout` is everything up to
-and including the advantages, `update` the rest up to the optimiser's step. Before timing, `prove` compares the two:
-prompt ids, tool-answer ids, and the gradient of the loss on one batch of episodes.
+The arms are separate processes that take turns making steps; the first step is dropped. In the table, `rollout` is the
+time until the advantages are computed, and `update` is the rest of the step. Before timing, `prove` compares the two
+sides: prompt ids, tool-answer ids, and the gradient of the loss on one batch of episodes.
 
-Ours runs through `rollout`, `LMActor`, `to_batch`, `token_logprobs`, `group_advantages`, `grpo_loss`. Only two parts
-are written for this file: `ChatGrammar`, which speaks the chat template that TRL uses, and a toy memory.
+Our side uses the package's `rollout`, `LMActor`, `to_batch`, `token_logprobs`, `group_advantages` and `grpo_loss`. Two
+parts are written for this file only: `ChatGrammar`, which uses the same chat template as TRL, and a toy memory.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Task:
     size: str  # of the model, a key of common.SIZES
     calls: int  # look-ups; 0: single turn without a tool
     prompts: int  # per step
-    new_tokens: int  # at most, per turn
+    new_tokens: int  # at most so many per turn
     temperature: float
     steps: int = 4  # the first is dropped
     group: int = 8
@@ -93,7 +93,7 @@ FAST = (
     Task("1M", calls=0, prompts=8, new_tokens=64, temperature=1.0, steps=3),
     Task("1M", calls=2, prompts=4, new_tokens=48, temperature=0.7, steps=3, micro=32, warm_steps=60),
 )
-LOSS = {"sigma": "none", "length": "token", "clip": (0.2, 0.28)}  # `make_trainer` has TRL's names for these
+LOSS = {"sigma": "none", "length": "token", "clip": (0.2, 0.28)}  # `make_trainer` has TRL's names for them
 
 
 # --- the world: people, facts, a tool --------------------------------------------------------------------------------
@@ -108,12 +108,12 @@ WORDS = tuple(
 
 
 def look_up(facts: dict, user: str, aspect: str) -> str:
-    """The tool's answer, on both sides."""
+    """Return the tool's answer; both sides call this function."""
     return facts.get(user, {}).get(aspect, "nothing is known")
 
 
 class MemoryTool:
-    """TRL's environment of one episode. Its method is the tool; the docstring becomes the schema in the prompt."""
+    """TRL's environment for one episode. `search_memory` is the tool; the prompt's schema comes from its docstring."""
 
     def __init__(self, facts: dict):
         self._facts = facts
@@ -132,7 +132,7 @@ class MemoryTool:
 
 
 class ToyMemory:
-    """The same memory for `rollout`: the two methods of `Memory` that it calls."""
+    """The same memory for our `rollout`, with the two methods of `Memory` that `rollout` calls."""
 
     def __init__(self, facts: dict):
         self.facts = facts
@@ -148,13 +148,13 @@ class ToyMemory:
 
 
 class ChatGrammar:
-    """The interface of `grammar.Grammar` with a chat template, so that both arms see the same ids."""
+    """Has the interface of `grammar.Grammar`, but uses TRL's chat template, so that both arms see the same ids."""
 
     def __init__(self, tokenizer, template: str, tools: list[Callable] | None):
         self.tokenizer, self.template, self.tools = tokenizer, template, tools
         self.stop = (tokenizer.eos_token_id,)
         self.opens, self.closes = tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
-        self._prompts: dict[str, list[int]] = {}  # a group shares its prompt
+        self._prompts: dict[str, list[int]] = {}  # a cache, because a group shares its prompt
 
     def prompt(self, query_text: str, global_entries: Sequence[MemoryEntry]) -> list[int]:
         if query_text not in self._prompts:
@@ -200,7 +200,7 @@ class ChatGrammar:
 
 
 def variety(tokens: Sequence[int]) -> float:
-    """A reward that differs between episodes: the share of distinct tokens after the prompt."""
+    """Return the share of distinct tokens: a reward that differs between episodes. `tokens` follow the prompt."""
     return len(set(tokens)) / max(1, len(tokens))
 
 
@@ -208,7 +208,7 @@ def variety(tokens: Sequence[int]) -> float:
 
 
 def prepare(task: Task, folder: Path) -> None:
-    """Write tokenizer, chat template, rows and weights to `folder`."""
+    """Write the task, its facts and requests, chat template, tokenizer and weights to `folder`."""
     import torch
 
     # 1. people, facts and requests
@@ -244,7 +244,7 @@ def _trl_templates() -> Path:
 
 
 def _tokenizer(rng: random.Random, facts: dict):
-    """Byte-level BPE, trained here. The chat template equals, byte for byte, one whose answers TRL can parse."""
+    """Train a byte-level BPE tokenizer. Its chat template is an exact copy of one whose answers TRL can parse."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -270,7 +270,7 @@ def _tokenizer(rng: random.Random, facts: dict):
 
 
 def _common_texts() -> list[str]:
-    """Sentences of the world, frequent enough that their words become tokens."""
+    """Return so many sentences of the toy world that each of their words becomes a token."""
     sentences = [f"Find a {item} for {use}." for item in ITEMS for use in USES]
     facts = [f"{aspect} {value} and {other}," for aspect in ASPECTS for value in VALUES for other in VALUES]
     return [*sentences, *facts, '{"name": "search_memory", "arguments": {"aspect": "colour"}}\nuser\nassistant\nsystem']
@@ -298,13 +298,13 @@ class World:
         return LlamaForCausalLM.from_pretrained(self.folder / "model", dtype="float32")
 
     def step(self, number: int) -> list[Query]:
-        """The queries of a step, each repeated for its group."""
+        """Return the queries of a step, each repeated for the episodes of its group."""
         size = self.task.prompts
         return [q for q in self.queries[number * size : (number + 1) * size] for _ in range(self.task.group)]
 
 
 def warm(model, world: World, rng: random.Random) -> float:
-    """Supervised steps on scripted episodes (look up, then answer with the results). Returns the last loss."""
+    """Run supervised steps on scripted episodes (look up, then answer with the results). Returns the last loss."""
     import torch
 
     from mrrec_mini.reinforce import to_batch, token_logprobs
@@ -312,7 +312,7 @@ def warm(model, world: World, rng: random.Random) -> float:
     rate = {"1M": 3e-3, "10M": 1e-3}[world.task.size]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     for _ in range(world.task.warm_steps):
-        text = _request(world.task, rng)  # one per batch: equal prompts are computed once
+        text = _request(world.task, rng)  # one request per batch, because equal prompts are computed once
         batch = to_batch([scripted(world, text, rng) for _ in range(8)], range(8))
         logprobs, _ = token_logprobs(model, batch.tokens, batch.mask)
         loss = -logprobs.sum() / batch.mask.sum()
@@ -324,7 +324,7 @@ def warm(model, world: World, rng: random.Random) -> float:
 
 
 def scripted(world: World, text: str, rng: random.Random) -> Episode:
-    """A correct episode: `task.calls` look-ups, then an answer with their results."""
+    """Return a correct episode: `task.calls` look-ups, then an answer with their results."""
     grammar, task = world.grammar, world.task
     query = Query("", rng.choice(list(world.facts)), text, target="", time=0)
     tokens = grammar.prompt(query.text, ())
@@ -344,7 +344,7 @@ def scripted(world: World, text: str, rng: random.Random) -> Episode:
 
 
 def play(world: World, model, queries: Sequence[Query], seed: int) -> tuple[list[Episode], float]:
-    """Scored episodes, and the CPU seconds spent in sampling (the rest is tool, parser, records)."""
+    """Play the queries. Returns episodes with rewards, and the CPU seconds of sampling (no tool, parser, records)."""
     import torch
 
     from mrrec_mini.rollout import LMActor, RolloutConfig, rollout
@@ -439,7 +439,7 @@ def our_arm(folder: Path, precision: str) -> None:
 
 
 def make_trainer(world: World, **more):
-    """TRL's trainer on the task. `trainer.found` holds the seconds of its two halves and its token counts."""
+    """Return TRL's trainer for the task. `trainer.found` collects CPU seconds and token counts of the current step."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -473,7 +473,7 @@ def make_trainer(world: World, **more):
         "max_steps": task.steps,
         "temperature": task.temperature,
         "generation_kwargs": {"max_new_tokens": task.new_tokens},
-        # covers the whole completion, tool answers included, so it is large; the turns have their own limit
+        # this limits the whole completion with all tool answers, so it is large; `max_new_tokens` limits a turn
         "max_completion_length": task.new_tokens if not task.calls else 1024,
         "max_tool_calling_iterations": task.calls or None,
         "loss_type": "dapo",
@@ -506,7 +506,7 @@ def make_trainer(world: World, **more):
 
 
 def trl_arm(folder: Path, lean: bool) -> None:
-    """`lean` removes what can be removed from TRL: the entropy (by a patch, as it has no switch) and the log."""
+    """Run TRL's side. `lean` skips TRL's logging, and its entropy by a patch, because TRL has no option for that."""
     import torch
     from transformers import TrainerCallback
 
@@ -554,7 +554,7 @@ def _without_entropy(trainer) -> None:
 
 
 def prove(folder: Path) -> None:
-    """Print how the two differ in prompt ids, tool-answer ids, and the gradient on one batch of episodes."""
+    """Print how the two sides differ in prompt ids, tool-answer ids, and the gradient on one batch of episodes."""
     import torch
 
     from mrrec_mini.grpo import group_advantages
@@ -583,7 +583,7 @@ def prove(folder: Path) -> None:
 
 
 def _trl_gradient(trainer, world: World, episodes: Sequence[Episode], advantages) -> dict:
-    """Gradient of TRL's loss on our episodes: prompts padded on the left, completions on the right."""
+    """Return the gradient of TRL's loss on our episodes: prompts padded on the left, completions on the right."""
     import torch
     from trl.trainer.utils import pad
 
@@ -618,7 +618,7 @@ def _trl_gradient(trainer, world: World, episodes: Sequence[Episode], advantages
 
 
 def _same_ids(world: World, trainer) -> bool:
-    """Whether both turn every request and every tool answer into the same ids."""
+    """Return whether both sides turn every request and every tool answer into the same ids."""
     trainer._batch_environments = [None] * len(world.queries)
     theirs, _, _ = trainer._tokenize_prompts([[{"role": "user", "content": q.text}] for q in world.queries])
     same = [list(t) == world.grammar.prompt(q.text, ()) for t, q in zip(theirs, world.queries, strict=True)]
@@ -635,19 +635,19 @@ def _same_ids(world: World, trainer) -> bool:
 
 
 def per_token(steps: Sequence[dict], key: str) -> float:
-    """CPU seconds per sampled token: the median over the steps without the first."""
+    """Return the CPU seconds per sampled token: the median over all steps but the first."""
     return median([{key: s[key] / s["sampled"]} for s in steps], key)
 
 
 def compare(found: dict[str, list[dict]], one: str, other: str) -> dict:
-    """CPU of `one` / CPU of `other`, per sampled token, and the ratio of their peak memories."""
+    """Return the ratios `one` / `other` of CPU seconds per sampled token, and of peak memory."""
     ratios = {key: per_token(found[one], key) / per_token(found[other], key) for key in ("rollout", "update", "step")}
     peaks = {name: max(s["peak_mb"] for s in found[name]) for name in (one, other)}
     return {**ratios, "memory": peaks[one] / peaks[other]}
 
 
 def judge(results: Sequence[dict]) -> list[dict]:
-    """Two claims per task: the ratio of CPU seconds, and that the gradients agree. RuntimeError if the ids differ."""
+    """Return two claims per task: the CPU ratio, and equal gradients. Raises RuntimeError if the ids differ."""
     claims = []
     for r in results:
         kind, size = r["kind"], r["task"]["size"]
@@ -715,7 +715,7 @@ def table(result: dict, file) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fast", action="store_true", help="small: about a minute, 1M only, noisy")
+    parser.add_argument("--fast", action="store_true", help="small tasks, 1M model only: about a minute, but noisy")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
     parser.add_argument("--bf16", action="store_true", help="ours in bf16 against ours in fp32, without TRL")
     parser.add_argument("--lean", action="store_true", help="a third arm: TRL without its entropy and log")
@@ -734,7 +734,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def child(given: argparse.Namespace) -> int:
-    """One of the processes that `main` starts."""
+    """Do the work of a child process, the part named by `--child`."""
     folder = given.folder
     if given.child == "prepare":
         import torch

@@ -1,12 +1,13 @@
-"""Hybrid top-1000 on the paper's 1,058,417 items: build, save, load by memory map, query alone and in batches.
+"""Measure hybrid top-1000 search over the paper's number of items, 1,058,417: build, save, load, and query.
 
     python -m benchmarks.hybrid [--fast] [--json]
 
-Texts of 12 to 30 words drawn by Zipf's law from 50,000 words (no product texts: only their number and lengths matter
-here), LSA of 256 dimensions as int16, min-max fusion with the default weight. Building and querying run in separate
-processes, so each has its own peak memory; it includes the pages of mapped files. The peer takes turns with ours in one
-process, over the same rows: SciPy's sparse product, NumPy's float32 matrix times vector, min-max, argpartition, sort.
-Growth is the exponent of the median milliseconds per query over 10,000, 100,000 and all items.
+Texts have 12 to 30 words, drawn by Zipf's law from 50,000 words (not product texts: only number and lengths matter
+here). Vectors are LSA of 256 dimensions as int16; fusion is min-max with default weight. Building and querying run in
+separate processes, so each has its own peak memory, which includes the pages of memory-mapped files. The peer uses
+SciPy's sparse product, NumPy's float32 matrix times vector, min-max, argpartition and sort on the same rows, and takes
+turns with ours in one process. Growth is the exponent e if the median time of a query grows like (number of items)^e,
+fitted over 10,000, 100,000 and all items.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CONFIG = HybridConfig(dims=256, vectors="int16")
 
 
 def build(n: int, folder: Path) -> dict:
-    """Build the index of n items and save it in `folder`."""
+    """Build the index of n items, save it in `folder`, and return the costs."""
     texts = zipf_texts(n)
     texts_alone = peak_megabytes()
     space, fit_s = timed(lambda: TextSpace.fit(texts, CONFIG))
@@ -53,7 +54,7 @@ def build(n: int, folder: Path) -> dict:
 
 
 def plain_way(index: HybridIndex):
-    """The same ranking written with SciPy and NumPy in the plain way; approximate, because its sums round."""
+    """Return a search function: the same ranking written plainly in SciPy and NumPy, up to the rounding of its sums."""
     from scipy.sparse import csc_matrix
 
     segment = index.merge()
@@ -77,7 +78,7 @@ def plain_way(index: HybridIndex):
 
 
 def ask(folder: Path, rounds: int) -> dict:
-    """Load the index and time it alone, then in turns with the peer."""
+    """Load the index, time its queries alone, then in turns with the peer, and return the measurements."""
     index, load_s = timed(lambda: load(folder))
     asked_for = queries(rounds + 1)
     _, first_s = timed(lambda: index.search(asked_for[-1], K))
@@ -115,7 +116,7 @@ def ask(folder: Path, rounds: int) -> dict:
 
 
 def arm(work: str, *values: str) -> None:
-    """Work inside an arm's process: build or ask at each step."""
+    """Run in an arm's process: each step calls `build` or `ask`."""
     with answers() as answer:
         answer({"ready": True})
         while asked():
@@ -131,7 +132,7 @@ def alone(*command: str) -> dict:
 
 
 def growth(results: Sequence[dict]) -> float:
-    """Exponent of the p50 of one query as a function of the number of items: slope in logarithms."""
+    """Return the exponent of the growth of one query's p50 with the number of items: the slope of a log-log fit."""
     sizes = [math.log(r["items"]) for r in results]
     return float(np.polyfit(sizes, [math.log(r["ms"]["one query"]["p50_ms"]) for r in results], 1)[0])
 

@@ -1,14 +1,14 @@
-"""Indexing the paper's volume: 3,000 users and about 73,000 local entries, without a language model.
+"""Time the indexing of the paper's volume: 3,000 users and about 73,000 local entries, without a language model.
 
     python -m benchmarks.index [--fast] [--json]
 
 A synthetic shop of that size becomes a store: `Memory.build` makes the global memory and the text space, then
-`build_store` writes all users' entries with their vectors. Making the shop is not timed. Measured are wall-clock and
-CPU seconds of this process. A tiny store is made first, to pay for imports; it is not counted.
+`build_store` writes all users' entries with their vectors. We measure wall-clock and CPU seconds of this process,
+without the making of the shop. A tiny store is made first, so that the time of imports is not counted.
 
 The paper reports 2,435 s for 3,000 users, 73,000 local and 2,000 global memories, written by a large language model on
-other hardware. This is shown for scale only: it is neither a like-for-like ratio nor a claim. The claim is about our
-own code: an entry costs no more in the large store than in one with a quarter of the users, made in the same run, so
+other hardware. We show these numbers for scale only and claim nothing about them. The claim is about our own code: an
+entry costs hardly more in the large store than in a store with a quarter of the users, made in the same run. So
 nothing is quadratic. The shop has 40 categories and 10 aspects, of which 3 matter per category, so its global memory
 cannot come near 2,000 lines.
 """
@@ -39,7 +39,7 @@ PART = 4  # users of the large store / users of the small one
 
 
 def measure(users: int, folder: Path) -> dict:
-    """Make a store of that many users; returns its contents and the cost of each part."""
+    """Make a store of `users` users; return its numbers of entries and the cost of each part."""
     world = make_world(WorldConfig(users=users, categories=40, history=4, queries=2))
     train = world.split(0).train
     marks = [(time.perf_counter(), time.process_time())]

@@ -1,20 +1,20 @@
-"""Learning experiments: which choices help the policy, all arms on the same shops, warm starts, steps and queries.
+"""Compare choices in the training of a policy: all arms of an experiment share seeds, number of steps and queries.
 
     python -m benchmarks.learning credit|estimators|frontier|fresh [--seeds 0 1 2] [--fast] [--json] [--out DIR]
 
     credit      {trajectory, turn credit} x {free, constrained decoding} x {several, one shop to train in}
-    estimators  REINFORCE with each baseline; GRPO, and GRPO with each other sigma and length rule; equal numbers of
-                episodes
-    frontier    nDCG@10 against memory tokens as the cost per call, or per token of memory, rises; in a shop whose
+    estimators  REINFORCE with each baseline; GRPO, and GRPO with each other sigma and length rule; all with the same
+                number of episodes
+    frontier    nDCG@10 against memory tokens, for several costs per call and one cost per token of memory; the shop's
                 queries state none, one, two or all three of the wanted values
-    fresh       the chosen recipe, run once on shops that no choice was based on (seeds 10, 11, 12), beside the paper's
-                own (trajectory credit, free decoding) and the references it must beat
+    fresh       the chosen recipe, run once on shops that no choice was based on (seeds 10, 11, 12), next to the paper's
+                recipe (trajectory credit, free decoding) and the references that it must beat
 
-An arm differs from the first arm of its experiment only in what its name says. All arms of a seed start from one warm
-start. Each run is saved in DIR as soon as it is done, under a name derived from its configuration, and is not repeated:
-an interrupted experiment resumes where it stopped, experiments share the runs they have in common, and processes can
-share the seeds. (After a change of the code, use another DIR.) Tables hold nDCG@10 over the whole pool with 95 %
-intervals that resample the queries, and paired differences to the first arm. Each process uses one thread.
+An arm differs from the first arm of its experiment only in what its name says. All arms of a seed that train in equal
+shops have the same warm start. Each run is saved in DIR as soon as it is done, under a name derived from its
+configuration, and is not repeated. So an interrupted experiment resumes where it stopped, experiments share runs, and
+several processes (of one thread each) can share the seeds. (After a change of the code, use another DIR.) The tables
+show nDCG@10 over the whole pool with 95 % intervals that resample the queries, and paired differences to the first arm.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mrrec_mini.files import write_text
 
 SAID = (0.25, 0.25, 0.25, 0.25)
 FRESH = (10, 11, 12)
-LABELS = (("left", (6, 4)), ("right", (-6, 4)), ("left", (6, -12)))  # alternate, so that close neighbours are legible
+LABELS = (("left", (6, 4)), ("right", (-6, 4)), ("left", (6, -12)))  # taken in turn, so that labels do not overlap
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ PARTS_OF_TRAIN = ("grpo", "rules", "reward")
 
 
 def experiments() -> dict[str, dict[str, Setting]]:
-    """{experiment: {arm: setting}}; the other arms are compared with the first."""
+    """Return {experiment: {arm: setting}}. The first arm is the one that the others are compared with."""
     credit = {}
     for siblings, shops in ((None, "several shops"), (0, "one shop")):
         for constrained, decoding in ((False, "free"), (True, "constrained")):
@@ -109,7 +109,7 @@ def shop_and_recipe(arm: Setting, seed: int, fast: bool):
 
 @lru_cache(maxsize=1)  # the arms of a seed share their shops
 def shops(world, recipe, seed: int):
-    """The environments of a seed. `recipe` must be the default except in the fields that define environments."""
+    """Return the environments of a seed. `recipe` must be the default except in the fields that define environments."""
     from mrrec_mini.recipe import prepare
     from mrrec_mini.world import make_world
 
@@ -124,13 +124,13 @@ def environments_of(world, recipe, seed: int):
 
 
 def digest(*parts) -> str:
-    """A file name derived from dataclasses and plain values; equal values give equal names in every process."""
+    """Return a file name derived from dataclasses and plain values; equal values give equal names in every process."""
     plain = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def warm_policy(folder: Path, environments, recipe, seed: int):
-    """The warm start of a seed, trained once and loaded by every arm."""
+    """Return (model, tokenizer) of the warm start in `folder`; train it and save it there if it is missing."""
     from mrrec_mini.grammar import CONTROL
     from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
     from mrrec_mini.recipe import start_policy
@@ -142,7 +142,7 @@ def warm_policy(folder: Path, environments, recipe, seed: int):
 
 
 def run(world, recipe, seed: int, warm: Path) -> dict:
-    """Train one arm on one seed and evaluate it: rows, learning curve, cost."""
+    """Train one arm on one seed and evaluate it. Returns rows, learning curve and cost."""
     import torch
 
     from mrrec_mini.evaluate import eval_sets, policy_rows
@@ -164,7 +164,7 @@ def run(world, recipe, seed: int, warm: Path) -> dict:
 
 
 def reference(world, recipe, seed: int, warm: Path) -> dict:
-    """References of a seed: the warm start, free and forced to use all calls, and the arms without a policy."""
+    """Evaluate a seed's references: the warm start (free, and forced to use all calls) and arms without a policy."""
     import numpy as np
     import torch
 
@@ -182,14 +182,14 @@ def reference(world, recipe, seed: int, warm: Path) -> dict:
 
 
 def kept(path: Path, make) -> dict:
-    """Content of the JSON file `path`; if it is missing, `make` computes it and it is saved first."""
+    """Return the content of the JSON file `path`. If the file is missing, write the result of `make` to it first."""
     if not path.is_file():
         write_text(path, json.dumps(make()))
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def measure(experiment: str, seeds: Sequence[int], out: Path, fast: bool) -> dict[str, dict[int, dict]]:
-    """{arm: {seed: run}}, and the references under "references"; these decode as the default recipe does."""
+    """Return {arm: {seed: run}}; the key "references" has the references, which decode as in the default recipe."""
     import torch
 
     from mrrec_mini.recipe import FAST, Recipe
@@ -206,7 +206,7 @@ def measure(experiment: str, seeds: Sequence[int], out: Path, fast: bool) -> dic
             common = replace(recipe, train=(FAST if fast else Recipe()).train)
             base = digest(world, common, seed)
             warm = out / "warm" / base
-            if seed not in found["references"]:  # in the shop of the first arm
+            if seed not in found["references"]:  # evaluated in the shop of the first arm
                 path = out / "references" / f"{base}.json"
                 found["references"][seed] = kept(path, lambda w=world, r=common, s=seed, p=warm: reference(w, r, s, p))
             path = out / "runs" / f"{digest(world, recipe, seed)}.json"
@@ -223,7 +223,7 @@ def rows_of(runs: dict[int, dict], part: str, mode: str, arm: str = "grpo") -> l
 
 
 def summarize(found: dict[str, dict[int, dict]]) -> dict[str, dict]:
-    """{arm: {part: means, interval, share of the expert, differences to the first arm and to the references}}"""
+    """Return {arm: {part: means, interval, share of the expert, differences to the first arm and to references}}."""
     import numpy as np
 
     from mrrec_mini.evaluate import difference, interval, means, ndcg_10
@@ -312,7 +312,7 @@ def draw(table: dict[str, dict], path: Path) -> None:
 
 
 def claims_of(experiment: str, table: dict[str, dict]) -> list[dict]:
-    """Targets of the chosen recipe. The other experiments serve to choose it and claim nothing."""
+    """Return the claims about the chosen recipe. The other experiments serve to choose the recipe and claim nothing."""
     if experiment != "fresh":
         return []
     found = []

@@ -4,14 +4,14 @@
 
 Memory. On the synthetic shop it is known which line of a user's memory answers which aspect (`scripts.best_line`). The
 search text is either the expert's, one aspect per call ("shop, by aspect"), or the bare query ("shop, by query"), which
-should find the lines of all aspects that matter. On real data (data/magazine, or `--data`) this is unknown. There an
-entry matters if it contains a value of the target, as whole words in a row, that the query does not contain, and the
-search text is the query. Requests for which no entry matters are left out and counted.
+should find the lines of all aspects that matter. On real data (data/magazine, or `--data`) the right lines are unknown.
+There the search text is the query, and an entry matters if it contains a value of the target, as consecutive whole
+words, that the query does not contain. We leave out requests for which no entry matters, and report their number.
 
 Items. nDCG@10 of the target in the whole pool. The search text is the query or, on the shop, the oracle's profile.
 
 All arms share memory, requests and word statistics. The tuned weight is chosen on validation users; the figures are of
-test users. Intervals are over users, 95 %. A difference to BM25 is paired by request.
+test users. The 95 % intervals resample users. A difference to BM25 is paired by request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import WorldConfig, make_world, oracle_profile
 
 KS = (1, 2, 3, 4, 5)
-ARMS = {  # name -> how the two lists are fused
+ARMS = {  # name -> changed fields of HybridConfig
     "BM25": {"dense": "none"},
     "LSA": {"bm25_weight": 0.0},
     "min-max, default": {},
@@ -56,11 +56,11 @@ class Request:
 
     query: Query
     text: str
-    right: frozenset[str]  # texts of these entries: of entries with equal text only one can be found
+    right: frozenset[str]  # texts of these entries; of several entries with equal text, a search finds only one
 
 
 def by_aspect(query: Query, entries: Sequence[MemoryEntry]) -> list[Request]:
-    """One request per aspect that matters."""
+    """Return one request per aspect that matters."""
     head = query.text.split(" for ")[0]
     found = []
     for aspect in query.truth or {}:
@@ -71,12 +71,12 @@ def by_aspect(query: Query, entries: Sequence[MemoryEntry]) -> list[Request]:
 
 
 def by_query(query: Query, entries: Sequence[MemoryEntry]) -> list[Request]:
-    """The bare query, for the entries of all aspects."""
+    """Return one request: the bare query should find the entries of all aspects that matter."""
     return [Request(query, query.text, frozenset().union(*(one.right for one in by_aspect(query, entries))))]
 
 
 def by_value(dataset: Dataset):
-    """The bare query, for the entries with a value of the target that is not in the query."""
+    """Return a maker of requests: the bare query should find entries with a value of the target that it lacks."""
 
     def requests(query: Query, entries: Sequence[MemoryEntry]) -> list[Request]:
         target = dataset.items[query.target]
@@ -107,7 +107,7 @@ def remembered(dense: str) -> Remembered:
 
 
 def spaces(space: TextSpace, weight: float, encoders: bool) -> dict[str, TextSpace]:
-    """{arm: text space}, all with the same word statistics."""
+    """Return {arm: text space}, all with the same word statistics."""
     found = {}
     for name, how in ARMS.items():
         if name == "min-max, tuned":
@@ -123,7 +123,7 @@ def spaces(space: TextSpace, weight: float, encoders: bool) -> dict[str, TextSpa
 
 
 def recalls(environment: Environment, requests: Sequence[Request], space: TextSpace) -> np.ndarray:
-    """Recall@k, (requests, ks): the share of the right entries among the first k."""
+    """Return recall@k, (requests, KS): which share of a request's right entries is among the first k found."""
     indexes: dict[tuple[str, int], EntryIndex] = {}
     rows = []
     for request in requests:
@@ -137,21 +137,21 @@ def recalls(environment: Environment, requests: Sequence[Request], space: TextSp
 
 
 def judged(environment: Environment, requests: Sequence[Request]) -> Iterable[tuple[HybridIndex, str, list[str]]]:
-    """The index, text and right ids per request, for `tune_weight`."""
+    """Yield each request's index, text and right ids, for `tune_weight`."""
     for request in requests:
         memory = environment.memory.local(request.query)
-        first = {entry.text: entry.id for entry in reversed(memory.entries)}  # of equal texts the first can be found
+        first = {entry.text: entry.id for entry in reversed(memory.entries)}  # of equal texts, a search finds the first
         yield memory.index, request.text, [first[text] for text in request.right]
 
 
 def asked_of(environment: Environment, queries: Sequence[Query], make) -> tuple[list[Request], int]:
-    """The requests of these queries for which an entry matters, and the number of all requests."""
+    """Return the requests of these queries for which an entry matters, and the number of all their requests."""
     everything = [one for query in queries for one in make(query, environment.memory.entries(query))]
     return [one for one in everything if one.right], len(everything)
 
 
 def memory_part(name: str, environments: Sequence[Environment], make, encoders: bool) -> dict:
-    """Recall for one kind of request, over several data sets."""
+    """Measure the recall for one kind of request over several data sets."""
     rows: dict[str, list[np.ndarray]] = {}
     clusters: list[str] = []
     weights, total = [], 0
@@ -178,7 +178,7 @@ def memory_part(name: str, environments: Sequence[Environment], make, encoders: 
 
 
 def items_part(name: str, environments: Sequence[Environment], profile, encoders: bool) -> dict:
-    """nDCG@10 of the target in the whole pool, over several data sets."""
+    """Measure nDCG@10 of the target in the whole pool over several data sets."""
     rows: dict[str, list[np.ndarray]] = {}
     clusters: list[str] = []
     weights = []
@@ -210,7 +210,7 @@ def environment(dataset: Dataset, seed: int) -> Environment:
 
 
 def judge(memory: Sequence[dict], items: Sequence[dict]) -> list[dict]:
-    """Fusion, with a weight tuned on other users, should not lose to the better single list."""
+    """Return one claim per part: fusion with a weight tuned on other users is about as good as the better list."""
     claims = []
     for part in memory:
         mean = {arm: found["recall"][2].mean for arm, found in part["arms"].items()}
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="one shop, no pretrained encoders")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
-    parser.add_argument("--data", type=Path, default=Path("data/magazine"), help="real data, beside the synthetic shop")
+    parser.add_argument("--data", type=Path, default=Path("data/magazine"), help="folder of real data, measured too")
     given = parser.parse_args(arguments)
     seeds = (0,) if given.fast else (0, 1, 2)
     shops = [environment(make_world(WorldConfig(seed=seed)), seed) for seed in seeds]

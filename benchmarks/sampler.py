@@ -1,12 +1,12 @@
-"""Our Sampler against `transformers.generate`: new tokens per CPU second at batch 1, 8 and 64.
+"""Compare our Sampler with `transformers.generate`: new tokens per CPU second at batch 1, 8 and 64.
 
     python -m benchmarks.sampler [--fast] [--json]
 
-Same weights, prompts, number of new tokens (no stop token) and dtype (fp32), one thread. The prompts of a batch differ
-and have equal length, so the sampler gains nothing by sharing prompts or dropping finished rows: this is plain
-decoding, which `generate` was made for. `generate` runs with its default cache, which grows by concatenation, and with
-`cache_implementation="static"`, uncompiled. The arms take turns; we drop the first round and report medians. Before
-timing, the greedy tokens of all arms must be equal.
+All arms have the same weights, prompts, number of new tokens (no stop token), dtype (fp32) and one thread. The prompts
+of a batch differ and have equal length, so the sampler gains nothing by sharing prompts or dropping finished rows: this
+is plain decoding, which `generate` was made for. `generate` runs with its default cache, which grows by concatenation,
+and with `cache_implementation="static"`, uncompiled. The arms take turns; we drop the first round and report medians.
+Before timing, the greedy tokens of all arms must be equal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.common import SIZES, VOCABULARY, claim, document, finish, fresh_model, show
 
 PROMPT, NEW = 80, 64
-TARGET = 1.0  # tokens per second of ours / of the better `generate`
+TARGET = 1.0  # our tokens per second / those of the better `generate`, at least
 
 
 def ours(model, prompts: list[list[int]], new: int, greedy: bool) -> list[list[int]]:
@@ -36,7 +36,7 @@ def theirs(model, prompts: list[list[int]], new: int, greedy: bool, cache: str) 
     import torch
 
     ids = torch.tensor(prompts)
-    how = {} if greedy else {"top_k": 0}  # the default samples from the 50 best
+    how = {} if greedy else {"top_k": 0}  # no limit; the default samples from the 50 most likely tokens
     if cache != "dynamic":
         how["cache_implementation"] = cache
     drawn = model.generate(
@@ -59,7 +59,7 @@ def arms(model, prompts: list[list[int]], new: int, greedy: bool) -> dict[str, C
 
 
 def measure(size: str, batch: int, greedy: bool, rounds: int) -> dict:
-    """New tokens per CPU second of each arm."""
+    """Measure the new tokens per CPU second of each arm."""
     import torch
 
     model = fresh_model(size).eval()
@@ -79,7 +79,7 @@ def measure(size: str, batch: int, greedy: bool, rounds: int) -> dict:
 
 
 def judge(results: Sequence[dict]) -> list[dict]:
-    """One claim per row: ours against the better of the other two."""
+    """Return one claim per row: our speed / the better of the other two speeds."""
     claims = []
     for r in results:
         speed = r["tokens_per_cpu_second"]

@@ -5,12 +5,12 @@
 The large file holds the same few hundred people as the small one, copied more often under other names. So the user who
 asks in one file has exactly the memory of the user who asks in the other. The copies are made by SQL in the store's own
 tables, in one transaction. A person's rows lie together, as `mrrec memory build` writes them. In a third file, as large
-as the second, they lie apart, as if everybody came back over years: then every row is on a page of its own, and pages
-of a large file are in the cache less often. That file is shown, without a claim.
+as the second, a person's rows lie apart, as if they had been written over years: every row is on another page, and
+pages of a large file are in the cache less often. We report the numbers of this file but claim nothing about them.
 
-Measured is the wall-clock time of `Scope.search` and `Scope.add`. The files take turns, for people drawn at random. The
-first calls are not counted, equally many per file. All files are read once beforehand, so they are in the system's
-cache: the numbers do not include the time that a disk needs to find a page. Peers, measured in the same turns:
+We measure the wall-clock time of `Scope.search` and `Scope.add`. The files take turns, for people drawn at random. The
+first tenth of the calls is not counted. All files are read once beforehand, so that they are in the system's cache: the
+numbers do not include the time that a disk needs to find a page. Peers, measured in the same turns:
 
 - search: one FTS5 index over all texts, joined to the entries of the user who asks; and the same index with the user's
   name as one more word to match, which suits FTS5 better. Neither has vectors.
@@ -47,7 +47,7 @@ from mrrec_mini.world import WorldConfig, make_world
 PEOPLE = 200  # distinct people; all others are copies of them
 TARGET = 1.2  # median in the large file / median in the small one
 K = 3
-PEERS = 10  # the peers of search take part in one of so many turns
+PEERS = 10  # the peers of search take part only in every PEERS-th turn
 
 
 def first_people(path: Path) -> None:
@@ -65,7 +65,7 @@ def name_of(person: int, copy: int) -> str:
 
 
 def grow(path: Path, people: int, apart: bool) -> None:
-    """Turn a store of `PEOPLE` into one of `people`, by copying everybody `people` / `PEOPLE` times."""
+    """Turn a store of `PEOPLE` people into one of `people`: replace each person by `people` / `PEOPLE` copies."""
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         raw.executescript("PRAGMA synchronous = OFF; PRAGMA cache_size = -1000000;")
         raw.execute("BEGIN")
@@ -82,7 +82,7 @@ def grow(path: Path, people: int, apart: bool) -> None:
                 f"replace({c}, user, user || 'x' || copy)" if k == "TEXT" else c for c, k in kinds.items()
             )
             [[most]] = raw.execute("SELECT coalesce(max(nth), 0) FROM first")
-            for nth in range(1, most + 1) if apart else ("nth",):  # all first rows, then all second rows
+            for nth in range(1, most + 1) if apart else ("nth",):  # everybody's first row, then second row
                 raw.execute(
                     f"INSERT INTO {table} ({', '.join(kinds)})"
                     f" SELECT {renamed} FROM copy CROSS JOIN first WHERE nth = {nth}"
@@ -93,7 +93,7 @@ def grow(path: Path, people: int, apart: bool) -> None:
 
 
 def index(path: Path, store: Path) -> sqlite3.Connection:
-    """The peer of search: one full-text index over all entries, and a table of their owners."""
+    """Return the peer of search: one full-text index over all entries, and a table of their owners."""
     raw = sqlite3.connect(path, isolation_level=None)
     raw.execute("ATTACH ? AS store", (str(store),))
     raw.executescript(
@@ -127,7 +127,7 @@ def matched(raw: sqlite3.Connection, user: str, asked: str) -> list[tuple]:
 
 
 def bare(path: Path) -> sqlite3.Connection:
-    """The peer of add: a file with one table, as durable as the store."""
+    """Return the peer of add: a file with one table, as durable as the store."""
     raw = sqlite3.connect(path, isolation_level=None)
     raw.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
     raw.execute("CREATE TABLE note (number INTEGER PRIMARY KEY, user TEXT, text TEXT, vector BLOB)")
@@ -143,8 +143,8 @@ def insert(raw: sqlite3.Connection, user: str, text: str, vector: bytes) -> None
 def in_turns(arms: Mapping[str, Callable[[], object]], waits: dict[str, list[float]], draw: random.Random) -> None:
     """Call each arm once and add its time in ms to `waits`.
 
-    The order is drawn each time. An arm that runs after a similar one finds the processor's caches filled, so a fixed
-    order, even a rotating one, makes one of two equal arms nearly twice as fast.
+    The order is random, because an arm that runs after a similar arm finds the processor's caches filled: in a fixed
+    order, even a rotating one, one of two equal arms is nearly twice as fast.
     """
     for name in draw.sample(list(arms), len(arms)):
         start = time.perf_counter()
@@ -153,7 +153,7 @@ def in_turns(arms: Mapping[str, Callable[[], object]], waits: dict[str, list[flo
 
 
 def searching(stores: Mapping[str, Store], indexes: Mapping[str, sqlite3.Connection], names: Mapping, asked: str):
-    """The arms of one search. `names`: the user who asks, per file."""
+    """Return the arms of one search. `names`: file -> the user who asks."""
     return {
         **{f"ours, {file}": partial(store.for_user(names[file]).search, asked, K) for file, store in stores.items()},
         **{f"FTS5 joined, {file}": partial(joined, raw, names[file], asked) for file, raw in indexes.items()},
@@ -162,14 +162,14 @@ def searching(stores: Mapping[str, Store], indexes: Mapping[str, sqlite3.Connect
 
 
 def adding(stores: Mapping[str, Store], floor: sqlite3.Connection, names: Mapping, text: str):
-    """The arms of one add."""
+    """Return the arms of one add. `names`: file -> the user who adds."""
     (file, store), *_ = stores.items()
     arms = {f"ours, {file}": partial(store.for_user(names[file]).add, text) for file, store in stores.items()}
     return {**arms, "bare INSERT": partial(insert, floor, names[file], text, *store._embed([text]))}
 
 
 def measure(small: int, large: int, searches: int, adds: int, folder: Path) -> dict:
-    """Facts about the files, and the waits per arm of search and of add."""
+    """Return the facts about the files, and the waiting times of each arm of search and of add."""
     draw = random.Random(0)
     first_people(folder / "first.db")
     people = {f"{small}": small, f"{large}": large, f"{large} apart": large}  # by file name
@@ -192,7 +192,7 @@ def measure(small: int, large: int, searches: int, adds: int, folder: Path) -> d
                 pass
 
     def somebody(person: int) -> dict[str, str]:
-        """One copy of the same person in each file."""
+        """Choose one copy of the same person in each file."""
         return {file: name_of(person, draw.randrange(count // PEOPLE)) for file, count in people.items()}
 
     searched: dict[str, list[float]] = {}
@@ -222,13 +222,13 @@ def measure(small: int, large: int, searches: int, adds: int, folder: Path) -> d
 
 
 def of(waits: Sequence[float]) -> dict[str, float]:
-    """Median and 99th percentile, without the first tenth of the calls."""
+    """Return median and 99th percentile, without the first tenth of the calls."""
     counted = waits[len(waits) // 10 :]
     return {"p50_ms": statistics.median(counted), "p99_ms": float(np.quantile(counted, 0.99)), "calls": len(counted)}
 
 
 def judge(found: Mapping[str, Mapping], small: int, large: int) -> list[dict]:
-    """One claim per method: the median in the large file / the median in the small one."""
+    """Return one claim per method: the median in the large file / the median in the small one."""
     claims = []
     for verb in ("search", "add"):
         ratio = found[verb][f"ours, {large}"]["p50_ms"] / found[verb][f"ours, {small}"]["p50_ms"]
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = measure(small, large, searches, adds, Path(folder))
     to = sys.stderr if given.json else None
     rows = [(file, *about.values()) for file, about in found["files"].items()]
-    rows[-1] += ("",)  # no peer has its rows apart
+    rows[-1] += ("",)  # the file with rows apart has no FTS5 index
     show("the files", [("people", "entries", "MB", "seconds to make", "MB of the FTS5 index"), *rows], to)
     for verb in ("search", "add"):
         rows = [(arm, *about.values()) for arm, about in found[verb].items()]

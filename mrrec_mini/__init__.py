@@ -1,9 +1,9 @@
 """MR.Rec, small enough to read: a language model learns what to look up in a person's memory before it recommends.
 
-The table of contents, in the order in which data flows. A tool stands before its first user (the index before memory,
-the metrics before the index that is tuned by them). Each file is one idea and imports only files named before it, or
-one of `models/`; a system imports no other system; nothing outside the wing, `app/`, imports the wing. `make map`
-writes the README's map and `docs/map.md` from this list and from the first line of each file.
+This is the table of contents, in the order in which data flows. A tool stands before the first file that uses it (the
+index before memory, the metrics before the index that they tune). Each file explains one idea and imports only files
+named before it, or files in `models/`. A system imports no other system; no file outside `app/`, the wing, imports the
+wing. `make map` writes the README's map and `docs/map.md` from this list and from the first line of each file.
 
 basics
     datatypes, files
@@ -42,7 +42,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-# public name -> its module. Loaded at first use: importing the package must not cost an import of torch.
+# Public name -> its module, which is imported at first use, so that `import mrrec_mini` does not import torch.
 _HOME = {
     "Item": "datatypes",
     "Interaction": "datatypes",

@@ -1,4 +1,4 @@
-"""`python -m mrrec_mini` is `mrrec`."""
+"""Run the command `mrrec` as `python -m mrrec_mini`."""
 
 from mrrec_mini.app.cli import main
 

@@ -1,6 +1,6 @@
-"""BM25: score rows by the words they share with a query, rare words counting more; an idf part times a term part.
+"""Score texts with BM25: each word that a text shares with the query adds to the score, and rare words add more.
 
-Flow: the lexical half of retrieval. `hybrid.py` runs it over a user's memory entries and over the item pool.
+Flow: the lexical half of retrieval. `hybrid.py` scores a user's memory entries or the item pool with it.
 
 Equations (Robertson & Zaragoza, "The Probabilistic Relevance Framework", 2009; the paper only names BM25, Fig. 5):
 
@@ -9,15 +9,17 @@ Equations (Robertson & Zaragoza, "The Probabilistic Relevance Framework", 2009; 
     idf(t) = log(1 + (N - df + 1/2) / (df + 1/2))        "lucene": always > 0
     idf(t) = log(N - df + 1/2) - log(df + 1/2)           "okapi":  < 0 for a word in more than half of the N texts
 
-Ours: N, df and avgdl may come from a larger corpus than the rows (`BM25Stats`), since a user has only 10 to 100 rows.
-"okapi" equals rank-bm25's BM25Okapi bit for bit, which the tests check. "lucene" is the default, because rank-bm25
-counts the rows alone and fails on few: of one row, every word has df = N and a negative idf; of two rows, a word of one
-has idf log 1.5 - log 1.5 = 0. Its repair (a quarter of the mean idf) is then negative or zero as well, so the right row
-scores below zero, or like the wrong one. `RankBM25` is that package: the version to read first.
+tf counts the word t in the text d, |d| all words of d. N is the number of texts, df the number of texts that contain t.
+Ours: a row is an indexed text. N, df and avgdl may come from a larger corpus (`BM25Stats`), since a user has only 10 to
+100 rows. "okapi" equals rank-bm25's BM25Okapi bit for bit, which the tests check. "lucene" is the default, because
+rank-bm25 counts only the rows and fails if they are few. With one row, every word has df = N and a negative idf. With
+two rows, a word in one of them has idf log 1.5 - log 1.5 = 0. rank-bm25 replaces a negative idf by a quarter of the
+mean idf, but here the mean is negative or zero as well. So the right row scores below zero, or the same as the wrong
+row. `RankBM25` wraps this package and is simpler: read it first.
 
-Speed: idf x term is computed once per posting (word -> rows, weights); a query only adds weights, word by word. In a
-large index, a word in more than an eighth of the rows is also stored as a full column: adding one costs a single pass
-over memory, and its zeros change no score.
+Speed: the index stores idf x term for each posting (a word in a row), so a query only adds stored weights, word by
+word. In a large index, a word in more than an eighth of the rows is also stored as a full column, because one pass over
+memory adds it; its zeros change no score.
 """
 
 from __future__ import annotations
@@ -37,22 +39,22 @@ COLUMN_MIN_ROWS = 4096  # an index with fewer rows stores no full columns
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters, digits and underscores in `text`, lower case, in order. All of retrieval uses this tokenizer."""
+    """Return the runs of letters, digits and underscores in lower-case `text`: the tokenizer of BM25 and LSA."""
     return WORD.findall(text.lower())
 
 
 def idf_lucene(n: int, df: int) -> float:
-    """log(1 + (N - df + 1/2) / (df + 1/2)) for a word that occurs in `df` of `n` texts. Always > 0."""
+    """Return log(1 + (N - df + 1/2) / (df + 1/2)) for a word that occurs in `df` of N = `n` texts. Always > 0."""
     return math.log(1 + (n - df + 0.5) / (df + 0.5))
 
 
 def idf_okapi(n: int, df: int) -> float:
-    """log(N - df + 1/2) - log(df + 1/2): the log odds that a text lacks the word. Negative if df > N / 2."""
+    """Return log(N - df + 1/2) - log(df + 1/2): the log odds that a text lacks the word. Negative if df > N / 2."""
     return math.log(n - df + 0.5) - math.log(df + 0.5)
 
 
 def term_part(tf, length, avgdl: float, k1: float, b: float):
-    """tf (k1 + 1) / (tf + k1 (1 - b + b |d| / avgdl)), in [0, k1 + 1): repeats saturate, long texts are discounted."""
+    """Return tf (k1 + 1) / (tf + k1 (1 - b + b |d| / avgdl)), in [0, k1 + 1). `length` is |d|; long texts get less."""
     return tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / avgdl))
 
 
@@ -61,7 +63,7 @@ IDF = {"lucene": idf_lucene, "okapi": idf_okapi}
 
 @dataclass(frozen=True)
 class BM25Stats:
-    """Word statistics of a corpus. Indexes with the same statistics give comparable scores."""
+    """Word statistics of a corpus. Scores of two indexes can be compared if both use the same statistics."""
 
     avgdl: float  # mean number of words per text; 1.0 if the corpus has no words
     idf: Mapping[str, float]  # word -> idf
@@ -69,7 +71,7 @@ class BM25Stats:
 
     @classmethod
     def fit(cls, corpus: Iterable[str], idf: str = "lucene") -> BM25Stats:
-        """Count `corpus`, which may be empty. Raises ValueError if `idf` is neither "lucene" nor "okapi"."""
+        """Count the words of `corpus` (may be empty). Raises ValueError if `idf` is neither "lucene" nor "okapi"."""
         if idf not in IDF:
             raise ValueError(f"idf must be one of {sorted(IDF)}, not {idf!r}")
         df: Counter[str] = Counter()
@@ -77,26 +79,26 @@ class BM25Stats:
         for text in corpus:
             tokens = words(text)
             n, total = n + 1, total + len(tokens)
-            df.update(dict.fromkeys(tokens, 1))  # once per text; lift_negative needs the order of first occurrence
+            df.update(dict.fromkeys(tokens, 1))  # each word once, in order of first occurrence: see lift_negative
         values = {word: IDF[idf](n, count) for word, count in df.items()}
         values = lift_negative(values) if idf == "okapi" else values
         return cls(avgdl=total / n if total else 1.0, idf=values, unseen=IDF[idf](n, 0))
 
 
 def lift_negative(idf: Mapping[str, float]) -> dict[str, float]:
-    """rank-bm25's repair: a negative idf becomes EPSILON times the mean idf (itself negative for tiny corpora)."""
+    """Replace each negative idf by EPSILON times the mean idf, like rank-bm25. In a tiny corpus the mean can be < 0."""
     total = 0.0
-    for value in idf.values():  # not sum(): since Python 3.12 it compensates rounding, which changes the last bit
+    for value in idf.values():  # same order and rounding as rank-bm25; sum() rounds differently since Python 3.12
         total += value
     floor = EPSILON * (total / len(idf)) if idf else 0.0
     return {word: floor if value < 0 else value for word, value in idf.items()}
 
 
 class BM25:
-    """Weighted postings of n rows: a sparse matrix stored by word, one slice per word."""
+    """A BM25 index of n rows. It is a sparse matrix of weights, stored word by word: one slice per word."""
 
     def __init__(self, texts: Sequence[str], stats: BM25Stats, k1: float = 1.5, b: float = 0.75):
-        """`k1` >= 0: how slowly repeats saturate; `b` in [0, 1]: how much length is discounted. Else ValueError."""
+        """Index `texts`. `k1` >= 0: how much repeats add; `b` in [0, 1]: how much long texts lose. Else ValueError."""
         if k1 < 0 or not 0 <= b <= 1:
             raise ValueError(f"k1 must be >= 0 and b in [0, 1], not k1={k1}, b={b}")
         n = len(texts)
@@ -107,7 +109,7 @@ class BM25:
             tokens.extend(row)
             lengths.append(len(row))
         length = np.array(lengths, dtype=np.int64)  # (n,)
-        # one integer per (word, row), sorted by word then row: counting equal ones gives tf in posting order
+        # encode each occurrence (word, row) as one integer: np.unique sorts by word, then row, and counts tf
         pairs = np.asarray(tokens) * n + np.repeat(np.arange(n), length)
         pairs, tf = np.unique(pairs, return_counts=True)
         term, rows = np.divmod(pairs, max(n, 1))  # (postings,) each
@@ -119,7 +121,7 @@ class BM25:
     def _store(self, n: int, vocabulary: dict[str, int], starts: np.ndarray, rows: np.ndarray, weights: np.ndarray):
         self.n, self.vocabulary = n, vocabulary  # word -> number of its slice
         self.starts = starts.tolist()  # slice t is starts[t] : starts[t + 1]
-        self.rows = rows  # (postings,) int64, so no query casts; ascending within a slice
+        self.rows = rows  # (postings,) int64, so a query converts no types; ascending within a slice
         self.weights = weights  # (postings,) float64
         self._columns: dict[int, np.ndarray] = {}  # slice -> (n,) float64
         if n >= COLUMN_MIN_ROWS:
@@ -128,16 +130,16 @@ class BM25:
 
     @classmethod
     def from_parts(cls, n: int, vocabulary: dict[str, int], starts, rows, weights) -> BM25:
-        """Rebuild an index from its saved parts; arrays may be memory-mapped."""
+        """Rebuild an index from its saved parts; the arrays may be memory maps."""
         index = cls.__new__(cls)
         index._store(n, vocabulary, starts, rows, weights)
         return index
 
     @classmethod
     def merged(cls, parts: Sequence[tuple[BM25, np.ndarray]], n: int) -> BM25:
-        """Merge indexes that share one `stats` into an index of n rows, as `__init__` would build it from their texts.
+        """Merge indexes that share one `stats` into one with n rows, which scores like an index built from all texts.
 
-        `parts`: each index with an array (its n,) of its rows' numbers in the result; -1 drops a row.
+        `parts` holds pairs (index, new_row): row i of the index becomes row new_row[i] of the result; -1 drops it.
         """
         vocabulary: dict[str, int] = {}
         pairs, weights = [], []
@@ -157,27 +159,27 @@ class BM25:
         return slice(self.starts[term], self.starts[term + 1])
 
     def scores(self, query: str) -> np.ndarray:
-        """(n,) float64; 0 for a row that shares no word with `query`. Adds in query order, as rank-bm25 does."""
+        """Return (n,) float64; 0 for a row without a word of `query`. Adds words in query order, as rank-bm25 does."""
         scores = np.zeros(self.n)
         for word in words(query):
             term = self.vocabulary.get(word)
             if term in self._columns:
                 scores += self._columns[term]
             elif term is not None:
-                scores[self.rows[self._slice(term)]] += self.weights[self._slice(term)]  # no row is in a slice twice
+                scores[self.rows[self._slice(term)]] += self.weights[self._slice(term)]  # a slice has no row twice
         return scores
 
 
 class RankBM25:
-    """rank-bm25's BM25Okapi, which counts `texts` alone: slow, and the implementation to read first."""
+    """BM25Okapi of the package rank-bm25, which counts only `texts`. It is slow, but simpler: read it first."""
 
     def __init__(self, texts: Sequence[str], k1: float = 1.5, b: float = 0.75):
         from rank_bm25 import BM25Okapi
 
         tokens = [words(text) for text in texts]
         self.n = len(texts)
-        self._okapi = BM25Okapi(tokens, k1=k1, b=b) if any(tokens) else None  # it divides by zero if there is no word
+        self._okapi = BM25Okapi(tokens, k1=k1, b=b) if any(tokens) else None  # BM25Okapi divides by 0 without words
 
     def scores(self, query: str) -> np.ndarray:
-        """(n,) float64. In an index of one or two rows, the right one scores <= 0: see the docstring of the module."""
+        """Return (n,) float64. With one or two rows, even the right row scores <= 0: see the module docstring."""
         return self._okapi.get_scores(words(query)) if self._okapi else np.zeros(self.n)

@@ -1,7 +1,7 @@
 """The grammar of an episode for chat models: turns of the model's own template, and the paper's boxed JSON answer.
 
-Flow: takes the place of `grammar.Grammar` for models that were trained to chat. `Grammar` marks the parts of an episode
-with our control tokens; `ChatGrammar` uses the turns of the model's chat template. In ChatML, the format of SmolLM2:
+Flow: replaces `grammar.Grammar` for models that were trained to chat. `Grammar` marks the parts of an episode with our
+control tokens; `ChatGrammar` uses the turns of the model's chat template. In ChatML, the format of SmolLM2:
 
     <|im_start|>system ... <|im_end|>                                 the instruction; two worked examples follow
     <|im_start|>user                                                  the prompt (eq. 7: q, M_global)
@@ -17,16 +17,18 @@ with our control tokens; `ChatGrammar` uses the turns of the model's chat templa
 Grammar of a turn: words, then `<search>words</search>` or `\\boxed{JSON}` with exactly the two fields (eq. 9), then the
 model's end-of-turn token. Anything else is malformed, and so is a control token before the end.
 
-Safety: the template is rendered once, with marks in place of user texts, and cut at the marks; the pieces are tokenised
-with their control tokens. Texts of people and memories are tokenised separately, one line each, and placed between the
-pieces as ids. They never pass through the template, so no text can produce a control token, a turn or a numbered line.
-(`apply_chat_template` on a whole conversation would turn a "<|im_end|>" in a text into the token.) A template that does
-not separate turns with control tokens is refused. Without a tool role, memory comes in a user turn; without a system
-role, the instruction opens the first user turn. A template that prints today's date gets a fixed one.
+Safety: the template is rendered in advance, with marks in place of user texts, and cut at these marks; the pieces are
+tokenised with their control tokens. Texts of people and memories are tokenised separately, one line each, and their ids
+are placed between the pieces. They never pass through the template, so no text can produce a control token, a turn or a
+numbered line. (`apply_chat_template` on a whole conversation would turn a "<|im_end|>" in a text into the control
+token.) A template that does not separate turns with control tokens is refused. Without a tool role, memories come in a
+user turn; without a system role, the instruction begins the first user turn. A template that prints today's date gets a
+fixed date.
 
 Paper: the boxed JSON. Guessed: the system prompt and the tool call, which the paper does not print. Ours: the two
-worked examples. SmolLM2-135M (temperature 1) ignores the bare instruction, and also the examples if they stand in the
-system turn. With one example as turns it answers but never searches; with two it searches in half of its first turns.
+worked examples. SmolLM2-135M (temperature 1) ignores an instruction without examples, and it also ignores examples in
+the system turn. With one example in turns of its own, the model answers but never searches; with two examples it
+searches in half of its first turns.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ OPENING = re.compile(r"<search>|\\boxed\{")
 
 
 class ChatGrammar(Grammar):
-    """Writes and reads episodes in the turns of a chat template; ValueError if the template cannot be split safely."""
+    """Builds and parses the turns of a chat template. Raises ValueError if the template cannot be cut safely."""
 
     def __init__(self, tokenizer, entry_tokens: int = 24):
         self.tokenizer, self._encode = tokenizer, tokenizer.encode
@@ -74,20 +76,20 @@ class ChatGrammar(Grammar):
         if not (reserved & set(ask) and reserved & set(hand_back)):
             raise _refused("no control token stands between a user's or a tool's text and the assistant's turn")
         self._head, self._ask, self._hand_back = head, ask, hand_back
-        self.end, self._close = close[0], close[1:]  # the policy samples `end`, the template adds the rest
-        self.stop = (self.end, *sorted(reserved - {self.end}))  # the others make the turn malformed anyway
+        self.end, self._close = close[0], close[1:]  # the policy samples `end`; the reply starts with the rest
+        self.stop = (self.end, *sorted(reserved - {self.end}))  # any other control token makes the turn malformed
 
     # ------------------------------------------------------------------ what the policy is shown
 
     def prompt(self, query_text: str, global_entries: Sequence[MemoryEntry]) -> list[int]:
-        """Instruction, examples, wish and global memory (eq. 7), up to the start of the assistant's turn."""
+        """Return the ids of instruction, examples, wish and global memory (eq. 7), up to the assistant's turn."""
         ids = [*self._head, *self._encode("Wish:"), *self._line(query_text, 2 * self.entry_tokens)]
         for number, entry in enumerate(global_entries):
             ids += [*self._encode("," if number else ". Topics:"), *self._line(entry.text)]
         return [*ids, *self._ask]
 
     def reply(self, entries: Sequence[MemoryEntry], first: int) -> list[int]:
-        """A tool turn of numbered lines (eq. 8). `first`: the number of lines shown earlier in the episode."""
+        """Return a tool turn of numbered lines (eq. 8). `first`: the number of lines shown earlier in the episode."""
         lines = [[*self._encode(f"{n}."), *self._line(e.text)] for n, e in enumerate(entries, start=first + 1)]
         ids = [*self._close, *(lines[0] if lines else self._encode("nothing"))]
         for line in lines[1:]:
@@ -107,7 +109,7 @@ class ChatGrammar(Grammar):
     # ------------------------------------------------------------------ what the policy wrote
 
     def parse(self, ids: Sequence[int], shown: int) -> Turn:
-        """Read one turn of sampled ids. `shown`: the number of memories the episode has shown so far."""
+        """Parse one turn of sampled ids. `shown`: the number of memories the episode has shown so far."""
         if not ids or ids[-1] != self.end:
             return Malformed("a turn ends with the end-of-turn token")
         if self.tokenizer.reserved & set(ids[:-1]):
@@ -125,20 +127,20 @@ class ChatGrammar(Grammar):
         return _answer(think, rest[:-1], shown)
 
     def thought(self, ids: Sequence[int]) -> tuple[int, str]:
-        """(number of ids, words) of the thought before the turn's search or answer; (0, "") if there is neither."""
+        """Return (number of ids, words) of the thought before the search or answer; (0, "") if there is neither."""
         if (opening := OPENING.search(text := self.tokenizer.decode(ids))) is None:
             return 0, ""
-        # count ids until their text reaches into the opening; that last id may hold a part of it, so leave it out
+        # count ids until their text reaches the opening; the last id may hold a part of the opening, so leave it out
         reach = next(n for n in range(len(ids) + 1) if len(self.tokenizer.decode(ids[:n])) > opening.start())
         return reach - 1, text[: opening.start()].strip()
 
     def forbidden(self, last: bool) -> tuple[int, ...]:
-        """Tokens to forbid if every search must be used: those that an answer (in the last turn: a search) needs."""
+        """Return the tokens to forbid if every search must be used: all that an answer (last turn: a search) needs."""
         return self._tokens_with["<" if last else "\\"]
 
     @cached_property
     def _tokens_with(self) -> dict[str, tuple[int, ...]]:
-        """Character -> every token whose text contains it. Control tokens are left out: they end the turn."""
+        """{character: ids of all tokens whose text contains it}. Control tokens are left out: they end the turn."""
         texts = {i: self.tokenizer.decode([i]) for i in range(len(self.tokenizer)) if i not in self.tokenizer.reserved}
         return {sign: tuple(i for i, text in texts.items() if sign in text) for sign in ("<", "\\")}
 
@@ -148,7 +150,7 @@ class ChatGrammar(Grammar):
         return [*self._encode(text.strip()), self.end]
 
     def _line(self, text: str, limit: int | None = None) -> list[int]:
-        """The text as one line. The space in front belongs to its first word, as in the model's training texts."""
+        """Return the ids of the text as one line. It starts with a space, like a word in the training texts."""
         return self._encode(" " + " ".join(text.split()))[: limit or self.entry_tokens]
 
     def _short(self, text: str, limit: int | None = None) -> str:
@@ -156,7 +158,7 @@ class ChatGrammar(Grammar):
 
 
 def ask_model(model, tokenizer, max_tokens: int = 400) -> Callable[[str], str]:
-    """A function prompt -> answer, for `summarize_lm.LMSummarizer`: one user turn, answered greedily.
+    """Return a function from prompt to answer, for `summarize_lm.LMSummarizer`: one user turn, decoded greedily.
 
     As in an episode, the prompt never passes through the template. Raises ValueError if the template is not usable.
     """
@@ -175,12 +177,12 @@ def ask_model(model, tokenizer, max_tokens: int = 400) -> Callable[[str], str]:
 
 
 def grammar_of(tokenizer) -> Grammar:
-    """`ChatGrammar` if the tokenizer has a chat template, else `Grammar` with our control tokens."""
+    """Return `ChatGrammar` if the tokenizer has a chat template, else `Grammar` with our control tokens."""
     return ChatGrammar(tokenizer) if getattr(tokenizer, "chat_template", None) else Grammar(tokenizer)
 
 
 def _answer(think: str, box: str, shown: int) -> Final | Malformed:
-    """Read the JSON in the box (eq. 9)."""
+    """Parse `box`, the JSON of an answer (eq. 9)."""
     try:
         answer = json.loads(box)
         if not isinstance(answer, dict) or set(answer) != {"ideal_item_profile", "useful_memory_ids"}:
@@ -202,8 +204,10 @@ def _answer(think: str, box: str, shown: int) -> Final | Malformed:
 
 
 def pieces(inner) -> tuple[str, str, str, str]:
-    """The chat template's own text in four pieces: up to the wish, from there to the policy's turn, from that turn to
-    the memories, from the memories to the policy's next turn. Raises ValueError if the template cannot be cut so.
+    """Return the fixed text of the chat template in four pieces: before the wish, between the wish and the policy's
+    turn, between that turn and the memories, and from the memories to the policy's next turn.
+
+    Raises ValueError if the template cannot be cut in this way.
     """
     if not inner.chat_template:
         raise ValueError("the tokenizer has no chat template; use a model that was trained to chat")
@@ -214,14 +218,14 @@ def pieces(inner) -> tuple[str, str, str, str]:
 
 
 def _cut(inner, system: bool, memory_role: str) -> tuple[str, str, str, str] | None:
-    """The pieces, with or without a system turn and with memory in turns of this role; None if that does not work."""
+    """Return the pieces, with or without a system turn and with memory in turns of `memory_role`; None if it fails."""
     # 1. The fixed opening: instruction and worked examples, in the roles that this template has.
     turns = [(memory_role if role == "tool" else role, text) for role, text in EXAMPLE]
     if system:
         turns = [("system", INSTRUCTION), *turns]
     else:
         turns[0] = ("user", f"{INSTRUCTION}\n\n{turns[0][1]}")
-    # 2. Render the prompt; then with one turn and one reply added; then with the reply in the assistant's role.
+    # 2. Render the prompt; the prompt with a turn and a reply; the same with the reply in the assistant's role.
     asked = _render(inner, [*turns, ("user", QUERY)])
     answered = _render(inner, [*turns, ("user", QUERY), ("assistant", TURN), (memory_role, MEMORY)])
     mistaken = _render(inner, [*turns, ("user", QUERY), ("assistant", TURN), ("assistant", MEMORY)])
@@ -238,7 +242,7 @@ def _cut(inner, system: bool, memory_role: str) -> tuple[str, str, str, str] | N
 
 
 def _render(inner, turns: Sequence[tuple[str, str]]) -> str:
-    """The template's text for these (role, text) turns, up to the start of the assistant's turn; "" if it fails."""
+    """Render (role, text) turns with the template, up to the start of the assistant's turn; "" if this fails."""
     try:
         return inner.apply_chat_template(
             [{"role": role, "content": text} for role, text in turns],

@@ -1,20 +1,20 @@
 """Constrained decoding: which tokens the grammar allows next, as tables for the sampler and for the update.
 
-Flow: between grammar and sampler; switched on by `RolloutConfig.constrained`, as the default recipe does. A turn walks
-through a few states, and each state allows some tokens:
+Flow: between grammar and sampler. `RolloutConfig.constrained` switches it on, and the default recipe does so. A turn
+passes through a few states, and each state allows some tokens:
 
     open -> thinking -> search, empty -> searching -> (</search>)
                      -> answer, empty -> answering -> evidence -> (<end>)
 
 What a turn may write also depends on what came before it: evidence can name only memories that were shown, and the
-last turn cannot search. Both are known when the turn opens, so they choose its first state. After that the sampler
-only follows `after`, and notes the state in which it drew each token (`Episode.states`).
+last turn cannot search. Both facts are known when a turn begins, and together they select its first state. Then the
+sampler looks up each next state in the table `after`, and saves the state of each draw (`Episode.states`).
 
-Under the constraint a turn is malformed only if it runs out of tokens. The constraint turns the model into another
-policy: pi(token) = softmax over the allowed logits. The update must score under the same mask, or the ratio is not 1
-when nothing has changed. Evaluation uses the same rules as training.
+A constrained turn is malformed only if it reaches the token limit before it ends. The constraint turns the model into
+another policy: pi(token) = softmax over the allowed logits. The update must apply the same mask. Otherwise the ratio of
+new to old probability is not 1 when the weights have not changed. Evaluation uses the same rules as training.
 
-Not in the paper, which samples freely and rewards good form (.1 format in eq. 10).
+The paper has no constraint: it samples freely and rewards the correct format (.1 format in eq. 10).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ import torch
 
 from mrrec_mini.grammar import REFERENCES, Grammar
 
-SEARCH_EMPTY, SEARCHING = 0, 1  # the same whatever was shown; then come seven states for each number of memories
+SEARCH_EMPTY, SEARCHING = 0, 1  # independent of the memories shown; then follow seven states for each number of them
 OPEN, LAST_OPEN, THINKING, LAST_THINKING, ANSWER_EMPTY, ANSWERING, EVIDENCE = range(7)
 
 
 class Constraint(NamedTuple):
     """The grammar of a turn as tables over S states and the V tokens of the vocabulary."""
 
-    start: torch.Tensor  # (25, 2) the first state of a turn: [memories shown so far, 1 if it is the last turn]
+    start: torch.Tensor  # (25, 2) the first state of a turn; index: [memories shown so far, 1 in the last turn]
     allowed: torch.Tensor  # (S, V) bool: the tokens that may come next
     after: torch.Tensor  # (S, V) int16: the state after a token
 
 
 @lru_cache(maxsize=4)
 def constraint_of(grammar: Grammar) -> Constraint:
-    """The tables of a grammar, built at the first call. Raises ValueError for a chat grammar."""
+    """Return the tables of a grammar; the first call builds them. Raises ValueError for a chat grammar."""
     c = grammar.control
     if "<think>" not in c:
         raise ValueError("constrained decoding needs the grammar of control tokens; a chat model decodes freely")
@@ -77,5 +77,5 @@ def constraint_of(grammar: Grammar) -> Constraint:
 
 
 def state_of(step: int, shown: int) -> int:
-    """The number of a state in which `step` of a turn is reached after `shown` memories."""
+    """Return the number of the state at `step` (OPEN ... EVIDENCE) of a turn that follows `shown` memories."""
     return 2 + 7 * shown + step

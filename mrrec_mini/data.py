@@ -1,13 +1,13 @@
 """A data set on disk and in memory: load, validate, split by users, save.
 
-Flow: the first stage. `world` and `sources` make a `Dataset`; every later stage reads one. On disk it is a folder of
+Flow: the first stage. `world` and `sources` make a `Dataset`; every later stage reads it. On disk it is a folder with
 `items.jsonl`, `interactions.jsonl`, `queries.jsonl` (one record of `datatypes` per line) and `meta.json` (name, source,
 licence, counts, sha256 of the three files).
 
 Equations: none. H_u of sec. 2 is `Dataset.history`: the interactions of the query's user strictly before its time.
-Departures: the paper splits queries; we split users. So whatever is learned, global memory included, is tested on users
-that it has not seen.
-Guessed: a time after the year 2100 is in milliseconds by mistake; a record above 1 MiB means a broken file.
+Departures: the paper splits queries; we split users. So the policy and the global memory are tested on users that they
+were not trained on.
+Guessed: a time after the year 2100 is in milliseconds by mistake; a record larger than 1 MiB means a broken file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LATEST_TIME = 4_102_444_800  # 2100-01-01 in seconds since 1970
 
 
 class DataError(ValueError):
-    """Data that cannot be used. The message is one line: file, line, field, what is wrong, what to do."""
+    """Raised for data that cannot be used. The message is one line: file, line, field, what is wrong, what to do."""
 
     @classmethod
     def at(cls, path: Path | str, line: int | None, name: str | None, what: str) -> DataError:
@@ -45,24 +45,24 @@ class DataError(ValueError):
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """A value for use in a message: one line, control characters escaped, at most `limit` characters."""
+    """Return a value as text for a message: one line, control and non-ASCII characters escaped, up to `limit` long."""
     text = ascii(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def printable(text: str) -> str:
-    """A text that is safe to show on a terminal: control and formatting characters are escaped."""
+    """Return `text` with control and formatting characters escaped, so that it is safe to show on a terminal."""
     unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Cc starts escape sequences; Cf can reverse the reading direction
     return "".join(c.encode("unicode_escape").decode() if category(c) in unsafe else c for c in text)
 
 
 # --- one field ------------------------------------------------------------------------------------------------------
-# Each function takes a JSON value and returns the value for the record, or raises ValueError that says what is wrong.
-# Nothing is coerced: a rating of "5" comes from a faulty exporter, which may have made other errors too.
+# Each function checks a JSON value and returns the value for the record. Raises ValueError that says what is wrong.
+# No type is converted: a rating of "5" comes from a faulty exporter, which may have made other errors too.
 
 
 def _text(value: Any) -> str:
-    """Any string that can be written as UTF-8."""
+    """Return a string that holds no NUL character and can be written as UTF-8."""
     if not isinstance(value, str):
         raise ValueError(f"{shorten(value)} is not a string")
     if "\0" in value:
@@ -76,40 +76,40 @@ def _text(value: Any) -> str:
 
 
 def _require_text(value: Any) -> str:
-    """A string that is not blank."""
+    """Return a string that is not blank."""
     if not _text(value).strip():
         raise ValueError("is empty; give it a text or drop the record")
     return value
 
 
 def key_text(value: Any) -> str:
-    """An id: any string that is not blank. Interned, since ids occur in many records."""
+    """Return an id: a string that is not blank. Equal ids become one object in memory."""
     return intern(_require_text(value))
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    """A list of strings, none blank."""
+    """Return a list of strings, none of them blank, as a tuple."""
     if not isinstance(value, list):
         raise ValueError(f"{shorten(value)} is not a list of strings")
     return tuple(intern(_require_text(name)) for name in value)
 
 
 def _path(value: Any) -> tuple[str, ...]:
-    """A category path: at least one name."""
+    """Return a category path, which has at least one name."""
     if not (path := _names(value)):
         raise ValueError("is an empty list; give at least one name, the general one first")
     return path
 
 
 def _aspects(value: Any) -> dict[str, tuple[str, ...]]:
-    """{aspect: [values]}."""
+    """Return the attributes of an item, {aspect: values}."""
     if not isinstance(value, dict):
         raise ValueError(f"{shorten(value)} is not an object {{aspect: [values]}}")
     return {key_text(aspect): _names(values) for aspect, values in value.items()}
 
 
 def _truth(value: Any) -> dict[str, str] | None:
-    """{aspect: wanted value}, or null if unknown."""
+    """Return {aspect: wanted value}, or None if the value is null (the truth is unknown)."""
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -118,7 +118,7 @@ def _truth(value: Any) -> dict[str, str] | None:
 
 
 def finite_rating(value: Any) -> float:
-    """A finite number from 1 to 5."""
+    """Return a rating: a number from 1 to 5."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{shorten(value)} is not a number; write a number from 1 to 5 without quotes")
     if not 1 <= value <= 5:  # also catches NaN, for which every comparison is false
@@ -127,7 +127,7 @@ def finite_rating(value: Any) -> float:
 
 
 def seconds(value: Any) -> int:
-    """Whole seconds since 1970."""
+    """Return a time: whole seconds since 1970."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{shorten(value)} is not a whole number of seconds since 1970")
     if value > LATEST_TIME:
@@ -140,7 +140,7 @@ def seconds(value: Any) -> int:
 _ITEM = {"id": key_text, "title": _require_text, "category": _path, "attributes": _aspects, "description": _text}
 _INTERACTION = {"user": key_text, "item": key_text, "time": seconds, "rating": finite_rating, "review": _text}
 _QUERY = {"id": key_text, "user": key_text, "text": _require_text, "target": key_text, "time": seconds, "truth": _truth}
-_OPTIONAL = {"attributes", "description", "review", "truth"}  # the record class has defaults for these
+_OPTIONAL = {"attributes", "description", "review", "truth"}  # the record classes have defaults for these fields
 _interaction_key = attrgetter("user", "time", "item")
 
 
@@ -148,7 +148,7 @@ _interaction_key = attrgetter("user", "time", "item")
 
 
 def text_line(raw: bytes, number: int, path: Path | str) -> str:
-    """A line as text, without a BOM at the start of the file. DataError: too long, NUL, or not UTF-8."""
+    """Decode a line, without the BOM of line 1. Raises DataError if the line is too long, holds NUL or is not UTF-8."""
     if len(raw) > RECORD_LIMIT:
         raise DataError.at(path, number, None, f"a record longer than {RECORD_LIMIT} bytes; split or shorten it")
     if number == 1:
@@ -163,7 +163,7 @@ def text_line(raw: bytes, number: int, path: Path | str) -> str:
 
 
 def json_line(raw: bytes, number: int, path: Path | str) -> dict | None:
-    """The JSON object in a line; None if the line is blank. DataError with the line number for anything else."""
+    """Return the JSON object in a line, or None if the line is blank. Raises DataError if it holds anything else."""
     if not (text := text_line(raw, number, path).strip(" \t\r\n\v\f")):
         return None
     try:
@@ -177,21 +177,21 @@ def json_line(raw: bytes, number: int, path: Path | str) -> dict | None:
 
 
 def json_lines(lines: Iterable[bytes], path: Path | str) -> Iterator[tuple[int, dict]]:
-    """(line number from 1, JSON object) of every line that is not blank. Errors as in `json_line`."""
+    """Yield (line number from 1, JSON object) for every line that is not blank. Errors as in `json_line`."""
     for number, raw in enumerate(lines, 1):
         if (value := json_line(raw, number, path)) is not None:
             yield number, value
 
 
 def _bounded_lines(file: Any, digest: Any) -> Iterator[bytes]:
-    """The lines of a binary file, each cut just above RECORD_LIMIT; `digest` is updated with every byte."""
+    """Yield the lines of a binary file in pieces of at most RECORD_LIMIT + 1 bytes; each also updates `digest`."""
     while raw := file.readline(RECORD_LIMIT + 1):
         digest.update(raw)
         yield raw
 
 
 def _read(path: Path, make: Callable, fields: dict, digests: dict[str, str]) -> Iterator[tuple[int, Any]]:
-    """(line number, checked record) of every line of a file. At the end the file's sha256 is put into `digests`."""
+    """Yield (line number, checked record) for every line of a file; at its end, store its sha256 in `digests`."""
     digest, known, needed = hashlib.sha256(), set(fields), set(fields) - _OPTIONAL
     try:
         file = path.open("rb")
@@ -216,8 +216,9 @@ def _read(path: Path, make: Callable, fields: dict, digests: dict[str, str]) -> 
 
 
 def _unique(records: Iterable[tuple[int, Any]], key: Callable, path: Path, name: str, repeated: list[int]) -> dict:
-    """{key: record}. A line equal to an earlier one is dropped and its number added to `repeated`. DataError if two
-    lines with one key differ, or if there are no records.
+    """Return {key: record}. Drop a record that equals an earlier record and append its line number to `repeated`.
+
+    Raises DataError if two records with the same key differ, or if there are no records.
     """
     first: dict[Any, tuple[int, Any]] = {}
     for number, record in records:
@@ -234,7 +235,7 @@ def _unique(records: Iterable[tuple[int, Any]], key: Callable, path: Path, name:
 
 
 def _known_item(records: Iterable[tuple[int, Any]], name: str, items: Mapping, path: Path) -> Iterator[tuple[int, Any]]:
-    """The same records; DataError at the first one whose field `name` is not the id of an item."""
+    """Yield the same records. Raises DataError at the first record whose field `name` is not the id of an item."""
     for number, record in records:
         if (item := getattr(record, name)) not in items:
             what = f"no item {shorten(item)} in {ITEMS}; add the item or drop this record"
@@ -243,7 +244,7 @@ def _known_item(records: Iterable[tuple[int, Any]], name: str, items: Mapping, p
 
 
 def _read_meta(path: Path) -> dict:
-    """The content of meta.json, which is optional."""
+    """Read meta.json. The file is optional: without it, the data set has the name of its folder."""
     if not path.exists():
         return {"name": path.parent.name}
     try:
@@ -266,8 +267,8 @@ def _read_meta(path: Path) -> dict:
 class Split:
     """Users in three disjoint parts, and the queries of each part (in the order of `Dataset.queries`).
 
-    `train` also holds all users without queries: their histories may be learned from. A query whose target lies in a
-    held category (`meta["held_categories"]`) is only in `held_queries`, and only if its user is a test user.
+    `train` also holds all users without queries, since a model may learn from their histories. A query with a target in
+    a held category (`meta["held_categories"]`) is in `held_queries` if its user is a test user, otherwise nowhere.
     """
 
     train: frozenset[str]
@@ -281,7 +282,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Items, interactions and queries, with facts about their origin.
+    """Items, interactions and queries, with facts about their origin (`meta`).
 
     The constructor sorts the interactions by (user, time, item) and checks nothing; `load` checks.
     """
@@ -299,9 +300,9 @@ class Dataset:
 
     @classmethod
     def load(cls, path: Path | str) -> Dataset:
-        """Read and check a folder. Raises DataError for everything that cannot be used.
+        """Read and check a folder. Raises DataError if any of its data cannot be used.
 
-        Lines that repeat an earlier one exactly are dropped and counted in `meta["repeated_lines"]`. If meta.json gives
+        Records that equal an earlier record are dropped and counted in `meta["repeated_lines"]`. If meta.json gives
         sha256 sums, the files must match them.
         """
         folder, digests, repeated = Path(path), {}, []
@@ -323,7 +324,7 @@ class Dataset:
         return cls(items, tuple(interactions.values()), tuple(queries.values()), meta)
 
     def save(self, path: Path | str, rejects: Mapping[str, Iterable[Mapping]] | None = None) -> Path:
-        """Write the folder atomically; see `write_dataset`."""
+        """Write the data set to the folder `path`, as `write_dataset` does. Returns the path."""
         meta = {key: value for key, value in self.meta.items() if key != "repeated_lines"}
         write_dataset(path, self.items.values(), self.interactions, self.queries, meta, rejects)
         return Path(path)
@@ -331,7 +332,7 @@ class Dataset:
     # -- reading
 
     def counts(self) -> dict[str, int]:
-        """The numbers of items, interactions, queries and users (those with an interaction or a query)."""
+        """Return the numbers of items, interactions, queries and users. A user has an interaction or a query."""
         sizes = {name: len(getattr(self, name)) for name in ("items", "interactions", "queries")}
         return {**sizes, "users": len(self.users())}
 
@@ -347,15 +348,15 @@ class Dataset:
         return queries
 
     def users(self) -> list[str]:
-        """Every user with an interaction or a query, sorted."""
+        """Return every user with an interaction or a query, sorted."""
         return sorted(self._interactions_by_user.keys() | self._queries_by_user.keys())
 
     def interactions_of(self, user: str) -> tuple[Interaction, ...]:
-        """All interactions of one user, oldest first. A query may see only its `history`."""
+        """Return all interactions of one user, oldest first. To recommend for a query, use only its `history`."""
         return self._interactions_by_user.get(user, ())
 
     def first_repeat(self, users: Iterable[str]) -> float:
-        """The first time, in seconds since 1970, that one of these users took an item again; infinity if nobody did."""
+        """Return the first time (seconds since 1970) that one of `users` took an item again; infinity if nobody did."""
         earliest = math.inf
         for user in users:
             known: set[str] = set()
@@ -366,26 +367,26 @@ class Dataset:
         return earliest
 
     def history(self, query: Query) -> list[Interaction]:
-        """H_u at the query: its user's interactions strictly before `query.time`, oldest first; [] for a new user."""
+        """Return H_u: the user's interactions strictly before `query.time`, oldest first; [] for a new user."""
         own = self.interactions_of(query.user)
         return list(own[: bisect_left(own, query.time, key=attrgetter("time"))])
 
     def category(self, item_id: str) -> str:
-        """The scenario s of eq. 6: the last name of the item's category path. KeyError for an unknown item."""
+        """Return the scenario s of eq. 6: the last name of the category path. Raises KeyError for an unknown item."""
         return self.items[item_id].category[-1]
 
     def queries_of(self, users: Iterable[str]) -> tuple[Query, ...]:
-        """The queries of these users, in the order of `queries`."""
+        """Return the queries of these users, in the order of `queries`."""
         users = frozenset(users)
         return tuple(query for query in self.queries if query.user in users)
 
     # -- splitting
 
     def split(self, seed: int, train: float = 0.8, validation: float = 0.1, test: float = 0.1) -> Split:
-        """Shuffle the users with queries by `seed` and split them by the three shares, which sum to 1.
+        """Shuffle the users that have queries (by `seed`) and split them by the three shares.
 
-        Every part with a share above 0 gets at least one user. Raises ValueError if a share is negative or they do not
-        sum to 1, DataError if there are fewer users with queries than parts.
+        Every part with a share above 0 gets at least one user. Raises ValueError if a share is negative or the shares
+        do not sum to 1, DataError if fewer users have queries than there are parts.
         """
         if min(train, validation, test) < 0 or abs(train + validation + test - 1) > 1e-9:
             raise ValueError(f"shares must be >= 0 and sum to 1, got {train}, {validation}, {test}")
@@ -405,7 +406,10 @@ class Dataset:
 
 
 def _part_sizes(n: int, shares: tuple[float, float, float]) -> list[int]:
-    """Sizes of the parts of n users: rounded shares, at least 1 per share above 0; the largest part takes the rest."""
+    """Return how many of n users each part gets: n times its share, rounded, at least 1 if the share is above 0.
+
+    The largest part is then changed so that the sizes sum to n.
+    """
     sizes = [max(1, round(n * share)) if share > 0 else 0 for share in shares]
     sizes[sizes.index(max(sizes))] += n - sum(sizes)
     return sizes
@@ -419,10 +423,10 @@ def write_dataset(
     meta: Mapping[str, Any],
     rejects: Mapping[str, Iterable[Mapping]] | None = None,
 ) -> dict[str, int]:
-    """Write a data-set folder atomically from streams, with one record in memory at a time. Returns the counts.
+    """Write a data-set folder whole or not at all, with one record in memory at a time. Returns the counts.
 
-    `rejects`: {file name: rows}, written to the same folder as JSON lines. An older data set at `path` is replaced. If
-    anything else is there, it is left alone and DataError is raised.
+    `rejects`, {file name: rows}, are written to the same folder as JSON lines. An older data set or an empty folder at
+    `path` is replaced. Raises DataError, and changes nothing, if `path` is anything else.
     """
     folder = Path(path)
     if folder.exists() and not (folder / ITEMS).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -451,7 +455,7 @@ def write_dataset(
 
 
 def _write(path: Path, records: Iterable[Any]) -> str:
-    """Write one JSON line per record; returns the sha256 of the file."""
+    """Write one JSON line per record. Returns the sha256 of the file."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for number, record in enumerate(records, 1):

@@ -1,7 +1,7 @@
 """The seven data types that pass between the stages.
 
-Flow: every stage reads some of these and writes others. `Item`, `Interaction`, `Query` are the data; `MemoryEntry` is
-what memory holds; `Call`, `Answer`, `Episode` record what a policy did. All are frozen (`dataclasses.replace` copies).
+Flow: every stage reads some of these types and writes others. `Item`, `Interaction`, `Query` are the data; memory
+holds `MemoryEntry`; `Call`, `Answer`, `Episode` record what a policy did. All are frozen (copy: `dataclasses.replace`).
 
 Paper: H_u = [(item, side signal)] (sec. 2) is a list of `Interaction`; M_u (eq. 1) is a list of `MemoryEntry`;
 i* (eq. 2) is `Answer.profile`. The token lists of `Episode` are ours: the paper does not say how it stores a rollout.
@@ -19,7 +19,7 @@ class Item:
 
     id: str
     title: str
-    category: tuple[str, ...]  # path, general first; the last name is the scenario s of eq. 6
+    category: tuple[str, ...]  # path from general to special; the last name is the scenario s of eq. 6
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # aspect -> its values
     description: str = ""
 
@@ -37,14 +37,14 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Query:
-    """An underspecified request. `target` is what the user then bought; only reward and metrics may look at it."""
+    """An underspecified request. `target` is the item that the user then bought; only reward and metrics read it."""
 
     id: str
     user: str
     text: str
     target: str
-    time: int  # seconds since 1970; the user's history is everything strictly before it
-    truth: Mapping[str, str] | None = None  # if known: each aspect that matters -> the value this user wants
+    time: int  # seconds since 1970; the user's history is every interaction strictly before it
+    truth: Mapping[str, str] | None = None  # aspect that matters -> value that this user wants; None: unknown
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ class MemoryEntry:
     user: str | None  # None: global memory, shared by all users
     level: str  # "record" | "pattern" | "profile" | "global"
     text: str
-    rests_on: tuple[str, ...] = ()  # ids of the behaviour records behind it; empty for global entries
-    scenario: str = ""  # the category it is about; "": all of them
-    support: int = 0  # records (local) or users (global) behind it
+    rests_on: tuple[str, ...] = ()  # ids of the records that support it; empty for global entries
+    scenario: str = ""  # the category that the text is about; "": all categories
+    support: int = 0  # number of records (a user's entry) or of users (a global entry) that support it
 
 
 @dataclass(frozen=True)
 class Call:
-    """One use of the memory tool (eq. 8)."""
+    """One call of the memory tool (eq. 8)."""
 
     text: str  # what the policy asked for
-    entries: tuple[MemoryEntry, ...]  # what came back, best first
+    entries: tuple[MemoryEntry, ...]  # what memory returned, best first
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Episode:
-    """One rollout: what the policy wrote, what memory returned, what it was worth.
+    """One rollout: what the policy wrote, what memory returned, and the reward.
 
-    `tokens`, `mask`, `logprobs` have the same length. mask 1: sampled by the policy; 0: prompt or retrieved memory.
-    logprobs are the sampler's, at its temperature; 0.0 at mask 0. `states` is empty if decoding was free.
+    `tokens`, `mask`, `logprobs` have the same length. mask 1: the policy sampled the token; 0: the token is part of the
+    prompt or of retrieved memory. `logprobs` are the sampler's, at its temperature, and 0.0 where mask is 0. `states`
+    is empty if decoding was not constrained.
     """
 
     query: Query
@@ -90,8 +91,8 @@ class Episode:
     logprobs: tuple[float, ...]
     calls: tuple[Call, ...]
     answer: Answer | None  # None: the output was malformed
-    end: str  # "answer", or why the episode ended without one
+    end: str  # "answer", or why the episode ended without an answer
     global_entries: tuple[MemoryEntry, ...] = ()
-    states: tuple[int, ...] = ()  # in which each token was sampled (`constrain.py`); 0 at mask 0
+    states: tuple[int, ...] = ()  # the state (`constrain.py`) in which each token was sampled; 0 at mask 0
     rewards: Mapping[str, float] = field(default_factory=dict)  # the terms of eq. 10, by name
     reward: float = 0.0  # their weighted sum r

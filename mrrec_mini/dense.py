@@ -1,6 +1,6 @@
-"""Dense retrieval: text to unit vectors (LSA, a static table, any Hugging Face encoder), cosine, and the exact top-k.
+"""Embed texts as unit vectors (LSA, static table or Hugging Face encoder), compare them by cosine, find the top k.
 
-Flow: the semantic half of retrieval. `hybrid.py` runs it over a user's memory entries and over the item pool.
+Flow: the semantic half of retrieval. `hybrid.py` scores a user's memory entries or the item pool with it.
 
 Equations:
 
@@ -9,18 +9,18 @@ Equations:
     static: e(text) = mean of the table rows of its tokens
     HF:     e(text) = mean of the encoder's last hidden states over the real (unpadded) tokens
 
-The paper embeds with Qwen3-Embedding-0.6B and its last token; we take the mean, and our default is LSA: no download.
+The paper uses the last token of Qwen3-Embedding-0.6B. We use the mean, and our default, LSA, needs no download.
 
-The id of an embedder identifies the fitted numbers, not only the method: a refitted LSA is another space, and cosines
-across two spaces are meaningless. So vectors travel as `Vectors` with that id, and `cosine` refuses two different ids.
+The id of an embedder identifies its fitted numbers, not only its method: an LSA fitted again makes another space, and
+cosines between two spaces mean nothing. So `Vectors` keeps the embedder's id, and `cosine` raises if two ids differ.
 
 Exact sums: a floating-point sum depends on the order of its terms, and BLAS chooses the order by the shape of the
-batch, so the same query could rank differently alone and in a batch. Here no sum is rounded, so no order matters:
+batch, so the same query could get other scores alone than in a batch. No sum here is rounded, so order has no effect:
 - float32 rows, for memories: `unit_rows` rounds each component to a multiple of 2^-24. A product is then a multiple of
-  2^-48 and a partial sum stays below 2: 49 bits, which float64 holds.
-- int16 rows, for a pool of a million (`to_int16`): row components are multiples of 2^-11, query components of 2^-12. In
-  these units a product is a whole number and a partial sum stays below 2^24, which float32 holds. That takes half the
-  time and a quarter of the memory of float64. A cosine differs from that of float32 rows by about 1.5e-4, rarely 1e-3.
+  2^-48 and a partial sum stays below 2. That needs 49 bits, and float64 has 53.
+- int16 rows, for a million items (`to_int16`): row components are multiples of 2^-11, query components of 2^-12. In
+  units of 2^-23, a product is a whole number and a partial sum stays below 2^24, so float32 is exact. It takes half the
+  time and a quarter of the memory of float64. Cosines differ from those of float32 rows by about 1.5e-4, rarely 1e-3.
 """
 
 from __future__ import annotations
@@ -39,47 +39,47 @@ import numpy as np
 
 from mrrec_mini.bm25 import words
 
-FLOAT32_SCALE = 2.0**24  # float32 components are whole numbers / FLOAT32_SCALE: float32's own precision near 1
-INT16_SCALE = 2.0**11  # int16 components are whole numbers / INT16_SCALE, those of their query / (2 INT16_SCALE)
-FLOAT32_BLOCK = 65_536  # float32 rows widened to float64 at a time
-INT16_BLOCK = 1 << 19  # int16 components widened to float32 at a time: 2 MB, which stay in the cache for the product
-MAX_FITTED = 100_000  # an LSA learns from at most this many texts; more cost time and memory and change little
+FLOAT32_SCALE = 2.0**24  # float32 components are multiples of 1 / FLOAT32_SCALE, the precision of float32 just below 1
+INT16_SCALE = 2.0**11  # an int16 component c means c / INT16_SCALE; their queries use multiples of 1 / (2 INT16_SCALE)
+FLOAT32_BLOCK = 65_536  # float32 rows converted to float64 at a time
+INT16_BLOCK = 1 << 19  # int16 components converted to float32 at a time: 2 MB, which stay in the processor's cache
+MAX_FITTED = 100_000  # an LSA is fitted to at most this many texts; more texts cost time and memory and change little
 MIN_LENGTH = 1e-6  # a shorter sum of word vectors is rounding noise and has no direction
 
 
 class Embedder(Protocol):
     """Maps texts to unit vectors of one fixed space."""
 
-    id: str  # vectors are comparable if their ids are equal
+    id: str  # the vectors of two embedders can be compared only if their ids are equal
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, d) float32 from `unit_rows`: each row has length 1, or is zero if no word of its text is known."""
+        """Return (n, d) float32 from `unit_rows`: each row has length 1, or is zero if no word of its text is known."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors and the id of their space."""
+    """Vectors and the id of the embedder that made them."""
 
     values: np.ndarray  # (n, d) float32 from `unit_rows`, or int16 from `to_int16`
     embedder_id: str
 
 
 def embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
-    """(n, d) float32 vectors of n texts."""
+    """Return the (n, d) float32 vectors of n texts."""
     return Vectors(embedder.encode(texts), embedder.id)
 
 
 def embed_int16(embedder: Embedder, texts: Sequence[str]) -> Vectors:
-    """(n, d) int16 vectors of n texts. Embeds block by block, so that the float32 vectors never all exist at once."""
+    """Return the (n, d) int16 vectors of n texts. Only one block of float32 vectors is in memory at a time."""
     starts = range(0, max(len(texts), 1), FLOAT32_BLOCK)
     parts = [to_int16(embed(embedder, texts[start : start + FLOAT32_BLOCK])).values for start in starts]
     return Vectors(np.concatenate(parts), embedder.id)
 
 
 def unit_rows(sums: np.ndarray) -> np.ndarray:
-    """(n, d) -> (n, d) float32: rows scaled to length 1, components rounded to multiples of 1 / FLOAT32_SCALE.
+    """Scale the rows of `sums` (n, d) to length 1, round to multiples of 1 / FLOAT32_SCALE, return (n, d) float32.
 
-    A row shorter than MIN_LENGTH becomes zero. Raises ValueError on NaN or infinity.
+    A row shorter than MIN_LENGTH becomes zero. Raises ValueError if a component is NaN or infinite.
     """
     length = np.sqrt(np.einsum("nd,nd->n", sums, sums))[:, None]
     if not np.isfinite(length).all():
@@ -89,14 +89,15 @@ def unit_rows(sums: np.ndarray) -> np.ndarray:
 
 
 def to_int16(vectors: Vectors) -> Vectors:
-    """Round float32 rows to int16: each component becomes the nearest whole number of 1 / INT16_SCALE."""
+    """Convert float32 rows to int16: each component x becomes the whole number nearest to x * INT16_SCALE."""
     return Vectors(np.rint(vectors.values * INT16_SCALE).astype(np.int16), vectors.embedder_id)
 
 
 def cosine(queries: Vectors, rows: Vectors) -> np.ndarray:
-    """(Q, n) cosines in [-1, 1], up to 1e-3 beyond. Exact sums (see above): float64, or float32 if `rows` are int16.
+    """Return (Q, n) cosines in [-1, 1], or up to 1e-3 outside: float64, or float32 if `rows` are int16.
 
-    `queries` are (Q, d) float32 vectors, `rows` (n, d) float32 or int16. Raises ValueError if their embedders differ.
+    `queries` are (Q, d) float32, `rows` (n, d) float32 or int16. The sums are exact: see the module docstring. Raises
+    ValueError if `queries` and `rows` have different embedders.
     """
     if queries.embedder_id != rows.embedder_id:
         both = f"vectors of {queries.embedder_id!r} and of {rows.embedder_id!r}"
@@ -122,9 +123,10 @@ def cosine(queries: Vectors, rows: Vectors) -> np.ndarray:
 
 
 def _for_each_block(x: np.ndarray, work: Callable[[int, np.ndarray], None]) -> None:
-    """Call `work(first row, block)` on blocks of `x` (n, d), widened so that sums are exact.
+    """Call `work(start, block)` for each block of rows of `x` (n, d); `start` is the number of the block's first row.
 
-    float32 rows become float64. int16 rows become float32 whole numbers, and each processor works on a share of them.
+    A float32 block is converted to float64, an int16 block to float32, so that sums are exact. If `x` is int16, each
+    processor works on a share of the rows.
     """
     n = len(x)
     if x.dtype != np.int16:
@@ -148,22 +150,22 @@ def _for_each_block(x: np.ndarray, work: Callable[[int, np.ndarray], None]) -> N
 
 @lru_cache(maxsize=1)
 def _blas():
-    """Controller of NumPy's BLAS threads. Cached, because finding the library takes milliseconds."""
+    """Return a controller of NumPy's BLAS threads. Cached, because finding the library takes milliseconds."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 
 
 def processors() -> int:
-    """Number of processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Positions of the k best of (n,) scores, by score descending, then position ascending; all n if k > n."""
+    """Return the positions of the k best of (n,) scores, best first; all n if k > n. Smaller positions win ties."""
     if k <= 0 or k >= len(scores):
         return np.argsort(-scores, kind="stable")[: max(k, 0)]
-    # The maxima of disjoint groups: the k-th largest of them is at most the k-th best score, and few rows reach it.
+    # The k-th largest of the group maxima (best_of) is at most the k-th best score, and few rows reach this bound.
     groups = len(scores) // max(1, min(256, len(scores) // (4 * k)))
     best_of = scores[: len(scores) // groups * groups].reshape(-1, groups).max(axis=0)
     candidates = np.flatnonzero(scores >= np.partition(best_of, -k)[-k])  # ascending
@@ -177,14 +179,14 @@ class LSA:
     """Latent semantic analysis: words that occur together in the fitted texts get similar vectors."""
 
     def __init__(self, dims: int = 128, seed: int = 0):
-        """`dims`: upper bound of d (few texts or words allow fewer). `seed`: of the randomised SVD."""
+        """Set `dims`, the upper bound of d (fewer if there are few texts or words), and the `seed` of the SVD."""
         self.dims, self.seed = dims, seed
 
     def fit(self, texts: Sequence[str]) -> LSA:
-        """Fit tf-idf and a truncated SVD by scikit-learn, then fold both into one table: word -> idf(t) V_t.
+        """Fit tf-idf and a truncated SVD with scikit-learn, then combine both in one table: word t -> idf(t) V_t.
 
-        Uses at most MAX_FITTED texts, evenly spaced, and one thread, whatever the environment says: the matrices are
-        small, and on a busy machine several threads mostly wait for each other.
+        Uses at most MAX_FITTED texts, evenly spaced, and always one thread: the matrices are small, and on a busy
+        machine several threads mostly wait for each other.
         """
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -206,13 +208,13 @@ class LSA:
         return self.set_table(tfidf.vocabulary_, (components * tfidf.idf_).T.astype(np.float32, order="C"))
 
     def set_table(self, vocabulary: dict[str, int], table: np.ndarray) -> LSA:
-        """Take over what was fitted: `vocabulary` maps words to rows of `table` (vocabulary, d) float32."""
+        """Set a fitted `table` (words, d) float32, where `vocabulary` maps each word to its row, and compute the id."""
         self.vocabulary, self.table = vocabulary, table
         self.id = f"lsa-{table.shape[1]}-{digest(*sorted(vocabulary), table)}"
         return self
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, d) float32: normalised sums of table rows. Tf-idf's own normalisation cancels out."""
+        """Return (n, d) float32: the sum of each text's table rows, scaled to length 1. Tf-idf's scaling cancels."""
         sums = np.zeros((len(texts), self.table.shape[1]))
         for row, text in enumerate(texts):
             known = [self.vocabulary[word] for word in words(text) if word in self.vocabulary]
@@ -222,7 +224,7 @@ class LSA:
 
 
 class StaticTable:
-    """The 32,000 x 256 table of token vectors in wordllama. It is fast, knows synonyms, and does not learn our texts.
+    """The 32,000 x 256 table of token vectors in wordllama. It is fast, knows synonyms, and is not fitted to our texts.
 
     We read the files without importing wordllama. The import turns on INFO logging for the whole process. Besides,
     wordllama looks for the folder `tokenizer/`, but its wheel has `tokenizers/`, so it would try to download the file.
@@ -241,7 +243,7 @@ class StaticTable:
         self.id = f"static-256-{digest(self.table)}"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, 256) float32: normalised mean of the table rows of each text's tokens; zeros for an empty text."""
+        """Return (n, 256) float32: the mean of each text's token rows, scaled to length 1; zeros for an empty text."""
         sums = np.zeros((len(texts), self.table.shape[1]))
         for row, tokens in enumerate(self.tokenizer.encode_batch(list(texts), add_special_tokens=False)):
             if tokens.ids:
@@ -250,13 +252,13 @@ class StaticTable:
 
 
 class HuggingFaceEncoder:
-    """Mean-pooled last hidden states of any encoder, from a local folder or a hub name.
+    """Any encoder, from a local folder or the Hugging Face hub. A vector is the mean of the last hidden states.
 
-    The last digits of a vector depend on the padding of its batch; cosines of given vectors are exact.
+    The last digits of a vector depend on the padding in its batch. The cosine of two given vectors is exact.
     """
 
     def __init__(self, name: str, device: str = "cpu", batch: int = 32, max_tokens: int = 256):
-        """Load `name`, a folder or hub name; transformers raises OSError otherwise. Cuts texts at `max_tokens`."""
+        """Load the model `name`, a folder or hub name (OSError if there is none). Texts are cut at `max_tokens`."""
         from transformers import AutoModel, AutoTokenizer
 
         self.device, self.batch, self.max_tokens = device, batch, max_tokens
@@ -266,7 +268,7 @@ class HuggingFaceEncoder:
         self.id = f"hf-{Path(name).name}-{digest(*weights)}"  # a model keeps its id when its folder moves
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, d) float32; zeros for a text without a word. Sorts texts by length, so batches need little padding."""
+        """Return (n, d) float32; zeros for a text without a word. Sorts texts by length, to pad less."""
         import torch
 
         options = {"padding": True, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
@@ -283,7 +285,7 @@ class HuggingFaceEncoder:
 
 
 def make_embedder(name: str, dims: int = 128, seed: int = 0, device: str = "cpu") -> Embedder | None:
-    """Make "lsa" (not fitted yet), "static", "minilm" or None for "none"; another name is a path or hub name."""
+    """Return the embedder "lsa" (not fitted), "static" or "minilm", or of a folder or hub name; None for "none"."""
     if name == "none":
         return None
     if name == "minilm":  # 384 dimensions; its wheel holds the model as a folder, so nothing is downloaded
@@ -295,7 +297,7 @@ def make_embedder(name: str, dims: int = 128, seed: int = 0, device: str = "cpu"
 
 
 def _package_folder(name: str, missing: str) -> Path:
-    """Folder of an installed package, found without importing it. Raises ModuleNotFoundError(missing)."""
+    """Return the folder of a package without importing it. Raises ModuleNotFoundError(missing) if there is none."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(missing)
@@ -303,7 +305,7 @@ def _package_folder(name: str, missing: str) -> Path:
 
 
 def digest(*parts: str | np.ndarray) -> str:
-    """Twelve hexadecimal digits of a SHA-256 over all parts."""
+    """Return the first twelve hexadecimal digits of the SHA-256 of all parts."""
     state = hashlib.sha256()
     for part in parts:
         state.update(part.encode() + b"\0" if isinstance(part, str) else np.ascontiguousarray(part).tobytes())

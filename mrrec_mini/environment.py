@@ -3,10 +3,11 @@
 Flow: joins the stages so far. `Environment.build` makes the memory and the item index of one data set; `play` lets an
 actor write episodes for some queries, and scores them. Training may use several environments, evaluation uses one.
 
-    i* -> top-k of the items by similarity of i* and the item's metadata                        Eq. (3)
+    i* -> the k items whose metadata is most similar to i*                                      Eq. (3)
 
-is `items`, a `HybridIndex` over `item_text`. Global memory, text statistics and everything else that is learned see
-train users only; the item pool is public. As in the paper, but both indexes are hybrid (BM25 + LSA), not dense.
+`items` computes this: it is a `HybridIndex` over the `item_text` of all items. The item pool is public. All that is
+learned from people (global memory, the text statistics of memory) uses train users only. As in the paper, except that
+the indexes of items and memory are hybrid (BM25 + LSA), not dense.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Environment:
         memory: MemoryConfig | None = None,
         hybrid: HybridConfig | None = None,
     ) -> Environment:
-        """Build memory from the train users of `split`, and the index of all items."""
+        """Build the memory, learning from the train users of `split` only, and the index of all items."""
         memory, hybrid = memory or MemoryConfig(), hybrid or HybridConfig()
         texts = [item_text(item) for item in dataset.items.values()]
         return cls(
@@ -63,16 +64,16 @@ class Environment:
         reward: RewardConfig,
         all_calls: bool = False,
     ) -> list[Episode]:
-        """One scored episode per query, in order."""
+        """Let `actor` play one episode per query; return the scored episodes in order."""
         return score(rollout(actor, queries, self.memory, grammar, rules, all_calls), self.items, reward)
 
 
 def item_text(item: Item) -> str:
-    """An item's metadata as one text: title, category path, attributes, description."""
+    """Return an item's metadata as one text: title, category path, attributes, description."""
     attributes = (f"{aspect} {' '.join(values)}" for aspect, values in item.attributes.items())
     return " ".join([item.title, *item.category, *attributes, item.description])
 
 
 def aspect_names(dataset: Dataset) -> list[str]:
-    """The sorted names of all attributes, spelled as memory spells them."""
+    """Return the sorted names of all attributes, written as memory writes them (`plain`)."""
     return sorted({plain(name) for item in dataset.items.values() for name in item.attributes})

@@ -1,8 +1,8 @@
-"""An environment in a folder: what was fitted for it is saved once and opened in a fraction of a second.
+"""Save a fitted environment in a folder, and load it again in a fraction of a second.
 
-Flow: after `environment`; a run folder keeps its environment this way. `save` writes what `Environment.build` fitted:
-the global memory, the item index and both text spaces. `load` takes the data set and its split and fits nothing, so
-the environment answers as before, to the last bit. Local memories are made when a query asks for them, as always.
+Flow: after `environment`; a run folder holds its environment in this form. `save` writes what `Environment.build`
+fitted: the global memory, the item index and both text spaces. `load` also needs the data set and its split. It fits
+nothing, so all results are the same, to the last bit. Local memories are not saved, but made when a query needs them.
 
 The folder:
 
@@ -11,8 +11,8 @@ The folder:
     memory.json   the memory's configuration, summariser, global entries, and the small fields of its text space
     space-*       the large parts of the memory's text space
 
-Items of the data set may change after the environment was saved. Then `load` replaces only the rows that differ; the
-index answers as one built from all items in the same text space. The paper says nothing of this.
+Items of the data set may change after the environment was saved. Then `load` replaces only the rows that differ. The
+index then gives the same results as an index built from all items in the same text space. Not in the paper.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ FORMAT = 1
 
 
 def save(environment: Environment, folder: Path) -> None:
-    """Write what was fitted for `environment`, whole or not at all; an older folder is replaced.
+    """Write the fitted parts of `environment` to `folder`, all or nothing; an older folder is replaced.
 
-    Raises OSError if it cannot be written. Only an extractive summariser can be saved.
+    Raises OSError if the folder cannot be written. Only an extractive summariser can be saved.
     """
     memory = environment.memory
     fields, parts = memory.space.pack()
@@ -60,9 +60,9 @@ def save(environment: Environment, folder: Path) -> None:
 
 
 def load(folder: Path, dataset: Dataset, split: Split) -> Environment:
-    """The environment that `save` wrote, on its data set, whose items may have changed since.
+    """Load the environment that `save` wrote, with the same data set; its items may have changed since then.
 
-    Raises DataError if a file is missing, damaged, or of another format.
+    If they have changed, the folder is updated. Raises DataError if a file is missing, damaged, or of another format.
     """
     try:
         about = json.loads((folder / "memory.json").read_text(encoding="utf-8"))
@@ -91,9 +91,9 @@ def load(folder: Path, dataset: Dataset, split: Split) -> Environment:
 
 
 def catch_up(index: HybridIndex, digests: Mapping[str, str], texts: Mapping[str, str]) -> bool:
-    """Make `index` hold the rows `texts`, {id: text}, by changing only what differs; returns whether anything did.
+    """Update `index` to hold `texts` ({id: text}), changing only rows that differ; return whether any row differed.
 
-    `digests`: {id: digest of its text} of the rows that the index holds now.
+    `digests`: {id: digest of the text} of the rows that the index holds now.
     """
     now = {id: digest(text) for id, text in texts.items()}
     old = [id for id in digests if digests[id] != now.get(id)]

@@ -1,10 +1,11 @@
 """Write a file or a folder whole, or not at all.
 
-Flow: beneath every stage that writes to the disk. The new content goes to a hidden name beside the old one, is flushed
-to the disk, and takes the old one's name by a rename. Whoever reads, or a kill at any moment, meets the old content or
-the new, never half of either.
+Flow: used by every stage that writes to the disk. The new content is written under a hidden name in the same folder,
+is flushed to the disk, and is then renamed to the final name. So a reader finds the old content or the new content,
+never a part of it, even after the process was killed.
 
-Not covered: a disk that reports a write it did not make. The paper says nothing of this.
+Not covered: a disk that reports a write that it did not make. After a kill between the two renames of `_take_name`, the
+folder is missing until the next writer puts the old one back. The paper says nothing about this.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk."""
+    """Flush to the disk: the content of a file, or the list of names in a folder."""
     if path.is_dir() and os.name == "nt":  # Windows cannot flush a folder
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -31,58 +31,75 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yield a hidden path beside `path` to write to; it replaces `path` when the block ends without an error.
+    """Yield a hidden path in the same folder, to write to; its file replaces `path` if the block raises no error.
 
-    Missing parent folders are made. An OSError names `path`, since a full disk does not say which file it refused.
+    Makes missing parent folders. Every OSError names `path`, since the error of a full disk does not name the file.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes may write the same file
+    fresh = _hidden(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         yield fresh
         sync(fresh)
         os.replace(fresh, path)
+        sync(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         fresh.unlink(missing_ok=True)
 
 
+def _hidden(path: Path) -> Path:
+    """The name under which this process writes `path`; another process has another name for the same file."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def _sweep(path: Path) -> None:
-    """Remove what killed writers of `path` left behind: it may hold people's text."""
-    for half in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        writer = half.name.split(".")[-2]
-        if writer.isdigit() and not _is_running(int(writer)):
-            half.unlink(missing_ok=True)
+    """Clean up after killed writers of `path`: put an old folder back, delete the rest. It may hold people's text."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+        writer = left.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if not writer.isdigit() or _is_running(int(writer)):
+            continue
+        if left.suffix == ".old" and not path.exists():  # killed between the two renames of `_take_name`
+            left.rename(path)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there `os.kill` would end the process; so nothing is swept
+        return True
     try:
         os.kill(process, 0)
     except OSError as error:
-        return not isinstance(error, ProcessLookupError)  # any other error: it is another user's
+        return not isinstance(error, ProcessLookupError)  # any other error: the process is another user's
     return True
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by a UTF-8 file that holds `text`. Errors as in `replacing_file`."""
+    """Write `text` in UTF-8 to the file `path`, replacing an older file. Errors as in `replacing_file`."""
     with replacing_file(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden empty folder beside `folder` to fill; it replaces `folder` when the block ends without an error.
+    """Yield a hidden empty folder next to `folder`, to fill; it replaces `folder` if the block raises no error.
 
-    Missing parent folders are made. If the rename fails, an older folder of that name is put back.
+    Makes missing parent folders. If the rename fails, an older folder of the same name keeps its place.
     """
+    fresh = _hidden(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    _sweep(folder)
+    shutil.rmtree(fresh, ignore_errors=True)  # of an earlier process with the same number
+    fresh.mkdir(mode=0o700)
     try:
         yield fresh
         for path in sorted(fresh.rglob("*")):
             sync(path)
-        fresh.chmod(0o755)  # mkdtemp makes it private
+        fresh.chmod(0o755)
         _take_name(folder, fresh)
         sync(folder.parent)
     finally:
@@ -90,7 +107,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def _take_name(folder: Path, fresh: Path) -> None:
-    """Rename `fresh` to `folder`. A full folder cannot be renamed over, so the old one steps aside first."""
+    """Rename `fresh` to `folder`. A rename cannot replace a folder with content, so an old folder is renamed first."""
     if not folder.exists():
         fresh.rename(folder)
         return

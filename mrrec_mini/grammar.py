@@ -1,4 +1,4 @@
-"""The grammar of an episode: what the policy is shown, what it may write, and the parser that reads it.
+"""The grammar of an episode: what the policy is shown, what it may write, and how its turns are parsed.
 
 Flow: between memory and rollout. An episode is one list of token ids:
 
@@ -10,14 +10,14 @@ Flow: between memory and rollout. An episode is one list of token ids:
     <think> size small <profile> mug for hiking price luxury size small <evidence> <m1> <m3> <end>    the answer (eq. 9)
 
 Grammar of a turn: `<think> words (<search> words </search> | <profile> words <evidence> references <end>)`. Anything
-else is malformed. Names in angle brackets are single control tokens, appended as ids. The texts of users, items and
-memories are encoded separately and cannot contain one, so no review can open a search or an answer. The parser sees
-only tokens that the policy sampled.
+else is malformed. Each name in angle brackets is one control token. The texts of users, items and memories are encoded
+separately, and their encoding never contains a control token, so no review can open a search or an answer. The parser
+sees only tokens that the policy sampled.
 
 Departure from the paper: its answer is a boxed JSON with `ideal_item_profile` and `useful_memory_ids`; here the same
-two fields stand between control tokens, because a model of 0.2M parameters should spend its capacity on what to look
-up. An answer refers to a memory by its number in the episode (<m1>, <m2>, ...). Guessed: the paper does not print its
-tool-call syntax.
+two fields stand between control tokens, because a model of 0.2M parameters should use its capacity to learn what to
+look up. An answer refers to a memory by its number in the episode (<m1>, <m2>, ...). Guessed: the tool-call syntax,
+which the paper does not print.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ Turn = Search | Final | Malformed
 
 
 def turns(mask: Sequence[int]) -> list[tuple[int, int]]:
-    """The turns of an episode: [start, end) of each run of sampled tokens."""
+    """Return [start, end) of each turn of an episode. A turn is a run of sampled tokens (mask 1)."""
     edges = [i for i in range(len(mask) + 1) if (i < len(mask) and mask[i]) != (i > 0 and mask[i - 1])]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 class Grammar:
-    """Writes and reads episodes with one tokenizer."""
+    """Builds the token ids of an episode and parses the turns of the policy, with one tokenizer."""
 
     def __init__(self, tokenizer, entry_tokens: int = 16):
         self.tokenizer = tokenizer
-        self.entry_tokens = entry_tokens  # the policy sees this much of a memory; a query may be twice as long
+        self.entry_tokens = entry_tokens  # longer memories are cut when shown; a query may be twice as long
         self.control: Mapping[str, int] = tokenizer.control
         self._is_control = frozenset(self.control.values())
         self._reference = {self.control[name]: i for i, name in enumerate(REFERENCES)}
@@ -83,14 +83,14 @@ class Grammar:
     # ------------------------------------------------------------------ what the policy is shown
 
     def prompt(self, query_text: str, global_entries: Sequence[MemoryEntry]) -> list[int]:
-        """The token ids of the prompt (eq. 7): `<query> q <global>`, then for each entry `<line>` and its text."""
+        """Return the ids of the prompt (eq. 7): `<query> q <global>`, then `<line>` and the text of each entry."""
         ids = [self.control["<query>"], *self._text(query_text, 2 * self.entry_tokens), self.control["<global>"]]
         for entry in global_entries:
             ids += [self.control["<line>"], *self._text(entry.text)]
         return ids
 
     def reply(self, entries: Sequence[MemoryEntry], first: int) -> list[int]:
-        """`<memory> <m_first> ... </memory>` (eq. 8); the episode has shown `first` memories before."""
+        """Return the ids of the reply `<memory> <m1> ... </memory>` (eq. 8), after `first` memories were shown."""
         ids = [self.control["<memory>"]]
         for number, entry in enumerate(entries, start=first):
             ids += [self.control[REFERENCES[number]], *self._text(entry.text)]
@@ -111,7 +111,7 @@ class Grammar:
     # ------------------------------------------------------------------ what the policy wrote
 
     def parse(self, ids: Sequence[int], shown: int) -> Turn:
-        """Read one turn of sampled ids. `shown`: the number of memories the episode has displayed so far."""
+        """Parse one turn of sampled ids. `shown`: the number of memories that the episode has shown so far."""
         c = self.control
         if not ids or ids[0] != c["<think>"]:
             return Malformed("a turn opens with <think>")
@@ -137,23 +137,23 @@ class Grammar:
         return Malformed("thinking leads to <search> or <profile>")
 
     def forbidden(self, last: bool) -> tuple[int, ...]:
-        """The tokens to forbid if every search must be used: those of an answer; in the last turn, of a search."""
+        """Return the tokens to forbid if every search must be used: `<profile>`, but in the last turn `<search>`."""
         return (self.control["<search>" if last else "<profile>"],)
 
     def thought(self, ids: Sequence[int]) -> tuple[int, str]:
-        """The thought that opens a turn: its number of ids, and its words."""
+        """Return the thought at the start of a turn: its number of ids (`<think>` included) and its words."""
         if not ids or ids[0] != self.control["<think>"]:
             return 0, ""
         words, rest = self._words(ids[1:])
         return len(ids) - len(rest), words
 
     def transcript(self, tokens: Sequence[int], mask: Sequence[int]) -> list[tuple[str, str]]:
-        """An episode for people: ("shown" | "policy", text) for each run of given or sampled tokens."""
+        """Return an episode as readable text: ("shown" | "policy", text) for each run of given or sampled tokens."""
         runs = groupby(zip(tokens, mask, strict=True), key=lambda pair: pair[1])
         return [("policy" if m else "shown", self.tokenizer.decode([i for i, _ in run])) for m, run in runs]
 
     def _words(self, ids: Sequence[int]) -> tuple[str, list[int]]:
-        """The text before the first control token, and the ids from there on."""
+        """Return the text before the first control token, and the ids from that token on."""
         end = next((i for i, token in enumerate(ids) if token in self._is_control), len(ids))
         return self.tokenizer.decode(ids[:end]), list(ids[end:])
 

@@ -1,27 +1,28 @@
 """Hybrid retrieval: fuse the BM25 scores and the dense scores of the same rows into one ranking.
 
 Flow: `TextSpace.fit` counts a corpus once. A `HybridIndex` over a user's 5 to 100 memory entries answers the policy's
-memory calls (`search`, eq. 8). One over the item pool turns an ideal item profile into a rank (`ranks`, for eq. 10).
-`tune_weight` chooses w on queries with known answers.
+memory calls (`search`, eq. 8). An index over the item pool ranks the target item for the ideal item profile that the
+policy wrote (`ranks`, for eq. 10). `tune_weight` measures each w on queries with known answers.
 
-Equations, for a query q, a row x and w = `bm25_weight`:
+Equations, for a query q, a row x and w = `bm25_weight`; a list s holds the BM25 scores or the cosines of all rows:
 
-    score(q, x) = w f(bm25(q, .))(x) + (1 - w) f(cos(q, .))(x)      with f, applied to each list of scores alone, one of
+    score(q, x) = w f(bm25(q, .))(x) + (1 - w) f(cos(q, .))(x)           where f is minmax or rrf
     minmax(s)(x) = (s(x) - min s) / (max s - min s), 0 if s is constant  (Lee, 1997; over all rows of the index)
     rrf(s)(x) = 1 / (rrf_k + rank of x in s), rank from 1                (Cormack et al., 2009; weighted by w)
 
 The paper retrieves with dense vectors only (`dense=<name>, bm25_weight=0` here). The fusion and its weight are ours:
-min-max with w from 0.5 to 0.7 lost least if one list is much better than the other; RRF lost much.
+if one list is much better than the other, min-max with w from 0.5 to 0.7 lost least, and RRF lost much.
 
-Guessed: a row that a list cannot score (BM25: no shared word; dense: no known word, so no vector) gets the minimum of
-that list under min-max, and 0 under RRF. Under min-max a new row can stretch a list and so reorder other rows.
+Guessed: a row without a score in a list (BM25: no shared word; dense: no known word, so no vector) gets the minimum of
+this list under min-max, and 0 under RRF. Under min-max, a new row with an extreme score can change the order of others.
 
-Order: score descending, then id ascending (as strings). A query gets the same bits alone and in any batch, so scores
-are not rounded: BM25 adds in query order, cosines are exact sums (see `dense.py`), fusion works element by element.
+Order: by descending score, then ascending id (as strings). A query gets exactly the same scores alone and in any batch,
+so we need not round them: BM25 adds in query order, cosines are exact sums (see `dense.py`), and fusion works element
+by element.
 
-Growth (`add`, `delete`): new rows form a segment beside the first; every segment is scanned, without its deleted rows.
-Segments of similar size are merged, so n rows are in about log n segments. In the same space, an index that has grown
-answers exactly, to the last bit, like one built from all its rows at once.
+Growth (`add`, `delete`): new rows form a new segment. A search scores all segments and leaves out the deleted rows.
+Segments of similar size are merged, so n rows are in about log n segments. A grown index returns the same scores, to
+the last bit, as an index built from all its rows at once in the same space.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ from mrrec_mini.bm25 import BM25, IDF, BM25Stats, RankBM25
 from mrrec_mini.dense import LSA, Embedder, Vectors, cosine, embed, embed_int16, make_embedder, to_int16, top_k
 from mrrec_mini.metrics import ndcg_of_set
 
-CHUNK_SCORES = 1 << 17  # scores (queries x rows) per chunk: 1 MB per list, so that fusion stays in the cache ...
-MIN_CHUNK = 16  # ... but at least so many queries, which share one pass over the vectors
+CHUNK_SCORES = 1 << 17  # scores (queries x rows) per chunk: 1 MB per list, so that fusion stays in the cache
+MIN_CHUNK = 16  # fewest queries per chunk: one pass over the vectors serves all queries of a chunk
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,16 @@ class HybridConfig:
 
     bm25_weight: float = 0.7  # w in [0, 1]
     fusion: str = "minmax"  # or "rrf"
-    rrf_k: int = 60  # >= 0; the larger, the less the top of a list counts
+    rrf_k: int = 60  # >= 0; the larger, the smaller the advantage of the first ranks
     k1: float = 1.5
     b: float = 0.75
-    lexical: str = "bm25"  # or "rank_bm25": that package, with statistics of each index alone (uses k1 and b, not idf)
+    lexical: str = "bm25"  # or "rank_bm25": the package, which counts each index alone (uses k1 and b, not idf)
     idf: str = "lucene"  # or "okapi"
     dense: str = "lsa"  # or "static", "minilm", "none" (BM25 alone), or the path or hub name of an encoder
     dims: int = 128  # upper bound for the LSA
     seed: int = 0  # of the LSA's randomised SVD
     device: str = "cpu"  # of the encoder
-    vectors: str = "float32"  # or "int16": half the memory and faster, for a pool of a million
+    vectors: str = "float32"  # or "int16": half the memory and faster, for a pool of a million items
 
     def __post_init__(self):
         if not 0 <= self.bm25_weight <= 1:
@@ -73,7 +74,7 @@ class HybridConfig:
 
 @dataclass(frozen=True)
 class TextSpace:
-    """Fitted statistics that many indexes share, so a user's few rows are weighted by the statistics of all texts."""
+    """Word statistics and embedder, fitted once and shared, so that a small index uses the statistics of all texts."""
 
     config: HybridConfig
     stats: BM25Stats
@@ -81,7 +82,7 @@ class TextSpace:
 
     @classmethod
     def fit(cls, texts: Sequence[str], config: HybridConfig = HybridConfig()) -> TextSpace:
-        """A space fitted to `texts`. Pass only texts of training users, or of items; others would leak test data."""
+        """Fit a space to `texts`. Pass only texts of training users or of items: other texts would leak test data."""
         embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
         if isinstance(embedder, LSA):
             embedder.fit(texts)
@@ -92,18 +93,18 @@ class TextSpace:
         return self.embedder.id if self.embedder else "none"
 
     def vectors(self, texts: Sequence[str]) -> Vectors | None:
-        """(n, d) vectors of n texts in the configured type; None if there is no embedder."""
+        """Return the (n, d) vectors of n texts, float32 or int16 as in `config`; None if there is no embedder."""
         if self.embedder is None:
             return None
         return embed_int16(self.embedder, texts) if self.config.vectors == "int16" else embed(self.embedder, texts)
 
     def lexical(self, texts: Sequence[str]) -> BM25 | RankBM25:
-        """The lexical half of an index over `texts`."""
+        """Return a BM25 index over `texts`."""
         k1, b = self.config.k1, self.config.b
         return RankBM25(texts, k1, b) if self.config.lexical == "rank_bm25" else BM25(texts, self.stats, k1, b)
 
     def pack(self) -> tuple[dict, dict[str, bytes]]:
-        """Split into small fields (JSON) and large parts by name (bytes), for `unpack`."""
+        """Return what `unpack` needs: {name: small value for JSON} and {name: large value as bytes}."""
         lsa = self.embedder if isinstance(self.embedder, LSA) else None
         fields = {"config": asdict(self.config), "avgdl": self.stats.avgdl, "unseen": self.stats.unseen}
         fields["dims"] = lsa.table.shape[1] if lsa else None
@@ -115,7 +116,7 @@ class TextSpace:
 
     @classmethod
     def unpack(cls, fields: Mapping, parts: Mapping[str, bytes]) -> TextSpace:
-        """Rebuild the space of `pack`: same numbers, same scores. A pretrained embedder is loaded again."""
+        """Rebuild the space from the result of `pack`: it gives the same scores. Loads a pretrained embedder again."""
         config = HybridConfig(**fields["config"])
         stats = BM25Stats(fields["avgdl"], json.loads(parts["idf"]), fields["unseen"])
         embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
@@ -127,7 +128,7 @@ class TextSpace:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One row found: the fused score and its two sources."""
+    """A row that a search found, its fused score and the two scores behind it."""
 
     id: str
     score: float
@@ -136,23 +137,23 @@ class Hit:
 
 
 class Segment:
-    """Rows stored together by ascending id, so that position settles a tie. A deleted row is not `live`."""
+    """Rows sorted by id, so that in a tie the smaller row number wins. A deleted row stays, but is not `live`."""
 
     def __init__(self, ids: tuple[str, ...], lexical: BM25 | RankBM25, vectors: Vectors | None):
-        """`ids` (n,) ascending; `lexical` and `vectors` over the same rows."""
+        """Store `ids` (n,), sorted, with `lexical` and `vectors`, which hold the same rows in the same order."""
         self.ids, self.lexical, self.vectors = ids, lexical, vectors
         self.live = np.ones(len(ids), dtype=bool)
         self.has_vector = vectors.values.any(axis=1) if vectors else None  # (n,)
 
     def row(self, id: str) -> int | None:
-        """Row of `id`; None if it is not here or was deleted."""
+        """Return the row number of `id`; None if the segment has no such row or it was deleted."""
         row = bisect_left(self.ids, id)
         return row if row < len(self.ids) and self.ids[row] == id and self.live[row] else None
 
     @classmethod
     def merged(cls, segments: Sequence[Segment]) -> Segment:
-        """One segment with the live rows of several."""
-        # sort the live rows by id; new_rows[i] maps the rows of segment i to theirs in the result, -1: deleted
+        """Return one segment with the live rows of all `segments`."""
+        # sort the live rows by id; row r of segment i becomes row new_rows[i][r] of the result (-1: deleted)
         rows = sorted((one.ids[row], i, row) for i, one in enumerate(segments) for row in np.flatnonzero(one.live))
         new_rows = [np.full(len(one.ids), -1) for one in segments]
         for new, (_, i, row) in enumerate(rows):
@@ -169,7 +170,7 @@ class Segment:
 
 
 class IdOrder:
-    """The live rows of all segments, sorted by id. Positions count through the segments, one after the other."""
+    """The live rows of all segments, sorted by id. A position numbers rows segment by segment, a place by id."""
 
     def __init__(self, segments: Sequence[Segment]):
         first, *others = segments
@@ -179,34 +180,34 @@ class IdOrder:
         self._other_ids = tuple(id for id, _ in rows)
         tail = sorted((id, position) for position, (id, live) in enumerate(rows, start=len(first.ids)) if live)
         self._tail_ids = tuple(id for id, _ in tail)
-        self._positions = None  # (n,) by ascending id; None: the first segment, complete, and no other
+        self._positions = None  # (n,) by ascending id; None: only one segment, no row of it deleted
         if others or len(self._first_live) < len(first.ids):
             at = np.searchsorted(self._first_live, [bisect_left(first.ids, id) for id in self._tail_ids])
             self._positions = np.insert(self._first_live, at, [position for _, position in tail])
         self.has_vector = self.gather([one.has_vector for one in segments]) if first.vectors else None  # (n,)
 
     def gather(self, columns: Sequence[np.ndarray]) -> np.ndarray:
-        """Join the columns of the segments, (..., rows) each, to one array (..., n), sorted by ascending id."""
+        """Join one array (..., rows) per segment to an array (..., n) of the live rows, sorted by id."""
         whole = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
         return whole if self._positions is None else whole[..., self._positions]
 
     def place(self, id: str) -> int:
-        """Place of a live row in the order: how many ids are smaller."""
+        """Return the place of a live row in the order: the number of live rows with a smaller id."""
         in_first = int(np.searchsorted(self._first_live, bisect_left(self._first_ids, id)))
         return in_first + bisect_left(self._tail_ids, id)
 
     def id(self, place: int) -> str:
-        """Id of the row at a place; the inverse of `place`."""
+        """Return the id of the row at `place`: the inverse of the method `place`."""
         position = place if self._positions is None else int(self._positions[place])
         in_other = position - len(self._first_ids)
         return self._first_ids[position] if in_other < 0 else self._other_ids[in_other]
 
 
 class HybridIndex:
-    """Rows to rank, each with an id and a text, in a given space."""
+    """An index of rows, each with an id and a text, that ranks the rows for a query."""
 
     def __init__(self, ids: Sequence[str], texts: Sequence[str], space: TextSpace, vectors: Vectors | None = None):
-        """n >= 0 rows. `vectors` (n, d): stored vectors of the texts, in their order; None: computed here.
+        """Index n >= 0 rows. `vectors` (n, d) are saved vectors of the texts, in the same order; None: compute them.
 
         Raises ValueError if the lengths differ or an id is given twice.
         """
@@ -216,7 +217,7 @@ class HybridIndex:
 
     @classmethod
     def from_parts(cls, space: TextSpace, segment: Segment) -> HybridIndex:
-        """An index over a saved segment."""
+        """Return an index over a saved segment."""
         index = cls.__new__(cls)
         index.space, index._rows = space, dict.fromkeys(segment.ids)
         index._set_segments([segment])
@@ -227,15 +228,15 @@ class HybridIndex:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Ids in the order given."""
+        """The ids of all rows, in the order in which they were given (after `from_parts`: sorted)."""
         return tuple(self._rows)
 
     # --- growth ------------------------------------------------------------------------------------------------------
 
     def add(self, ids: Sequence[str], texts: Sequence[str]) -> None:
-        """Add rows, weighted by the unchanged statistics of the space.
+        """Add rows. The statistics of the space do not change.
 
-        Raises ValueError if an id is already present or given twice, if the lengths differ, or for rank_bm25.
+        Raises ValueError if an id is present or given twice, if the lengths differ, or if the space uses rank_bm25.
         """
         if self.space.config.lexical == "rank_bm25":
             raise ValueError("rank_bm25 counts its own rows, so new ones would change every score; build a new index")
@@ -248,7 +249,7 @@ class HybridIndex:
         self._set_segments(segments)
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Delete rows. Raises LookupError, and deletes nothing, if one of them is not in the index."""
+        """Delete rows. Raises LookupError, and deletes nothing, if an id is not in the index."""
         ids = dict.fromkeys(ids)
         if missing := [id for id in ids if id not in self._rows]:
             raise LookupError(f"id {missing[0]!r} is not in this index")
@@ -259,13 +260,13 @@ class HybridIndex:
         self._set_segments(self._segments)
 
     def merge(self) -> Segment:
-        """Merge all live rows into one segment and return it, e.g. to save it."""
+        """Merge all live rows into one segment and return this segment, e.g. to save it."""
         if len(self._segments) > 1 or not self._segments[0].live.all():
             self._set_segments([Segment.merged(self._segments)])
         return self._segments[0]
 
     def _segment(self, ids: Sequence[str], texts: Sequence[str], vectors: Vectors | None = None) -> Segment:
-        """A segment of new rows. Raises ValueError as `__init__` does."""
+        """Return a segment of new rows. Raises ValueError as `__init__` does."""
         if len(ids) != len(texts) or (vectors and len(vectors.values) != len(texts)):
             also = f" and {len(vectors.values)} vectors" if vectors else ""
             raise ValueError(f"{len(ids)} ids for {len(texts)} texts{also}")
@@ -282,21 +283,21 @@ class HybridIndex:
 
     def _set_segments(self, segments: list[Segment]) -> None:
         self._segments = segments
-        self.__dict__.pop("_order", None)  # outdated
+        self.__dict__.pop("_order", None)  # out of date; computed again when needed
 
     @cached_property
     def _order(self) -> IdOrder:
-        """Order of the present rows, computed at first use, so that a series of changes pays for it once."""
+        """The order of the live rows. Computed at first use, so that several changes in a row need only one sort."""
         return IdOrder(self._segments)
 
     # --- queries -----------------------------------------------------------------------------------------------------
 
     def search(self, query: str, k: int) -> list[Hit]:
-        """The k best rows (all n if k > n), best first. [] if no word of the query is known: all raw scores are 0."""
+        """Return the k best rows (all n if k > n), best first; [] if all raw scores are 0: no word is known."""
         return self.search_many([query], k)[0]
 
     def search_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """`search` for each query. Raises ValueError if k < 0."""
+        """Return the result of `search` for each query. Raises ValueError if k < 0."""
         if k < 0:
             raise ValueError(f"k must be >= 0, not {k}")
         found: dict[str, list[Hit]] = {}
@@ -307,16 +308,16 @@ class HybridIndex:
         return [list(found[query]) for query in queries]
 
     def scores(self, queries: Sequence[str]) -> np.ndarray:
-        """(Q, n) float64 fused scores; column j is `ids[j]`. Zeros for a query with no known word."""
+        """Return (Q, n) float64 fused scores; column j belongs to `ids[j]`. Zeros for a query with no known word."""
         places = [self._order.place(id) for id in self._rows]
         score_of = {query: score[places] for query, _, _, score in self._scored(queries)}
         return np.array([score_of[query] for query in queries]).reshape(len(queries), len(self))
 
     def ranks(self, queries: Sequence[str], targets: Sequence[str]) -> np.ndarray:
-        """(Q,) int64: rank from 1 of `targets[i]` among ALL rows for `queries[i]`; counted, not sorted.
+        """Return (Q,) int64: the rank, from 1, of `targets[i]` among ALL rows for `queries[i]`. Counts, does not sort.
 
-        Of equal scores the smaller id ranks first; a query with no known word scores every row 0. Raises ValueError if
-        a target is not in the index or the lengths differ.
+        Of equal scores the smaller id ranks first; a query with no known word gives all rows score 0. Raises ValueError
+        if a target is not in the index or the lengths differ.
         """
         if len(queries) != len(targets):
             raise ValueError(f"{len(queries)} queries for {len(targets)} targets")
@@ -335,12 +336,12 @@ class HybridIndex:
             raise ValueError(f"target {missing[0]!r} is not in this index")
 
     def _scored(self, queries: Sequence[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield (query, bm25, cosine, fused), (n,) each by ascending id, for every distinct query."""
+        """Yield (query, bm25, cosine, fused) for each distinct query; the scores are (n,), sorted by id."""
         for chunk, bm25, dense in self._raw_scores(queries):
             yield from zip(chunk, bm25, dense, self._fuse(bm25, dense, self.space.config.bm25_weight), strict=True)
 
     def _raw_scores(self, queries: Sequence[str]) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-        """Yield (queries, bm25, cosines) for chunks of the distinct queries; (chunk, n) each by ascending id."""
+        """Yield (queries, bm25, cosines) for chunks of the distinct queries; scores are (chunk, n), sorted by id."""
         distinct = list(dict.fromkeys(queries))
         step = max(MIN_CHUNK, CHUNK_SCORES // max(1, len(self)))
         for start in range(0, len(distinct), step):
@@ -355,7 +356,7 @@ class HybridIndex:
             yield chunk, bm25, dense
 
     def _fuse(self, bm25: np.ndarray, dense: np.ndarray, bm25_weight: float) -> np.ndarray:
-        """(Q, n), (Q, n) -> (Q, n): w f(bm25) + (1 - w) f(cosine); f(bm25) alone if there is no embedder."""
+        """Return w f(bm25) + (1 - w) f(cosine), all of shape (Q, n); f(bm25) alone if there is no embedder."""
         config = self.space.config
         if self.space.embedder is None:
             return minmax(bm25) if config.fusion == "minmax" else reciprocal_rank(bm25, bm25 != 0, config.rrf_k)
@@ -371,10 +372,10 @@ class HybridIndex:
 
 
 def tune_weight(judged: Iterable[tuple[HybridIndex, str, Collection[str]]], k: int = 10) -> dict[float, float]:
-    """{w: mean nDCG@k} over queries with known answers; choose `max(found, key=found.get)`.
+    """Return {w: mean nDCG@k} for w = 0, 0.1, ..., 1, over queries with known answers. Choose the best w.
 
-    `judged`: per query its index, its text and the relevant ids (all of one grade). Use validation queries only, never
-    those that the weight is reported on. Raises ValueError if there is no query or an id is not in its index.
+    `judged` holds (index, query text, relevant ids) for each query; all relevant ids have the same grade. Use only
+    validation queries, never test queries. Raises ValueError if there is no query or an id is not in its index.
     """
     found: dict[float, list[float]] = {tenth / 10: [] for tenth in range(11)}
     for index, query, relevant in judged:
@@ -391,9 +392,9 @@ def tune_weight(judged: Iterable[tuple[HybridIndex, str, Collection[str]]], k: i
 
 
 def minmax(scores: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
-    """(s - min s) / (max s - min s) for each list of (Q, n), in [0, 1]; zeros for a constant list, e.g. of one row.
+    """Return (s - min s) / (max s - min s), in [0, 1], for each list s of `scores` (Q, n); zeros for a constant list.
 
-    `present` (n,) bool: rows that the lists score; the others count as the minimum. None: all rows.
+    `present` (n,) bool is True for rows with a score; the other rows get the minimum. None: all rows have a score.
     """
     if scores.size == 0 or (present is not None and not present.any()):
         return np.zeros_like(scores)
@@ -408,7 +409,7 @@ def minmax(scores: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
 
 
 def reciprocal_rank(scores: np.ndarray, present: np.ndarray, k: int) -> np.ndarray:
-    """1 / (k + rank) for each list of (Q, n), rank from 1 by (score desc, position asc); 0 where not `present`."""
+    """Return 1 / (k + rank) for each list of (Q, n), rank 1 for the best (ties: by position); 0 if not `present`."""
     order = np.argsort(np.where(present, -scores, np.inf), axis=1, kind="stable")
     rank = np.empty(scores.shape)
     np.put_along_axis(rank, order, np.arange(1.0, scores.shape[1] + 1)[None], axis=1)
@@ -416,6 +417,6 @@ def reciprocal_rank(scores: np.ndarray, present: np.ndarray, k: int) -> np.ndarr
 
 
 def count_rank(scores: np.ndarray, position: int) -> int:
-    """1 + number of (n,) scores that are higher, or equal at a smaller position."""
+    """Return the rank, from 1, of `scores[position]` in (n,) scores. The smaller position wins a tie."""
     value = scores[position]
     return 1 + int(np.count_nonzero(scores > value) + np.count_nonzero(scores[:position] == value))

@@ -1,10 +1,10 @@
-"""A hybrid index in a folder: saved whole or not at all, and opened as memory maps in about a second.
+"""Save a hybrid index in a folder, completely or not at all, and open it as memory maps in about a second.
 
-Flow: for a pool of a million items, which takes minutes to build. `save` writes the parts of a `HybridIndex`; `load`
-maps its vectors and postings, and the operating system reads their pages when a query needs them.
+Flow: for a pool of a million items, whose index takes minutes to build. `save` writes the parts of a `HybridIndex`.
+`load` maps the vectors and postings, and the operating system reads their pages when a query needs them.
 
-Equations: none. The folder: `index.json` (format, text space, size of every other file), `ids.json`, `words.json`, one
-`.npy` file per array and one file per large part of the space.
+Equations: none. The folder holds `index.json` (format, text space, size of every other file), `ids.json`, `words.json`,
+one `.npy` file per array and one file per large part of the space.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FORMAT = 1
 
 
 def save(index: HybridIndex, folder: Path) -> int:
-    """Write `index` to `folder`, replacing an older index there, and return the bytes written.
+    """Write `index` to `folder`, replacing an older index there; return the bytes written, without `index.json`.
 
-    Raises ValueError if `folder` holds anything but an index, or if `index` uses rank_bm25, which cannot be saved.
+    Raises ValueError if `folder` exists but is no index, or if `index` uses rank_bm25, which cannot be saved.
     """
     if index.space.config.lexical == "rank_bm25":
         raise ValueError("an index with rank_bm25 cannot be saved; build it again each time, or use lexical='bm25'")
@@ -50,10 +50,10 @@ def save(index: HybridIndex, folder: Path) -> int:
 
 
 def load(folder: Path) -> HybridIndex:
-    """Open a saved index; its arrays are memory maps and its scores are the same to the last bit.
+    """Open a saved index. Its arrays are memory maps, and it gives the same scores as before, to the last bit.
 
-    Raises FileNotFoundError if `folder` has no index; DataError if its format differs, a file is missing or truncated,
-    or if the embedder of its space has changed.
+    Raises FileNotFoundError if `folder` has no index; DataError if the format differs, if a file is missing or
+    truncated, or if the embedder has changed since the index was saved.
     """
     if not (folder / "index.json").is_file():
         raise FileNotFoundError(f"no index in {folder}; build it and save it there")

@@ -2,18 +2,19 @@
 
 Flow: `Memory.build` reads a `Dataset`; `rollout.py` queries the result (eq. 8); `store.py` saves its entries.
 
-Equations: M_u = M(H_u) (eq. 1) is `local_entries`. A `Summarizer` writes patterns and profile (eq. 4, 5) and the global
-aspects (eq. 6) from what `local_entries` and `sample_contrasts` prepare. Eq. 8 is `Memory.search`.
+Equations: M_u = M(H_u) (eq. 1) is `local_entries`. A `Summarizer` derives patterns and profile (eq. 4, 5) from one
+user's purchases, and global aspects (eq. 6) from the pairs of `sample_contrasts`. Eq. 8 is `Memory.search`.
 
 Departures from the paper: lines are short, lower-case and regular (`mug price luxury`, `overall price midrange`), one
 per category and aspect, because a policy of 0.1M parameters has to copy from them. Global memory is built from what
 train users bought before their first query, not from the queries, so no target can leak into it.
-Guessed: of a few random items of the category, the similar ones are those that share the most attributes and title
-words (Jaccard). "Unchosen" means absent from this user's history. Only liked purchases are contrasted (rating above 3).
+Guessed: to find similar unchosen items, we draw random items of the category and keep those that share the most
+attributes and title words (Jaccard) with the bought item. "Unchosen" means absent from this user's history. Only liked
+purchases (rating above 3) are compared with unchosen items.
 
-Privacy: every local read takes a query, so it is tied to that query's user. Caches are keyed by user. The text space
-only counts words and is fitted on train users. Titles and reviews are untrusted: only their plain words are kept, so no
-tag or control character survives.
+Privacy: every method that reads local memory takes a query and reads only the memory of the query's user. The keys of
+caches contain the user. The text space only counts words and is fitted on train users. Titles and reviews are
+untrusted: only their plain words are kept, so no tag or control character survives.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ LIKED = 3.0  # a rating above this means that the user liked the purchase
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Which levels are written, how long a line is, and how much is sampled for the global memory."""
+    """Which levels are written, how long an entry is, and how much is sampled for the global memory."""
 
     levels: tuple[str, ...] = ("record", "pattern", "profile")  # levels of local memory in use (Table 2)
-    title_words: int = 8  # limit per record
-    review_words: int = 12  # limit per record
-    line_words: int = 12  # limit per pattern, profile or global line
-    min_users: int = 3  # fewest users who must support a global aspect, or use a word that the text space learns
-    contrasts: int = 400  # purchases sampled per scenario
+    title_words: int = 8  # most words of the title in a record
+    review_words: int = 12  # most words of the review in a record
+    line_words: int = 12  # most words in a pattern, profile or global line
+    min_users: int = 3  # a global aspect, or a word that the text space learns, needs at least this many users
+    contrasts: int = 400  # most purchases sampled per scenario
     candidates: int = 16  # random items of the scenario drawn per purchase
-    unchosen: int = 6  # the most similar of them are contrasted with the bought item
+    unchosen: int = 6  # most candidates kept per purchase: those most similar to the bought item
 
 
 # --- what memory and its summariser exchange ------------------------------------------------------------------------
@@ -58,7 +59,7 @@ class MemoryConfig:
 class Purchase:
     """One interaction joined with its item."""
 
-    record: str  # id of its behaviour record
+    record: str  # id of the memory entry for this purchase
     user: str
     item: Item
     rating: float  # 1 to 5
@@ -104,34 +105,34 @@ class Summarizer(Protocol):
     """f_LLM of eq. 4-6: `summarize.py` counts, `summarize_lm.py` asks a language model."""
 
     def fit(self, purchases: Sequence[Purchase]) -> Summarizer:
-        """Return a summariser that has learned from the train users' purchases."""
+        """Return a summariser that has learned from `purchases`, those of the train users."""
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
-        """Eq. (4): preferences in one category, from one user's purchases there."""
+        """Eq. (4): return a user's preferences in one category, from the user's purchases in this category."""
 
     def profile(self, patterns: Sequence[Preference]) -> list[Preference]:
-        """Eq. (5): preferences in all categories, from all patterns of one user."""
+        """Eq. (5): return a user's preferences that hold over all categories, from all the user's patterns."""
 
     def aspects(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
-        """Eq. (6), prompt A: what decided between the bought and the unchosen items."""
+        """Eq. (6), prompt A: return the aspects that decided between the bought and the unchosen items."""
 
     def merge(self, aspects: Sequence[Aspect]) -> list[Aspect]:
-        """Eq. (6), prompt B: one canonical name per aspect, nothing specific to a product or a user."""
+        """Eq. (6), prompt B: return one aspect per meaning, with a name that is not specific to a product or a user."""
 
 
-@lru_cache(maxsize=65_536)  # values and titles recur
+@lru_cache(maxsize=65_536)  # cached, because values and titles repeat
 def plain(text: str, words: int | None = None) -> str:
-    """The first `words` words, lower-case, no punctuation except inner apostrophes: `<m1> Red-Mug` -> `m1 red mug`."""
+    """Return the first `words` words, lower-case, no punctuation (inner ' stays): `<m1> Red-Mug` -> `m1 red mug`."""
     return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())[:words])
 
 
 def entry_id(*parts: object) -> str:
-    """Join percent-encoded parts by "/". No user name, however odd, can collide with another user's id."""
+    """Percent-encode each part and join the parts by "/", so that no user name can produce another user's id."""
     return "/".join(quote(str(part), safe="") for part in parts)
 
 
 def record_entry(purchase: Purchase, config: MemoryConfig) -> MemoryEntry:
-    """A behaviour record: `bought vel mug rated 5: love that it is luxury`."""
+    """Return the record of a purchase: `bought vel mug rated 5: love that it is luxury`."""
     text = f"bought {plain(purchase.item.title, config.title_words)} rated {purchase.rating:g}"
     if review := plain(purchase.review, config.review_words):
         text = f"{text}: {review}"
@@ -139,7 +140,7 @@ def record_entry(purchase: Purchase, config: MemoryConfig) -> MemoryEntry:
 
 
 def preference_entries(user: str, preferences: Iterable[Preference], config: MemoryConfig) -> list[MemoryEntry]:
-    """One self-contained line per (scenario, aspect), from the firm preferences of the levels in use."""
+    """Return one self-contained entry per (scenario, aspect) with a firm preference, for `config.levels`."""
     groups: dict[tuple[str, str], list[Preference]] = {}
     for one in preferences:
         if one.firm and ("pattern" if one.scenario else "profile") in config.levels:
@@ -156,7 +157,7 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
 
 
 def patterns_by_category(purchases: Sequence[Purchase], summarizer: Summarizer) -> dict[str, list[Preference]]:
-    """Eq. (4) for each category of one user's history, in the order of the first purchase in each."""
+    """Return {category: its patterns, eq. (4)} for one user's purchases, in the order of the first purchases."""
     by_category: dict[str, list[Purchase]] = {}
     for purchase in purchases:
         by_category.setdefault(plain(purchase.scenario), []).append(purchase)
@@ -164,7 +165,7 @@ def patterns_by_category(purchases: Sequence[Purchase], summarizer: Summarizer) 
 
 
 def local_entries(purchases: Sequence[Purchase], summarizer: Summarizer, config: MemoryConfig) -> list[MemoryEntry]:
-    """Eq. (1): M_u from H_u (oldest first). Profile lines come first, then patterns, then records, latest first."""
+    """Eq. (1): return M_u from H_u (`purchases`, oldest first): profile lines, patterns, then records, latest first."""
     if not purchases:
         return []
     by_category = patterns_by_category(purchases, summarizer)
@@ -174,7 +175,7 @@ def local_entries(purchases: Sequence[Purchase], summarizer: Summarizer, config:
 
 
 def global_line(aspect: Aspect, config: MemoryConfig) -> MemoryEntry:
-    """`mug price`, or with the summariser's description `mug price: what a buyer is ready to pay`."""
+    """Return the global entry: `mug price`, or with a description `mug price: what a buyer is ready to pay`."""
     text = plain(f"{aspect.scenario} {aspect.name}")
     if description := plain(aspect.description, max(config.line_words - len(text.split()), 0)):
         text = f"{text}: {description}"
@@ -183,22 +184,22 @@ def global_line(aspect: Aspect, config: MemoryConfig) -> MemoryEntry:
 
 
 def features(item: Item) -> frozenset[str]:
-    """The item's (aspect, value) pairs and title words: `similarity` compares these."""
+    """Return the item's `aspect=value` pairs and title words, which `similarity` compares."""
     pairs = {f"{aspect}={value}" for aspect, values in item.attributes.items() for value in values}
     return frozenset(pairs | set(plain(item.title).split()))
 
 
 def similarity(one: frozenset[str], other: frozenset[str]) -> float:
-    """Jaccard: shared features / all features, 0 to 1."""
+    """Return the Jaccard similarity, 0 to 1: shared features / all features of the two items."""
     return len(one & other) / max(len(one | other), 1)
 
 
 def sample_contrasts(
     histories: Sequence[tuple[Purchase, ...]], items: Iterable[Item], config: MemoryConfig, rng: np.random.Generator
 ) -> list[Contrast]:
-    """Per scenario, sample liked purchases i+, each with the most similar of some random items not bought by its user.
+    """Sample liked purchases (i+) in each scenario and pair each with similar items that its user never bought (I-).
 
-    Costs contrasts x candidates comparisons per scenario, however many items it has.
+    Compares at most `contrasts` x `candidates` pairs of items per scenario, however many items the scenario has.
     """
     # 1. Group all items, and all liked purchases with their user's history, by scenario.
     items_in_stock: dict[str, list[Item]] = {}
@@ -229,10 +230,10 @@ def sample_contrasts(
 
 
 class EntryIndex:
-    """Entries behind one hybrid index. Of equal texts only the first can be found: a duplicate would waste a place."""
+    """Searchable entries. If several have the same text, only the first is found: duplicates would waste results."""
 
     def __init__(self, entries: Sequence[MemoryEntry], space: TextSpace, vectors: Vectors | None = None) -> None:
-        """`vectors`: saved vectors of the entries, in the same order; None: compute them."""
+        """Index `entries`. `vectors` are their saved vectors, in the same order; None: compute them."""
         self.entries = tuple(entries)
         first: dict[str, int] = {}  # text -> place of its first entry
         for place, entry in enumerate(entries):
@@ -243,19 +244,19 @@ class EntryIndex:
         self.index = HybridIndex(list(self._by_id), list(first), space, vectors) if first else None
 
     def find(self, text: str, k: int) -> tuple[tuple[MemoryEntry, Hit], ...]:
-        """The k entries that match `text` best, with their scores, best first; () for a blank text."""
+        """Return the k entries that match `text` best, with their scores, best first; () for a blank text."""
         if self.index is None or k <= 0 or not text.strip():
             return ()
         return tuple((self._by_id[hit.id], hit) for hit in self.index.search(text, k))
 
     def search(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
-        """Like `find`, without the scores."""
+        """Return the entries of `find`, without the scores."""
         return tuple(entry for entry, _ in self.find(text, k))
 
 
 @dataclass
 class Memory:
-    """Global memory, and the local memory of each query's user as of the query's time."""
+    """The global memory, and the local memory of each query's user at the time of the query."""
 
     dataset: Dataset
     config: MemoryConfig
@@ -279,23 +280,23 @@ class Memory:
         hybrid_config: HybridConfig,
         rng: np.random.Generator,
     ) -> Memory:
-        """Learn global memory and text space from the train users' histories. Local memories are built on demand."""
+        """Learn global memory and text space from the train users' histories. Local memories are built when needed."""
         train_users = frozenset(train_users)
-        # 1. What the train users did before their first query: no target is in it.
+        # 1. Take the train users' purchases before their first query; they contain no target.
         histories = train_histories(dataset, train_users)
-        # 2. The summariser learns how people write.
+        # 2. Let the summariser learn how people write.
         summarizer = summarizer.fit([purchase for history in histories for purchase in history])
-        # 3. Eq. 6: the aspects that decide between bought and unchosen items.
+        # 3. Eq. 6: find the aspects that decide between bought and unchosen items.
         contrasts = sample_contrasts(histories, dataset.items.values(), config, rng)
         shared = global_entries(summarizer, contrasts, config)
-        # 4. Eq. 1, 4, 5 for the train users: the text space counts the words of their entries and of the global lines.
+        # 4. Eq. 1, 4, 5: write the train users' entries; fit the text space to their common words and the global lines.
         local = [[entry.text for entry in local_entries(history, summarizer, config)] for history in histories]
         texts = common_words(local, config.min_users) + [entry.text for entry in shared]
         space = TextSpace.fit(texts, hybrid_config)
         return cls(dataset, config, summarizer, space, shared, train_users)
 
     def local(self, query: Query) -> EntryIndex:
-        """M_u of the query's user, from interactions strictly before the query; empty for a new user."""
+        """Return M_u of the query's user, from interactions strictly before the query; empty for a new user."""
         key = (query.user, query.time)
         if key not in self._indexes:
             purchases = join(self.dataset, self.dataset.history(query))
@@ -303,13 +304,13 @@ class Memory:
         return self._indexes[key]
 
     def entries(self, query: Query) -> tuple[MemoryEntry, ...]:
-        """All entries of this user's memory at the query."""
+        """Return all local entries of the query's user at the time of the query."""
         return self.local(query).entries
 
     def search(self, query: Query, text: str, k: int = 3) -> tuple[MemoryEntry, ...]:
-        """Eq. (8), the memory tool: the k entries of the query's user that match `text` best, best first.
+        """Eq. (8), the memory tool: return the k entries of the query's user that match `text` best, best first.
 
-        Answers are cached: the G episodes of a group often ask the same.
+        Answers are cached, because the G episodes of a group often search for the same text.
         """
         key = (query.user, query.time, text, k)
         if key not in self._answers:
@@ -317,16 +318,16 @@ class Memory:
         return self._answers[key]
 
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int = 3) -> list[tuple[MemoryEntry, ...]]:
-        """`search` for each query and text."""
+        """Return the result of `search` for each (query, text)."""
         return [self.search(query, text, k) for query, text in asked]
 
     def search_global(self, text: str, k: int = 5) -> tuple[MemoryEntry, ...]:
-        """The k global entries that match `text` best, best first."""
+        """Return the k global entries that match `text` best, best first."""
         return self.global_index.search(text, k)
 
 
 def join(dataset: Dataset, history: Sequence[Interaction]) -> tuple[Purchase, ...]:
-    """Add its item to each interaction of a history, oldest first. A record's id holds its place in the history."""
+    """Join each interaction of `history` (oldest first) with its item. A record's id contains its place there."""
     return tuple(
         Purchase(entry_id(one.user, "record", place), one.user, dataset.items[one.item], one.rating, one.review)
         for place, one in enumerate(history)
@@ -334,7 +335,7 @@ def join(dataset: Dataset, history: Sequence[Interaction]) -> tuple[Purchase, ..
 
 
 def train_histories(dataset: Dataset, users: Iterable[str]) -> list[tuple[Purchase, ...]]:
-    """What each user did before their first query, so no target is included. Users without history are left out."""
+    """Return each user's purchases before their first query, so without targets. Leaves out users without purchases."""
     first: dict[str, float] = dict.fromkeys(users, np.inf)  # time of each user's first query
     for query in dataset.queries_of(first):
         first[query.user] = min(query.time, first[query.user])
@@ -343,7 +344,7 @@ def train_histories(dataset: Dataset, users: Iterable[str]) -> list[tuple[Purcha
 
 
 def common_words(texts_by_user: Sequence[Sequence[str]], min_users: int) -> list[str]:
-    """All texts of all users, reduced to words that at least `min_users` users have: what is learned outlives them."""
+    """Return all users' texts with only the words of at least `min_users` users, so that no word belongs to one."""
     users = Counter(word for texts in texts_by_user for word in {word for text in texts for word in words(text)})
     return [" ".join(w for w in words(text) if users[w] >= min_users) for texts in texts_by_user for text in texts]
 
@@ -351,7 +352,7 @@ def common_words(texts_by_user: Sequence[Sequence[str]], min_users: int) -> list
 def global_entries(
     summarizer: Summarizer, contrasts: Sequence[Contrast], config: MemoryConfig
 ) -> tuple[MemoryEntry, ...]:
-    """Eq. (6): the canonical aspects that at least `min_users` users support."""
+    """Eq. (6): return an entry for each canonical aspect that at least `min_users` users support."""
     merged = summarizer.merge(summarizer.aspects(contrasts)) if contrasts else []
     supported = [aspect for aspect in merged if len(aspect.users) >= config.min_users]
     supported.sort(key=lambda aspect: (aspect.scenario, -len(aspect.users), aspect.name))

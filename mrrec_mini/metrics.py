@@ -1,16 +1,18 @@
-"""Recall@k, nDCG@k, MRR@k and bootstrap intervals, on plain arrays.
+"""Compute recall@k, nDCG@k, MRR@k and bootstrap intervals from plain arrays.
 
-Flow: evaluation. Nothing here knows users, items or models: ranks go in, numbers come out.
+Flow: evaluation. The functions take ranks and return numbers; they know nothing about users, items or models.
 
-A rank is 1 for the best item of the *whole* pool (full ranking: metrics over sampled negatives can swap winners,
-Krichene and Rendle, KDD 2020). `inf` means "never returned" and scores 0: a query without an answer stays in the mean.
+A rank counts from 1, the best item, over the *whole* pool (full ranking). Metrics over sampled negatives can change
+which model is better (Krichene and Rendle, KDD 2020). The rank `inf` means "never returned" and scores 0, so a query
+without an answer still counts in the mean.
 
-Formulas: sec. 3.3 for one relevant item, nDCG@k = 1 / log2(rank + 1) if rank <= k, else 0. With several relevant items
-(`ndcg_of_set`; the paper has one) the gain is linear in the grade, as in trec_eval and scikit-learn, and the ideal
+Formulas: with one relevant item (sec. 3.3), nDCG@k = 1 / log2(rank + 1) if rank <= k, else 0. With several
+(`ndcg_of_set`; not in the paper), the gain is linear in the grade, as in trec_eval and scikit-learn, and the ideal
 ranking holds *all* relevant items, found or not. The paper reports no intervals; ours are percentile bootstraps
 (Efron, 1979).
 
-Guessed: ties. The paper has no tie rule. Here the smaller item id wins, so a constant scorer gains nothing by luck.
+Guessed: the paper does not say how to rank equal scores. Here the smaller item id ranks better, so a model that gives
+all items the same score gains nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ MISSING = np.inf  # the rank of an item that was never returned
 
 
 def target_ranks(scores: ArrayLike, targets: ArrayLike) -> np.ndarray:
-    """Rank of each query's target among all items: scores (Q, N), targets (Q,) column numbers -> (Q,) ints from 1.
+    """Return each target's rank among all items: scores (Q, N), targets (Q,) column numbers -> (Q,) ints from 1.
 
-    Of two equal scores, the one in the earlier column ranks better. So if the columns are sorted by item id, the items
-    with equal scores are too. Raises ValueError if a score is NaN, IndexError if a target is not a column number.
+    Of two equal scores, the one in the earlier column ranks better. So if the columns are sorted by item id, the
+    smaller id wins a tie. Raises ValueError if a score is NaN, IndexError if a target is not a column number.
     """
     scores, targets = np.asarray(scores), np.asarray(targets)
     if np.isnan(scores).any():
@@ -43,7 +45,7 @@ def target_ranks(scores: ArrayLike, targets: ArrayLike) -> np.ndarray:
 
 
 def _checked(ranks: ArrayLike, k: int) -> np.ndarray:
-    """`ranks` as floats. Raises ValueError if k < 1, or if a rank is neither a whole number >= 1 nor MISSING."""
+    """Return `ranks` as floats. Raises ValueError if k < 1, or if a rank is neither a whole number >= 1 nor MISSING."""
     ranks = np.asarray(ranks, dtype=float)
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
@@ -60,18 +62,18 @@ def _checked(ranks: ArrayLike, k: int) -> np.ndarray:
 
 
 def recall_at_k(ranks: ArrayLike, k: int) -> np.ndarray:
-    """1 if the target is among the first k, else 0. With one relevant item this equals the hit rate."""
+    """Return 1 if rank <= k, else 0. With one relevant item per query, the mean is the hit rate."""
     return (_checked(ranks, k) <= k).astype(float)
 
 
 def ndcg_at_k(ranks: ArrayLike, k: int) -> np.ndarray:
-    """Sec. 3.3: 1 / log2(rank + 1) if rank <= k, else 0. The ideal DCG is 1: the target comes first."""
+    """Return 1 / log2(rank + 1) if rank <= k, else 0 (sec. 3.3). The ideal ranking has the target first: DCG 1."""
     ranks = _checked(ranks, k)
     return np.where(ranks <= k, 1 / np.log2(ranks + 1), 0.0)
 
 
 def mrr_at_k(ranks: ArrayLike, k: int) -> np.ndarray:
-    """1 / rank if rank <= k, else 0."""
+    """Return 1 / rank if rank <= k, else 0."""
     ranks = _checked(ranks, k)
     return np.where(ranks <= k, 1 / ranks, 0.0)
 
@@ -80,10 +82,11 @@ def mrr_at_k(ranks: ArrayLike, k: int) -> np.ndarray:
 
 
 def ndcg_of_set(ranks: ArrayLike, grades: ArrayLike, k: int) -> float:
-    """DCG@k / ideal DCG@k of one query, in [0, 1]; the gain is the grade.
+    """Return DCG@k / ideal DCG@k of one query, in [0, 1]; the gain is the grade.
 
-    ranks (R,): of all relevant items, MISSING if not returned; those count in the ideal too. grades (R,) > 0. Raises
-    ValueError if there is no item, if two share a rank, or if a grade is missing, not finite or not above 0.
+    `ranks` (R,) are the ranks of all relevant items. An item that was not returned has rank MISSING and still counts
+    in the ideal DCG. `grades` (R,) are above 0. Raises ValueError if there is no item, if two items share a rank, or
+    if a grade is missing, not finite or not above 0.
     """
     ranks, grades = _checked(ranks, k), np.asarray(grades, dtype=float)
     returned = ranks[np.isfinite(ranks)]
@@ -101,7 +104,7 @@ def ndcg_of_set(ranks: ArrayLike, grades: ArrayLike, k: int) -> float:
 
 
 class Interval(NamedTuple):
-    """A mean and the bounds within which it would usually fall for other queries from the same source."""
+    """A mean and its confidence interval, from `low` to `high`."""
 
     mean: float
     low: float
@@ -116,11 +119,11 @@ def bootstrap_interval(
     n: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap interval of the mean of `values` (M,), from n resamples.
+    """Return the percentile bootstrap interval of the mean of `values` (M,), from n resamples.
 
-    `clusters` (M,) names the independent unit of each row, e.g. the query of each (seed, query) row. Rows of one
-    cluster are drawn together: three seeds on one query are not three queries. Default: each row is its own cluster.
-    The interval covers the choice of queries, not the spread between training seeds.
+    `clusters` (M,) gives the independent unit of each value, e.g. the query if a value belongs to a (seed, query) pair.
+    Values of one cluster are drawn together, because three seeds on one query are not three queries. By default, each
+    value is its own cluster. The interval reflects the choice of queries, not the spread between training seeds.
     Raises ValueError if a value is NaN or infinite, or if there are fewer than two clusters.
     """
     values = np.asarray(values, dtype=float)
@@ -131,7 +134,7 @@ def bootstrap_interval(
         raise ValueError("a value is NaN or infinite")
     if n < 1 or not 0 < level < 1:
         raise ValueError(f"need n >= 1 and 0 < level < 1, found n = {n}, level = {level}")
-    # the mean of a resample is the sum of its clusters' values over the number of their rows
+    # mean of a resample = sum of the values in the drawn clusters / number of these values
     _, cluster_of_row, sizes = np.unique(clusters, return_inverse=True, return_counts=True)  # (M,), (C,)
     if len(sizes) < 2:
         raise ValueError(f"an interval needs at least two clusters, found {len(sizes)}")
@@ -142,17 +145,17 @@ def bootstrap_interval(
 
 
 def _draws(count: int, n: int, rng: np.random.Generator, cells: int = 1 << 22):
-    """Yield n resamples of `count` cluster numbers in blocks (rows, count) of about 32 MB."""
+    """Yield n resamples, each of `count` cluster numbers, in blocks (rows, count) of about 32 MB."""
     rows = max(1, cells // count)
     for start in range(0, n, rows):
         yield rng.integers(count, size=(min(rows, n - start), count))
 
 
 def paired_interval(new: ArrayLike, old: ArrayLike, rng: np.random.Generator, **options) -> Interval:
-    """Interval of mean(new - old), row by row on the same queries, so the difficulty of a query cancels out.
+    """Return the interval of mean(new - old) on the same queries, so that the difficulty of a query cancels out.
 
-    `new`, `old` (M,), aligned. `options`: those of `bootstrap_interval`. `new` is better if the whole interval is above
-    0. Raises ValueError if the shapes differ, or as `bootstrap_interval` does.
+    `new` and `old` (M,) hold the same queries in the same order. `options` are passed to `bootstrap_interval`. `new` is
+    better if the whole interval is above 0. Raises ValueError if the shapes differ, or as `bootstrap_interval` does.
     """
     new, old = np.asarray(new, dtype=float), np.asarray(old, dtype=float)
     if new.shape != old.shape:

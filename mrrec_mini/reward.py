@@ -1,8 +1,8 @@
-"""What an episode was worth: format, recommendation and memory, each alone, then their weighted sum (eq. 10).
+"""Reward of an episode: the terms format, recommendation and memory, and their weighted sum (eq. 10).
 
-Flow: after rollout, before update. The profile that the policy wrote is the query to the item index (eq. 3); the rank
-of the target there decides. The target is used only here, in `turn_credit` and in `evaluate`. The policy never sees
-the item pool.
+Flow: after rollout, before update. The profile that the policy wrote is the query to the item index (eq. 3). The
+recommendation term depends on the rank of the target in the result. The target is used only here, in `turn_credit` and
+in `evaluate`. The policy never sees the item pool.
 
     format          1 if the episode ended with an answer that parses, else 0
     recommendation  nDCG@1000 + nDCG@100 of the target over the whole pool
@@ -11,7 +11,7 @@ the item pool.
         - call_cost x calls - token_cost x retrieved tokens                                  ours; both 0 by default
 
 As in the paper, except for the last line: if searching is free, a policy never learns when to stop. Guessed: a
-malformed episode gets recommendation 0, and keeps its memory reward if it made a call before it broke.
+malformed episode gets recommendation 0, and keeps its memory reward if it made a call before the malformed turn.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RewardConfig:
     format: float = 0.1
     recommendation: float = 5.0
     memory: float = 0.1
-    k_wide: int = 1000  # in a pool of a few thousand items this covers most
+    k_wide: int = 1000  # covers most of a pool of a few thousand items
     k_narrow: int = 100
     call_cost: float = 0.0  # per memory call
     token_cost: float = 0.0  # per token that the memory tool returned
@@ -42,27 +42,27 @@ class RewardConfig:
 
 
 def format_reward(episode: Episode) -> float:
-    """1 if the final answer parses, else 0 (sec. 3.3)."""
+    """Return 1 if the final answer parses, else 0 (sec. 3.3)."""
     return float(episode.answer is not None)
 
 
 def recommendation_reward(rank: float, config: RewardConfig) -> float:
-    """nDCG@1000 + nDCG@100 of a target at this 1-based rank, in 0..2 (sec. 3.3); 0 at rank infinity (no profile)."""
+    """Return nDCG@1000 + nDCG@100 (sec. 3.3) of a target at this 1-based rank: in 0..2; 0 at infinity (no profile)."""
     return float(ndcg_at_k([rank], config.k_wide)[0] + ndcg_at_k([rank], config.k_narrow)[0])
 
 
 def memory_reward(episode: Episode) -> float:
-    """1 if at least one valid memory call was made, else 0 (sec. 3.3)."""
+    """Return 1 if at least one valid memory call was made, else 0 (sec. 3.3)."""
     return float(len(episode.calls) > 0)
 
 
 def retrieved_tokens(mask: tuple[int, ...]) -> int:
-    """The number of tokens that memory returned: each 0 in `mask` after the first 1 (a token that the policy wrote)."""
+    """Return the number of tokens that memory returned: the zeros in `mask` after the first 1 (a policy token)."""
     return mask[mask.index(1) :].count(0) if 1 in mask else 0
 
 
 def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, retrieved: int = 0) -> float:
-    """r = w1 format + w2 recommendation + w3 memory - the cost of searching.   Eq. (10)"""
+    """Return r = w1 format + w2 recommendation + w3 memory - the cost of searching.   Eq. (10)"""
     return (
         config.format * terms["format"]
         + config.recommendation * terms["recommendation"]
@@ -73,7 +73,7 @@ def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, 
 
 
 def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig) -> list[Episode]:
-    """Fill in `rewards` (the terms, and the target's `rank`: infinity without an answer) and `reward`."""
+    """Return the episodes with `rewards` (terms, and `rank` of the target: infinity without an answer) and `reward`."""
     # 1. the rank of each target among all items, by similarity to the profile of the answer (eq. 3)
     answered = [e for e in episodes if e.answer is not None]
     ranks = iter(items.ranks([e.answer.profile for e in answered], [e.query.target for e in answered]))

@@ -1,14 +1,14 @@
-"""Policy + memory tool -> Episodes: think, search, read, search again, answer; and who wrote which token.
+"""Play episodes: the policy thinks, searches memory, reads and answers; a mask says who wrote which token.
 
 Flow: after memory and sampler, before reward. `rollout` plays one episode per query, all in parallel, turn by turn:
-show the prompt, let the actor write a turn, parse it, answer a search from this user's memory (eq. 8). The actor is the
-language model (`LMActor`) or a script (`ScriptActor`). Both get the same prompts, parser, caps and memory.
+show the prompt, let the actor write a turn, parse it, answer a search from the user's memory (eq. 8). The actor is the
+language model (`LMActor`) or a script (`ScriptActor`). Both get the same prompts, parser, limits and memory.
 
 An episode ends with an answer, at its first malformed turn, at a search beyond `max_calls`, or when a turn does not
 stop within `turn_tokens`. In the last three cases it has no answer and its format reward is 0.
 
-Three decisions hold here: token in, token out (ids are appended, never decoded and encoded again); only sampled ids
-are parsed; retrieved ids carry mask 0. Departure: at most 3 searches; the paper caps only the length (768 tokens).
+Three rules hold: ids are appended, and never decoded and encoded again (token in, token out); only sampled ids are
+parsed; retrieved ids have mask 0. Departure: at most 3 searches; the paper limits only the length (768 tokens).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from mrrec_mini.sampler import Sampler
 class RolloutConfig:
     """The limits of an episode."""
 
-    max_calls: int = 3  # searches; the turn after the last one must answer. 0: no local memory
-    memory_k: int = 3  # memories a search returns (fig. 6: best at 3)
+    max_calls: int = 3  # searches; the turn after the last search must answer. 0: no local memory
+    memory_k: int = 3  # memories that a search returns (fig. 6: 3 is best)
     global_k: int = 6  # lines of global memory in the prompt. 0: no global memory
     turn_tokens: int = 48  # a longer turn is malformed
     constrained: bool = False  # sample only tokens that the grammar allows next
@@ -58,11 +58,11 @@ class State:
 
     @property
     def shown(self) -> list[MemoryEntry]:
-        """The memories displayed so far, in order."""
+        """The memories shown so far, in order."""
         return [entry for call in self.calls for entry in call.entries]
 
     def append(self, ids: list[int], logprobs: list[float] | None = None, states: list[int] | None = None) -> None:
-        """Sampled ids come with log-probabilities, and with states under a constraint; given ids (mask 0) do not."""
+        """Append sampled ids with log-probabilities (and states if constrained), or given ids (mask 0) without."""
         self.tokens += ids
         self.mask += [0 if logprobs is None else 1] * len(ids)
         self.logprobs += logprobs or [0.0] * len(ids)
@@ -75,7 +75,7 @@ class State:
 
 
 class Searchable(Protocol):
-    """A memory to search: the data set's memory, a store, or one of them with some entries hidden."""
+    """A memory to search: the memory of a data set or of a store, or one of the two with some entries hidden."""
 
     def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]: ...
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]: ...
@@ -95,7 +95,7 @@ class Actor(Protocol):
 
 
 class LMActor:
-    """The language model writes. `temperature` 0: greedy."""
+    """The language model writes the turns. `temperature` 0: greedy."""
 
     def __init__(self, model, grammar: Grammar, generator: torch.Generator | None = None, temperature: float = 1.0):
         self.model, self.grammar, self.generator, self.temperature = model, grammar, generator, temperature
@@ -119,7 +119,7 @@ Script = Callable[[State], list[int]]  # an episode so far -> the ids of its nex
 
 
 class ScriptActor:
-    """Scripts write; `make_script` is called once per episode. Log-probabilities are 0: a script is certain."""
+    """Scripts write the turns; `make_script` is called once per episode. Log-probabilities are 0: no sampling."""
 
     def __init__(self, make_script: Callable[[State], Script]):
         self.make_script = make_script
@@ -146,14 +146,14 @@ def rollout(
     config: RolloutConfig,
     all_calls: bool = False,
 ) -> list[Episode]:
-    """One episode per query, in order; repeat a query to get a group.
+    """Play one episode per query; return the episodes in order. Repeat a query to get a group.
 
-    `all_calls` forbids to answer before every search is used, and to search after that: the honest baseline
-    `warm_start_all_calls`. It changes the probabilities, so it is for evaluation only.
+    `all_calls` forbids answers until all `max_calls` searches are used; after that it forbids searches. It is for the
+    baseline `warm_start_all_calls`, and only for evaluation, since it changes the probabilities.
     """
     if not queries:
         return []
-    # 1. each episode opens with its prompt; a group asks one question, so each text is looked up and written once
+    # 1. each episode starts with its prompt; equal query texts (a group) are looked up and encoded only once
     texts = dict.fromkeys(query.text for query in queries)
     shared = {text: memory.search_global(text, config.global_k) for text in texts}
     prompts = {text: grammar.prompt(text, entries) for text, entries in shared.items()}
@@ -171,7 +171,7 @@ def rollout(
             starts = constraint.start[[len(state.shown) for state in live], int(last)]  # (rows,)
             allowed = starts, constraint.allowed, constraint.after
         written = actor.turn(config.turn_tokens, forbidden, allowed)
-        # 3. what was written is parsed: a search goes on, all else ends the episode
+        # 3. parse each turn: after a search the episode continues, anything else ends it
         searches: dict[int, str] = {}  # row -> the text of its search
         for row, (state, ids, *noted) in enumerate(zip(live, *written, strict=True)):
             state.append(ids, *noted)

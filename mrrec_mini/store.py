@@ -1,18 +1,19 @@
-"""Durable memory: one SQLite file where users reach only their own rows, and forgetting deletes.
+"""Durable memory in one SQLite file: users reach only their own rows, and `forget` deletes a user's rows.
 
-Flow: `build_store` saves what `memory.py` makes from a data set; then the store grows by what people do and say
-(`Scope.remember`, `Scope.add`). The assistant and `mrrec memory` read and write it.
+Flow: `build_store` saves what `memory.py` makes from a data set; then the store grows with each new purchase
+(`Scope.remember`) and note (`Scope.add`). The assistant and `mrrec memory` read and write it.
 
-The file is the truth. It holds entries, each with its vector in the same row; the behaviour records and preferences
-from which summaries are recomputed; and events as history. Everything else is derived. Transactions are short:
-summaries and vectors are computed before one begins, and computed again if the user's rows changed meanwhile.
+The file is the only source. It holds the entries, each with its vector in the same row; the purchases and preferences
+from which summaries are recomputed; and the history of changes (events). Everything else, such as a
+search index, is computed from the file. Transactions are short: summaries and vectors are computed before a transaction
+begins, and computed again if the user's rows changed meanwhile.
 
-Privacy: rows of people are reached only through a `Scope`, which belongs to one user and puts that user into every
-statement. Another user's id gets the same error as an unknown id. The attempt is logged under the asking user
-(`audit`), with the id as typed, so the log does not reveal whether the id exists. Each user has their own copies of
-the items they bought, so no import changes another user's items.
+Privacy: the rows of users are reached only through a `Scope`, which belongs to one user and limits every SQL statement
+to this user. The id of another user's entry gives the same error as an unknown id. The attempt is logged under the
+asking user (`audit`), with the id as typed, so the log does not reveal whether the id exists. Each user has their own
+copies of the items they bought, so no import changes another user's items.
 Global memory has its own table and is rebuilt from train users only (`rebuild_global`). What the store learned from all
-people (word weights, words that stand for values) contains only words that several of them used (`min_users`,
+users (word weights, words that stand for values) contains only words that several users used (`min_users`,
 `word_users`), so no user's own words outlive `forget`. A global line that too few of the remaining users support
 disappears at the next `rebuild_global`.
 
@@ -20,7 +21,7 @@ Equations: `remember` and `delete` apply eq. 1, 4 and 5 to one category, `rebuil
 `Scope.search` is eq. 8. The paper keeps its memories in a vector index and does not say how they change.
 
 Departure from `Memory.build`: a rebuilt global memory also uses what train users bought after their first query, since
-no target has to be hidden any more. Without later purchases the two are the same.
+no target has to be hidden any more. Without such purchases both give the same global memory.
 Guessed: a line corrected by hand stays when its category is summarised again; a deleted line comes back then.
 """
 
@@ -65,9 +66,9 @@ from mrrec_mini.memory import (
 from mrrec_mini.summarize import ExtractiveSummarizer
 
 FORMAT = 2  # version of the tables below
-WAIT = 5.0  # seconds that a writer waits for another one
-PAGE = 50  # rows
-AUDIT_CHARS = 200  # of a refused id that are logged
+WAIT = 5.0  # seconds that a writer waits for another writer
+PAGE = 50  # rows on a page
+AUDIT_CHARS = 200  # characters of a refused id that are logged
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE learned (part TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
@@ -104,11 +105,11 @@ CREATE INDEX audit_of ON audit (user, number);
 CREATE INDEX entry_of ON entry (user, number);
 CREATE INDEX event_of ON event (user, number);
 """
-# Tables with rows of people, in an order in which they can be emptied: `behaviour` refers to `item`.
+# Tables with rows of users, in an order in which `forget` can empty them: `behaviour` refers to `item`.
 PERSONAL = ("entry", "event", "audit", "behaviour", "item", "preference", "person")
 ENTRY = "id, level, text, rests_on, scenario, support"
 EVENT = "entry, kind, old, new, at"
-EXPORTED = {  # table, which is also the kind of an exported line -> its columns and order
+EXPORTED = {  # table (and kind of an exported line) -> its columns, and the columns to sort by
     "behaviour": ("place, item, time, rating, review", "place"),
     "preference": ("category, place, content", "category, place"),
     "entry": (f"{ENTRY}, by_hand, version, changed", "number"),
@@ -122,7 +123,7 @@ class StoreBusy(OSError):
 
 
 class NotYours(LookupError):
-    """This user has no entry with the id; the same error whether or not another user has one."""
+    """This user has no entry with this id. The error is the same whether or not another user has such an entry."""
 
     def __init__(self, user: str, identity: str):
         super().__init__(f"{shorten(user)} has no memory {shorten(identity, 120)}; `list` shows the ids")
@@ -130,21 +131,21 @@ class NotYours(LookupError):
 
 
 class Changed(ValueError):
-    """The entry to update is no longer at the version that the caller saw."""
+    """The entry was changed after the caller read it."""
 
 
 def milliseconds() -> int:
-    """Now, in milliseconds since 1970."""
+    """Return the current time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True)
 class Page:
-    """A part of a list, and where the next part begins."""
+    """One part of a list, and the cursor at which the next part begins."""
 
     rows: tuple  # of MemoryEntry or Event
     total: int  # rows of the whole list
-    cursor: int | None  # pass it to get the next page; None: this is the last one
+    cursor: int | None  # pass it to get the next page; None: this is the last page
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Event:
 
 
 class Store(AbstractContextManager):
-    """An open store. `for_user` is the only way to a user's rows. Close it after use (`with`)."""
+    """An open store. `for_user` is the only access to a user's rows. Close the store after use (`with`)."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, now: Callable[[], int] = milliseconds):
         self.path, self._connection, self.now = path, connection, now
@@ -204,27 +205,27 @@ class Store(AbstractContextManager):
         self._connection.close()
 
     def for_user(self, user: str) -> Scope:
-        """This user's part of the store. Raises DataError for a blank name; any other name is an opaque key."""
+        """Return the `Scope` of this user. Raises DataError if `user` is blank; any other string is a valid user."""
         if not isinstance(user, str) or not user.strip():
             raise DataError("the user is empty; every memory belongs to somebody")
         return Scope(self, user)
 
     @property
     def generation(self) -> int:
-        """A number that every write increases in its own transaction. What was derived at a lower one is outdated."""
+        """A number that each write increases in its transaction. What was computed at a lower number is outdated."""
         return int(self._rows("SELECT value FROM meta WHERE key = 'generation'")[0][0])
 
     def entry_index(self) -> EntryIndex:
-        """A search index over the global memory (eq. 6) as it is now."""
+        """Return a search index over the current global memory (eq. 6)."""
         rows = self._rows("SELECT vector, id, text, scenario, support FROM shared ORDER BY number")
         entries = [MemoryEntry(i, None, "global", text, (), scenario, n) for _, i, text, scenario, n in rows]
         return self._index(entries, [row[0] for row in rows])
 
     def rebuild_global(self, rng: np.random.Generator, items: Iterable[Item] = ()) -> tuple[MemoryEntry, ...]:
-        """Recompute eq. (6) from the train users' purchases in the store; returns the global entries.
+        """Replace the global memory by eq. (6) on the train users' purchases in the store; return its entries.
 
-        `items`: what users could choose from, in addition to what train users bought. If a train user's rows change
-        before the transaction, everything is computed again with the same draws.
+        `items`: items that users could choose, in addition to the items that train users bought. If a train user's
+        rows change before the transaction, everything is computed again with the same random draws.
         """
         offered = {item.id: item for item in items}
         while True:
@@ -246,7 +247,7 @@ class Store(AbstractContextManager):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One transaction: all or nothing, on the disk when the block ends. Increases the generation."""
+        """Run the block as one transaction: all or nothing, on the disk when it ends. Increases the generation."""
         with _sqlite_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -259,20 +260,20 @@ class Store(AbstractContextManager):
                 raise
 
     def _embed(self, texts: Sequence[str]) -> list[bytes]:
-        """One vector per text, as float32 bytes."""
+        """Return one vector per text, as float32 bytes; empty bytes if the store has no embedder."""
         if self.space.embedder is None:
             return [b""] * len(texts)
         return [row.tobytes() for row in embed(self.space.embedder, list(texts)).values]
 
     def _index(self, entries: Sequence[MemoryEntry], vectors: Sequence[bytes]) -> EntryIndex:
-        """An index over saved entries, with their saved vectors."""
+        """Return a search index over saved entries, with their saved vectors."""
         if self.space.embedder is None or not entries:
             return EntryIndex(entries, self.space)
         matrix = np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(len(entries), -1)
         return EntryIndex(entries, self.space, Vectors(matrix, self.embedder_id))
 
     def _teachers(self) -> list[tuple[str, int]]:
-        """(user, generation) of each train user. The global memory is learned from them only."""
+        """Return (user, generation) of each train user. The global memory is learned only from train users."""
         return self._rows("SELECT user, generation FROM person WHERE teaches ORDER BY user")
 
     def _write_shared(self, entries: Sequence[MemoryEntry], vectors: Sequence[bytes]) -> None:
@@ -285,14 +286,14 @@ class Store(AbstractContextManager):
 
 
 def _logging_refusals(verb: Callable) -> Callable:
-    """Log attempts to access ids the user does not own. Logging is best effort and never changes the result."""
+    """Decorate a method of `Scope`: log each NotYours error. The error is raised even if it cannot be logged."""
 
     @functools.wraps(verb)
     def logged(self: Scope, *args, **kwargs):
         try:
             return verb(self, *args, **kwargs)
         except NotYours as refusal:
-            with suppress(sqlite3.Error):  # nothing is derived from the log, so the generation stays
+            with suppress(sqlite3.Error):  # nothing is computed from the log, so the generation stays
                 self.store._connection.execute(
                     "INSERT INTO audit (user, verb, asked, at) VALUES (?, ?, ?, ?)",
                     (self.user, verb.__name__, str(refusal.identity)[:AUDIT_CHARS], self.store.now()),
@@ -303,7 +304,7 @@ def _logging_refusals(verb: Callable) -> Callable:
 
 
 class Scope:
-    """One user's memory. Every statement below has `self.user` as a parameter, so it reaches no other user's rows."""
+    """One user's memory. Every SQL statement has `self.user` as a parameter, so it cannot reach rows of other users."""
 
     def __init__(self, store: Store, user: str):
         self.store, self.user = store, user
@@ -312,35 +313,35 @@ class Scope:
 
     @_logging_refusals
     def get(self, identity: str) -> MemoryEntry:
-        """One entry. Raises NotYours if this user has none with the id."""
+        """Return the entry with this id. Raises NotYours if this user has no such entry."""
         return self._get(identity)[0]
 
     def list(self, level: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
-        """Entries after `cursor`, oldest first. Raises ValueError for a limit below 1."""
+        """Return a page of entries after `cursor`, oldest first. Raises ValueError for a limit below 1."""
         return self._page("entry", ENTRY, self._entry, limit, cursor, level=level or None)
 
     @_logging_refusals
     def history(self, identity: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
-        """Events, oldest first: all, or those of one entry, deleted or not. Raises NotYours if it has none."""
+        """Return a page of events, oldest first: all or one entry's, deleted or not. Raises NotYours if it has none."""
         page = self._page("event", EVENT, lambda row: Event(*row), limit, cursor, entry=identity)
         if identity is not None and not page.total:
             raise NotYours(self.user, identity)
         return page
 
     def search(self, text: str, k: int = 3) -> tuple[tuple[MemoryEntry, Hit], ...]:
-        """Eq. (8): the k entries that match `text` best, with their scores, best first. Raises ValueError if k < 0."""
+        """Return the k entries that match `text` best, with scores, best first: eq. (8). Raises ValueError if k < 0."""
         if k < 0:
             raise ValueError(f"k must be >= 0, not {k}")
         return self.entry_index().find(text, k)
 
     def entry_index(self) -> EntryIndex:
-        """A search index over this user's entries as they are now, oldest first."""
+        """Return a search index over this user's current entries, oldest first."""
         rows = self._execute(f"SELECT vector, {ENTRY} FROM entry WHERE user = ? ORDER BY number")
         return self.store._index([self._entry(fields) for _, *fields in rows], [row[0] for row in rows])
 
     @_logging_refusals
     def why(self, identity: str, text: str = "") -> dict:
-        """What an entry rests on, and how it scores in a search for `text`. Raises NotYours as `get` does."""
+        """Return the records behind an entry, and its score in a search for `text`. Raises NotYours as `get` does."""
         entry = self._get(identity)[0]
         texts = [(one, self._one("SELECT text FROM entry WHERE user = ? AND id = ?", one)) for one in entry.rests_on]
         rests_on = [{"id": source, "text": row and row[0]} for source, row in texts]
@@ -361,7 +362,7 @@ class Scope:
         return about
 
     def stats(self) -> dict:
-        """Counts of this user's rows, and facts about the file."""
+        """Return counts of this user's rows, and facts about the file."""
         levels = self._execute("SELECT level, count(*) FROM entry WHERE user = ? GROUP BY level")
         [events] = self._one("SELECT count(*) FROM event WHERE user = ?")
         [refused] = self._one("SELECT count(*) FROM audit WHERE user = ?")
@@ -379,7 +380,7 @@ class Scope:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def add(self, text: str) -> MemoryEntry:
-        """Add a note in the user's own words; the same text twice is one entry. Raises DataError for a blank text."""
+        """Save a note in the user's own words, unless the same note exists. Raises DataError for a blank text."""
         text = require_text(text, "the text")
         [vector] = self.store._embed([text])
         with self.store._writing():
@@ -392,7 +393,7 @@ class Scope:
 
     @_logging_refusals
     def update(self, identity: str, text: str, version: int | None = None) -> MemoryEntry:
-        """Give an entry another text; summaries leave it alone from then on. `version`: the one the caller saw.
+        """Change the text of an entry; later summaries do not replace it. `version`: the version that the caller saw.
 
         Raises NotYours as `get` does, Changed if the entry is at another version, DataError for a blank text.
         """
@@ -411,7 +412,7 @@ class Scope:
 
     @_logging_refusals
     def delete(self, identity: str) -> None:
-        """Delete one entry. A record goes with its purchase, and its category is summarised again, as by `remember`.
+        """Delete one entry. For a record, also delete its purchase and redo the summaries of its category.
 
         Raises NotYours as `get` does.
         """
@@ -433,9 +434,9 @@ class Scope:
             return
 
     def remember(self, item: Item, rating: float, review: str = "", at: int | None = None) -> MemoryEntry:
-        """Eq. (1) with one more purchase: add its behaviour record, then redo eq. (4) for its category, and eq. (5).
+        """Add a purchase: save its record (eq. 1), redo the patterns of its category (eq. 4) and the profile (eq. 5).
 
-        `rating`: 1 to 5. `at`: seconds since 1970; None: now. Raises DataError for another rating or an odd review.
+        `rating`: 1 to 5. `at`: seconds since 1970; None: now. Raises DataError for another rating or an invalid review.
         """
         if not np.isfinite(rating) or not 1 <= rating <= 5:
             raise DataError(f"the rating is {shorten(rating)}; give a number from 1 to 5")
@@ -445,7 +446,7 @@ class Scope:
             # 1. Read the user's rows. The generation shows later whether they are still the same.
             generation, place = self._person()
             purchases = self.purchases()
-            # 2. Outside the transaction: the new record, and the summaries with it.
+            # 2. Outside the transaction: compute the new record, and the summaries that include it.
             purchase = Purchase(entry_id(self.user, "record", place), self.user, item, rating, review)
             record = record_entry(purchase, store.config)
             [vector] = store._embed([record.text])
@@ -463,7 +464,7 @@ class Scope:
             return record
 
     def forget(self) -> int:
-        """Delete all rows of this user, also from the free pages of the file; returns how many."""
+        """Delete all rows of this user, and their remains in free pages of the file; return the number of rows."""
         with self.store._writing():
             gone = sum(len(self._execute(f"DELETE FROM {table} WHERE user = ? RETURNING 1")) for table in PERSONAL)
         self.store._rows("VACUUM")
@@ -473,7 +474,7 @@ class Scope:
     # --- export and import ------------------------------------------------------------------------------------------
 
     def export(self) -> list[str]:
-        """All rows of this user as JSON lines. `restore` recreates rows that export to the same lines."""
+        """Return all rows of this user as JSON lines. After `restore`, `export` returns the same lines."""
         rows = [("person", {"user": self.user, "next": self._person()[1], "format": FORMAT})]
         items = self._execute("SELECT id, content FROM item WHERE user = ? ORDER BY id")
         rows += [("item", {"id": identity, "content": json.loads(content)}) for identity, content in items]
@@ -483,10 +484,10 @@ class Scope:
         return [json.dumps({"line": kind, **fields}, sort_keys=True) for kind, fields in rows]
 
     def restore(self, lines: Iterable[bytes], name: str = "import") -> dict[str, int]:
-        """Insert the rows of an export, all or nothing; returns {kind: rows}. `name`: of the file, for errors.
+        """Insert the rows of an export, all or nothing; return {kind: number of rows}. Errors show the file's `name`.
 
         Raises DataError, naming the line, for anything that is not an export of this user; ValueError if the user
-        has rows already. The user does not become a train user: anybody can write an export.
+        has rows already. The user does not become a train user, since anybody can write such a file.
         """
         read = [(number, *_parse_line(content, number, name)) for number, content in json_lines(lines, name)]
         if not read or read[0][1] != "person":
@@ -521,15 +522,15 @@ class Scope:
     # --- below: one step each ---------------------------------------------------------------------------------------
 
     def _execute(self, statement: str, *values: object) -> list[tuple]:
-        """Execute a statement whose first parameter is the user; returns its rows."""
+        """Execute a statement whose first parameter is the user; return its rows."""
         return self.store._rows(statement, (self.user, *values))
 
     def _one(self, statement: str, *values: object) -> tuple | None:
-        """The first row, if any."""
+        """Return the first row of the result, or None."""
         return next(iter(self._execute(statement, *values)), None)
 
     def _page(self, table: str, columns: str, make: Callable, limit: int, cursor: int, **equal: str | None) -> Page:
-        """A page of this user's rows. `equal`: values that columns must have; None: any."""
+        """Return a page of this user's rows. `equal`: {column: required value}; None allows every value."""
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         equal = {column: value for column, value in equal.items() if value is not None}
@@ -545,18 +546,18 @@ class Scope:
         return MemoryEntry(identity, self.user, level, text, tuple(json.loads(rests_on)), scenario, support)
 
     def _get(self, identity: str) -> tuple[MemoryEntry, int]:
-        """(entry, version) of the entry with this id. Raises NotYours if this user has no such entry."""
+        """Return (entry, version) of the entry with this id. Raises NotYours if this user has no such entry."""
         row = self._one(f"SELECT version, {ENTRY} FROM entry WHERE user = ? AND id = ?", identity)
         if row is None:
             raise NotYours(self.user, identity)
         return self._entry(row[1:]), row[0]
 
     def _person(self) -> tuple[int, int]:
-        """(generation, next number) of this user; (0, 0) for a new one."""
+        """Return (generation, next free entry number) of this user; (0, 0) for a new user."""
         return self._one("SELECT generation, next FROM person WHERE user = ?") or (0, 0)
 
     def _increase_generation(self, numbers: int = 0) -> int:
-        """Say that this user's rows changed; returns the first of some `numbers` that no entry of the user ever had."""
+        """Increase this user's generation and reserve `numbers` unused entry numbers; return the first of them."""
         [after] = self._one(
             "INSERT INTO person (user, generation, next) VALUES (?, 1, ?) ON CONFLICT (user)"
             " DO UPDATE SET generation = generation + 1, next = next + excluded.next RETURNING next",
@@ -568,7 +569,7 @@ class Scope:
         self._execute("INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?, ?)", entry, kind, old, new, self.store.now())
 
     def _save(self, entry: MemoryEntry, vector: bytes, old: str | None = None, by_hand: bool = False) -> None:
-        """Insert an entry or, if `old` is its text so far, change it."""
+        """Insert an entry, or update it if it exists. `old`: its previous text, None for a new entry."""
         changeable = "text", "rests_on", "support", "by_hand", "changed", "embedder", "vector"
         self._execute(
             f"INSERT INTO entry (user, {ENTRY}, by_hand, version, changed, embedder, vector)"
@@ -596,7 +597,7 @@ class Scope:
     # --- eq. 1, 4, 5 for one category -------------------------------------------------------------------------------
 
     def purchases(self) -> list[Purchase]:
-        """H_u: this user's purchases, oldest first."""
+        """Return H_u: this user's purchases, oldest first."""
         rows = self._execute(
             "SELECT place, item.content, rating, review FROM behaviour JOIN item"
             " ON item.user = behaviour.user AND item.id = behaviour.item WHERE behaviour.user = ? ORDER BY place"
@@ -607,7 +608,7 @@ class Scope:
         ]
 
     def _summarise(self, category: str, purchases: Sequence[Purchase]) -> tuple:
-        """The arguments of `_write_summaries`: eq. (4) for one category, and eq. (5), with other saved patterns."""
+        """Redo eq. (4) for one category and eq. (5) for all categories; return the arguments of `_write_summaries`."""
         store, category = self.store, plain(category)
         here = [one for one in purchases if plain(one.scenario) == category]
         patterns = store.summarizer.patterns(here) if here else []
@@ -620,7 +621,7 @@ class Scope:
     def _write_summaries(
         self, category: str, patterns: Sequence[Preference], entries: Sequence[MemoryEntry], vectors: Sequence[bytes]
     ) -> None:
-        """Replace the profile and one category's patterns, except lines written by hand. Within a transaction."""
+        """Replace the profile and one category's patterns, but not lines written by hand. Call it in a transaction."""
         self._write_preferences(category, patterns)
         rows = self._execute(
             f"SELECT by_hand, {ENTRY} FROM entry WHERE user = ?"
@@ -640,7 +641,7 @@ class Scope:
         self._increase_generation()
 
     def _preferences(self) -> dict[str, list[Preference]]:
-        """{category: patterns}, weak ones included."""
+        """Return {category: patterns}, weak patterns included."""
         found: dict[str, list[Preference]] = {}
         rows = self._execute("SELECT category, content FROM preference WHERE user = ? ORDER BY category, place")
         for category, content in rows:
@@ -655,7 +656,7 @@ class Scope:
 
 
 def reindex(path: Path) -> int:
-    """Recompute all vectors of a store with the embedder as it is here, all or nothing; returns how many."""
+    """Recompute all vectors of a store with the embedder of this machine, all or nothing; return their number."""
     done = 0
     with Store.open(path, any_embedder=True) as store, store._writing():
         for table in ("entry", "shared"):
@@ -674,20 +675,21 @@ def reindex(path: Path) -> int:
 
 
 def build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callable = lambda *_: None) -> dict[str, int]:
-    """Make a store with all users' memories as of now and the global memory; returns the entries per level.
+    """Make a store with the memories of all users and the global memory; return {level: number of entries}.
 
-    All or nothing. Raises ValueError if the file exists already. `progress(done, total)` is called after each user.
+    The memories use whole histories. All or nothing. Raises ValueError if the file exists already.
+    `progress(done, total)` is called after each user.
     """
     if path.exists():
         raise ValueError(f"{path} already exists; choose another file, or remove it")
     _remove_side_files(path)  # SQLite would apply the log of a removed store to the new one of the same name
     counts = Counter({"global": len(memory.global_entries)})
     with replacing_file(path) as fresh:
-        fresh.unlink(missing_ok=True)  # left, like its side files, by a killed build with the same process id
+        fresh.unlink(missing_ok=True)  # a killed build with the same process id may have left files
         _remove_side_files(fresh)
         try:
             with _sqlite_errors(fresh):
-                # 1. Empty tables. Commits need not reach the disk yet: the file gets its name only when it is whole.
+                # 1. Empty tables. Commits need not reach the disk yet: the file gets its name only when it is complete.
                 connection = _connect(fresh)
                 connection.executescript(f"PRAGMA journal_mode = DELETE; PRAGMA synchronous = OFF; {TABLES}")
                 # 2. What belongs to no user: configuration, and what was learned from train users.
@@ -702,7 +704,7 @@ def build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callable
                     for done, user in enumerate(users, 1):
                         counts.update(_write_user(store.for_user(user), dataset, user in memory.train_users))
                         progress(done, len(users))
-                # 5. From now on a log: a reader does not wait for a writer, nor a writer for a reader.
+                # 5. From now on use a write-ahead log, so that readers and writers do not wait for each other.
                 with _sqlite_errors(fresh):
                     connection.execute("PRAGMA journal_mode = WAL")
         finally:
@@ -711,7 +713,7 @@ def build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callable
 
 
 def _write_learned(connection: sqlite3.Connection, memory: Memory) -> None:
-    """Write everything that belongs to no user."""
+    """Write what belongs to no user: configuration, text space and summariser."""
     space, learned = memory.space.pack()
     meta = {
         "format": str(FORMAT),
@@ -728,7 +730,7 @@ def _write_learned(connection: sqlite3.Connection, memory: Memory) -> None:
 
 
 def _write_user(scope: Scope, dataset: Dataset, teaches: bool) -> Counter[str]:
-    """Write one user's whole history within a transaction; returns the entries per level."""
+    """Write one user's whole history within a transaction; return {level: number of entries}."""
     store, history = scope.store, dataset.interactions_of(scope.user)
     purchases = join(dataset, history)
     for place, (one, purchase) in enumerate(zip(history, purchases, strict=True)):
@@ -751,9 +753,9 @@ def _as_item(content: Mapping) -> Item:
 
 
 def _parse_line(content: dict, number: int, name: str) -> tuple[str, dict]:
-    """(kind, fields) of an exported line.
+    """Return (kind, fields) of an exported line.
 
-    Raises DataError for another kind or other fields (they become column names), and for a bad time or rating.
+    Raises DataError for an unknown kind or wrong fields (fields become column names), and for a bad time or rating.
     """
     kind = content.pop("line", None)
     fields = {kind: set(columns.split(", ")) for kind, (columns, _) in EXPORTED.items()}
@@ -769,7 +771,7 @@ def _parse_line(content: dict, number: int, name: str) -> tuple[str, dict]:
 
 
 def require_text(text: str, what: str) -> str:
-    """Return the text. Raises DataError if it is blank or cannot be stored; `what` names it in the message."""
+    """Return the text. Raises DataError if it is blank or cannot be stored; `what` names the text in the message."""
     if not text.strip():
         raise DataError(f"{what} is empty; give at least one word")
     return clean(text)
@@ -787,7 +789,7 @@ def clean(text: str) -> str:
 
 
 def lines_of(file) -> Iterator[bytes]:
-    """The lines of a binary file, cut at one byte more than a record may have."""
+    """Yield the lines of a binary file, each cut after one byte more than a record may have."""
     return iter(lambda: file.readline(RECORD_LIMIT + 1), b"")
 
 
@@ -795,7 +797,7 @@ def lines_of(file) -> Iterator[bytes]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Open a database. We begin transactions ourselves; a commit is on the disk when it returns."""
+    """Open a database. Each caller begins its own transactions; a commit is on the disk when it returns."""
     with _sqlite_errors(path):
         connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
         connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
@@ -811,7 +813,7 @@ def _remove_side_files(path: Path) -> None:
 
 @contextmanager
 def _sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, which name the file: StoreBusy, OSError or DataError."""
+    """Turn SQLite's errors into errors that name the file: StoreBusy, OSError or DataError."""
     try:
         yield
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError):

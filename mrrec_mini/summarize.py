@@ -1,20 +1,21 @@
-"""f_LLM of eq. 4-6 without a language model: an extractive summariser that counts attribute values.
+"""Summarise purchases without a language model (f_LLM of eq. 4-6): this summariser counts attribute values.
 
 Flow: `Memory.build` turns its results into pattern, profile and global entries; the alternative is `summarize_lm.py`.
 
 Equations:
-- A purchase says something for or against each attribute value of its item (`stances`). With liking =
-  (rating - 3) / 2 in -1..1 and m = `mention_weight`: liking, if the review does not mention the value;
-  m (1 + min(liking, 0)), if it does; -m, if a complaint mentions it. So one complaint in a good review counts against
-  that value only. All are multiplied by the attention, 0..1, that the scenario's reviews pay to the aspect
-  (`learn_attention`); without reviews it is 1.
+- A purchase has a stance for (+) or against (-) each attribute value of its item (`stances`). Let liking =
+  (rating - 3) / 2, in -1..1, and m = `mention_weight`. The stance is liking if the review does not mention the value,
+  m (1 + min(liking, 0)) if it does, and -m if a complaint mentions it. So a complaint in a good review counts only
+  against the value that it mentions. A stance is multiplied by the attention, 0..1, that the scenario's reviews pay to
+  the aspect (`learn_attention`); without reviews, the attention is 1.
 - A review mentions a value by the value's words, by the aspect's name, or by a word that train users' reviews use for
   that value (`learn_words`). A sentence that contains one of `COMPLAINTS` is a complaint.
-- Eq. (4), (5): stances summed by (category, aspect, value), and over the categories. An aspect's largest sum is written
-  if it reaches a threshold; several values are written only if items have several (genres of a film).
-- Eq. (6): an aspect decides in a scenario if the bought item has the value that its user otherwise prefers (without
-  this purchase) more often than similar unchosen items do: `agreement_gain`, averaged over users by `lift`.
-Departures: global lines have no description. An aspect that no purchase follows or mentions is never written.
+- Eq. (4), (5): the strength of a value is the sum of its stances in one category (4) or over all categories (5). The
+  strongest value of an aspect is written if its strength reaches a threshold. Several values are written only if items
+  have several (genres of a film).
+- Eq. (6): an aspect decides in a scenario if the bought item has the value that its user prefers, judged by all other
+  purchases, more often than similar unchosen items do (`agreement_gain`, averaged over users by `lift`).
+Departures: global lines have no description. An aspect without evidence in the purchases is never written.
 Guessed: the weights and thresholds of `ExtractiveConfig`, chosen on the synthetic shop.
 """
 
@@ -40,34 +41,34 @@ COMPLAINTS = frozenset(
 
 @dataclass(frozen=True)
 class ExtractiveConfig:
-    """Weights and thresholds. One unit of strength is a five-star purchase without a review."""
+    """Weights and thresholds. A five-star purchase without a review has strength 1."""
 
     mention_weight: float = 6.0  # m: the weight of a mention in a review
     min_pattern: float = 2.0  # two silent five-star purchases, or one mention, at full attention
     min_profile: float = 0.5  # low, so that nearly all aspects get a line: a weak guess beats none
-    max_values: int = 2  # per aspect in a line; reached only if items have several
-    min_lift: float = 0.1  # agreement of the bought item minus that of the unchosen ones, 0..1
-    min_z: float = 3.0  # lift / its standard error
+    max_values: int = 2  # most values of an aspect in a line; reached only if items have several
+    min_lift: float = 0.1  # smallest mean of `agreement_gain` for an aspect that decides, 0..1
+    min_z: float = 3.0  # smallest lift / standard error of the lift
     sharpness: float = 2.0  # exponent of the attention
     word_count: int = 8  # fewest reviews that must contain a word before it can stand for a value
     word_share: float = 0.8  # smallest share of these reviews whose item has the value
-    word_z: float = 4.0  # standard errors by which that share must exceed the value's share of all purchases
-    word_users: int = 3  # fewest users of the word: what is learned stays when one of them is forgotten
+    word_z: float = 4.0  # standard errors by which the share must exceed the value's share of all purchases
+    word_users: int = 3  # fewest users who wrote the word; the word is kept when one of them is forgotten
 
 
 def values_of(item: Item) -> list[Value]:
-    """The item's distinct (aspect, value) pairs in plain words."""
+    """Return the item's distinct (aspect, value) pairs in plain words."""
     pairs = ((plain(aspect), plain(value)) for aspect, values in item.attributes.items() for value in values)
     return list(dict.fromkeys((aspect, value) for aspect, value in pairs if aspect and value))
 
 
 def sentences(review: str) -> list[frozenset[str]]:
-    """The words of each sentence."""
+    """Return the set of words of each sentence."""
     return [frozenset(words) for part in re.split(r"[.!?;\n]+", review) if (words := plain(part).split())]
 
 
 def learn_words(purchases: Sequence[Purchase], config: ExtractiveConfig) -> dict[str, Value]:
-    """{review word: the (aspect, value) it stands for}, by the four `word_` thresholds of the config."""
+    """Return {review word: the (aspect, value) it stands for} for words that pass the four `word_` thresholds."""
     together: Counter[tuple[str, Value]] = Counter()  # purchases whose review has the word and whose item has the value
     of_word: Counter[str] = Counter()
     of_value: Counter[Value] = Counter()
@@ -82,7 +83,7 @@ def learn_words(purchases: Sequence[Purchase], config: ExtractiveConfig) -> dict
     best: dict[str, tuple[float, Value]] = {}
     for (word, value), count in together.items():
         n, share, base = of_word[word], count / of_word[word], of_value[value] / len(purchases)
-        error = math.sqrt(base * (1 - base) / n)  # of the share, if the word were independent of the value
+        error = math.sqrt(base * (1 - base) / n)  # standard error of `share` if word and value were independent
         often = n >= config.word_count and len(people[word]) >= config.word_users
         if often and share >= config.word_share and 0 < config.word_z * error <= share - base:
             best[word] = max(best.get(word, (0.0, value)), (share, value))
@@ -100,10 +101,10 @@ class Reading:
 def learn_attention(
     purchases: Iterable[Purchase], words: Mapping[str, Value], config: ExtractiveConfig
 ) -> dict[tuple[str, str], float]:
-    """{(scenario, aspect): attention = (1 - (m* - m)) ** sharpness}, in 0..1.
+    """Return {(scenario, aspect): attention}, with attention = (1 - (m* - m)) ** sharpness, in 0..1.
 
-    m is the share of the scenario's reviews that mention the aspect, and m* the largest such share in the scenario. If
-    no review mentions any aspect, all attention is 1.
+    m is the share of the scenario's purchases whose review mentions the aspect; m* is the largest m of the scenario.
+    If no review mentions any aspect, all attention is 1.
     """
     reviews: Counter[str] = Counter()
     mentioned: Counter[tuple[str, str]] = Counter()
@@ -114,12 +115,12 @@ def learn_attention(
         mentioned.update({(scenario, aspect): 0 for aspect, _ in about})  # an aspect never mentioned counts 0
         mentioned.update({(scenario, aspect) for (aspect, _), found in about.items() if found})
     share = {key: count / reviews[key[0]] for key, count in mentioned.items()}
-    most = {scenario: part for (scenario, _), part in sorted(share.items(), key=lambda pair: pair[1])}  # the last wins
+    most = {scenario: part for (scenario, _), part in sorted(share.items(), key=lambda pair: pair[1])}  # last = largest
     return {key: (1 - (most[key[0]] - part)) ** config.sharpness for key, part in share.items()}
 
 
 def mentions(purchase: Purchase, words: Mapping[str, Value]) -> dict[Value, list[frozenset[str]]]:
-    """For each value of the purchase's item, the sentences of its review that mention it."""
+    """Return {(aspect, value): sentences of the review that mention this value} for each value of the item."""
     spoken = [(s, {words[word] for word in s if word in words}) for s in sentences(purchase.review)]
     about = {}
     for aspect, value in values_of(purchase.item):
@@ -129,7 +130,7 @@ def mentions(purchase: Purchase, words: Mapping[str, Value]) -> dict[Value, list
 
 
 def stances(purchase: Purchase, reading: Reading, config: ExtractiveConfig) -> dict[Value, float]:
-    """How much a purchase speaks for (+) or against (-) each value of its item. See the module docstring."""
+    """Return how much a purchase speaks for (+) or against (-) each value of its item: see the module docstring."""
     liking = (purchase.rating - 3) / 2  # -1..1
     result = {}
     for (aspect, value), about in mentions(purchase, reading.words).items():
@@ -141,13 +142,13 @@ def stances(purchase: Purchase, reading: Reading, config: ExtractiveConfig) -> d
 
 
 def favourites(tally: Mapping[Value, float]) -> dict[str, str]:
-    """{aspect: its value with the largest sum above 0}; of equal sums, the first in the alphabet."""
+    """Return {aspect: its value with the largest sum, if above 0}; of equal sums, the first value in the alphabet."""
     ranked = sorted(tally.items(), key=lambda pair: (-pair[1], pair[0]))
-    return {aspect: value for (aspect, value), strength in reversed(ranked) if strength > 0}  # the last, best one wins
+    return {aspect: value for (aspect, value), strength in reversed(ranked) if strength > 0}  # the last, best wins
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """{name: canonical name}. It is `plain(name)`, but a plural becomes its singular if the singular is a name too.
+    """Return {name: canonical name}: `plain(name)`, or the singular of this if the singular is one of the names too.
 
     `Film-Genres`, `film genre` -> `film genre`; `lens` stays, because there is no `len`.
     """
@@ -162,7 +163,7 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def merge_names(aspects: Iterable[Aspect]) -> list[Aspect]:
-    """One aspect per (scenario, canonical name), with the users of all its spellings."""
+    """Return one aspect per (scenario, canonical name), with the users of all spellings of the name."""
     aspects = list(aspects)
     canonical = canonical_names(aspect.name for aspect in aspects)
     merged: dict[tuple[str, str], Aspect] = {}
@@ -176,30 +177,30 @@ def merge_names(aspects: Iterable[Aspect]) -> list[Aspect]:
 
 @dataclass(frozen=True)
 class ExtractiveSummarizer:
-    """A `memory.Summarizer` that counts; see the module docstring."""
+    """A `memory.Summarizer` that counts attribute values; see the module docstring."""
 
     config: ExtractiveConfig = ExtractiveConfig()
     reading: Reading = field(default_factory=Reading, repr=False)  # what `fit` learned
 
     def fit(self, purchases: Sequence[Purchase]) -> ExtractiveSummarizer:
-        """Learn the words that reviews use for values; with them, which aspects each scenario's reviews mention."""
+        """Learn which words reviews use for values, and from these which aspects each scenario's reviews mention."""
         words = learn_words(purchases, self.config)
         return ExtractiveSummarizer(self.config, Reading(words, learn_attention(purchases, words, self.config)))
 
     def pack(self) -> dict:
-        """The summariser as plain fields for JSON; `unpack` rebuilds it from them."""
+        """Return the summariser as values for JSON, from which `unpack` rebuilds it."""
         attention = [[*key, value] for key, value in self.reading.attention.items()]
         return {"config": asdict(self.config), "words": dict(self.reading.words), "attention": attention}
 
     @classmethod
     def unpack(cls, fields: Mapping) -> ExtractiveSummarizer:
-        """Rebuild a packed summariser, which then writes the same lines."""
+        """Rebuild a summariser from the result of `pack`; it writes the same lines."""
         words = {word: tuple(value) for word, value in fields["words"].items()}
         attention = {(scenario, aspect): value for scenario, aspect, value in fields["attention"]}
         return cls(ExtractiveConfig(**fields["config"]), Reading(words, attention))
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
-        """Eq. (4), extractive: strength(aspect, value) = sum of the stances of the purchases in one category."""
+        """Eq. (4): return preferences in one category; strength(aspect, value) = sum of the purchases' stances."""
         evidence = [
             (value, stance, (purchase.record,) if stance > 0 else ())
             for purchase in purchases
@@ -210,7 +211,7 @@ class ExtractiveSummarizer:
         return self._preferences(scenario, evidence, several, self.config.min_pattern)
 
     def profile(self, patterns: Sequence[Preference]) -> list[Preference]:
-        """Eq. (5), extractive: strength(aspect, value) = sum over the categories' patterns, weak ones included."""
+        """Eq. (5): return the profile; strength(aspect, value) = sum of the strengths of all patterns, firm or not."""
         evidence = [((one.aspect, one.value), one.strength, one.rests_on) for one in patterns]
         per_line = Counter((one.scenario, one.aspect) for one in patterns if one.firm)  # values in each pattern line
         several = {aspect: count for (_, aspect), count in sorted(per_line.items(), key=lambda pair: pair[1])}
@@ -219,7 +220,7 @@ class ExtractiveSummarizer:
     def _preferences(
         self, scenario: str, evidence: Iterable[tuple[Value, float, tuple]], several: Mapping[str, int], least: float
     ) -> list[Preference]:
-        """All sums, strongest first. Firm: the `several[aspect]` best of each aspect, if they reach `least`."""
+        """Return all preferences, strongest first. The `several[aspect]` best are firm if they reach `least`."""
         strength: dict[Value, float] = defaultdict(float)
         rests_on: dict[Value, list[str]] = defaultdict(list)
         for value, amount, records in evidence:
@@ -234,7 +235,7 @@ class ExtractiveSummarizer:
         return preferences
 
     def aspects(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
-        """Eq. (6), extractive: the aspects with a lift above `min_lift` and `min_z` standard errors, and `parents`."""
+        """Eq. (6): return the aspects with a lift above `min_lift` and `min_z` standard errors, and their `parents`."""
         decisive: list[Aspect] = []
         for (scenario, aspect), by_user in self.lifts(contrasts).items():
             mean, error = lift(list(by_user.values()))
@@ -243,8 +244,8 @@ class ExtractiveSummarizer:
         return decisive + parents(decisive, {contrast.bought.item.category for contrast in contrasts})
 
     def lifts(self, contrasts: Sequence[Contrast]) -> dict[tuple[str, str], dict[str, float]]:
-        """{(scenario, aspect): {user: mean agreement gain over this user's contrasts, -1..1}}."""
-        totals: dict[str, dict[Value, float]] = {}  # sums of stances by user
+        """Return {(scenario, aspect): {user: mean agreement gain over this user's contrasts, -1..1}}."""
+        totals: dict[str, dict[Value, float]] = {}  # user -> sums of stances
         gains: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for contrast in contrasts:
             bought, user = contrast.bought, contrast.bought.user
@@ -260,12 +261,12 @@ class ExtractiveSummarizer:
         return {key: {user: float(np.mean(g)) for user, g in by_user.items()} for key, by_user in gains.items()}
 
     def merge(self, aspects: Sequence[Aspect]) -> list[Aspect]:
-        """Join the spellings of an aspect. Aspect names come from item attributes, so they name no product or user."""
+        """Merge spellings of a name. Aspect names come from item attributes, so they name no product or user."""
         return merge_names(aspects)
 
 
 def values_per_item(items: Iterable[Item]) -> dict[str, int]:
-    """{aspect: mean number of values per item that has the aspect, rounded}."""
+    """Return {aspect: mean number of values per item that has the aspect, rounded}."""
     counts: dict[str, list[int]] = defaultdict(list)
     for item in items:
         for aspect, number in Counter(aspect for aspect, _ in values_of(item)).items():
@@ -274,7 +275,7 @@ def values_per_item(items: Iterable[Item]) -> dict[str, int]:
 
 
 def agreement_gain(contrast: Contrast, usual: Mapping[str, str]) -> dict[str, float]:
-    """Eq. (6), extractive: for each aspect, [i+ has the usual value] - the share of I- that has it. -1..1."""
+    """Eq. (6): return, per aspect, (1 if i+ has the user's usual value, else 0) - the share of I- with it, in -1..1."""
     bought = set(values_of(contrast.bought.item))
     unchosen = [set(values_of(item)) for item in contrast.unchosen]
     aspects = {aspect for aspect, _ in bought}
@@ -283,13 +284,13 @@ def agreement_gain(contrast: Contrast, usual: Mapping[str, str]) -> dict[str, fl
 
 
 def lift(gains: Sequence[float]) -> tuple[float, float]:
-    """(mean, standard error) over users; the error is infinite for fewer than two."""
+    """Return (mean, standard error) of the users' gains; the error is infinite for fewer than two users."""
     mean = float(np.mean(gains)) if gains else 0.0
     return mean, float(np.std(gains, ddof=1) / math.sqrt(len(gains))) if len(gains) >= 2 else math.inf
 
 
 def parents(decisive: Sequence[Aspect], paths: Iterable[tuple[str, ...]]) -> list[Aspect]:
-    """Aspects that decide in more than half of a parent category's scenarios, if it has at least two."""
+    """Return, for parent categories with two or more scenarios, the aspects that decide in more than half of these."""
     below: dict[str, set[str]] = defaultdict(set)
     for path in paths:
         for parent in path[:-1]:

@@ -1,14 +1,14 @@
-"""f_LLM of eq. 4-6 with a language model: prompts, and answers that are checked entry by entry.
+"""Summarise purchases with a language model (f_LLM of eq. 4-6): write prompts and check every entry of the answers.
 
-Flow: takes the place of `summarize.py` in `mrrec memory build --model`.
+Flow: `mrrec memory build --model` uses this module instead of `summarize.py`.
 
 Equations: eq. 4 is `LMSummarizer.patterns`, eq. 5 `profile`, eq. 6 `aspects` (the paper's prompt A) and `merge` (B).
 
 Untrusted text: what people wrote enters a prompt as JSON strings in a fenced block that no text can close. An answer
-that does not parse, or an entry that breaks a rule, is dropped and counted; nothing raises. A preference rests on the
-records that its entry names, and these must be among those shown.
+that does not parse, or an entry that breaks a rule, is dropped and counted, without an error. The records that support
+a preference are those that its entry names, and they must be in the prompt.
 
-Departures: the prompts are in our own words, and those for eq. 4 and 5 are our own. A global aspect is dropped if it
+Departures: prompts A and B are in our own words; the prompts for eq. 4 and 5 are ours. A global aspect is dropped if it
 repeats a value, a title, or three words in a row of a title or review. Guessed: the limits in `LMSummarizer`.
 """
 
@@ -68,7 +68,7 @@ Leave out whatever speaks of a single product, brand or person. A number stands 
 
 
 def fenced(data: Any) -> str:
-    """JSON in a fenced block. Backticks and angle brackets are escaped, so no text closes the fence or forms a tag."""
+    """Return `data` as JSON in a fenced block. Escapes backticks, < and >: no text closes the fence or forms a tag."""
     text = json.dumps(data, ensure_ascii=True, indent=1)
     for sign in "`<>":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -76,10 +76,10 @@ def fenced(data: Any) -> str:
 
 
 class Recorded:
-    """A `generate` that saves its answers, one JSON line each, and asks the model only for prompts it has not seen.
+    """A `generate` that saves each answer as a JSON line in a file and asks the model only for prompts not in the file.
 
-    So a build that takes hours can resume. `calls` counts answers of the model, `reused` answers from the file. A last
-    line cut short by a kill is removed. Raises ValueError, naming file and line, for any other broken line.
+    So a build that takes hours can resume. `calls` counts the answers from the model, `reused` those from the file. If
+    a kill cut the last line short, the line is removed. Raises ValueError, with file and line, for other broken lines.
     """
 
     def __init__(self, generate: Callable[[str], str], path: Path):
@@ -98,7 +98,7 @@ class Recorded:
             os.truncate(path, len(whole))
 
     def __call__(self, prompt: str) -> str:
-        key = hashlib.sha256(prompt.encode()).hexdigest()  # not the prompt: it contains what people wrote
+        key = hashlib.sha256(prompt.encode()).hexdigest()  # we save no prompt: it contains what people wrote
         if key in self._known:
             self.reused += 1
         else:
@@ -117,28 +117,28 @@ class LMSummarizer:
     generate: Callable[[str], str]  # prompt -> answer
     name_words: int = 3  # an entry with a longer name or value is dropped
     description_words: int = 12  # a longer description is cut
-    shown: int = 50  # limit on purchases or lines per prompt: the latest or the strongest
-    dropped: Counter[str] = field(default_factory=Counter)  # answers and entries, by reason
+    shown: int = 50  # most purchases (the latest) or pattern lines (the strongest) in a prompt
+    dropped: Counter[str] = field(default_factory=Counter)  # reason -> number of dropped answers or entries
 
     def fit(self, purchases: Sequence[Purchase]) -> LMSummarizer:
         """Return itself: the model already knows words."""
         return self
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
-        """Eq. (4): one prompt per user and category."""
+        """Eq. (4): ask for one user's preferences in one category, with one prompt."""
         recent = purchases[-self.shown :]
         category = plain(recent[0].scenario) if recent else ""
         rows = [described(purchase) for purchase in recent]
         return self._preferences(PATTERNS_PROMPT, category, rows, "records", [(one.record,) for one in recent])
 
     def profile(self, patterns: Sequence[Preference]) -> list[Preference]:
-        """Eq. (5): one prompt per user."""
+        """Eq. (5): ask for one user's preferences over all categories, with one prompt."""
         strongest = sorted(patterns, key=lambda pattern: -pattern.strength)[: self.shown]
         rows = [{"category": one.scenario, "aspect": one.aspect, "value": one.value} for one in strongest]
         return self._preferences(PROFILE_PROMPT, "", rows, "lines", [pattern.rests_on for pattern in strongest])
 
     def aspects(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
-        """Eq. (6), prompt A, once per contrast."""
+        """Eq. (6), prompt A: ask, once per contrast, which aspects decided."""
         found = []
         for contrast in contrasts:
             path = [plain(name) for name in contrast.bought.item.category]
@@ -157,7 +157,7 @@ class LMSummarizer:
         return found
 
     def merge(self, aspects: Sequence[Aspect]) -> list[Aspect]:
-        """Eq. (6), prompt B, once per scenario."""
+        """Eq. (6), prompt B: ask, once per scenario, which names mean the same aspect."""
         by_scenario: dict[str, list[Aspect]] = defaultdict(list)
         for aspect in merge_names(aspects):
             by_scenario[aspect.scenario].append(aspect)
@@ -178,7 +178,7 @@ class LMSummarizer:
     def _preferences(
         self, prompt: str, category: str, rows: list[dict], key: str, sources: Sequence[tuple[str, ...]]
     ) -> list[Preference]:
-        """One preference per valid entry. Its strength is the number of records behind the numbers under `key`."""
+        """Return a preference per valid entry; strength = number of records behind the rows that `entry[key]` names."""
         found: dict[str, Preference] = {}  # by aspect
         for entry in self._ask(prompt, rows, category=category) if rows else ():
             aspect, value = self._name(entry, "aspect"), self._name(entry, "value")
@@ -191,7 +191,7 @@ class LMSummarizer:
         return list(found.values())
 
     def _ask(self, prompt: str, data: Any, **names: str) -> list[dict]:
-        """The objects in the answer's JSON list; anything else is dropped and counted. Numbers a list's rows from 1."""
+        """Ask with `data` (rows numbered from 1); return the objects in the answer's JSON list, count the rest."""
         if isinstance(data, list):
             data = [{"number": n, **one} for n, one in enumerate(data, 1)]
         answer = self.generate(prompt.format(rules=SHORT_RULE, data=fenced(data), **names)).strip()
@@ -209,7 +209,7 @@ class LMSummarizer:
         return entries
 
     def _name(self, entry: Mapping[str, Any], key: str) -> str:
-        """The entry's name in at most `name_words` plain words, or "" if it has none."""
+        """Return `entry[key]` in plain words; "" if it is not a string or has more than `name_words` words."""
         name = plain(entry[key]) if isinstance(entry.get(key), str) else ""
         return name if len(name.split()) <= self.name_words else ""
 
@@ -218,24 +218,24 @@ class LMSummarizer:
 
 
 def facts(item: Item) -> dict[str, Any]:
-    """An item as a prompt shows it."""
+    """Return the fields of an item that a prompt shows."""
     return {"title": item.title, "attributes": dict(item.attributes), "description": item.description[:500]}
 
 
 def described(purchase: Purchase) -> dict[str, Any]:
-    """A purchase as a prompt shows it."""
+    """Return the fields of a purchase that a prompt shows."""
     return {**facts(purchase.item), "rating": purchase.rating, "review": purchase.review[:1000]}
 
 
 def numbers(entry: Mapping[str, Any], key: str, most: int) -> list[int]:
-    """The entry's list of distinct whole numbers in 1..most; empty if it is no such list."""
+    """Return `entry[key]` if it is a list of distinct whole numbers in 1..most, else an empty list."""
     given = entry.get(key)
-    valid = isinstance(given, list) and all(type(n) is int and 1 <= n <= most for n in given)  # True is no number here
+    valid = isinstance(given, list) and all(type(n) is int and 1 <= n <= most for n in given)  # excludes True
     return given if valid and len(set(given)) == len(given) else []
 
 
 def specifics(contrast: Contrast) -> set[str]:
-    """What must not reach the global memory: values, titles, and any three words in a row of a title or the review."""
+    """Return what global memory must not contain: values, titles, any three words in a row of a title or the review."""
     items = (contrast.bought.item, *contrast.unchosen)
     found = {value for item in items for _, value in values_of(item)} | {plain(item.title) for item in items}
     for text in (contrast.bought.review, *(item.title for item in items)):
@@ -245,6 +245,6 @@ def specifics(contrast: Contrast) -> set[str]:
 
 
 def is_specific(text: str, secrets: Iterable[str]) -> bool:
-    """Whether the text contains one of these as whole words."""
+    """Return whether `text` contains one of the `secrets` as whole words."""
     padded = f" {text} "
     return any(f" {secret} " in padded for secret in secrets if secret)

@@ -1,27 +1,27 @@
-"""A synthetic shop with known true preferences: the built-in data set, and the yardstick for every experiment.
+"""A synthetic shop with known true preferences: the built-in data set and the reference for experiments.
 
-Flow: makes a `Dataset` from a seed; nothing in it is learned. How a purchase comes about:
+Flow: makes a `Dataset` from a seed, without any learned model. How people buy and review:
 
-1. In each category a few aspects matter (`relevant` of them). Which ones is the *map*; global memory can learn it.
+1. In each category, `relevant` of the aspects matter. The *map* says which aspects; global memory can learn the map.
 2. A person prefers one value of each aspect in all categories, except for some (category, aspect) *exceptions*.
-3. A purchase is made for a use. Among the category's items that suit the use, the person takes the one that matches
-   most of the wanted values of the aspects that matter. Each wanted value is followed with probability `follow`
-   (`follow_target` for the target of a query) and otherwise replaced by another value.
+3. A person buys an item for a use: of at most `shown` items of the category, the one that matches most of the wanted
+   values of the aspects that matter. An item that does not suit the use must match two more. Each wanted value is kept
+   with probability `follow` (`follow_target` for the target of a query) and otherwise replaced by another value.
 4. The rating falls with each preference that the item breaks. The review mentions values of the aspects that mattered,
-   in varied words (synonyms), and now and then a value that did not matter.
+   in varied words (synonyms), and sometimes a value of an aspect that did not matter.
 
 A query names the category and the use (like the paper's simplified Amazon-C4 queries: one item, one use). With `said`,
 some queries also name wanted values, so that fewer look-ups are needed. `Query.truth` holds the other aspects that
-matter and the values that this person wants. `oracle_profile` adds them to the query text: no policy can write a better
-profile, so its score is the ceiling of every metric. The ceiling is below 1: a target may break a preference (3.), and
-several items may share all wanted values.
+matter and the values that this person wants. `oracle_profile` adds them to the query text. No policy can write a better
+profile, so the score of this profile is the ceiling of every metric. The ceiling is below 1: a target may break a
+preference (step 3), and several items may have all wanted values.
 
-Items are functions of (seed, index). Any value of any item is computed without making the others, so a shop of a
-million items is written as a stream, and a purchase looks only at the items it compares.
+Each item is a function of the config and of its index. So an item can be made without making the others: a shop of a
+million items is written as a stream, and a purchase computes only the items that the person compares.
 
-Two shops with equal `seed` and different `map_seed` differ in the map and in everything that follows from it. No
+Two shops with equal `seed` and different `map_seed` have different maps, and so different items and purchases. No
 training query asks for one of the last `held` categories (`Dataset.split`). Departure: the paper has no such data;
-Amazon-C4 does not know its truth. Guessed: all numbers in `WorldConfig`.
+Amazon-C4 does not give the true preferences. Guessed: all numbers in `WorldConfig`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import numpy as np
 from mrrec_mini.data import Dataset, write_dataset
 from mrrec_mini.datatypes import Interaction, Item, Query
 
-# aspect -> value -> the words in which people mention it (the value itself first)
+# aspect -> value -> words by which people mention the value (the first is the value itself)
 ASPECTS: dict[str, dict[str, tuple[str, ...]]] = {
     "price": {
         "budget": ("budget", "cheap", "inexpensive"),
@@ -109,7 +109,7 @@ ASPECTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 NAMES, VALUES = list(ASPECTS), [list(values) for values in ASPECTS.values()]  # (aspects,) and (aspects, N_VALUES)
-N_VALUES = len(VALUES[0])  # the same for every aspect
+N_VALUES = len(VALUES[0])  # every aspect has this number of values
 CATEGORIES = [
     *("mug", "lamp", "lotion", "backpack", "chair", "blanket", "knife", "speaker", "wallet", "clock", "kettle"),
     *("tent", "pillow", "guitar", "jacket", "bottle", "rug", "bicycle", "mirror", "candle", "desk", "umbrella"),
@@ -120,23 +120,23 @@ USES = ["hiking", "travel", "office", "gifting", "parties", "studying", "camping
 PRAISE = ("love that it is {}", "so {}", "just as {} as hoped", "really {}", "{} in the best way")
 COMPLAINT = ("too {} for me", "sadly {}", "did not want it {}")
 DAY = 86_400
-START = 1_600_000_000  # seconds since 1970: the first purchase that can happen
+START = 1_600_000_000  # seconds since 1970; the earliest possible purchase
 
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """How large the shop is, and how closely people follow their preferences. Probabilities in 0..1."""
+    """The size of the shop, and how closely people follow their preferences. Every chance lies in 0..1."""
 
     users: int = 340
     items: int = 5000
     categories: int = 20  # at most 40
-    relevant: int = 3  # aspects that matter in a category
-    held: int = 5  # categories that no training query asks for
-    history: int = 14  # purchases before the queries
-    queries: int = 5  # per person; all at one time, after the history
-    exceptions: float = 0.1  # chance that a person wants another value of an aspect in a category
+    relevant: int = 3  # number of aspects that matter in a category
+    held: int = 5  # number of categories that no training query asks for
+    history: int = 14  # number of purchases of a person before the queries
+    queries: int = 5  # number of queries of a person; all at one time, after the history
+    exceptions: float = 0.1  # chance that a person wants another value of an aspect in one category
     follow: float = 0.85  # chance that a purchase follows a preference
-    follow_target: float = 0.95  # the same, for the target of a query
+    follow_target: float = 0.95  # the same chance for the target of a query
     suits: float = 0.7  # chance that an item suits a use
     mention: float = 0.7  # chance that a review mentions an aspect that mattered
     said: tuple[float, ...] = (1.0,)  # chances that a query names 0, 1, 2, ... of the wanted values
@@ -165,7 +165,7 @@ class WorldConfig:
 
 
 def make_world(config: WorldConfig) -> Dataset:
-    """The shop as a `Dataset` in memory. Equal configs give equal shops on every machine."""
+    """Return the shop as a `Dataset` in memory. Equal configs give equal shops on every machine."""
     interactions, queries = [], []
     for bought, asked in iter_people(config):
         interactions += bought
@@ -179,7 +179,7 @@ def make_world(config: WorldConfig) -> Dataset:
 
 
 def write_world(config: WorldConfig, folder: Path | str) -> dict[str, int]:
-    """Write the shop to a folder as a stream; returns the counts. People are made twice, once for each file."""
+    """Write the shop to a folder as a stream. Returns the counts. Makes every person twice, once per file."""
     return write_dataset(
         folder,
         iter_items(config),
@@ -190,7 +190,7 @@ def write_world(config: WorldConfig, folder: Path | str) -> dict[str, int]:
 
 
 def sibling(config: WorldConfig, map_seed: int, users: int) -> WorldConfig:
-    """Another shop of the same kind: another map, other people and items, the same words and held categories."""
+    """Return the config of a similar shop: another map, other people and items, same words and held categories."""
     return replace(config, map_seed=map_seed, seed=config.seed + 1000 * map_seed, users=users)
 
 
@@ -205,7 +205,7 @@ def world_meta(config: WorldConfig) -> dict:
 
 
 def oracle_profile(query: Query) -> str:
-    """The profile of a perfect reasoner: the query text, then every wanted value that matters. Needs `query.truth`."""
+    """Return the best profile: the query text, then the values in `query.truth`. Raises ValueError if truth is None."""
     if query.truth is None:
         raise ValueError(f"query {query.id} has no known truth: only a synthetic shop has an oracle")
     return " ".join([query.text, *(f"{aspect} {value}" for aspect, value in query.truth.items())])
@@ -215,13 +215,13 @@ def oracle_profile(query: Query) -> str:
 
 
 def category_map(config: WorldConfig) -> np.ndarray:
-    """(categories, relevant) indices of the aspects that matter in each category; all occur about equally often."""
+    """Draw the aspects that matter in each category, all about equally often: (categories, relevant) indices."""
     rng = np.random.default_rng([config.map_seed, 1])
     counts = np.zeros(len(ASPECTS))
     rows = []
     for _ in range(config.categories):
-        order = np.lexsort((rng.random(len(ASPECTS)), counts))  # least used first, ties at random
-        pool = order[: config.relevant + 2]  # some slack, otherwise the same rows would return in cycles
+        order = np.lexsort((rng.random(len(ASPECTS)), counts))  # the least used aspects first, ties in random order
+        pool = order[: config.relevant + 2]  # two more than needed, otherwise the same rows would repeat in cycles
         row = np.sort(rng.choice(pool, config.relevant, replace=False))
         counts[row] += 1
         rows.append(row)
@@ -229,13 +229,13 @@ def category_map(config: WorldConfig) -> np.ndarray:
 
 
 def item_values(config: WorldConfig, index: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """(n, aspects) values of the items `index` (n,) of one category, in which the aspects `relevant` matter.
+    """Return (n, aspects) indices of the values of the items `index` (n,), all of the category whose map is `relevant`.
 
-    All combinations of the relevant aspects' values occur equally often, so that a category with values^relevant items
-    can satisfy every preference. The other values are random.
+    In a category, all combinations of values of the relevant aspects occur about equally often: any
+    N_VALUES ** len(relevant) neighbouring items can satisfy every preference. The other values are random.
     """
     values = (random_bits(config.seed, 11, index[:, None], np.arange(len(ASPECTS))) % N_VALUES).astype(np.int64)
-    combination = index // config.categories  # the position within the category
+    combination = index // config.categories  # the item's position within the category
     for aspect in relevant:
         values[:, aspect] = combination % N_VALUES
         combination = combination // N_VALUES
@@ -243,12 +243,12 @@ def item_values(config: WorldConfig, index: np.ndarray, relevant: np.ndarray) ->
 
 
 def item_suits(config: WorldConfig, index: np.ndarray) -> np.ndarray:
-    """(n, uses) True if the item suits the use."""
+    """Return an (n, uses) array: True if the item suits the use."""
     return random_chance(config.seed, 12, index[:, None], np.arange(len(USES))) < config.suits
 
 
 def preferences(config: WorldConfig, user: int) -> np.ndarray:
-    """(categories, aspects) the values that a person wants, with exceptions."""
+    """Return (categories, aspects) indices of the values that a person wants, exceptions included."""
     aspects, categories = np.arange(len(ASPECTS)), np.arange(config.categories)[:, None]
     usual = (random_bits(config.seed, 13, user, aspects) % N_VALUES).astype(np.int64)
     is_exception = random_chance(config.seed, 14, user, categories, aspects) < config.exceptions
@@ -257,7 +257,7 @@ def preferences(config: WorldConfig, user: int) -> np.ndarray:
 
 
 def iter_items(config: WorldConfig, chunk: int = 10_000) -> Iterator[Item]:
-    """Yield the items in the order of their index; they are made `chunk` at a time."""
+    """Yield all items, in the order of their index. `chunk` items are computed at a time."""
     relevant = category_map(config)
     for start in range(0, config.items, chunk):
         index = np.arange(start, min(start + chunk, config.items))
@@ -280,7 +280,7 @@ def iter_items(config: WorldConfig, chunk: int = 10_000) -> Iterator[Item]:
 
 
 def iter_people(config: WorldConfig) -> Iterator[tuple[list[Interaction], list[Query]]]:
-    """(interactions, queries) of each person; the interactions include the targets, at the time of the queries."""
+    """Yield (interactions, queries) of each person. The purchases of the targets have the time of the queries."""
     relevant = category_map(config)
     for user in range(config.users):
         yield _person(config, user, relevant)
@@ -291,13 +291,13 @@ def iter_people(config: WorldConfig) -> Iterator[tuple[list[Interaction], list[Q
 
 def _person(config: WorldConfig, user: int, relevant: np.ndarray) -> tuple[list[Interaction], list[Query]]:
     rng = np.random.default_rng([config.seed, config.map_seed, 2, user])
-    talk = np.random.default_rng([config.seed, config.map_seed, 3, user])  # separate, so that `said` affects texts only
+    talk = np.random.default_rng([config.seed, config.map_seed, 3, user])  # separate, so that `said` changes only texts
     wants = preferences(config, user)
     name = f"u{user:06d}"
     interactions, queries, taken = [], [], set()
     start = START + int(rng.integers(0, 365)) * DAY
     asked_at = start + (config.history + 1) * DAY
-    # the categories of a person's queries do not repeat while there are enough
+    # A category repeats in a person's queries only after all others were asked for.
     asked = rng.permutation(config.categories)
     for step in range(config.history + config.queries):
         is_query = step >= config.history
@@ -308,12 +308,12 @@ def _person(config: WorldConfig, user: int, relevant: np.ndarray) -> tuple[list[
         # 1. Choose an item in a random category for a random use.
         item, broken, codes = _choose(config, rng, wants[category], category, use, relevant[category], follow, taken)
         taken.add(item)
-        # 2. Rate and review it: two stars less per broken preference, and one less in a fifth of the cases.
+        # 2. Rate and review the item: two stars less per broken preference, and one star less with probability 0.2.
         time = asked_at if is_query else start + step * DAY
         review = _review(config, rng, codes, relevant[category], broken)
         rating = float(max(1, 5 - 2 * len(broken) - (rng.random() < 0.2)))
         interactions.append(Interaction(name, f"i{item:07d}", time, rating, review))
-        # 3. The purchase is a target: ask for it by category and use, and perhaps some wanted values.
+        # 3. If the item is a target, write a query: category and use, and perhaps some wanted values.
         if is_query:
             truth = {NAMES[a]: VALUES[a][wants[category, a]] for a in relevant[category]}
             text = f"{CATEGORIES[category]} for {USES[use]}"
@@ -333,22 +333,22 @@ def _choose(
     follow: float,
     taken: set[int],
 ) -> tuple[int, list[int], np.ndarray]:
-    """(index of the item taken, the aspects whose preference it breaks, its values)."""
-    size = (config.items - category + config.categories - 1) // config.categories  # items in this category
-    # 1. The items that the person compares.
+    """Choose an item. Returns (its index, the aspects in which it breaks a preference, its values)."""
+    size = (config.items - category + config.categories - 1) // config.categories  # number of items in this category
+    # 1. Draw the items that the person compares.
     rows = np.arange(size) if size <= config.shown else rng.integers(0, size, config.shown)
     index = rows * config.categories + category
-    # 2. What the person looks for this time: each wanted value may be replaced by another one.
+    # 2. Decide which values the person looks for this time: each wanted value may be replaced by another value.
     aim = wants[relevant].copy()
     for position in range(len(relevant)):
         if rng.random() >= follow:
             aim[position] = (aim[position] + rng.integers(1, N_VALUES)) % N_VALUES
-    # 3. The item that agrees best; ties are broken at random.
+    # 3. Take the item that matches most values; ties are broken at random.
     codes = item_values(config, index, relevant)
     agreement = (codes[:, relevant] == aim).sum(1) + rng.random(len(index)) * 0.5
-    agreement[~item_suits(config, index)[:, use]] -= 1.5  # an item that does not suit the use must agree much better
+    agreement[~item_suits(config, index)[:, use]] -= 1.5  # an item that does not suit the use must match two more
     if taken:
-        agreement[np.isin(index, list(taken))] -= 100  # nobody buys an item twice while the category has another one
+        agreement[np.isin(index, list(taken))] -= 100  # nobody buys an item twice if another item was compared
     best = int(np.argmax(agreement))
     broken = [int(a) for a in relevant if codes[best, a] != wants[a]]
     return int(index[best]), broken, codes[best]
@@ -372,8 +372,8 @@ def _review(
 
 
 def random_bits(seed: int, *keys: int | np.ndarray) -> np.ndarray:
-    """64 pseudo-random bits for each combination of keys: splitmix64, folded over the keys. Broadcasts."""
-    with np.errstate(over="ignore"):  # uint64 arithmetic should wrap
+    """Return 64 pseudo-random bits for each combination of the broadcast `keys`. Applies splitmix64 key by key."""
+    with np.errstate(over="ignore"):  # uint64 overflow is wanted
         state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
         for key in keys:
             state = np.asarray(state ^ np.asarray(key).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
@@ -384,12 +384,12 @@ def random_bits(seed: int, *keys: int | np.ndarray) -> np.ndarray:
 
 
 def random_chance(seed: int, *keys: int | np.ndarray) -> np.ndarray:
-    """A number in [0, 1) for each combination of keys."""
+    """Return a pseudo-random number in [0, 1) for each combination of keys."""
     return (random_bits(seed, *keys) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def brand_name(number: int) -> str:
-    """One of 64 made-up names of two syllables."""
+    """Return the brand name with this number (0..63): two syllables, made up."""
     first = ["vel", "nor", "kas", "tam", "bri", "dol", "fen", "gar"]
     second = ["mo", "ta", "rix", "lun", "dex", "vy", "sa", "ko"]
     return first[number // 8] + second[number % 8]

@@ -1,4 +1,4 @@
-"""A page in a real browser: headless Chromium, driven by playwright. As a program it takes docs/report.png.
+"""Open a page in headless Chromium, driven by playwright. As a program, this file takes the picture docs/report.png.
 
 python tests/browser.py runs/demo/world/seed-0/report.html docs/report.png
 """
@@ -16,7 +16,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def chromium() -> str | None:
-    """The path of the browser: the value of CHROMIUM, or the first found on the PATH. None without any."""
+    """Return the path of the browser: the variable CHROMIUM, else the first of NAMES on the PATH, else None."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -24,7 +24,7 @@ def chromium() -> str | None:
 def opened(
     file: Path, width: int = 1280, height: int = 1000, scheme: str = "light"
 ) -> Iterator[tuple[object, list[str]]]:
-    """Yield a page and a growing list of what it should not do: console messages, errors, requests for other files."""
+    """Yield an open page and a list that collects its faults: console messages, errors, requests for other files."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -41,7 +41,7 @@ def opened(
 
 
 def picture(file: Path, out: Path) -> None:
-    """Take a picture of the first query in the episode browser, sampled, with the pointer on a token of the policy."""
+    """Save a screenshot of the episodes tab: the first query, sampled, with the pointer on a token of the policy."""
     with opened(file.resolve(), 1200, height=1150) as (page, _):
         page.click("#tab-episodes")
         page.check("[value=sampled]")

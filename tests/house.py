@@ -1,4 +1,4 @@
-"""The rules of the house as functions that read source and return what is wrong. `make map` runs this file."""
+"""The project's rules as functions that read files and return the violations. `make map` runs this file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ START, END = "<!-- map: written by `make map` -->", "<!-- end of map -->"
 
 
 def contents(root: Path = ROOT) -> list[tuple[str, list[str]]]:
-    """[(heading, [dotted module, ...]), ...] as the package's docstring lists them."""
+    """Return the table of contents in the package's docstring as [(heading, [dotted module, ...]), ...]."""
     paragraphs = _docstring(root / PACKAGE / "__init__.py").split("\n\n")
     table = [re.fullmatch(r"(\S.*)\n    (\S(?:.*|,\n    )*)", paragraph) for paragraph in paragraphs]
     return [(found[1], re.split(r",\s+", found[2].replace("/", "."))) for found in table if found]
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
-    """Dotted name inside the package -> file. `models` itself is `models/__init__.py`."""
+    """Return {dotted name inside the package: file}. A folder's name stands for its `__init__.py`."""
     found = {}
     for path in sorted((root / PACKAGE).rglob("*.py")):
         parts = path.relative_to(root / PACKAGE).with_suffix("").parts
@@ -34,7 +34,7 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def unlisted(root: Path = ROOT) -> list[str]:
-    """Modules that are missing from the table of contents. `__init__` and `__main__` need no entry."""
+    """Return the modules that are missing from the table of contents. `__init__` and `__main__` need no entry."""
     listed = {name for _, names in contents(root) for name in names}
     return [
         name for name, path in modules(root).items() if name not in listed and path.stem not in ("__init__", "__main__")
@@ -42,7 +42,7 @@ def unlisted(root: Path = ROOT) -> list[str]:
 
 
 def unwritten(root: Path = ROOT) -> list[str]:
-    """Entries of the table of contents that have no module."""
+    """Return the entries of the table of contents that have no module."""
     return [name for _, names in contents(root) for name in names if name not in modules(root)]
 
 
@@ -54,7 +54,7 @@ def _docstring(path: Path) -> str:
 
 
 def poor_docstrings(root: Path = ROOT) -> list[str]:
-    """Modules whose docstring does not begin with one full sentence on its first line, which goes into the map."""
+    """Return the modules whose docstring's first line, which goes into the map, is not one full sentence."""
     wrong = []
     for path in [*modules(root).values(), *sorted((root / "tests").rglob("*.py"))]:
         first, *rest = _docstring(path).split("\n")
@@ -64,7 +64,7 @@ def poor_docstrings(root: Path = ROOT) -> list[str]:
 
 
 def readme_map(root: Path = ROOT) -> str:
-    """The README's map: one row per heading, its files linked in the order of the flow."""
+    """Return the README's map: one row per heading, with links to its files in reading order."""
     files = modules(root)
     lines = ["| part | files, in reading order |", "| --- | --- |"]
     for heading, names in contents(root):
@@ -78,7 +78,7 @@ def readme_map(root: Path = ROOT) -> str:
 
 
 def full_map(root: Path = ROOT) -> str:
-    """The table of `docs/map.md`: one row per file, with the first line of its docstring."""
+    """Return the table of `docs/map.md`: one row per file, with the first line of its docstring."""
     files = modules(root)
     lines = ["| part | file | what it is |", "| --- | --- | --- |"]
     for heading, names in contents(root):
@@ -86,12 +86,12 @@ def full_map(root: Path = ROOT) -> str:
             what = _docstring(files[name]).split("\n")[0].replace("|", r"\|")
             link = f"[{name.replace('.', '/')}](../{files[name].relative_to(root).as_posix()})"
             lines.append(f"| {heading} | {link} | {what} |")
-            heading = ""  # only the first row of a part names it
+            heading = ""  # only the first row of a part shows the heading
     return "\n".join(lines)
 
 
 def with_map(page: str, table: str) -> str:
-    """The page with `table` between the two markers. Raises ValueError unless each marker occurs exactly once."""
+    """Return the page with `table` between the markers. Raises ValueError unless each marker occurs exactly once."""
     if page.count(START) != 1 or page.count(END) != 1:
         raise ValueError(f"a page with a map needs the lines {START} and {END}, once each")
     return f"{page.split(START)[0]}{START}\n{table}\n{END}{page.split(END)[1]}"
@@ -100,13 +100,13 @@ def with_map(page: str, table: str) -> str:
 MAPS = {"README.md": readme_map, "docs/map.md": full_map}
 
 
-# --- arrows ----------------------------------------------------------------------------------------------------------
+# --- imports inside the package --------------------------------------------------------------------------------------
 
 
 def imports(source: str, name: str, known: set[str]) -> set[str]:
-    """Modules of the package that `source`, the text of module `name`, imports anywhere, functions included.
+    """Return the package's modules that `source`, the text of module `name`, imports, inside functions too.
 
-    "" stands for the package itself: its lazy names would hide which module is imported.
+    "" stands for the package itself, which should not be imported: its lazy names hide the module that is used.
     """
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -120,19 +120,19 @@ def imports(source: str, name: str, known: set[str]) -> set[str]:
 
 
 def _from(node: ast.ImportFrom, name: str, known: set[str]) -> set[str]:
-    """`from a.b import c` imports module a.b.c if it exists, else a.b. Relative imports are resolved from `name`."""
+    """Return the modules: `from a.b import c` gives a.b.c if it is a module, else a.b. Dots are relative to `name`."""
     inside = {f"{PACKAGE}.{module}" for module in known if module}
     base = node.module
     if node.level:
         here = f"{PACKAGE}.{name}".rstrip(".")
-        is_folder = any(module.startswith(f"{here}.") for module in inside)  # then one dot is the folder itself
+        is_folder = any(module.startswith(f"{here}.") for module in inside)  # then one dot means this folder
         up = here.split(".")[: len(here.split(".")) - node.level + is_folder]
         base = ".".join([*up, *([node.module] if node.module else [])])
     return {f"{base}.{alias.name}" if f"{base}.{alias.name}" in inside else base for alias in node.names}
 
 
 def forbidden_arrows(root: Path = ROOT) -> list[str]:
-    """Every import inside the package that the rules forbid, as 'from -> to: why'."""
+    """Return every import inside the package that the rules forbid, as 'from -> to: why'."""
     files = modules(root)
     stages = [name for _, names in contents(root) for name in names if not name.startswith("models")]
     wrong = []
@@ -144,7 +144,7 @@ def forbidden_arrows(root: Path = ROOT) -> list[str]:
 
 
 def _forbidden(name: str, target: str, stages: list[str]) -> str:
-    """Why module `name` must not import module `target`, or "" if it may."""
+    """Return why module `name` must not import module `target`, or "" if it may."""
     kind, target_kind = name.split(".")[0], target.split(".")[0]
     if not target:
         return "import the module, not the package"
@@ -167,15 +167,15 @@ def _forbidden(name: str, target: str, stages: list[str]) -> str:
 
 
 def pages(root: Path = ROOT) -> list[str]:
-    """The pages whose commands and programs are run: README.md, CONTRIBUTING.md and docs/*.md."""
+    """Return the pages whose commands and programs the tests run: README.md, CONTRIBUTING.md and docs/*.md."""
     return ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (root / "docs").glob("*.md"))]
 
 
 @dataclass(frozen=True)
 class Story:
-    """One ```bash fence with `mrrec` commands: they run one after another in one empty folder.
+    """A ```bash fence with `mrrec` commands, which run one after another in one folder that is empty at first.
 
-    The words after ```bash say how: `slow` runs them with the slow tests; `needs:PATH` links real data there first.
+    Marks may follow ```bash: `slow` makes the story a slow test; `needs:PATH` first links the real data to PATH.
     """
 
     page: str
@@ -186,7 +186,7 @@ class Story:
 
 
 def stories(text: str, page: str = "README.md") -> list[Story]:
-    """The ```bash fences of a page that hold `mrrec` commands. Raises ValueError if a mark is unknown."""
+    """Return the ```bash fences of a page that contain `mrrec` commands. Raises ValueError if a mark is unknown."""
     found = []
     for fence in re.finditer(r"^```bash *(.*)\n((?:.*\n)*?)```$", text, flags=re.MULTILINE):
         marks = fence[1].split()
@@ -202,26 +202,26 @@ def stories(text: str, page: str = "README.md") -> list[Story]:
 
 
 def arguments(command: str) -> list[str]:
-    """'mrrec data info DIR  # counts' -> ['data', 'info', 'DIR']. Pipes and redirections belong to the shell."""
+    """Return 'mrrec data info DIR  # counts' as ['data', 'info', 'DIR'], without pipes and redirections."""
     words = shlex.split(command, comments=True)[1:]
     ends = [i for i, word in enumerate(words) if word in ("|", ">", ">>", "&&", "||", ";")]
     return words[: ends[0]] if ends else words
 
 
 def made_targets(text: str) -> list[str]:
-    """The targets of the `make` commands in a page's fences, whatever their language."""
+    """Return the targets of the `make` commands in a page's fences of any language."""
     fences = "\n".join(re.findall(r"^```.*\n((?:.*\n)*?)```$", text, flags=re.MULTILINE))
     return re.findall(r"^make ([\w/-]+)", fences, flags=re.MULTILINE)
 
 
 def programs(text: str) -> list[tuple[str, list[str]]]:
-    """[(source, lines that it prints), ...] of the ```python fences; `print(...)  # text` says what is printed."""
+    """Return [(source, expected lines), ...] of the ```python fences; `print(...)  # text` expects the line `text`."""
     sources = re.findall(r"^```python\n((?:.*\n)*?)```$", text, flags=re.MULTILINE)
     return [(source, re.findall(r"^print\(.*\)  # (.*)$", source, flags=re.MULTILINE)) for source in sources]
 
 
 def broken_links(page: Path) -> list[str]:
-    """Relative links and images of a Markdown page whose file or heading does not exist."""
+    """Return the relative links and images of a Markdown page whose file or heading does not exist."""
     text = _without_fences(page.read_text(encoding="utf-8"))
     wrong = []
     for link in re.findall(r"\]\(<?([^)\s>]+)>?\)", text):
@@ -237,7 +237,7 @@ def broken_links(page: Path) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub gives a page's headings; the second heading of one name gets `-1`."""
+    """Return the anchors that GitHub gives a page's headings; the second heading with the same text ends in `-1`."""
     found: dict[str, int] = {}
     for heading in re.findall(r"^#+ +(.*?) *$", _without_fences(text), flags=re.MULTILINE):
         words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
@@ -255,7 +255,7 @@ def _without_fences(text: str) -> str:
 # --- the front page --------------------------------------------------------------------------------------------------
 
 MOST_LINES, MOST_WORDS, MOST_DECIMALS = 220, 1800, 25
-FIRST_SCREEN = 70  # lines of Markdown; the table and the picture take few of them
+FIRST_SCREEN = 70  # lines of Markdown; the table and the picture take only a few lines
 ON_FIRST_SCREEN = {
     "what kind of data": r"synthetic",
     "how large the policy is": r"140,000 parameters",
@@ -270,14 +270,14 @@ ON_FIRST_SCREEN = {
 
 
 def decimals(text: str) -> list[str]:
-    """Numbers with a decimal point, without versions, paper numbers and the targets of links."""
+    """Return the numbers with a decimal point, except versions, arXiv numbers and the targets of links."""
     prose = re.sub(r"\]\([^)]*\)", "]", text)
     prose = re.sub(r"\d{4}\.\d{5}|[=<>]=[\d.]+|\d+\.\d+\.[\d.]+|\b3\.1\d\b", "", prose)
     return re.findall(r"(?<![\w.])\d*\.\d+", prose)
 
 
 def front_page_faults(readme: str) -> list[str]:
-    """What is too much on the README, and what its first screen lacks."""
+    """Return which limits the README exceeds, and what is missing on its first screen."""
     sizes = {
         "lines": (len(readme.splitlines()), MOST_LINES),
         "words": (len(readme.split()), MOST_WORDS),
@@ -294,18 +294,18 @@ def front_page_faults(readme: str) -> list[str]:
 
 # --- what is committed -----------------------------------------------------------------------------------------------
 
-# The brackets keep the patterns from matching this file.
+# Because of the brackets, as in [/], the pattern does not match this file.
 MACHINE_PATH = re.compile(r"(?<![\w.~])[/](?:work|root|home|Users|opt)[/][\w.]|[/]tmp[/]v[/]|[.]library[/]")
 
 
 def committed(root: Path = ROOT) -> list[Path]:
-    """Files that git tracks. Raises CalledProcessError outside a checkout."""
+    """Return the files that git tracks. Raises CalledProcessError outside a checkout."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True).stdout
     return [root / name for name in listed.split("\0") if name and (root / name).is_file()]
 
 
 def machine_paths(paths: list[Path]) -> list[str]:
-    """Lines that name a folder of one particular machine, as file:line: text."""
+    """Return the lines that name a folder of one particular machine, as file:line: text."""
     return [
         f"{path.name}:{number}: {line.strip()[:80]}"
         for path in paths

@@ -1,4 +1,4 @@
-"""Helpers for the tests of the importers: made files, real data, and checks of an imported `Dataset`."""
+"""Helpers for the tests of the importers: small made-up files, real data, and checks of an imported `Dataset`."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ def steps(dataset: Dataset) -> dict[str, tuple[int, int]]:
 
 
 def assert_no_leak(dataset: Dataset) -> None:
-    """No history holds its query's target, the text of the target's review, or anything at or after the query."""
+    """Assert that no history contains the query's target, its review's text, or anything at or after the query."""
     for query in dataset.queries:
         history = dataset.history(query)
         own = {i.review.lower() for i in dataset.interactions_of(query.user) if i.item == query.target} - {""}

@@ -2,9 +2,9 @@
 
 python tests/picture.py        draws the worked episode of docs/results.md as docs/episode.svg
 
-The picture has a dark background of its own, so it looks the same in GitHub's light and dark mode. What the policy
-wrote is bright and what it was given is grey. Of a memory, the lines that hold all words of the next thought are
-underlined.
+The picture has a dark background of its own, so it looks the same in GitHub's light and dark mode. Texts that the
+policy wrote are bright; texts that it was given are grey. In an answer of memory, the lines that contain all words of
+the policy's next thought are underlined.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ LABELS = {
 
 
 def episode_of(page: str) -> str:
-    """The worked episode in a page: the lines from <query> to the rank. Raises ValueError if there is none."""
+    """Return the worked episode in a page: the lines from <query> to the rank. Raises ValueError if there is none."""
     if not (found := re.search(r"^<query>.*?^the item the user then took, .*? is at rank \d+$", page, re.M | re.S)):
         raise ValueError("no worked episode of `mrrec demo` in this page")
     return found[0]
 
 
 def steps(episode: str) -> list[tuple[str, list[str]]]:
-    """[(kind, texts), ...] in the order in which they were given or written; the kinds are those of LABELS."""
+    """Return an episode's parts in order as [(kind, texts), ...]; the kinds are the keys of LABELS."""
     words = " ".join(episode.split())
     play, item, rank = re.fullmatch(r"(.*) the item the user then took, (.*), is at rank (\d+)", words).groups()
     found = []
@@ -48,7 +48,7 @@ def steps(episode: str) -> list[tuple[str, list[str]]]:
 
 
 def drawn(episode: str) -> str:
-    """The SVG of an episode."""
+    """Return the SVG of an episode."""
     rows = steps(episode)
     height = ROW * len(rows) + 62
     out = [

@@ -1,4 +1,4 @@
-"""A data set and a run on disk, made once for all tests that need them, and ways to call the command line."""
+"""A data set and a run on disk, made once for all tests that need them, and functions that call the command line."""
 
 import os
 import resource
@@ -28,7 +28,7 @@ from mrrec_mini.train import Trainer, train
 from mrrec_mini.world import WorldConfig, make_world
 from small import TINY
 
-logging.disable_progress_bar()  # the entry point sets a variable for this, which has no effect after the import
+logging.disable_progress_bar()  # the entry point sets a variable instead, which has no effect after the import
 
 FOLDER = TemporaryDirectory(prefix="mrrec-tests-")  # deleted when the tests end
 SHOP = WorldConfig(users=12, items=60, categories=5, held=1, history=6, queries=3)
@@ -40,19 +40,19 @@ QUICK = replace(
     warm=WarmStartConfig(drill_steps=2, drill_batch=4, drill_goal=0.0, steps=2, batch=8),
     train=replace(FAST.train, steps=2, prompts_per_step=2, group=2, evaluate_every=2, checkpoint_every=2),
 )
-# markup, an emoji name, escape sequences, a reversal of the reading direction
+# rich's markup, an emoji name, escape sequences, a character that reverses the reading direction
 HOSTILE = "[bold red]x[/] [/nothing] :cat: \x1b[2J\x1b]0;owned\x07 \x9b31m \u202e"
 
 
 @lru_cache(maxsize=1)
 def shop() -> Path:
-    """A synthetic shop as a data-set folder."""
+    """Save a synthetic shop as a data set and return its folder."""
     return make_world(SHOP).save(Path(FOLDER.name) / "shop")
 
 
 @lru_cache(maxsize=1)
 def made_run() -> Path:
-    """A run on the shop, made in seconds. Its policy has learned next to nothing."""
+    """Make a run on the shop in seconds and return its folder. The policy has learned next to nothing."""
     run = Run(Path(FOLDER.name) / "run")
     environments = prepare(Dataset.load(shop()), QUICK, 0)
     trainer = Trainer(*start_policy(environments, QUICK, 0), environments, QUICK.train)
@@ -64,12 +64,12 @@ def made_run() -> Path:
 
 
 def copied_run(folder: Path) -> Path:
-    """A copy of the run, which a test may change."""
+    """Copy the run into `folder` and return the copy, which a test may change."""
     return Path(shutil.copytree(made_run(), folder / "run", ignore=shutil.ignore_patterns("memory.db*")))
 
 
 def hostile_shop(folder: Path) -> Path:
-    """A shop whose titles, reviews and queries contain every control token and try to control the terminal."""
+    """Save a shop whose titles, reviews and queries contain control tokens and terminal codes. Return its folder."""
     plain, tags = make_world(replace(SHOP, users=20, queries=2)), " ".join(CONTROL)
 
     def imitating(number: int, query: Query) -> Query:
@@ -85,7 +85,7 @@ def hostile_shop(folder: Path) -> Path:
 
 
 def mrrec(*words: object):
-    """Run one command in this process. An error that the command does not expect is raised again."""
+    """Run one `mrrec` command in this process and return its result. Exceptions except SystemExit are raised again."""
     done = CliRunner().invoke(app, [str(word) for word in words])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -93,7 +93,7 @@ def mrrec(*words: object):
 
 
 def started(*words: object, before: str = "", env: dict | None = None, **options) -> subprocess.Popen:
-    """Start one command in a new process, which first runs the code `before`."""
+    """Start one `mrrec` command in a new process, which runs the code `before` first."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{before}\nfrom mrrec_mini.app.cli import main\nmain()"
     words = [sys.executable, "-c", code, *(str(word) for word in words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -101,7 +101,7 @@ def started(*words: object, before: str = "", env: dict | None = None, **options
 
 
 def refused(done, code: int, *names: str) -> str:
-    """Assert that a command ended with `code`, one line on stderr that holds all `names`, and nothing on stdout."""
+    """Assert that a command ended with `code` and printed one line only, on stderr, with all `names`. Return it."""
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n"), done.stderr
     for name in names:
@@ -116,7 +116,7 @@ def same_weights(one, other) -> bool:
 
 @contextmanager
 def no_file_larger_than(limit: int) -> Iterator[None]:
-    """A write beyond `limit` bytes fails midway, as on a full disk."""
+    """Make writes fail midway once a file exceeds `limit` bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:

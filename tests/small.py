@@ -1,4 +1,4 @@
-"""Small things to test learning on: a shop, a tokenizer, a tiny model, an actor that writes given turns."""
+"""Small objects for the tests of learning: a shop, tokenizers, tiny models, an actor that writes given turns."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -41,9 +41,9 @@ TINY = CausalLMConfig(width=16, layers=2, heads=2, feed_forward=24, context=512)
 
 @lru_cache(maxsize=2)
 def environment(config: WorldConfig = SHOP) -> Environment:
-    """A shop of 12 users, ready to play; playing changes only its caches.
+    """Return an environment with a shop of 12 users. Playing in it changes only its caches.
 
-    12 people are too few for the contrasts of eq. 6, so its global memory holds what they would find: the map.
+    12 users are too few for the contrasts of eq. 6, so global memory is filled from the true `category_map` instead.
     """
     dataset = make_world(config)
     split = dataset.split(0, 0.6, 0.2, 0.2)
@@ -61,7 +61,7 @@ def tokenizer() -> WordTokenizer:
 
 
 def foreign_tokenizer() -> PreTrainedTokenizerFast:
-    """Like one from the hub: byte-level BPE with <eos>, and <think> as an ordinary added token."""
+    """Return a tokenizer as on the Hugging Face hub: byte-level BPE with <eos>; <think> is added but not special."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     texts = ["a mug for hiking", "a lamp for travel <search> <end>"] * 10
@@ -77,7 +77,7 @@ def foreign_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model(vocabulary: int, seed: int = 0, config: CausalLMConfig = TINY) -> PreTrainedModel:
-    """Random weights, large enough that no two tokens are equally likely."""
+    """Return a model with random weights, so large that no two tokens are equally likely."""
     model = make_causal_lm(vocabulary, config, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
@@ -99,12 +99,12 @@ def _taught() -> PreTrainedModel:
 
 
 def taught_model() -> PreTrainedModel:
-    """A copy of a tiny policy that knows the grammar: most of the time it searches and answers."""
+    """Return a copy of a tiny policy that knows the grammar: most of the time it searches and answers."""
     return deepcopy(_taught())
 
 
 def fresh_logprobs(model: PreTrainedModel, ids, temperature: float = 1.0) -> torch.Tensor:
-    """(T,) log pi of each token of one plain sequence by an ordinary forward pass; nan at the first."""
+    """Return log pi of each token of one sequence, (T,), by an ordinary forward pass; nan for the first token."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([list(ids)])).logits[0].float() / temperature
     picked = torch.log_softmax(logits, -1)[:-1].gather(1, torch.tensor(list(ids))[1:, None]).squeeze(1)
@@ -112,7 +112,7 @@ def fresh_logprobs(model: PreTrainedModel, ids, temperature: float = 1.0) -> tor
 
 
 class Dictated:
-    """An actor that writes given turns, one list per row, each cut at `max_new` as a sampler would."""
+    """An actor that writes given turns (one list of turns per row), each cut to `max_new` tokens as by a sampler."""
 
     def __init__(self, *turns_of_rows: list[list[int]]):
         self.turns_of_rows = turns_of_rows

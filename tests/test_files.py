@@ -50,7 +50,7 @@ def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypat
     monkeypatch.setattr(os, "fsync", lambda handle: (done.append("sync"), sync(handle)))
     monkeypatch.setattr(os, "replace", lambda *pair: (done.append("rename"), replace(*pair)))
     files.write_text(tmp_path / "b.txt", "new")
-    assert done == ["sync", "rename"]
+    assert done == ["sync", "rename", "sync"]  # the last one flushes the name
 
 
 def test_two_writers_of_one_file_have_names_of_their_own(tmp_path):
@@ -87,6 +87,49 @@ def test_a_folder_is_replaced_whole(tmp_path):
             (fresh / "inner" / content).write_text(content)
     assert names(folder / "inner") == ["new"] and names(tmp_path) == ["set"]
     assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def killed(write) -> int:
+    """The number of a child process that was killed inside `write`, so that it cleaned nothing up."""
+    child = os.fork()
+    if child == 0:
+        write()
+        os._exit(1)  # not reached
+    assert os.waitpid(child, 0)[1] == 9 << 8
+    return child
+
+
+def test_what_a_killed_writer_of_a_folder_left_is_removed_by_the_next(tmp_path):
+    folder = tmp_path / "set"
+
+    def write():
+        with files.replacing_folder(folder) as fresh:
+            (fresh / "half").write_text("somebody's name")
+            os._exit(9)
+
+    child = killed(write)
+    assert names(tmp_path) == [f".set.{child}.tmp"]
+    with files.replacing_folder(folder) as fresh:
+        (fresh / "whole").write_text("")
+    assert names(tmp_path) == ["set"] and names(folder) == ["whole"]
+
+
+def test_an_old_folder_that_a_kill_left_aside_is_put_back_by_the_next_writer(tmp_path, monkeypatch):
+    folder = tmp_path / "set"
+    with files.replacing_folder(folder) as fresh:
+        (fresh / "old").write_text("old")
+    rename = Path.rename
+
+    def write():
+        monkeypatch.setattr(Path, "rename", lambda self, to: (rename(self, to), os._exit(9)))
+        with files.replacing_folder(folder) as fresh:
+            (fresh / "new").write_text("new")
+
+    child = killed(write)
+    assert names(tmp_path) == [f".set.{child}.tmp", f".set.{child}.tmp.old"]
+    with pytest.raises(KeyError), files.replacing_folder(folder):
+        raise KeyError  # the next writer fails too, and the old content is there all the same
+    assert names(tmp_path) == ["set"] and names(folder) == ["old"]
 
 
 def test_a_failure_leaves_the_old_folder(tmp_path, monkeypatch):

@@ -1,19 +1,19 @@
-"""The jobs behind the paper's exhibits: each trains or evaluates one policy for one seed and saves its result.
+"""The training and evaluation jobs behind the paper's tables and figures; each runs for one seed and saves a result.
 
 Flow: before `reproduce`, which reads the results. A job is a function of a `SeedContext` (the shops and the recipe of
-one seed). Its result is saved as soon as it is done, so an interrupted reproduction resumes where it stopped, and
-exhibits share the jobs they have in common. Equations: none of its own; MPC and MRC are those of `counterfactual`.
+one seed). Its result is saved as soon as the job is done. So an interrupted reproduction resumes where it stopped, and
+a job that several tables need runs once. Equations: none of its own; MPC and MRC are those of `counterfactual`.
 
 Departures from the paper. Small policies made from scratch stand in for its language models; no published weights are
-run. BLaIR with memory gets the query followed by the memory; Rec-R1 with memory is trained with it in its prompt. A
-policy with naive or static memory has another memory tool: whatever it searches for, the tool returns the latest
-records or the profile, a few lines per call. The policy has learned to read given memory in this form only. Without
-memory it may not call the tool; global memory stays in the prompt, because the policy was taught with it. The policies
-with one level of memory learn from one warm start per seed. Retrievers and numbers of memories are changed without
-training the policy again.
+run. BLaIR with memory encodes the query followed by the memory; Rec-R1 with memory is trained with the memory in its
+prompt. A policy with naive or static memory still calls a tool, but the tool ignores the search text: it returns the
+latest records (naive) or the profile (static), a few lines per call, because the policy has learned to read memory in
+this form only. A policy without memory may not call the tool; its prompt still holds global memory, because the policy
+was trained with global memory. For each seed, all policies with one level of memory begin with the same warm start. The
+retrievers and the number of memories per call are changed without training the policy again.
 
-Guessed: the plain start (Fig. 4) reads items, train users' queries and their memories, for as many batches as the warm
-start.
+Guessed: the plain start (Fig. 4) is trained on the texts of items, of train users' queries and of these users'
+memories, for as many batches as the warm start.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from mrrec_mini.systems.rec_r1 import Lines, RecR1, RecR1Config
 from mrrec_mini.train import Trainer, train
 
 LEVELS = ("record", "pattern", "profile")
-RETRIEVERS = {  # Fig. 5: changes to the text space; all of them search the same rows
+RETRIEVERS = {  # Fig. 5: name -> changed fields of HybridConfig; all search the same rows
     "BM25": {"dense": "none"},
     "dense (LSA)": {"bm25_weight": 0.0},
     "both, min-max": {},
@@ -83,7 +83,7 @@ class Plan:
 
     @cached_property
     def digest(self) -> str | None:
-        """sha256 of the data set's files, so that new data under an old name is noticed. None: the synthetic shop."""
+        """Return the sha256 of the data set's files, to notice changed data. None: the synthetic shop."""
         if self.data is None:
             return None
         digest = hashlib.sha256()
@@ -92,7 +92,7 @@ class Plan:
         return digest.hexdigest()
 
     def result_path(self, job: str, seed: int) -> Path:
-        """The file of a job's result. Its folder's name depends on all that the result depends on, except the code."""
+        """Return the path of a job's result. A hash of data, `fast` and recipe (not of the code) names the folder."""
         made_of = [self.digest, self.fast, asdict(chosen_recipe(self.fast))]
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
         return self.out / "jobs" / name / f"{job}-{seed}.json"
@@ -103,7 +103,7 @@ class Plan:
 
 @dataclass
 class SeedContext:
-    """What the jobs of one seed share. `environments[0]` is the shop, the others are its siblings for training."""
+    """What the jobs of one seed share. `environments[0]` is the shop; its siblings follow, more shops to train in."""
 
     plan: Plan
     seed: int
@@ -115,7 +115,7 @@ class SeedContext:
         return self.environments[0]
 
     def policy_path(self, job: str) -> Path:
-        """The folder of the policy that a job trained."""
+        """Return the folder of the policy that a job trained."""
         return self.plan.result_path(job, self.seed).with_suffix("")
 
     def load(self, job: str):
@@ -123,13 +123,13 @@ class SeedContext:
         return load_causal_lm(str(self.policy_path(job)), CONTROL)
 
     def eval_set(self, tokenizer, environment: Environment | None = None, **rules) -> EvalSet:
-        """Test users' queries on familiar categories, under the recipe's rollout rules with `rules` changed."""
+        """Return the test users' queries on familiar categories; `rules` overrides rollout rules of the recipe."""
         own = replace(self.recipe.train.rules, **rules)
         return eval_sets(environment or self.shop, grammar_of(tokenizer), own, self.seed)[0]
 
 
 def trained(context: SeedContext, model, tokenizer, arm: str) -> dict:
-    """Train `model` in place and evaluate it greedily: its rows and its learning curve."""
+    """Train `model` in place, evaluate it greedily, and return its rows and its learning curve."""
     log = train(Trainer(model, tokenizer, context.environments, context.recipe.train))
     names = ("reward", "rewards/format/mean", "calls/mean", "entropy")
     curve = [{name: line[name] for name in names if name in line} for line in log]
@@ -137,19 +137,19 @@ def trained(context: SeedContext, model, tokenizer, arm: str) -> dict:
 
 
 def greedy_rows(eval_set: EvalSet, model: PreTrainedModel, arm: str) -> list[Row]:
-    """Evaluate a policy greedily: one row per query."""
+    """Evaluate a policy with greedy decoding and return one row per query."""
     return episode_rows(eval_set, arm, GREEDY, play_greedily(eval_set, model))
 
 
 def start(context: SeedContext) -> dict:
-    """The warm start: the policy that most other jobs begin with."""
+    """Train, save and evaluate the warm start, from which most other jobs begin."""
     model, tokenizer = start_policy(context.environments, context.recipe, context.seed)
     save_causal_lm(context.policy_path("start"), model, tokenizer)
     return {"rows": greedy_rows(context.eval_set(tokenizer), model, "policy without learning")}
 
 
 def grpo(context: SeedContext) -> dict:
-    """MR.Rec itself: the warm start, trained by GRPO."""
+    """Train MR.Rec (the warm start, trained further by GRPO), save it and evaluate it."""
     model, tokenizer = context.load("start")
     result = trained(context, model, tokenizer, "MR.Rec")
     save_causal_lm(context.policy_path("grpo"), model, tokenizer)
@@ -157,14 +157,14 @@ def grpo(context: SeedContext) -> dict:
 
 
 def ablated(context: SeedContext, **rules: int) -> dict:
-    """MR.Rec with other rollout rules, in the warm start as well as in training (Fig. 3)."""
+    """Train and evaluate MR.Rec with other rollout rules, which also apply to its warm start (Fig. 3)."""
     context = replace(context, recipe=context.recipe.ablated(**rules))
     model, tokenizer = start_policy(context.environments, context.recipe, context.seed)
     return trained(context, model, tokenizer, "ablated")
 
 
 def one_level(context: SeedContext, name: str) -> dict:
-    """MR.Rec trained with one level of local memory only (Table 2)."""
+    """Train and evaluate MR.Rec with only one level of local memory, called `name` (Table 2)."""
     model, tokenizer = context.load("start")
     environments = [with_levels(environment, (name,)) for environment in context.environments]
     return trained(replace(context, environments=environments), model, tokenizer, name)
@@ -176,7 +176,7 @@ def with_levels(environment: Environment, levels: tuple[str, ...]) -> Environmen
 
 
 def given_memory(context: SeedContext) -> dict:
-    """Table 1: the warm start and MR.Rec's policy without memory, and with memory that ignores their search texts."""
+    """Evaluate the warm start and MR.Rec's policy without memory, and with a `GivenMemory` of each kind (Table 1)."""
     rows = []
     for name, arm in (("start", "policy without learning"), ("grpo", "MR.Rec's policy")):
         model, tokenizer = context.load(name)
@@ -189,14 +189,14 @@ def given_memory(context: SeedContext) -> dict:
 
 @dataclass(frozen=True)
 class GivenMemory:
-    """A memory whose tool returns a query's `given_entries` in order, k per call, whatever the search text is.
+    """A memory that ignores the search text: each call returns the next k of the query's `given_entries`.
 
-    Use a fresh one per rollout: it remembers how far each query has read.
+    Use a new GivenMemory for each rollout, because it remembers which entries each query has received.
     """
 
     memory: Memory
     kind: str  # a key of GIVEN
-    places: dict[str, int] = field(default_factory=dict)  # id of a query -> the place of its next entry
+    places: dict[str, int] = field(default_factory=dict)  # id of a query -> position of its next entry
 
     def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
         return self.memory.search_global(text, k)
@@ -211,17 +211,17 @@ class GivenMemory:
 
 
 def given_entries(memory: Memory, query: Query, kind: str) -> list[MemoryEntry]:
-    """The user's latest records (naive memory) or profile lines (static memory), 10 at most."""
+    """Return the user's latest records (naive memory) or profile lines (static memory), at most 10."""
     return [entry for entry in memory.entries(query) if entry.level == GIVEN[kind]][:10]
 
 
 def given_lines(memory: Memory) -> dict[str, Lines]:
-    """{kind: the texts of a query's `given_entries`}, for systems that take text."""
+    """Return {kind: a function from a query to the texts of its `given_entries`}, for systems that take text."""
     return {kind: lambda q, kind=kind: [entry.text for entry in given_entries(memory, q, kind)] for kind in GIVEN}
 
 
 def references(context: SeedContext) -> dict:
-    """The arms without a policy: systems, the query alone, memory appended to the query (Table 1)."""
+    """Evaluate the arms without a policy: systems, the query alone, the query followed by memory (Table 1)."""
     _, tokenizer = context.load("start")
     eval_set = context.eval_set(tokenizer)
     rows = reference_rows(eval_set, np.random.default_rng([context.seed, 3]), context.recipe.teacher)
@@ -233,7 +233,7 @@ def references(context: SeedContext) -> dict:
 
 
 def blair(context: SeedContext) -> dict:
-    """BLaIR: a text encoder trained on reviews that encodes the query, or the query followed by memory (Table 1)."""
+    """Train BLaIR, a text encoder of reviews, and evaluate it on queries without and with appended memory (Table 1)."""
     _, tokenizer = context.load("start")
     eval_set = context.eval_set(tokenizer)
     system = Blair(BlairConfig(seed=context.seed, steps=3 if context.plan.fast else BlairConfig.steps))
@@ -244,7 +244,7 @@ def blair(context: SeedContext) -> dict:
 
 
 def rec_r1(context: SeedContext, kind: str) -> dict:
-    """Rec-R1: a policy that learns to rewrite the query, with no, naive or static memory in its prompt (Table 1)."""
+    """Train and evaluate Rec-R1, a policy that rewrites the query, with `kind` of memory in its prompt (Table 1)."""
     _, tokenizer = context.load("start")
     eval_set, config = context.eval_set(tokenizer), RecR1Config(seed=context.seed)
     if context.plan.fast:
@@ -254,7 +254,7 @@ def rec_r1(context: SeedContext, kind: str) -> dict:
 
 
 def rows_with_memory(eval_set: EvalSet, arm: str, system: System, lines: Lines) -> list[Row]:
-    """Rows of a system that reads each query's lines; `memory_tokens` counts the tokens of the lines."""
+    """Evaluate a system that reads lines of memory with each query; `memory_tokens` is the number of their tokens."""
     encode = eval_set.grammar.tokenizer.encode
     given = {query.id: len(encode(" ".join(lines(query)))) for query in eval_set.queries}
     return [replace(row, memory_tokens=given[row.query]) for row in system_rows(eval_set, arm, system)]
@@ -262,7 +262,7 @@ def rows_with_memory(eval_set: EvalSet, arm: str, system: System, lines: Lines) 
 
 @dataclass(frozen=True)
 class Appended:
-    """A fitted system that ranks for the query followed by lines of memory."""
+    """A fitted system that receives each query with lines of memory appended to its text."""
 
     system: System
     lines: Lines
@@ -275,7 +275,7 @@ class Appended:
 
 
 def plain_start(context: SeedContext) -> dict:
-    """MR.Rec trained from a policy that has seen plain texts but never an episode (Fig. 4)."""
+    """Train and evaluate MR.Rec from a start that has read plain texts but never an episode (Fig. 4)."""
     environments, recipe = context.environments, context.recipe
     tokenizer = make_tokenizer(environments, recipe.max_words)
     model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(context.seed))
@@ -286,21 +286,21 @@ def plain_start(context: SeedContext) -> dict:
 
 
 def plain_texts(environment: Environment) -> list[str]:
-    """The texts of a plain start: items, train users' queries, and their memories."""
+    """Return the texts that a plain start is trained on: items, train users' queries and their memories."""
     memory, queries = environment.memory, environment.split.train_queries
     items = [item_text(item) for item in environment.dataset.items.values()]
     return [*items, *(q.text for q in queries), *(entry.text for q in queries for entry in memory.entries(q))]
 
 
 def as_page(ids: Sequence[int]) -> Episode:
-    """The first 48 tokens of a text as an episode for `warm_start`: all but the first count as written."""
+    """Return the first 48 tokens of a text as an episode for `warm_start`, which trains on all but the first token."""
     ids = tuple(ids[:48])
     mask = (0, *[1] * (len(ids) - 1))
     return Episode(Query("", "", "", "", 0), ids, mask, (0.0,) * len(ids), (), None, "answer", ())
 
 
 def retrievers(context: SeedContext) -> dict:
-    """MR.Rec's policy with other retrievers for its memory, and for its items (Fig. 5)."""
+    """Evaluate MR.Rec's policy with other retrievers, first for its memory, then for the items (Fig. 5)."""
     model, tokenizer = context.load("grpo")
     shop, rows = context.shop, []
     pool = list(shop.dataset.items)
@@ -314,20 +314,20 @@ def retrievers(context: SeedContext) -> dict:
 
 
 def changed(space: TextSpace, **how) -> TextSpace:
-    """The same word statistics with another configuration."""
+    """Return a text space with the same word statistics but `how` changed in its configuration."""
     config = replace(space.config, **how)
     return TextSpace(config, space.stats, None if config.dense == "none" else space.embedder)
 
 
 def memories_per_call(context: SeedContext) -> dict:
-    """MR.Rec's policy with 1 to 5 memories per call (Fig. 6)."""
+    """Evaluate MR.Rec's policy with 1 to 5 memories per call (Fig. 6)."""
     model, tokenizer = context.load("grpo")
     sets = {k: context.eval_set(tokenizer, memory_k=k) for k in KS}
     return {"rows": [row for k, eval_set in sets.items() for row in greedy_rows(eval_set, model, f"k = {k}")]}
 
 
 def contributions(context: SeedContext) -> dict:
-    """Table 3: MPC and MRC of each greedy episode, and what changes when one of its memories is withheld."""
+    """Compute MPC and MRC of each greedy episode, and what changes when one of its memories is withheld (Table 3)."""
     model, tokenizer = context.load("grpo")
     eval_set = context.eval_set(tokenizer)
     episodes = play_greedily(eval_set, model)
@@ -351,13 +351,13 @@ def contributions(context: SeedContext) -> dict:
 
 
 def retrieved(episode: Episode) -> list[MemoryEntry]:
-    """The entries that the memory tool returned, without repetitions."""
+    """Return the distinct entries that the memory tool returned in an episode."""
     return list({entry.id: entry for call in episode.calls for entry in call.entries}.values())
 
 
 def removals(eval_set: EvalSet, model: PreTrainedModel, pairs: Sequence[tuple[Episode, MemoryEntry]]) -> list[dict]:
-    """Play each episode again without one of its memories. Returns one `change` per pair."""
-    # a query may come several times, with another entry withheld each time: give each its own id
+    """Play the episode of each pair again without the pair's memory entry. Returns one `change` per pair."""
+    # a query may occur in several pairs, each with another entry withheld: give each copy its own id
     queries = [replace(episode.query, id=f"{n}/{episode.query.id}") for n, (episode, _) in enumerate(pairs)]
     withheld = {query.id: {entry.id} for query, (_, entry) in zip(queries, pairs, strict=True)}
     shop = replace(eval_set.environment, memory=Withheld(eval_set.environment.memory, withheld))
@@ -366,14 +366,14 @@ def removals(eval_set: EvalSet, model: PreTrainedModel, pairs: Sequence[tuple[Ep
 
 
 def change(eval_set: EvalSet, before: Episode, after: Episode) -> dict:
-    """Whether the profile changed, and the target's rank before and after."""
+    """Return whether the profile changed, and the target's rank before and after."""
     was, now, items, target = profile_of(before), profile_of(after), eval_set.environment.items, before.query.target
     ranks = {"rank_before": place(items, was, target), "rank_after": place(items, now, target)}
     return {"query": before.query.id, "profile_changed": was != now, **ranks}
 
 
 def costs(context: SeedContext) -> dict:
-    """Table 4: number of entries and CPU seconds, for global memory and for the test users' local memory."""
+    """Build global memory and the test users' local memory; return their numbers of entries and CPU time (Table 4)."""
     started = time.process_time()
     memory = prepare(context.shop.dataset, replace(context.recipe, siblings=0), context.seed)[0].memory
     built = time.process_time()
@@ -383,7 +383,7 @@ def costs(context: SeedContext) -> dict:
 
 
 def best_episode(context: SeedContext) -> dict:
-    """Fig. 7: the episode that `worked_episode` chooses among the test queries."""
+    """Describe the episode that `worked_episode` chooses among the test queries (Fig. 7)."""
     model, tokenizer = context.load("grpo")
     eval_set = context.eval_set(tokenizer)
     best = worked_episode(eval_set, model)
@@ -407,13 +407,13 @@ def best_episode(context: SeedContext) -> dict:
 
 @dataclass(frozen=True)
 class Job:
-    """One job per seed: its function and the jobs it depends on."""
+    """The function of a job, which runs once per seed, and the names of the jobs whose results it needs."""
 
     function: Callable[[SeedContext], dict]
     needs: tuple[str, ...] = ()
 
 
-JOBS = {  # in the order in which they start: longer ones first, each after the jobs it needs
+JOBS = {  # in the order in which they start: long jobs first, but each job after the jobs it needs
     "start": Job(start),
     "grpo": Job(grpo, ("start",)),
     "no_global": Job(partial(ablated, global_k=0)),
@@ -436,7 +436,7 @@ JOBS = {  # in the order in which they start: longer ones first, each after the 
 
 @lru_cache(maxsize=1)
 def context_of(plan: Plan, seed: int) -> SeedContext:
-    """The context of a seed, cached: a process that runs several jobs of a seed builds its shops once."""
+    """Return the context of a seed. It is cached: a process that runs several jobs of a seed builds the shops once."""
     recipe = chosen_recipe(plan.fast).with_seed(seed)
     return SeedContext(plan, seed, recipe, prepare(open_data(plan.data, seed, plan.fast)[0], recipe, seed))
 
@@ -451,7 +451,7 @@ def run_job(plan: Plan, job: tuple[str, int], say: Say = quiet) -> None:
 
 
 def with_needs(names: Iterable[str]) -> list[str]:
-    """These jobs and all jobs they depend on, in the order of `JOBS`."""
+    """Return these jobs and all jobs that they depend on, in the order of `JOBS`."""
     needed = set(names)
     while more := {need for name in needed for need in JOBS[name].needs} - needed:
         needed |= more
@@ -459,18 +459,18 @@ def with_needs(names: Iterable[str]) -> list[str]:
 
 
 def run_jobs(plan: Plan, names: Sequence[str], workers: int, say: Say = quiet) -> None:
-    """Run every job without a saved result, in the order of `names`. Finished jobs survive Ctrl-C."""
-    # 1. the jobs that remain, seed by seed
+    """Run every job that has no saved result, in the order of `names`. Ctrl-C keeps the results of finished jobs."""
+    # 1. list the jobs that have no result yet, seed by seed
     todo = [(name, seed) for seed in plan.seeds for name in names if not plan.result_path(name, seed).is_file()]
 
-    # 2. one progress bar for all of them, moved by the start and the end of each
+    # 2. report the progress of all jobs together, whenever a job starts or ends
     started, done = [], []
 
     def show(job: str, ended: int, *_: object) -> None:
         (done if ended else started).append(job)
         say("jobs", len(done), len(todo), ", ".join(job for job in started if job not in done))
 
-    # 3. run each one as soon as the jobs it needs are done
+    # 3. run each job as soon as the jobs it needs are done
     needs = {(name, seed): [(need, seed) for need in JOBS[name].needs] for name, seed in todo}
     run_tasks(partial(run_job, plan), needs, workers, show)
     say("jobs", len(todo), len(todo), "")

@@ -1,9 +1,9 @@
 """A process pool: run tasks that depend on each other in child processes, and report their progress.
 
-Flow: beneath `demo`, whose tasks are seeds, and `jobs`, whose tasks are jobs of seeds. Equations: none.
+Flow: used by `demo` (a task is a seed) and by `jobs` (a task is one job for one seed). Equations: none.
 
-Each process has one thread: the models are so small that a second thread slows them down. Child processes are spawned,
-because a forked torch can hang.
+torch uses one thread per process, because the models are so small that a second thread slows them down. Child processes
+are spawned, because torch can hang in a forked process.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ def run_tasks(
 ) -> dict[Hashable, object]:
     """Call `function(key, say)` for each key of `needs`, at most `workers` at a time, and return {key: result}.
 
-    `needs[key]` are the keys that must be done first; each key stands after the keys it needs, and one that is missing
-    counts as done. Earlier keys start first. With one worker, everything runs in this process; otherwise `function`
-    must be picklable. If a task raises, or on Ctrl-C, the children are terminated and the exception is raised here.
+    `needs[key]` holds the keys whose tasks must end before `key` starts. In `needs`, a key comes after the keys it
+    needs; a needed key that `needs` lacks counts as done. Earlier keys start first. With one worker, everything runs in
+    this process; with more, `function` must be picklable. If a task raises an exception, or on Ctrl-C, the child
+    processes are terminated and the exception is raised here.
     """
     if workers == 1:
         return {key: _call(function, key, say) for key in needs}
@@ -42,7 +43,7 @@ def run_tasks(
                 for key in ready[: workers - len(running)]:
                     waiting.remove(key)
                     running[pool.submit(_call_in_child, function, key, events)] = key
-                # pass on progress, then collect results; `result` raises what the task raised
+                # pass on progress, then collect results; `future.result()` raises the exception of a failed task
                 _pass_on(events, say)
                 for future in [future for future in running if future.done()]:
                     results[running.pop(future)] = future.result()
@@ -64,7 +65,7 @@ def _call_in_child(function: Callable[..., object], key: Hashable, events: Queue
 
 
 def _pass_on(events: Queue, say: Say) -> None:
-    """Wait up to 0.2 s for an event, then pass on all that have arrived."""
+    """Wait at most 0.2 s for a progress event, then pass all events that have arrived to `say`."""
     with suppress(Empty):
         say(*events.get(timeout=0.2))
         while True:

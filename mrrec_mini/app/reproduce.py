@@ -1,7 +1,7 @@
-"""Every table and figure of the paper at our scale, with a verdict on each of its claims.
+"""Reproduce every table and figure of the paper at our scale, with a verdict on each of the paper's claims.
 
-Flow: after everything else. An exhibit is a function that reads the results of `jobs` and returns rows and claims.
-`reproduce` runs the jobs that have no result yet, then writes JSON, Markdown and pictures.
+Flow: after everything else. An exhibit is a table or figure; its function reads the results of `jobs` and returns its
+rows and claims. `reproduce` runs the jobs that have no result yet, then writes JSON, Markdown and pictures.
 
     table1  which arm recommends best       fig3  what each part brings      table2  levels of local memory
     table3  does retrieved memory help      table4  what memory costs        fig4  a plain start and a taught one
@@ -10,10 +10,10 @@ Flow: after everything else. An exhibit is a function that reads the results of 
 Equations: none of its own; Recall and nDCG are those of `metrics`, MPC and MRC those of `counterfactual`.
 
 Verdicts. A claim "A above B" holds if the 95 % interval of the paired difference lies above 0. Otherwise it does not
-hold, and the reason says whether the difference is below 0 or cannot be told from 0. A claim that has no counterpart at
-our scale (an LLM judge, hours of a large model) is "not comparable", with the reason. Decoding is greedy, the whole
-pool is ranked, and the queries are those of unseen users on familiar categories. The intervals are bootstraps over
-queries; they do not cover the spread between seeds.
+hold, and the reason says whether the difference is below 0 or cannot be told from 0. A claim that we cannot test at our
+scale (e.g. about an LLM judge or the hours of a large model) is "not comparable", with the reason. Decoding is greedy,
+all items are ranked, and the queries are those of unseen users on familiar categories. The intervals are bootstrap
+intervals over queries; they do not include the variation between seeds.
 
 Departures from the paper: those of `jobs`. "Taught start" is the warm start.
 """
@@ -38,7 +38,7 @@ REPRODUCTION = "reproduction.json"
 HOLDS, FAILS, NOT_COMPARABLE = "holds", "does not hold", "not comparable"
 KINDS = ("no memory", "naive memory", "static memory")
 REC_R1 = dict(zip(KINDS, ("rec_r1", "rec_r1_naive", "rec_r1_static"), strict=True))  # kind -> job
-PUBLISHED = {  # nDCG@10 in Table 1; "policy without learning": Qwen2.5-3B, and GPT-4o if it has memory
+PUBLISHED = {  # the paper's nDCG@10 in Table 1; "policy without learning" is Qwen2.5-3B, with memory GPT-4o
     **{"Rec-R1, no memory": ".071", "Rec-R1, naive memory": ".075", "Rec-R1, static memory": ".069"},
     "BLaIR, no memory": ".040",
     "policy without learning, no memory": ".065",
@@ -65,7 +65,7 @@ QUALITY = ("arm", "nDCG@10", "95 %", "nDCG@100", "recall@10", "recall@100", "cal
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, its number, our number, and the verdict."""
+    """A claim of the paper, the published number, our number, and the verdict."""
 
     text: str
     published: str
@@ -78,7 +78,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One table or figure. A figure has bars or curves."""
+    """One table or figure. Most figures have bars or curves."""
 
     title: str
     head: tuple[str, ...]
@@ -94,27 +94,27 @@ Arms = dict[str, list[Row]]  # name of an arm -> its rows
 
 
 class Results:
-    """The saved results of a plan's jobs over all its seeds, and the claims that can be made from them."""
+    """Reads the saved results of a plan's jobs, all seeds together, and makes table rows and claims from them."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
         self.rng = np.random.default_rng(0)
 
     def load(self, job: str) -> list[dict]:
-        """The results of a job, one per seed."""
+        """Return the results of a job, one per seed."""
         return [json.loads(self.plan.result_path(job, seed).read_text(encoding="utf-8")) for seed in self.plan.seeds]
 
     def rows(self, job: str, arm: str | None = None) -> list[Row]:
-        """The test rows of a job; of one arm only, if it is named."""
+        """Return the test rows of a job: those of `arm`, or of all arms if it is None."""
         rows = [Row(**row) for result in self.load(job) for row in result["rows"]]
         return [row for row in rows if row.part == "test" and (arm is None or row.arm == arm)]
 
     def interval(self, rows: Sequence[Row]) -> list[float] | None:
-        """95 % interval of nDCG@10."""
+        """Return the 95 % interval of the mean nDCG@10, or None for fewer than two queries."""
         return interval([ndcg_10(row) for row in rows], rows, self.rng)
 
     def quality(self, name: str, rows: Sequence[Row]) -> list[str]:
-        """One line of a table with the head QUALITY."""
+        """Return one row of a table whose columns are QUALITY."""
         mean, bounds = means(rows), self.interval(rows)
         values = [f"{mean[key]:.3f}" for key in ("ndcg@100", "recall@10", "recall@100")]
         values += [f"{mean['calls']:.1f}", f"{mean['memory_tokens']:.0f}"]
@@ -127,7 +127,7 @@ class Results:
         return tuple((name, means(rows)["ndcg@10"], self.interval(rows)) for name, rows in arms.items())
 
     def above(self, text: str, published: str, new: Sequence[Row], old: Sequence[Row]) -> Claim:
-        """The claim that `new` is above `old` in nDCG@10."""
+        """Return the claim that `new` has a higher nDCG@10 than `old`, with its verdict."""
         gain = difference(new, "", old, self.rng)
         low, high = gain["interval"] or (-np.inf, np.inf)
         verdict = HOLDS if low > 0 else FAILS
@@ -136,7 +136,7 @@ class Results:
         return Claim(text, published, ours, gain["interval"], len(self.plan.seeds), verdict, why)
 
     def claim(self, text: str, published: str, ours: str, holds: bool | None, why: str = "") -> Claim:
-        """A claim about numbers that have no paired difference. `holds` None: it is not comparable."""
+        """Return a claim that is not about a paired difference. If `holds` is None, the claim is not comparable."""
         verdict = {True: HOLDS, False: FAILS, None: NOT_COMPARABLE}[holds]
         return Claim(text, published, ours, None, len(self.plan.seeds), verdict, why)
 
@@ -170,7 +170,7 @@ def table1(results: Results) -> Exhibit:
 
 
 def table1_arms(results: Results) -> Arms:
-    """{name: rows} of Table 1; in parentheses the upper bounds, if the data set has known truth."""
+    """Return {name: rows} of Table 1. Upper bounds have names in parentheses; they exist if the truth is known."""
     references = lambda name: results.rows("references", name)  # noqa: E731
     arms = {name: references(name) for name in ("popularity", "neighbours", "BM25 of the query", "dense, of the query")}
     arms |= {f"BLaIR, {kind}": results.rows("blair", f"BLaIR, {kind}") for kind in KINDS}
@@ -184,7 +184,7 @@ def table1_arms(results: Results) -> Arms:
 
 
 def fig3(results: Results) -> Exhibit:
-    """Fig. 3: MR.Rec without each of its parts."""
+    """Fig. 3: MR.Rec, and MR.Rec without one of its parts."""
     removed = {"without global memory": "no_global", "without local memory": "no_local", "without RL": "start"}
     arms = {name: results.rows(job) for name, job in {"MR.Rec": "grpo", **removed}.items()}
     full, published = arms["MR.Rec"], "every removal hurts"
@@ -213,11 +213,11 @@ def table2(results: Results) -> Exhibit:
 
 
 def table3(results: Results) -> Exhibit:
-    """Table 3: do retrieved memories share keywords with profile and item, and what changes without them."""
+    """Table 3: how often retrieved memories share keywords with profile and item, and what changes without them."""
     parts = results.load("contributions")
     overlap = [one for part in parts for one in part["overlap"]]
     removed = {kind: [one for part in parts for one in part["removed"][kind]] for kind in parts[0]["removed"]}
-    share = {  # over the episodes that have a value
+    share = {  # mean over the episodes that have a value
         (kind, name): average([one[name] for one in overlap if one["kind"] == kind and one[name] is not None])
         for kind in ("global", "local")
         for name in ("mpc", "mrc")
@@ -277,7 +277,7 @@ def table4(results: Results) -> Exhibit:
 
 def fig4(results: Results) -> Exhibit:
     """Fig. 4: the learning curves of a warm start and of a plain start."""
-    mean, last = {}, {}  # start -> {column: mean over the seeds, by step}; and its mean over the last five steps
+    mean, last = {}, {}  # start -> {column: mean over seeds for each step}, and over the last five steps
     for name, job in {"taught start": "grpo", "plain-text start": "plain_start"}.items():
         curves = [part["curve"] for part in results.load(job)]
         columns = curves[0][0]
@@ -355,9 +355,9 @@ MAKERS = dict(zip(EXHIBITS, (table1, fig3, table2, table3, table4, fig4, fig5, f
 def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, say: Say = quiet) -> dict:
     """Run the missing jobs, then write reproduction.json, REPRODUCTION.md and one PNG per figure to `plan.out`.
 
-    Returns the content of the JSON. Exhibits that an earlier call made with the same plan stay in it. Those of another
-    plan are replaced (see `another_plan`); the saved results of its jobs stay. Raises DataError if reproduction.json is
-    not ours.
+    Returns the content of the JSON. Exhibits that an earlier call made are kept if its plan was the same and dropped if
+    not (see `another_plan`); saved results of jobs are always kept. Raises DataError if another program wrote the
+    existing reproduction.json.
     """
     run_jobs(plan, with_needs(job for name in exhibits for job in NEEDED[name]), workers, say)
     results = Results(plan)
@@ -380,17 +380,17 @@ def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, 
 
 
 def another_plan(plan: Plan) -> str | None:
-    """If `plan.out` holds a report from a different plan, return the command that produced it (it is about to be
-    overwritten). Raises DataError if reproduction.json is not ours.
+    """If `plan.out` holds a report from a different plan, return the command that produced it (the report
+    is about to be overwritten). Raises DataError if another program wrote reproduction.json.
     """
     before, about = _document(plan.out), _about(plan)
-    # the command of the same plan may differ, since it names the output folder
+    # the same plan can have another command, because the command contains the output folder
     same = all(before.get(name) == about[name] for name in about if name != "command")
     return before.get("command", "mrrec reproduce, an older version") if before and not same else None
 
 
 def _about(plan: Plan) -> dict:
-    """The first fields of reproduction.json, which say what plan it is from."""
+    """Return the first fields of reproduction.json, which describe the plan."""
     words = ["mrrec", "reproduce", "all", "--seeds", str(len(plan.seeds))]
     words += ["--data", str(plan.data)] * bool(plan.data) + ["--out", str(plan.out)] * (plan.out != Plan.out)
     return {
@@ -403,8 +403,8 @@ def _about(plan: Plan) -> dict:
 
 
 def _document(out: Path) -> dict:
-    """The content of reproduction.json in a folder; {} if there is none. Raises DataError if `mrrec reproduce` did not
-    write it.
+    """Return the content of reproduction.json in a folder; {} if the file is missing. Raises DataError if `mrrec
+    reproduce` did not write the file.
     """
     path = out / REPRODUCTION
     try:
@@ -416,7 +416,7 @@ def _document(out: Path) -> dict:
 
 
 def draw(exhibit: Exhibit, path: Path) -> str | None:
-    """Draw the bars or curves as a PNG and return its file name; None without any, or without matplotlib."""
+    """Draw the bars or curves as a PNG and return its file name; None if there are none or matplotlib is missing."""
     if not exhibit.bars and not exhibit.curves:
         return None
     try:
@@ -453,7 +453,7 @@ def _draw_bars(axes, exhibit: Exhibit) -> None:
 
 
 def as_markdown(document: dict) -> str:
-    """The text of REPRODUCTION.md."""
+    """Return the text of REPRODUCTION.md."""
     data, seeds = document["data"], ", ".join(map(str, document["seeds"]))
     verdicts = [claim["verdict"] for exhibit in document["exhibits"].values() for claim in exhibit["claims"]]
     hold, fail, other = (verdicts.count(verdict) for verdict in (HOLDS, FAILS, NOT_COMPARABLE))
@@ -481,7 +481,7 @@ def as_markdown(document: dict) -> str:
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence]) -> list[str]:
-    """A Markdown table. No text can end its cell."""
+    """Return the lines of a Markdown table. The texts are escaped, so that no text can leave its cell."""
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cell(value) for value in line) + " |" for line in lines]
 

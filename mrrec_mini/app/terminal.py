@@ -1,7 +1,7 @@
-"""What people watch in a terminal: progress bars, transcripts of episodes, line plots made of characters.
+"""Output for the terminal: progress bars, transcripts of episodes, line plots made of characters.
 
-Flow: beneath `demo`, `walkthrough` and `cli`. Equations: none. Text that people wrote goes through `printable`, so that
-it cannot control the terminal.
+Flow: used by `demo`, `walkthrough` and `cli`. Equations: none. `print_transcript` passes each text through
+`printable`, so that no text can control the terminal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def one_bar(console: Console) -> Iterator[Say]:
 
 @contextmanager
 def bar_per_seed(console: Console, seeds: Sequence[int]) -> Iterator[Say]:
-    """Yield a `Say` whose phases are named "seed 0: learn"; each seed has its bar. Otherwise like `one_bar`."""
+    """Yield a `Say` that moves one bar per seed; its phases have names such as "seed 0: learn". See `one_bar`."""
     with _bars(console) as progress:
         tasks = {f"seed {seed}": progress.add_task(f"seed {seed}: starting", total=None, note="") for seed in seeds}
         yield lambda phase, done, total, note: progress.update(
@@ -53,18 +53,18 @@ def print_transcript(transcript: Sequence[tuple[str, str]], console: Console) ->
 
 
 def transcript_lines(text: str) -> list[str]:
-    """One turn as lines: the prompt takes two, any other turn one. Spaces are put around control tokens."""
+    """Return a turn's text as lines (two for the prompt, one for other turns), with spaces around control tokens."""
     spaced = re.sub(r"(</?[a-z]+[0-9]*>)", r" \1 ", text)
     return [" ".join(line.split()) for line in re.split("(?=<global>)", spaced) if line.strip()]
 
 
 def curve(values: Sequence[float], width: int = 70, height: int = 8) -> str:
-    """A line plot: values averaged into at most `width` columns; the axis takes 9 more on the left."""
+    """Return a line plot: the values are averaged into at most `width` columns; the axis takes 9 more on the left."""
     return curves([values], "*", width, height)
 
 
 def curves(series: Sequence[Sequence[float]], marks: str, width: int = 70, height: int = 8) -> str:
-    """Several curves of one length in one plot, each drawn with its own mark; `@` where two meet."""
+    """Return one plot of several curves of equal length, each drawn with its own mark. `@` marks where curves meet."""
     length = len(series[0])
     parts = [[float(np.mean(p)) for p in np.array_split(np.asarray(one), min(width, length))] for one in series]
     low, high = min(map(min, parts)), max(map(max, parts))

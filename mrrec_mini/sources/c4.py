@@ -1,10 +1,10 @@
-"""Amazon-C4: written queries, with the review histories of the people who asked them, become a `Dataset`.
+"""Amazon-C4: written queries and the review histories of their users become a `Dataset`.
 
-Flow: after `sources/amazon`, which reads the reviews. Each query of Amazon-C4 was written from one review. It names the
-user but has neither a time nor a history: both come from Amazon Reviews 2023.
+Flow: after `sources/amazon`, which reads the reviews. Each query of Amazon-C4 was written from one review. The query
+names the user but gives neither a time nor a history: both come from Amazon Reviews 2023.
 
 Equations: none. Departure: the paper lets an LLM shorten the queries to one core item and one core use; we keep them
-unchanged. Guessed: how a query finds its review, and so its time (see `import_amazon_c4`).
+unchanged. Guessed: how the review of a query, and so its time, is found (see `import_amazon_c4`).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from mrrec_mini.sources import cleaning
 from mrrec_mini.sources.amazon import item_id_in_line, read_reviews
 from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text, folded
 
-_NEEDED = ("query", "item_id", "user_id", "ori_review")  # besides qid
+_NEEDED = ("query", "item_id", "user_id", "ori_review")  # columns, besides qid
 
 
 def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path], rejects: Rejects | None = None) -> Dataset:
-    """Amazon-C4: queries; the pool (sampled_item_metadata: item_id, category, metadata); reviews 2023 for histories.
+    """Read Amazon-C4: queries, item pool (`sampled_item_metadata`: item_id, category, metadata), reviews of 2023.
 
-    A query's time is that of the review it was written from. This review is found by user, item and text, otherwise by
-    user and item, otherwise by user and text (the earliest, if several match). If none matches, the query is dropped.
-    The text of the review (`ori_review`) would give the target away. So the histories lose every review by that user
-    of the target, and every one with that text.
+    A query has the time of the review that it was written from. This review is found by user, item and text, otherwise
+    by user and item, otherwise by user and text (the earliest, if several match). If none matches, the query is
+    dropped. The text of this review (`ori_review`) would reveal the target. So the user's history loses every review of
+    the target, and every review with this text.
 
     Errors and `rejects`: see `cleaning.ImportLog`.
     """
-    # 1. The pool of items.
+    # 1. Read the pool of items.
     log, metadata = ImportLog(rejects), Path(metadata)
     pool = log.records(metadata, json_line)
     step = "pool items without item_id or metadata text"
@@ -41,14 +41,14 @@ def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path], rej
     pool = log.keep_first("pool lines repeated for an item", pool, lambda row: row["item_id"])
     items = cleaning.make_items([_c4_item(row) for row in pool])
     log.find_lost(metadata, item_id_in_line, items)
-    # 2. The queries whose target is in the pool, and all reviews by their users.
+    # 2. Read the queries whose target is in the pool, and all reviews by their users.
     rows = _read_queries(Path(queries), log)
     rows = log.keep_first("queries whose qid was given before", rows, lambda row: str(row["qid"]))
     rows = log.keep("queries whose target is not in the pool", rows, lambda row: row["item_id"] in items)
     history = read_reviews([Path(path) for path in reviews], log, frozenset(row["user_id"] for row in rows))
-    # 3. The time of each query.
+    # 3. Find the time of each query.
     times: dict[tuple, int] = {}
-    for review in sorted(history, key=lambda review: -review.time):  # the earliest is written last, and stays
+    for review in sorted(history, key=lambda review: -review.time):  # latest first: the earliest overwrites the others
         for text in _texts(review):
             times[review.user, review.item, text] = times[review.user, text] = review.time
         times[review.user, review.item, None] = review.time
@@ -60,7 +60,7 @@ def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path], rej
 
     step = "queries whose own review is not in the reviews (time unknown)"
     rows = log.keep(step, rows, lambda row: time_of(row) is not None)
-    # 4. The histories, without anything that gives a target away.
+    # 4. Make the histories, without the reviews that reveal a target.
     targets = {(row["user_id"], row["item_id"]) for row in rows}
     origins = {(row["user_id"], folded(clean_text(row["ori_review"]))) for row in rows}
     history = log.keep("reviews of a target by its own user", history, lambda r: (r.user, r.item) not in targets)
@@ -81,8 +81,8 @@ def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path], rej
 
 
 def _read_queries(path: Path, log: ImportLog) -> Iterator[dict]:
-    """The queries of Amazon-C4's test.csv, or of the same rows as JSON lines."""
-    rows: dict[int, dict] = {}  # of a CSV file, by line
+    """Read the queries from Amazon-C4's test.csv, or from a file with the same rows as JSON lines."""
+    rows: dict[int, dict] = {}  # line number -> row, for a CSV file
     lines = _csv_lines(path, rows) if path.suffix == ".csv" else None
 
     def query(raw: bytes, number: int, path: Path) -> dict | None:
@@ -106,9 +106,9 @@ def _read_queries(path: Path, log: ImportLog) -> Iterator[dict]:
 
 
 def _csv_lines(path: Path, rows: dict[int, dict]) -> Iterator[tuple[int, bytes]]:
-    """(number of its first line, text) of every record of a CSV file with a header; its fields go to `rows`."""
+    """Yield (number of its first line, bytes) for every record of a CSV file with a header. Fills `rows`."""
     text = "".join(text_line(raw, number, path) for number, raw in cleaning.read_lines(path))
-    lines = list(io.StringIO(text, newline=""))  # splits at line ends only, and keeps them
+    lines = list(io.StringIO(text, newline=""))  # splits at line ends only, and keeps the line ends
     reader = csv.DictReader(lines)
     if reader.fieldnames and (missing := [name for name in ("qid", *_NEEDED) if name not in reader.fieldnames]):
         raise DataError.at(path, 1, missing[0], f"is missing; the header must name qid, {', '.join(_NEEDED)}")
@@ -123,12 +123,12 @@ def _csv_lines(path: Path, rows: dict[int, dict]) -> Iterator[tuple[int, bytes]]
 
 
 def _texts(review: Review) -> tuple[str, str]:
-    """The two forms in which `ori_review` may hold a review: its text, or title and text."""
+    """Return the two texts that `ori_review` may hold for a review: its text, or its title and text."""
     return folded(clean_text(review.text)), folded(clean_text(f"{review.title} {review.text}"))
 
 
 def _c4_item(row: Mapping) -> RawItem:
-    """The pool has one text per item, which starts with the title."""
+    """Make an item from a pool line, whose only text starts with the title."""
     text = clean_text(row["metadata"])
     category = clean_text(row.get("category")).replace("_", " ").lower() or "items"
     title = cleaning.cut_at_word(text, cleaning.TITLE_LENGTH)

@@ -1,4 +1,4 @@
-"""Steps that all importers share: read lines safely, clean text, count what is dropped, find aspects of items.
+"""Steps that all importers share: read lines, clean text, count dropped records, find aspects of items.
 
 Flow: used by `sources/amazon`, `sources/c4` and `sources/recbole`. An importer reads its files line by line (plain or
 gz), cleans the records in named steps, makes queries if the source has none, and returns a `Dataset` whose
@@ -29,15 +29,15 @@ from mrrec_mini.datatypes import Interaction, Item
 MOST_ASPECTS, MOST_VALUES, MOST_WORDS = 6, 3, 4  # per item, per aspect, per value
 TITLE_LENGTH, DESCRIPTION_LENGTH = 90, 600  # characters
 
-# --- what was dropped and why ---------------------------------------------------------------------------------------
+# --- dropped records, with reasons ----------------------------------------------------------------------------------
 
 
 class Rejects:
-    """The records that an import skipped, with the reasons, and the counts per file."""
+    """The records that an import refused, with the reasons, and the number of records taken from each file."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[dict]] = {}  # by the path of the input
-        self.taken: dict[str, int] = {}
+        self.rows: dict[str, list[dict]] = {}  # path of the input file -> its rejected records
+        self.taken: dict[str, int] = {}  # path of the input file -> number of records taken
 
     def add(self, path: Path, number: int, reason: str, raw: bytes) -> None:
         text = raw.decode("utf-8", errors="replace").rstrip("\r\n")
@@ -45,7 +45,7 @@ class Rejects:
         self.rows.setdefault(str(path), []).append(row)
 
     def counts(self) -> list[dict]:
-        """Per file: read = taken + rejected. The cleaning steps apply to the records taken."""
+        """Return the counts of each file: read = taken + rejected. Cleaning steps may drop taken records later."""
         rejected = {path: len(self.rows.get(path, ())) for path in self.taken}
         return [
             {"file": path, "read": taken + rejected[path], "taken": taken, "rejected": rejected[path]}
@@ -53,7 +53,7 @@ class Rejects:
         ]
 
     def files(self) -> dict[str, list[dict]]:
-        """{name of a file to write beside the data set: its rows}; inputs of the same name share a file."""
+        """Return {name of a file to write beside the data set: its rows}. Inputs of the same name share a file."""
         found: dict[str, list[dict]] = {}
         for path, rows in self.rows.items():
             found.setdefault(f"{Path(path).name}.rejects.jsonl", []).extend(rows)
@@ -61,43 +61,44 @@ class Rejects:
 
 
 class ImportLog:
-    """What one import dropped: the counts of its cleaning steps, the rejected records, the items lost with them.
+    """What one import dropped: the counts of its cleaning steps, the rejected records, and the items that were lost.
 
-    A bad record raises DataError with its file and line, and so ends the import. If `rejects` is given, it takes bad
-    records instead, and with them every record that refers to an item whose own line was rejected.
+    A bad record raises DataError with its file and line, which ends the import. But if `rejects` is given, bad records
+    are added to `rejects` and the import goes on. An item is lost if its own line was rejected; then every record that
+    refers to this item is a bad record too.
     """
 
     def __init__(self, rejects: Rejects | None = None) -> None:
         self.steps: list[dict] = []  # {"step": what was done, "dropped": count, "kept": count}, in order
         self.rejects = rejects
-        self.lost: dict[str, str] = {}  # item id -> place of its rejected line
+        self.lost: dict[str, str] = {}  # item id -> file and line of its rejected record
 
     def count(self, step: str, dropped: int, kept: int) -> None:
         self.steps.append({"step": step, "dropped": dropped, "kept": kept})
 
     def keep(self, step: str, records: Iterable[Any], good: Callable[[Any], bool]) -> list:
-        """The records that are `good`; the others are counted under `step`."""
+        """Return the records that are `good`. Counts the kept and the dropped records under the name `step`."""
         records = list(records)
         kept = [record for record in records if good(record)]
         self.count(step, len(records) - len(kept), len(kept))
         return kept
 
     def keep_first(self, step: str, records: Iterable[Any], key: Callable[[Any], Any]) -> list:
-        """The first record with each key; the others are counted under `step`."""
+        """Return the first record with each key. Counts as `keep` does."""
         seen: set[Any] = set()
         return self.keep(step, records, lambda record: key(record) not in seen and not seen.add(key(record)))
 
     def first_of_each_pair(self, reviews: Iterable[Review]) -> list[Review]:
-        """The earliest review of each (user, item), by user and time; later ones are edits, variants or re-orders."""
+        """Return the earliest review per (user, item), by user and time. Others are edits, variants or re-orders."""
         ordered = sorted(reviews, key=lambda review: (review.user, review.time))
         step = "reviews of an item that the user had reviewed before"
         return self.keep_first(step, ordered, lambda review: (review.user, review.item))
 
     def records(self, path: Path, make: Callable, lines: Iterable[tuple[int, bytes]] | None = None) -> Iterator:
-        """`make(line, number, path)` of every line; None (a blank line) is left out. Default: all lines of the file.
+        """Yield `make(line, number, path)` for every line (default: of the file), except if it is None (blank line).
 
-        A DataError from `make` ends the import, or is added to the rejects. DataError in any case if no record is
-        left, or if none of the non-ASCII lines is UTF-8: then the whole file has the wrong encoding.
+        A DataError from `make` ends the import or, with `rejects`, is recorded there. Always raises DataError if no
+        record is left, or if two or more lines are not ASCII and none of them is UTF-8: the file's encoding is wrong.
         """
         taken = beyond_ascii = not_utf8 = 0
         for number, raw in read_lines(path) if lines is None else lines:
@@ -124,12 +125,12 @@ class ImportLog:
             self.rejects.taken[str(path)] = taken
 
     def find_lost(self, path: Path, id_of: Callable[[str], str | None], items: Container[str]) -> None:
-        """Fill `lost` with the ids on rejected lines of `path` that are not among `items`. `id_of` reads a line."""
+        """Store in `lost` the items of rejected lines of `path` that are not in `items`. `id_of` finds the item."""
         found = {id_of(row["raw"]): f"{path}:{row['line']}" for row in self._rejected(path)}
         self.lost = {item: place for item, place in found.items() if item is not None and item not in items}
 
     def refuse_lost(self, item: Any, path: Path, number: int, name: str) -> None:
-        """Raise DataError if the item is lost."""
+        """Raise DataError if `item` is in `lost`."""
         if isinstance(item, str) and item in self.lost:
             place = self.lost[item]
             raise DataError.at(path, number, name, f"the line of item {shorten(item)} was rejected ({place})")
@@ -139,7 +140,7 @@ class ImportLog:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line) of a plain or gz file; a line above RECORD_LIMIT bytes is cut there."""
+    """Yield (number from 1, line) of a plain or gz file. A longer line is cut after RECORD_LIMIT + 1 bytes."""
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
@@ -169,39 +170,39 @@ offers once only other over pages part people perfect plus product products prov
 reading review reviews should some special subscription such take than that their them then there these they this those
 through time today under used uses using very want well what when where which while whose wide will with within without
 work world would written year years your
-"""  # words that occur in every product text and express no preference
+"""  # words that occur in most product texts and express no preference
 
 
 def clean_text(text: Any) -> str:
-    """One line of plain text, without entities (unescaped twice, as in the sources), markup or control characters."""
-    plain = html.unescape(html.unescape(text if isinstance(text, str) else ""))
+    """Return one line of plain text without markup and control characters. Decodes entities twice."""
+    plain = html.unescape(html.unescape(text if isinstance(text, str) else ""))  # sources hold doubly escaped text
     plain = _CONTROL.sub(" ", _TAG.sub(" ", _HIDDEN.sub(" ", plain)))
     return unicodedata.normalize("NFC", " ".join(plain.split()))
 
 
 def is_text(value: Any) -> bool:
-    """True for a string that is not blank."""
+    """Return True if `value` is a string that is not blank."""
     return isinstance(value, str) and bool(value.strip())
 
 
 def cut_at_word(text: str, length: int) -> str:
-    """The text, shortened at a word to at most `length` characters."""
+    """Return the text, shortened at a space to at most `length` characters."""
     return text if len(text) <= length else text[: length - 1].rsplit(" ", 1)[0] + "…"
 
 
 def folded(text: str) -> str:
-    """For comparing two texts without regard to case and spacing."""
+    """Return the text in lower case with single spaces, to compare texts without regard to case and spacing."""
     return " ".join(text.lower().split())
 
 
 def aspect_value(text: Any) -> str:
-    """A value of an aspect: lower case and a few words, or "" if the text is not suitable."""
+    """Return the text as a value of an aspect, in lower case; "" if it has no letter or digit or is too long."""
     value = clean_text(text).lower().strip(" .,;:")
     return value if len(value.split()) <= MOST_WORDS and len(value) <= 40 and re.search(r"\w", value) else ""
 
 
 def as_list(value: Any) -> list:
-    """A metadata list, which may come as a list, as one string, or as a list in Python syntax."""
+    """Return a metadata field as a list. The field may hold a list, one string, or a list in Python syntax."""
     if isinstance(value, str) and value.startswith("["):
         try:
             value = ast.literal_eval(value)
@@ -211,7 +212,7 @@ def as_list(value: Any) -> list:
 
 
 def template_query(item: Item) -> str:
-    """One core item and one core use: "I am looking for movies: animation" for the category (movies, animation)."""
+    """Return a query for the category, (movies, animation) for example: "I am looking for movies: animation"."""
     return "I am looking for " + ": ".join(dict.fromkeys((item.category[0], item.category[-1])))
 
 
@@ -219,7 +220,7 @@ def template_query(item: Item) -> str:
 
 
 class Review(NamedTuple):
-    """A review as the source has it. Its text is cleaned last, so that word-for-word copies can be found."""
+    """A review with the source's text. `interaction` cleans the text, but only after copies were searched for."""
 
     user: str
     item: str
@@ -235,25 +236,25 @@ class Review(NamedTuple):
 
 @dataclass
 class RawItem:
-    """An item before its aspects are chosen, which depends on all items of the source."""
+    """An item before `make_items` chooses its aspects. The choice depends on all items of the source."""
 
     id: str
     title: str
     category: tuple[str, ...]
     description: str
-    stated: dict[str, tuple[str, ...]]  # aspects that the source names
+    stated: dict[str, tuple[str, ...]]  # aspect -> values, as the source gives them
     price: float | None = None
-    extra: dict[str, str] = field(default_factory=dict)  # other named facts; the most frequent become aspects
+    extra: dict[str, str] = field(default_factory=dict)  # other facts; the two most frequent become aspects
 
 
 def make_items(raws: Sequence[RawItem]) -> dict[str, Item]:
-    """{id: item}, with preference aspects: those that the source states, words of the description (`about`), the third
-    of the prices that the item's price lies in (`price`), and two frequent facts.
+    """Choose the aspects of every item. Returns {id: item}. The aspects are those that the source states, words of the
+    description (`about`), the price as low, middle or high (`price`), and two frequent facts.
 
     Memory counts values over a user's purchases, so a value helps only if it recurs. So `about` holds words that
-    several descriptions share, and a fact on which nearly all items agree is left out.
+    several descriptions share. A fact that has the same value for more than nine items in ten is left out.
     """
-    # 1. Count in how many descriptions each word occurs, and how often each value of a fact.
+    # 1. Count the descriptions with each word, and the items with each value of a fact.
     common = frozenset(_COMMON.split())
     occurs: Counter[str] = Counter()
     facts: dict[str, Counter[str]] = {}
@@ -262,11 +263,11 @@ def make_items(raws: Sequence[RawItem]) -> dict[str, Item]:
         for name, value in raw.extra.items():
             facts.setdefault(name, Counter())[value] += 1
     least, most = max(3, 0.01 * len(raws)), max(0.1 * len(raws), min(5, len(raws) / 2))  # descriptions with the word
-    # 2. Two facts: the most frequent ones of which no value belongs to more than nine items in ten.
+    # 2. Choose the two most frequent facts, except facts with one value in more than nine items of ten.
     totals = {name: values.total() for name, values in facts.items()}
     useful = [n for n in facts if totals[n] >= 0.02 * len(raws) and max(facts[n].values()) <= 0.9 * totals[n]]
     useful = sorted(useful, key=lambda name: (-totals[name], name))[:2]
-    # 3. The prices that separate the thirds.
+    # 3. Find the two prices that separate the items into thirds: low, middle, high.
     prices = sorted(raw.price for raw in raws if raw.price is not None)
     low, high = (prices[len(prices) // 3], prices[2 * len(prices) // 3]) if prices else (0.0, 0.0)
     # 4. Describe each item. `about` takes the words with the highest tf-idf.

@@ -3,8 +3,8 @@
 Flow: after `sources/cleaning`, beside `world`. An atomic file is a table of tab-separated columns; its header names
 each column and its type.
 
-Equations: none. The source has neither queries nor reviews: a user's queries are `template_query` of the last items
-that they liked. The paper does not use this data. Guessed: the three limits below, and the category.
+Equations: none. The source has neither queries nor review texts: a user's queries are `template_query` of the last
+items that they liked. The paper does not use this data. Guessed: the three limits below, and an item's category.
 """
 
 from __future__ import annotations
@@ -24,36 +24,38 @@ from mrrec_mini.datatypes import Item, Query
 from mrrec_mini.sources import cleaning
 from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text
 
-LEAST_RATING, LEAST_HISTORY, MOST_QUERIES = 4, 5, 3  # of a target; interactions before it; queries per user
+LEAST_RATING, LEAST_HISTORY, MOST_QUERIES = 4, 5, 3  # of a target; interactions before a target; queries per user
 _TYPES = ("token", "float", "token_seq", "float_seq")
 _HEADER = "user_id:token<TAB>item_id:token<TAB>rating:float<TAB>timestamp:float"
-_GENRES = ("class", "genre", "genres", "category", "categories")  # columns
+_GENRES = ("class", "genre", "genres", "category", "categories")  # columns that hold genres
 
 
 def import_recbole(source: Path, rejects: Rejects | None = None) -> Dataset:
-    """RecBole atomic files: a folder with one `.inter` (user_id, item_id, rating, timestamp) and one `.item` file, or
-    the `recbole` wheel itself, which holds MovieLens-100k.
+    """Read RecBole atomic files: a folder with one `.inter` (user_id, item_id, rating, timestamp) and one `.item` file,
+    or the `recbole` wheel itself, which holds MovieLens-100k.
 
     Genres become the aspect `genre`, a year becomes the aspect `decade`, and every other token column an aspect of its
-    name. The category is (kind of item, the genre of the item that is rarest in the data set): the rarest genre says
-    most, and the categories get similar sizes. Ratings outside 1 to 5 are rescaled. There are no reviews.
+    name. An item's category is ("movies" or "items", its rarest genre in the data set): a rare genre says most, and the
+    categories get similar sizes. If a rating lies outside 1 to 5, all ratings are rescaled. Reviews are empty.
 
-    A user's targets are the last MOST_QUERIES items with a rating >= LEAST_RATING, with no other interaction in the
-    same second (its order would be unknown) and with at least LEAST_HISTORY interactions before. Each query has its
-    own time.
+    A user's targets are the last MOST_QUERIES items with a rating >= LEAST_RATING, without another interaction in the
+    same second (the order would be unknown) and with at least LEAST_HISTORY earlier interactions. The time of a query
+    is the time of its target.
 
     Errors and `rejects`: see `cleaning.ImportLog`.
     """
     if Path(source).suffix == ".whl":
         with tempfile.TemporaryDirectory() as place:
             return import_recbole(unpack_recbole_wheel(source, Path(place)), rejects)
-    # 1. The items.
+    # 1. Read the items.
     folder, log = Path(source), ImportLog(rejects)
     inter, item_file = _only(folder, ".inter"), _only(folder, ".item")
     items = cleaning.make_items(_read_items(item_file, log))
-    column = next(cleaning.read_lines(item_file))[1].split(b"\t").index(b"item_id:token") if rejects else 0
-    log.find_lost(item_file, lambda raw: next(iter(raw.split("\t")[column:]), None), items)
-    # 2. The interactions, as reviews without a text.
+    if rejects:
+        number, header = next(cleaning.read_lines(item_file))
+        column = _cells(header, number, item_file).index("item_id:token")
+        log.find_lost(item_file, lambda raw: next(iter(raw.rstrip("\r\n").split("\t")[column:]), None), items)
+    # 2. Read the interactions, as reviews without a text.
     taken = _read_interactions(inter, log)
     taken = log.keep("interactions with items that .item does not hold", taken, lambda r: r.item in items)
     taken = log.keep("interactions without a rating or a time", taken, lambda r: None not in (r.rating, r.time))
@@ -65,7 +67,7 @@ def import_recbole(source: Path, rejects: Rejects | None = None) -> Dataset:
     if low < 1 or high > 5:
         log.count(f"ratings stretched from {low:g}..{high:g} to 1..5", 0, len(taken))
         taken = [r._replace(rating=1 + 4 * (r.rating - low) / (high - low)) for r in taken]
-    # 3. The queries.
+    # 3. Make the queries.
     queries = _last_liked(taken, items, log)
     source, licence = f"RecBole atomic files {inter.name}", "that of the source"
     if inter.name == "ml-100k.inter":
@@ -76,7 +78,7 @@ def import_recbole(source: Path, rejects: Rejects | None = None) -> Dataset:
 
 
 def _last_liked(reviews: list[Review], items: Mapping[str, Item], log: ImportLog) -> tuple[Query, ...]:
-    """The queries, by the rule in `import_recbole`."""
+    """Return the queries. `import_recbole` explains which items are targets."""
     people = {user: list(own) for user, own in groupby(reviews, lambda review: review.user)}  # sorted by user and time
     queries: list[Query] = []
     for user, past in people.items():
@@ -91,7 +93,7 @@ def _last_liked(reviews: list[Review], items: Mapping[str, Item], log: ImportLog
 
 
 def unpack_recbole_wheel(wheel: Path, folder: Path) -> Path:
-    """Extract MovieLens-100k from a `recbole` wheel somewhere into `folder`. Returns the folder of its atomic files."""
+    """Extract MovieLens-100k from a `recbole` wheel. Returns the folder of its files, which is inside `folder`."""
     inside = "recbole/dataset_example/ml-100k/ml-100k"
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -112,9 +114,9 @@ def _only(folder: Path, suffix: str) -> Path:
 
 
 def _read_table(path: Path, needed: Sequence[str], make: Callable[[int, dict], Any], log: ImportLog) -> Iterator:
-    """`make(line number, {column: value})` of each row of an atomic file whose header has the `needed` columns.
+    """Yield `make(line number, {column: value})` for each row of an atomic file. The header needs the `needed` columns.
 
-    token -> str, float -> float or None if empty, *_seq -> list. Raises DataError with line and column.
+    Values: token -> str; float -> float, or None if empty; *_seq -> list. Raises DataError with line and column.
     """
     lines = cleaning.read_lines(path)
     number, raw = next(lines, (1, b""))
@@ -145,7 +147,7 @@ def _cells(raw: bytes, number: int, path: Path) -> list[str]:
 
 
 def _column(path: Path, cell: str) -> tuple[str, str]:
-    """(name, type) of a cell of the header."""
+    """Read a cell of the header, `name:type`. Returns (name, type)."""
     name, _, kind = cell.partition(":")
     if not name or kind not in _TYPES:
         what = f"a column is name:type with type one of {', '.join(_TYPES)}; for example {_HEADER}"
@@ -183,7 +185,7 @@ def _read_interactions(path: Path, log: ImportLog) -> Iterator[Review]:
 
 
 def _read_items(path: Path, log: ImportLog) -> list[RawItem]:
-    first: dict[str, tuple[int, dict]] = {}  # item -> line and row
+    first: dict[str, tuple[int, dict]] = {}  # item -> (line number, row)
 
     def item(number: int, row: dict) -> dict:
         line, known = first.setdefault(row["item_id"], (number, row))
@@ -206,7 +208,7 @@ def _genres(row: Mapping) -> list[str]:
 def _recbole_item(row: Mapping, genres: Counter) -> RawItem:
     title = next((v for name, v in row.items() if re.search("title|name", name) and v), "")
     title = clean_text(" ".join(title) if isinstance(title, list) else title) or f"item {row['item_id']}"
-    own = sorted(_genres(row), key=lambda genre: (genres[genre], genre))  # the rarest first
+    own = sorted(_genres(row), key=lambda genre: (genres[genre], genre))  # the rarest genre first
     kind = "movies" if any("movie" in name for name in row) else "items"
     stated = {"genre": tuple(own)}
     for name, value in row.items():

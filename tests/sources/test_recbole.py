@@ -7,6 +7,7 @@ import pytest
 
 from imported import assert_no_leak, steps
 from mrrec_mini.data import DataError
+from mrrec_mini.sources.cleaning import Rejects
 from mrrec_mini.sources.recbole import import_recbole, unpack_recbole_wheel
 
 ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
@@ -74,3 +75,15 @@ def test_recbole_wheel(tmp_path):
         archive.writestr("readme", "")
     with pytest.raises(DataError, match="fetch recbole"):
         import_recbole(tmp_path / "other.whl")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "with a byte-order mark"])
+def test_the_id_may_be_any_column_when_bad_lines_are_left_out(tmp_path, mark):
+    """An interaction with an item whose line was rejected is rejected too, whatever column holds the item's id."""
+    rows = [("u", n, 5, 100 + n) for n in (1, 2, 3)]
+    titles = "".join(f"Film {n}\t{'199x' if n == 2 else 1990 + n}\t{n}\n" for n in (1, 2, 3))
+    item = f"{mark}movie_title:token_seq\trelease_year:float\titem_id:token\n{titles}"
+    rejects = Rejects()
+    dataset = import_recbole(recbole(tmp_path, rated(*rows), item), rejects)
+    assert sorted(dataset.items) == ["1", "3"] and [i.item for i in dataset.interactions] == ["1", "3"]
+    assert [entry["rejected"] for entry in rejects.counts()] == [1, 1]
