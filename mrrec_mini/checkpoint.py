@@ -1,18 +1,18 @@
-"""Checkpoints that survive a kill, a full disk and a flipped bit: written whole or not at all, checked when read.
+"""Checkpoints that survive a kill, a full disk and a flipped bit: saved completely or not at all, checked when read.
 
-Flow: beneath `run`, which says what a checkpoint holds; this file says how it is written, and knows no model. `train`
-keeps Ctrl-C from dividing a step (`undivided`).
+Flow: used by `run`, which decides what a checkpoint contains. This file only writes and checks the files; it knows
+nothing about models. `train` uses `undivided`, so that Ctrl-C does not stop a step halfway.
 
-    RUN/checkpoints/step-000060/    the files of one checkpoint, and manifest.json: format, step, size and sha256 of
-                                    each file, and its own sha256
-                    *.tmp           an unfinished one: never read; the next save deletes it
-                    *.old           one that is being replaced: read if its successor was not completed
+    RUN/checkpoints/step-000060/    the files of one checkpoint, and manifest.json, which holds format, step, the size
+                                    and sha256 of each file, and the sha256 of the manifest itself
+                    *.tmp           an unfinished checkpoint: never read; the next save deletes it
+                    *.old           a checkpoint that is being replaced: read if the new one was not completed
 
 `save` writes into a temporary folder, flushes every file to the disk, writes the manifest last, and renames the folder.
-Only then does it delete older checkpoints; the two newest stay. `newest` compares each with its manifest: it reports
-which file of a damaged one is wrong, and takes the one before.
+Only then does it delete older checkpoints; it keeps the two newest. `newest` compares the newest checkpoint with its
+manifest. If a file is wrong, it reports which, and tries the checkpoint before.
 
-Not covered: a disk that reports a write it did not make. The paper says nothing of this.
+Not covered: a disk that reports a write as done although it is not. The paper does not discuss checkpoints.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from pathlib import Path
 from mrrec_mini.data import DataError, shorten
 from mrrec_mini.files import sync
 
-FORMAT = 1  # raised when an older reader would misunderstand; every format computes the manifest's sha256 in this way
+FORMAT = 1  # increase it if older code would misread a checkpoint; never change how the manifest's sha256 is computed
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d{6,})(\.old)?")
 
 
 def save(run: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """Make the checkpoint of a step: `write` puts its files into the folder that it is given. Returns the folder.
+    """Save the checkpoint of a step and return its folder. `write(folder)` must write the files into `folder`.
 
-    Raises OSError, which names the place, if it cannot be written; the older checkpoints are then untouched.
+    Raises OSError, which names the folder, if they cannot be written; the older checkpoints are then unchanged.
     """
     final = run / "checkpoints" / f"step-{step:06d}"
     fresh, old = final.with_suffix(".tmp"), final.with_suffix(".old")
@@ -56,13 +56,13 @@ def save(run: Path, step: int, write: Callable[[Path], None]) -> Path:
             os.replace(final, old)
         os.replace(fresh, final)
         sync(final.parent)
-        # two stay: this one and the newest before it. Later ones were passed over as damaged when the run was resumed
+        # keep this checkpoint and the one before it. Checkpoints of later steps are damaged: `resume` skipped them
         found = folders(run)
         before = [folder for folder in found[found.index(final) + 1 :] if folder.stem != final.name]
         for folder in found:
             if folder not in (final, *before[:1]):
                 shutil.rmtree(folder)
-    except Exception as error:  # libraries have errors of their own for a full disk
+    except Exception as error:  # not only OSError: some libraries raise other errors for a full disk
         shutil.rmtree(fresh, ignore_errors=True)
         what = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         advice = "what was saved before is untouched: make room there, or make it writable, and resume"
@@ -71,15 +71,15 @@ def save(run: Path, step: int, write: Callable[[Path], None]) -> Path:
 
 
 def folders(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest first, whole or not."""
+    """Return the folders of a run's checkpoints, newest first, without checking them."""
     found = [(NAME.fullmatch(path.name), path) for path in (run / "checkpoints").glob("step-*") if path.is_dir()]
     return [path for _, path in sorted(((int(m[1]), not m[2]), path) for m, path in found if m)][::-1]
 
 
 def newest(run: Path, warn: Callable[[str], object]) -> Path:
-    """The newest whole checkpoint; `warn` gets one sentence on each damaged one that was passed over.
+    """Return the newest undamaged checkpoint. `warn` is called with one sentence for each damaged one that is newer.
 
-    Raises FileNotFoundError if there is none yet; DataError if none is whole, or a newer format was found first.
+    Raises FileNotFoundError if there is no checkpoint; DataError if all are damaged, or if another format is met first.
     """
     troubles: list[str] = []
     for folder in folders(run):
@@ -97,11 +97,11 @@ def newest(run: Path, warn: Callable[[str], object]) -> Path:
 
 
 class Damaged(ValueError):
-    """What is wrong with which file of a checkpoint."""
+    """A checkpoint is damaged; the message says which file is wrong, and how."""
 
 
 def check(folder: Path) -> None:
-    """Compare a checkpoint with its manifest. Raises Damaged if they differ, DataError if its format is newer."""
+    """Compare a checkpoint with its manifest. Raises Damaged if they differ, DataError if its format is not FORMAT."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         own = manifest.pop("sha256")
@@ -110,7 +110,7 @@ def check(folder: Path) -> None:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Damaged(f"{MANIFEST} cannot be read ({shorten(str(error))})") from None
     if own != _digest(manifest):
-        raise Damaged(f"{MANIFEST}: its sha256 is not its own")
+        raise Damaged(f"{MANIFEST}: its content does not match its own sha256")
     if manifest.get("format") != FORMAT:
         found, ours = shorten(manifest.get("format")), f"this version of mrrec_mini reads format {FORMAT}"
         raise DataError(f"{folder}: a checkpoint of format {found}, and {ours}; use the version that wrote it")
@@ -121,7 +121,7 @@ def check(folder: Path) -> None:
         if name not in present:
             raise Damaged(f"{name} is missing")
         if name not in expected:
-            raise Damaged(f"{name} does not belong to it")
+            raise Damaged(f"{name} is not listed in its manifest")
         size = present[name].stat().st_size
         if size != expected[name]["size"]:
             raise Damaged(f"{name} has {size} bytes, its manifest says {expected[name]['size']}")
@@ -130,7 +130,7 @@ def check(folder: Path) -> None:
 
 
 def _write_manifest(folder: Path, step: int) -> None:
-    """Flush every file to the disk, then write and flush the manifest, whose presence says that all is there."""
+    """Flush every file to the disk, then write and flush the manifest. So a manifest means that no file is missing."""
     files = {}
     for name, path in _files(folder).items():
         sync(path)
@@ -143,12 +143,12 @@ def _write_manifest(folder: Path, step: int) -> None:
 
 
 def _digest(content: dict) -> str:
-    """sha256 of a manifest without its own sha256."""
+    """Return the sha256 of a manifest, computed without the entry that holds it."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """{name: file} of everything in a checkpoint except its manifest."""
+    """Return {name: path} of all files in a checkpoint except its manifest."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {name: path for path in files if (name := path.relative_to(folder).as_posix()) != MANIFEST}
 
@@ -160,7 +160,7 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def undivided() -> Iterator[None]:
-    """Delay Ctrl-C inside the block until its end. Only the main thread receives it, so others need no delay."""
+    """Delay Ctrl-C until the end of the `with` block. In other threads do nothing: only the main thread gets Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,13 +1,13 @@
-"""Evaluation: every arm answers the same queries, one row per query; then means, intervals and paired differences.
+"""Evaluation: all arms (methods to compare) answer the same queries; then means, intervals and paired differences.
 
-Flow: after training. `reference_rows` runs the arms without a policy, `policy_rows` runs a language model, greedily and
-sampled. `report_dict` turns rows into the numbers of an evaluation. Rows are plain data: they can cross process
-boundaries and be joined over seeds. The arms, in their fixed order; each is compared with the one before it:
+Flow: after training. `reference_rows` runs the arms without a policy. `policy_rows` runs a language model, greedily and
+sampled. Both return one row per answer; rows of other processes and seeds can be added. `report_dict` computes the
+numbers of an evaluation from rows. The arms have a fixed order, and each is compared with the arm before it:
 
     popularity             items by how many train users bought them before the query; ignores text
     neighbours             items bought by people who also bought this user's items (item-item neighbours); ignores text
-    bm25_query             BM25 of the query alone; this arm and the next three are run separately, see below
-    dense_query            the query's vector alone
+    bm25_query             search by BM25 with the query alone; this arm and the next three run separately, see below
+    dense_query            search by vector with the query alone
     blair                  a text encoder trained on which item a review is about; it encodes the query
     rec_r1                 a policy that learned to rewrite the query for BM25, without memory
     query_only             the profile is the query
@@ -15,28 +15,30 @@ boundaries and be joined over seeds. The arms, in their fixed order; each is com
     static_memory          query + all lines of the user profile (the paper's "static": a summary)
     teacher                the script that the warm start imitates
     warm_start             the policy before reinforcement
-    warm_start_all_calls   the same, forced to make every search: separates searching more from searching well
+    warm_start_all_calls   the same policy, forced to make all searches: shows what more searches alone are worth
     reinforce              the policy after REINFORCE
     grpo_no_global         the policy after GRPO without global memory (Fig. 3)
     grpo_no_local          ... without local memory (Fig. 3)
     grpo                   ... with both
     expert                 the script that looks up exactly the aspects that matter; needs `Query.truth`
-    oracle                 the profile that states the truth: the upper bound; needs `Query.truth`
+    oracle                 a profile made from the truth: the upper bound; needs `Query.truth`
 
 Equations: Recall and nDCG of `metrics` at 10, 100 and 1000 over the whole pool (sec. 4). A query without an answer
 counts as 0 in the mean.
 
-`popularity` and `neighbours` put items that the user already bought last. They are hard to beat if people buy the same
-things, and near chance in the synthetic shop. `reference_rows` leaves out the systems that read the query, because two
-of them train for minutes. Run those with `system_rows(eval_set, "blair", Blair(BlairConfig(seed=eval_set.seed)))`.
+`popularity` and `neighbours` put items that the user already bought at the end of the ranking. They are hard to beat if
+people buy the same items, and close to chance in the synthetic shop. `reference_rows` leaves out the four systems that
+read the query, because two of them train for minutes. Run one with, for example,
+`system_rows(eval_set, "blair", Blair(BlairConfig(seed=eval_set.seed)))`.
 
-Departures: in the paper a language model turns naive and static memory into a profile; here the lines are appended to
-the query, since the small policy was never trained on such a prompt. Intervals and `warm_start_all_calls` are ours.
-Guessed: what Table 4 counts as memory tokens. We count all tokens of memory that an arm reads (global lines, retrieved
-local entries and their markers) in the policy's own tokenizer.
+Departures: in the paper, a language model writes the profile from naive or static memory. Here the lines are appended
+to the query, since the small policy was never trained to write such a profile. Intervals and `warm_start_all_calls` are
+ours. Guessed: what Table 4 counts as memory tokens. We count all tokens of memory that an arm reads (global lines,
+retrieved local entries and their markers), with the policy's tokenizer.
 
-Intervals resample queries: rows of one query from several seeds together. Synthetic shops of different seeds are
-different data sets, so there each row is its own cluster. No interval covers the spread between training seeds.
+The bootstrap intervals resample queries; the rows of one query from several seeds stay together. Synthetic shops of
+different seeds have different queries, so their rows are independent. No interval includes the variation between
+training seeds.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ ARMS = (
 )
 PARTS = ("test", "held")
 CUTOFFS = (10, 100, 1000)
-LATEST = 3  # records that naive_memory appends
+LATEST = 3  # number of records that naive_memory appends to the query
 GREEDY, SAMPLED, NO_POLICY = "greedy", "sampled", ""
 
 
@@ -80,22 +82,22 @@ class Row:
 
     arm: str  # one of ARMS
     mode: str  # GREEDY, SAMPLED or NO_POLICY
-    part: str  # one of PARTS; "held": test users on categories that no training query names
+    part: str  # one of PARTS; "held": queries of test users on categories that no training query names
     seed: int  # of the run
-    source: str  # name of the data set; runs of several seeds may share it
-    query: str  # id
-    rank: int | None  # of the target in the whole pool, from 1; None if there is no answer
+    source: str  # name of the data set; runs of several seeds may have the same data set
+    query: str  # id of the query
+    rank: int | None  # rank of the target among all items, from 1; None if there is no answer
     format: float  # 1.0 if the answer parses, else 0.0
     calls: int  # memory calls made
     memory_tokens: int  # tokens of memory that the arm read
-    asked: int | None = None  # aspects looked up; None if the truth is unknown or the arm cannot look up
-    right: int | None = None  # aspects looked up that matter
-    matter: int | None = None  # aspects that matter
+    asked: int | None = None  # number of aspects looked up; None if the truth is unknown or the arm cannot look up
+    right: int | None = None  # number of aspects looked up that matter
+    matter: int | None = None  # number of aspects that matter
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """What all arms of a comparison share: the queries, the shop and the rollout rules."""
+    """What is the same for all arms of a comparison: the queries, the shop and the rollout rules."""
 
     environment: Environment
     grammar: Grammar
@@ -103,22 +105,22 @@ class EvalSet:
     part: str
     seed: int
     queries: tuple[Query, ...]
-    batch: int = 256  # episodes played at once; bounds the size of the KV cache
+    batch: int = 256  # number of episodes played at once; limits the size of the KV cache
 
     @cached_property
     def aspects(self) -> list[str]:
-        """Every aspect that an item of the data set can have, spelled as in memory."""
+        """All aspects that an item of the data set can have, written as in memory."""
         return aspect_names(self.environment.dataset)
 
 
 def eval_sets(environment: Environment, grammar: Grammar, rules: RolloutConfig, seed: int) -> list[EvalSet]:
-    """Test users' queries on familiar categories ("test") and on held-out ones ("held"); empty parts are left out."""
+    """Return a set of test users' queries on trained categories ("test") and one on held-out ones ("held"), if any."""
     parts = {"test": environment.split.test_queries, "held": environment.split.held_queries}
     return [EvalSet(environment, grammar, rules, part, seed, queries) for part, queries in parts.items() if queries]
 
 
 def reference_rows(eval_set: EvalSet, rng: np.random.Generator, teaching: TeacherConfig | None = None) -> list[Row]:
-    """Rows of the arms without a policy; expert and oracle only if all truths are known. `rng` is the teacher's."""
+    """Run the arms without a policy; expert and oracle only if all truths are known. The teacher draws from `rng`."""
     memory, queries = eval_set.environment.memory, eval_set.queries
     latest = [[e for e in memory.entries(q) if e.level == "record"][:LATEST] for q in queries]
     profile = [[e for e in memory.entries(q) if e.level == "profile"] for q in queries]
@@ -138,9 +140,9 @@ def reference_rows(eval_set: EvalSet, rng: np.random.Generator, teaching: Teache
 def policy_rows(
     eval_set: EvalSet, arm: str, model: PreTrainedModel, generator: torch.Generator, all_calls: bool = False
 ) -> list[Row]:
-    """Rows of a language model: greedy, then sampled with `generator` at temperature 1. `all_calls` forces searches.
+    """Run a language model greedily, then sampled with `generator` at temperature 1. `all_calls` forces all searches.
 
-    To ablate, change the rules of the eval set: `global_k=0` removes global memory, `max_calls=0` local memory.
+    For an ablation, change the rules of the eval set: `global_k=0` removes global memory, `max_calls=0` local memory.
     """
     greedy = play_greedily(eval_set, model, all_calls)
     sampled = play(eval_set, LMActor(model, eval_set.grammar, generator, 1.0), all_calls)
@@ -148,7 +150,7 @@ def policy_rows(
 
 
 def play(eval_set: EvalSet, actor: Actor, all_calls: bool = False) -> list[Episode]:
-    """One scored episode per query, in order. The reward's default weights are used; they do not affect any row."""
+    """Play and score one episode per query, in order. The weights of the reward are the defaults; no row uses them."""
     rules = (eval_set.grammar, eval_set.rules, RewardConfig(), all_calls)
     starts = range(0, len(eval_set.queries), eval_set.batch)
     batches = [eval_set.queries[start : start + eval_set.batch] for start in starts]
@@ -156,12 +158,12 @@ def play(eval_set: EvalSet, actor: Actor, all_calls: bool = False) -> list[Episo
 
 
 def play_greedily(eval_set: EvalSet, model: PreTrainedModel, all_calls: bool = False) -> list[Episode]:
-    """One scored episode of a language model per query, decoded greedily."""
+    """Play and score one episode per query with a language model that decodes greedily."""
     return play(eval_set, LMActor(model, eval_set.grammar, None, 0.0), all_calls)
 
 
 def episode_rows(eval_set: EvalSet, arm: str, mode: str, episodes: Sequence[Episode]) -> list[Row]:
-    """One row per scored episode."""
+    """Return one row per scored episode."""
     rows = []
     for episode in episodes:
         rank, form = episode.rewards["rank"], episode.rewards["format"]
@@ -171,16 +173,16 @@ def episode_rows(eval_set: EvalSet, arm: str, mode: str, episodes: Sequence[Epis
 
 
 def system_rows(eval_set: EvalSet, arm: str, system: System) -> list[Row]:
-    """One row per query: fit the system on train users; it scores the whole pool without seeing the target.
+    """Fit a system on train users, let it score all items for each query without the target; return one row per query.
 
-    Ties go to the smaller id, as in the item index. Raises ValueError if a score is NaN.
+    Items with equal scores are ordered by id, as in the item index. Raises ValueError if a score is NaN.
     """
     dataset = eval_set.environment.dataset
     pool = sorted(dataset.items)
     place = {item: n for n, item in enumerate(pool)}
     system = system.fit(dataset, eval_set.environment.split)
     ranks = []
-    # one query at a time: a (queries, items) matrix would not fit into memory for a large shop
+    # one query at a time: for a large shop, a (queries, items) matrix would need too much memory
     for query in eval_set.queries:
         scores = system.rank(replace(query, target="", truth=None), pool)
         ranks += target_ranks([scores], [place[query.target]]).tolist()
@@ -188,20 +190,20 @@ def system_rows(eval_set: EvalSet, arm: str, system: System) -> list[Row]:
 
 
 def appended_rows(eval_set: EvalSet, arm: str, memories: Sequence[Sequence[MemoryEntry]]) -> list[Row]:
-    """One row per query: the profile is the query followed by the texts of its memories."""
+    """Return one row per query, ranked with the profile "query + the texts of its memories"."""
     texts = [" ".join(entry.text for entry in entries) for entries in memories]
     profiles = [f"{query.text} {text}".strip() for query, text in zip(eval_set.queries, texts, strict=True)]
     return profile_rows(eval_set, arm, profiles, [len(eval_set.grammar.tokenizer.encode(text)) for text in texts])
 
 
 def profile_rows(eval_set: EvalSet, arm: str, profiles: Sequence[str], tokens: Sequence[int]) -> list[Row]:
-    """One row per query: rank the pool for its profile. `tokens`: memory tokens per query."""
+    """Rank all items by the profile of each query; return one row per query. `tokens`: memory tokens per query."""
     ranks = eval_set.environment.items.ranks(profiles, [query.target for query in eval_set.queries])
     return ranked_rows(eval_set, arm, ranks, tokens)
 
 
 def ranked_rows(eval_set: EvalSet, arm: str, ranks: Sequence[int], tokens: Sequence[int]) -> list[Row]:
-    """One row per query of an arm without a policy: it always answers and makes no calls."""
+    """Return one row per query for an arm that always answers and makes no calls."""
     return [
         _row(eval_set, arm, NO_POLICY, query, rank, 1.0, 0, count)
         for query, rank, count in zip(eval_set.queries, ranks, tokens, strict=True)
@@ -214,19 +216,19 @@ def _row(eval_set: EvalSet, arm: str, mode: str, query: Query, rank: float, *res
 
 
 def source_of(dataset: Dataset) -> str:
-    """The name of a data set. A synthetic shop's name has its seeds, because each seed makes different people."""
+    """Return the name of a data set; for a synthetic shop with its seeds, because each seed makes other users."""
     name = str(dataset.meta.get("name", ""))
     world = dataset.meta.get("world")
     return f"{name} {world['seed']}.{world['map_seed']}" if world else name
 
 
 def memory_tokens(episode: Episode, grammar: Grammar) -> int:
-    """Number of tokens that the policy read beyond the bare query: global lines and replies of the memory tool."""
+    """Count the tokens that the policy read in addition to the query: global lines and replies of the memory tool."""
     return episode.mask.count(0) - len(grammar.prompt(episode.query.text, ()))
 
 
 def aspect_counts(episode: Episode, names: Iterable[str]) -> dict[str, int]:
-    """Counts of aspects: looked up, looked up and right, and right in all. {} if the truth is unknown."""
+    """Count the aspects that were looked up, those of them that matter, and all that matter. {} if truth is unknown."""
     if episode.query.truth is None:
         return {}
     matter = {plain(aspect) for aspect in episode.query.truth}
@@ -235,7 +237,7 @@ def aspect_counts(episode: Episode, names: Iterable[str]) -> dict[str, int]:
 
 
 def names_aspect(text: str, name: str) -> bool:
-    """Whether `text` contains the aspect's name as whole consecutive words: `sizes` does not name `size`."""
+    """Return whether `text` contains the words of `name` in a row, as whole words: `sizes` does not contain `size`."""
     return bool(name) and f" {name} " in f" {plain(text)} "
 
 
@@ -243,11 +245,11 @@ Group = tuple[str, str, str]  # arm, mode, part
 
 
 def summary(rows: Sequence[Row], rng: np.random.Generator) -> dict[Group, dict]:
-    """{(arm, mode, part): its `means`, "interval" and "difference"}, arms in their fixed order; None: undefined.
+    """Return {(arm, mode, part): its `means`, "interval" and "difference"}, arms in their fixed order.
 
-    "interval" is the 95 % bootstrap interval of nDCG@10. "difference" is {"to", "ndcg@10", "interval"}: the gain on the
-    nearest earlier arm with rows on the same part (`arm_before`), paired by (seed, query).
-    Raises ValueError for an unknown arm or part, and for two rows of one arm on one query of one seed.
+    "interval" is the 95 % bootstrap interval of nDCG@10. "difference" is {"to", "ndcg@10", "interval"}: the gain over
+    the arm before (see `arm_before`), paired by (seed, query). A number that is undefined is None.
+    Raises ValueError for an unknown arm or part, or if an arm has two rows for the same part, mode, query and seed.
     """
     groups = grouped(rows)
     numbers = {}
@@ -261,11 +263,11 @@ def summary(rows: Sequence[Row], rng: np.random.Generator) -> dict[Group, dict]:
 
 
 def grouped(rows: Sequence[Row]) -> dict[Group, list[Row]]:
-    """Rows by (arm, mode, part), arms in their fixed order. Raises ValueError as `summary` does."""
+    """Group rows by (arm, mode, part), arms in their fixed order. Raises ValueError as `summary` does."""
     if unknown := {row.arm for row in rows} - set(ARMS) | {row.part for row in rows} - set(PARTS):
         raise ValueError(f"no such arm or part: {', '.join(sorted(unknown))}")
     groups: dict[Group, list[Row]] = {}
-    # also by seed and query: processes finish in any order, and intervals must not depend on it
+    # sort also by seed and query: intervals must not depend on the order in which processes finish
     for row in sorted(rows, key=lambda r: (ARMS.index(r.arm), PARTS.index(r.part), r.mode, r.seed, r.query)):
         groups.setdefault((row.arm, row.mode, row.part), []).append(row)
     for key, group in groups.items():
@@ -275,7 +277,7 @@ def grouped(rows: Sequence[Row]) -> dict[Group, list[Row]]:
 
 
 def means(rows: Sequence[Row]) -> dict:
-    """Means over the rows of one group; None if no row has the value."""
+    """Return the mean of each number over the rows of one group; None if no row has the number."""
     ranks = [_rank(row) for row in rows]
     result: dict = {f"ndcg@{k}": float(ndcg_at_k(ranks, k).mean()) for k in CUTOFFS}
     result |= {f"recall@{k}": float(recall_at_k(ranks, k).mean()) for k in CUTOFFS}
@@ -290,7 +292,7 @@ def means(rows: Sequence[Row]) -> dict:
 
 
 def difference(new: Sequence[Row], before: str, old: Sequence[Row], rng: np.random.Generator) -> dict | None:
-    """Mean nDCG@10 of `new` minus `old`, over the (seed, query) pairs in both; None if there are none."""
+    """Return the mean nDCG@10 of `new` minus `old` over the (seed, query) pairs in both; None if there is no pair."""
     known = {(row.seed, row.query): ndcg_10(row) for row in old}
     shared = [row for row in new if (row.seed, row.query) in known]
     if not shared:
@@ -300,7 +302,7 @@ def difference(new: Sequence[Row], before: str, old: Sequence[Row], rng: np.rand
 
 
 def interval(values: Sequence[float], rows: Sequence[Row], rng: np.random.Generator) -> list[float] | None:
-    """[low, high] of the mean, 95 %, with rows of one query resampled together; None for fewer than two queries."""
+    """Return the 95 % interval [low, high] of the mean; resample rows of one query together. None below two queries."""
     numbers: dict[tuple[str, str], int] = {}
     clusters = [numbers.setdefault((row.source, row.query), len(numbers)) for row in rows]
     if len(numbers) < 2:
@@ -310,9 +312,9 @@ def interval(values: Sequence[float], rows: Sequence[Row], rng: np.random.Genera
 
 
 def arm_before(groups: Mapping[Group, list[Row]], arm: str, mode: str, part: str) -> tuple[str, list[Row]] | None:
-    """(name, rows) of the nearest earlier arm in the fixed order that has rows on this part; None for the first arm.
+    """Return (name, rows) of the last arm before `arm` in the fixed order that has rows for this part; else None.
 
-    The rows are those in the same mode; if there are none, the greedy ones, those without a policy, or the sampled.
+    It returns the arm's rows in `mode`; if there are none, its greedy rows, rows without a policy, or sampled rows.
     """
     for name in reversed(ARMS[: ARMS.index(arm)]):
         for key in ((name, m, part) for m in (mode, GREEDY, NO_POLICY, SAMPLED)):
@@ -337,8 +339,8 @@ def _mean(values: Iterable[float]) -> float | None:
 def report_dict(rows: Sequence[Row], rng: np.random.Generator) -> dict[str, dict]:
     """{arm: {"ndcg@10", "recall@10", "interval", ..., "sampled": {...}, "held": {..., "sampled": {...}}}}, strict JSON.
 
-    The numbers directly under an arm are those of the part "test"; a policy was greedy there. "sampled" (the policy
-    sampled its tokens) and "held" (the part of that name) are missing if they were not run.
+    The numbers directly under an arm are for the part "test"; a policy decoded greedily. "sampled" has the numbers for
+    sampled tokens, "held" those for the part "held"; they are missing if there are no such rows.
     """
     arms: dict[str, dict] = {}
     for (arm, mode, part), numbers in summary(rows, rng).items():

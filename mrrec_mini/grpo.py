@@ -7,20 +7,20 @@ Flow: the update, one step beyond `reinforce.py`.
     J = mean over sampled tokens of min(ratio_t A_i, clip(ratio_t, 1 - low, 1 + high) A_i)
         - beta KL(pi || pi_ref)                                                                     Eq. (11)
 
-"GRPO" has several versions in well-known code; their choices are arguments here:
+Well-known libraries implement different versions of GRPO. Here an argument chooses the version:
 
-    sigma   "none" (default), "group" (sample, n-1, plus 1e-4), "population". The paper divides; guessed: "group"
+    sigma   "none" (default), "group" (n - 1), "population" (n); + 1e-4. The paper divides by sigma; guessed: "group"
     length  "token" (default, the paper's): mean over all tokens of the batch; "sequence": mean over an episode, then
-            over episodes; "constant": sum / (B x max_tokens). TRL calls them dapo, grpo and dr_grpo. Its bnpo is
-            "token" with the tokens of each micro-batch: its result depends on how the batch is cut, so it is left out
-    ratio   "token" (default, the paper's); "sequence": the geometric mean of the episode's ratios (GSPO: Zheng et al.,
-            2025), so a whole episode is clipped or not
-    clip    (low, high) = (.2, .28); the paper has one epsilon and does not give its value
-    beta    weight of the KL to a frozen reference, 0; the paper does not give it
-    epochs  updates per batch of episodes, 1: then the ratio is 1 and nothing is clipped; the paper does not give it
+            over episodes; "constant": sum / (B x max_tokens). TRL calls these three dapo, grpo and dr_grpo. TRL's bnpo
+            (mean over the tokens of a micro-batch) is left out: its result depends on how the batch is split
+    ratio   "token" (default, the paper's); "sequence": geometric mean of an episode's ratios (GSPO: Zheng et al.,
+            2025), so that the episode is clipped as a whole or not at all
+    clip    (low, high), default (.2, .28); the paper has one epsilon and does not give its value
+    beta    weight of the KL to a frozen reference, default 0; the paper does not give it
+    epochs  updates per batch of episodes; with 1 (default) the ratio is 1 and nothing is clipped; not in the paper
 
-Departure, and why: sigma "none". Dividing by the group's sigma gives a lucky hit in a group of failures 2.6 times the
-weight of an ordinary one, and turns noise into a full step if all rewards are nearly equal.
+Departure, and why: sigma "none". After the division, the only success among 8 episodes has 2.6 times the advantage of
+each of 4 successes among 8. If all rewards are nearly equal, the division enlarges their noise to a full step.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class GRPOConfig:
 
 
 def group_advantages(rewards: torch.Tensor, groups: torch.Tensor, sigma: str) -> torch.Tensor:
-    """(B,) A_i = (r_i - mean r) / sigma over the episodes of the same group (sec. 3.3). Equal rewards give exactly 0.
+    """Return A_i = (r_i - mean r) / sigma over episode i's group, (B,) (sec. 3.3). Equal rewards give exactly 0.
 
-    Raises ValueError for a group of one episode: there is nothing to compare it with.
+    Raises ValueError if a group has only one episode: there is nothing to compare it with.
     """
     count = group_sums(torch.ones_like(rewards), groups)
     if (count < 2).any():
@@ -74,9 +74,9 @@ def group_advantages(rewards: torch.Tensor, groups: torch.Tensor, sigma: str) ->
 
 
 def importance_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: torch.Tensor, kind: str) -> torch.Tensor:
-    """pi / pi_old of each token, (B, T); for "sequence" its geometric mean over an episode's sampled tokens, (B, 1).
+    """Return pi / pi_old of each token, (B, T); for "sequence", their geometric mean over an episode's mask, (B, 1).
 
-    We do not take the product: in a long episode it can lie outside any clip range, even if each ratio is close to 1.
+    Their product could leave the clip range in a long episode, even if each ratio is close to 1.
     """
     log_ratio = logprobs - old_logprobs
     if kind == "token":
@@ -86,24 +86,24 @@ def importance_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: t
 
 
 def clipped_surrogate(ratio: torch.Tensor, advantages: torch.Tensor, clip: tuple[float, float]) -> torch.Tensor:
-    """min(ratio A, clip(ratio, 1 - low, 1 + high) A), in the ratio's shape.   Eq. (11), inner part"""
+    """Return min(ratio A, clip(ratio, 1 - low, 1 + high) A) of each token or episode.   Eq. (11), inner part"""
     clipped = ratio.clamp(1 - clip[0], 1 + clip[1])
     advantages = per_token(advantages)
     return torch.minimum(ratio * advantages, clipped * advantages)
 
 
 def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
-    """(B, T) an estimate of KL(pi || pi_ref); with the ratio of each token, its gradient is that of the reverse KL.
+    """Return k3 times the ratio, (B, T): an estimate of KL(pi || pi_ref) for each token.
 
-    k3 = exp(d) - d - 1 with d = log pi_ref - log pi (Schulman, 2020), times the ratio. In a loss, k3 alone has the
-    gradient of the *forward* KL, which is another objective.
+    k3 = exp(d) - d - 1 with d = log pi_ref - log pi (Schulman, 2020). The gradient of k3 alone is that of the *forward*
+    KL(pi_ref || pi), another objective; with the ratio of each token, it is the gradient of KL(pi || pi_ref).
     """
     d = reference - logprobs
     return (torch.exp(d) - d - 1) * ratio
 
 
 def length_weights(mask: torch.Tensor, rule: str, episodes: int, tokens: int, max_tokens: int) -> torch.Tensor:
-    """(b, T) the weight of each sampled token, in a batch of `episodes` episodes and `tokens` sampled tokens."""
+    """Return each token's weight in the loss, (b, T). The batch has `episodes` episodes and `tokens` sampled tokens."""
     if rule == "token":
         return mask / tokens
     if rule == "sequence":
@@ -126,11 +126,11 @@ def grpo_loss(
     kl_term: Callable = kl_term,
     length_weights: Callable = length_weights,
 ) -> torch.Tensor:
-    """-J of eq. 11 for a micro-batch; the losses of all micro-batches add up to that of the batch.   Eq. (11)
+    """Return -J for a micro-batch; the losses of the micro-batches add up to the loss of the batch.   Eq. (11)
 
     logprobs, old_logprobs, mask, reference (b, T); advantages (b,) or (b, T). `episodes` and `tokens` count the whole
     batch. Values outside the mask change neither the loss nor its gradient. The last four arguments are the formulas
-    that the loss is made of. Raises ValueError if beta > 0 and there is no reference.
+    that the loss calls. Raises ValueError if beta > 0 and there is no reference.
     """
     keep = mask.bool()
     old = torch.where(keep, old_logprobs, logprobs.detach())
@@ -150,7 +150,7 @@ PARTS = ("importance_ratio", "clipped_surrogate", "kl_term", "length_weights")  
 
 @dataclass(frozen=True)
 class Formulas:
-    """The formulas of an update in one bundle; a student's versions can be swapped in."""
+    """The functions that compute an update, in one object, so that a student can replace any of them."""
 
     token_logprobs: Callable = reinforce.token_logprobs
     baseline: Callable = reinforce.baseline
@@ -164,5 +164,5 @@ class Formulas:
 
     @property
     def parts(self) -> dict[str, Callable]:
-        """The formulas that `grpo_loss` takes as arguments; {} if the loss is a student's, which calls its own."""
+        """Return the formulas to pass to `grpo_loss` as arguments; {} for a student's loss, which calls its own."""
         return {name: getattr(self, name) for name in PARTS} if self.grpo_loss is grpo_loss else {}

@@ -1,16 +1,16 @@
-"""Imitation before reinforcement: a drill in copying, then supervised training on the teacher's traces.
+"""Imitation before reinforcement: the model practises copying, then is trained on the teacher's episodes (traces).
 
-Flow: after `scripts`, before the first update. A policy that has never seen the grammar earns no reward, so there is
+Flow: after `scripts`, before the first update. A policy that has never seen the grammar gets no reward, so there is
 nothing to reinforce. (The paper starts from an instruct model; its fig. 4 shows that a base model never learns to call
-memory.) So the model first imitates the teacher's episodes. It learns the grammar from them, not which turns are good.
+memory.) So the model first imitates the teacher's episodes. They teach it the grammar, not which turns are good.
 
-1. `copy_drill`. A good turn copies the aspect from a global line and the value from memory. The drill trains copying
-   alone, on random words, until the model is sure of it. Imitation without the drill does not teach it.
-2. `warm_start`. Cross-entropy on the tokens that the teacher wrote. In a share of the traces, `scramble` replaces every
-   word by another one, the same throughout the trace, so that only copying can predict it. A policy that learns the
-   words themselves fails on categories that it has not seen.
+1. `copy_drill`. A good turn copies an aspect from a global line, and a value from memory. The drill trains only the
+   copying of words, on random words, until the model does it reliably. Imitation alone does not teach copying.
+2. `warm_start`. Minimise the cross-entropy of the tokens that the teacher wrote. In a share of the traces, `scramble`
+   replaces each word by a random word, the same one wherever the word occurs in the trace. The model can predict such
+   a word only by copying it. A policy that learns the words themselves fails on categories that it has not seen.
 
-Departure: the paper has no such stage, so there are no equations. Sizes and rates were measured.
+Departure: the paper has no such stage, so there are no equations. Sizes and rates were chosen by experiments.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """Settings of the copy drill, then of the training on traces."""
+    """Settings of `copy_drill` (drill_...) and of `warm_start` (all others)."""
 
-    drill_steps: int = 400  # at most; the drill ends earlier at `drill_goal`
+    drill_steps: int = 400  # at most; the drill ends earlier if the skill exceeds `drill_goal`
     drill_batch: int = 48
     drill_rate: float = 8e-3
-    drill_goal: float = 0.93  # mean probability of the right token at which the drill ends
+    drill_goal: float = 0.93  # the skill is the mean probability of the right token
     steps: int = 600
     batch: int = 32
-    parts: int = 2  # a batch is split by length, so that short traces are not padded to the longest
+    parts: int = 2  # a batch is split into this many parts by length, so short traces are not padded to the longest
     learning_rate: float = 6e-3
-    scrambled: float = 0.25  # share of the traces whose words are replaced
+    scrambled: float = 0.25  # share of the traces whose words `scramble` replaces
 
 
 def drill_batch(tokenizer, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """tokens (size, T): 5 lines of 3 random words, then 8 of these lines again; mask (size, T): True at the words of a
-    repeated line after its first, which only copying can predict.
+    """Return tokens and mask, (size, T). A row has 5 lines of 3 random words, then 8 repeats of randomly drawn lines.
+
+    The mask is True at the last two words of each repeat: only copying can predict them.
     """
     lines, reads, words = 5, 8, 3
-    # within a row no word occurs in two lines, so a first word identifies its line
+    # no word occurs twice among the 5 lines of a row, so the first word of a line identifies the line
     drawn = np.argsort(rng.random((size, len(tokenizer) - tokenizer.first_word)), axis=1)[:, : lines * words]
     drawn = drawn.reshape(size, lines, words) + tokenizer.first_word
     again = np.take_along_axis(drawn, rng.integers(0, lines, (size, reads))[:, :, None], axis=1)
@@ -56,7 +57,7 @@ def drill_batch(tokenizer, size: int, rng: np.random.Generator) -> tuple[torch.T
 
 
 def copy_drill(model, tokenizer, config: WarmStartConfig, rng: np.random.Generator, progress=lambda *_: None) -> float:
-    """Train until copying is sure. Returns the skill, in 0..1; `progress` is called with (step, skill)."""
+    """Train until the skill exceeds `drill_goal`; return the skill. `progress` is called with (step, skill)."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.drill_rate, betas=(0.9, 0.95), weight_decay=0.01)
     skill = 0.0
     for step in range(config.drill_steps):
@@ -84,7 +85,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def scramble(tokens: Sequence[int], tokenizer, rng: np.random.Generator) -> tuple[int, ...]:
-    """The trace in other words: each distinct word token becomes a random one, the same wherever it occurs."""
+    """Return the trace with each distinct word replaced by a random word, the same one wherever the word occurs."""
     words = sorted({t for t in tokens if t >= tokenizer.first_word})
     others = rng.choice(len(tokenizer) - tokenizer.first_word, size=len(words), replace=False) + tokenizer.first_word
     renamed = dict(zip(words, others.tolist(), strict=True))
@@ -92,10 +93,10 @@ def scramble(tokens: Sequence[int], tokenizer, rng: np.random.Generator) -> tupl
 
 
 def supervised_loss(model, tokens: torch.Tensor, mask: torch.Tensor, written: int) -> torch.Tensor:
-    """Minus the sum of log pi over the tokens that the teacher wrote, divided by `written`. tokens, mask (b, T).
+    """Return minus the sum of log pi over the tokens that the teacher wrote, divided by `written`. tokens, mask (b, T).
 
-    `written` is the number of such tokens in the whole batch, so the losses of the batch's parts add up. The model
-    reads prompt and memory, but is not trained to write them.
+    `written` is the number of such tokens in the whole batch, so the losses of its parts add up to the loss of the
+    batch. The model reads the prompt and the memory, but is not trained to write them.
     """
     return -token_logprobs(model, tokens, mask)[0].sum() / written
 
@@ -107,14 +108,14 @@ def warm_start(
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     warmup, losses = max(1, config.steps // 20), []
     for step in range(config.steps):
-        # 1. The rate: a linear warm-up, times a cosine that falls to 2 % of the full rate.
+        # 1. Set the learning rate: a linear warm-up, times a cosine that falls to 2 % of the full rate.
         cosine = 0.02 + 0.98 * (1 + np.cos(np.pi * step / config.steps)) / 2
         set_rate(optimizer, config.learning_rate * min(1.0, (step + 1) / warmup) * cosine)
         # 2. Draw traces with replacement, and replace the words of some.
         chosen = [traces[i] for i in rng.integers(0, len(traces), config.batch)]
         for i in np.flatnonzero(rng.random(config.batch) < config.scrambled):
             chosen[i] = replace(chosen[i], tokens=scramble(chosen[i].tokens, tokenizer, rng))
-        # 3. Add up the gradients of the parts of the batch, each padded to its own longest trace.
+        # 3. Add up the gradients of the parts of the batch. Each part is padded to its own longest trace.
         batch = to_batch(chosen, range(len(chosen)), model.device)
         written = int(batch.mask.sum())
         losses.append(0.0)

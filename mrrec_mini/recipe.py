@@ -1,12 +1,13 @@
-"""The default recipe: every size and rate that turns a data set into environments and a warm-started policy.
+"""The default recipe: all settings to make environments and a warm-started policy from a data set.
 
-Flow: `prepare` splits the users and builds memory and indexes; for a synthetic shop it also makes sibling shops with
-other category-aspect maps, to train in. Then `start_policy` trains the tokenizer on the memories of train users, drills
-copying, and imitates the teacher. `train` does the rest, and a run folder keeps the result (see `run`).
+Flow: `prepare` splits the users and builds memory and indexes. For a synthetic shop, it also makes sibling shops, which
+are only for training: there, other aspects matter for a category. Then `start_policy` trains the tokenizer on the
+memories of train users, and the model first in copying words, then on the teacher's episodes. After that, `train`
+reinforces the policy, and a run folder keeps the result (see `run`).
 
-Every number of `Recipe` was measured on a CPU, on the synthetic shop, with validation users. `seed` decides the split
-and every draw. Departures: the paper has no warm start and no sibling shops; it starts from an instruct model, as the
-recipe `CHAT` does.
+The numbers of `Recipe` were chosen by experiments on a CPU, on the synthetic shop, with validation users. `seed` sets
+the split and all random draws. Departures: the paper has no warm start and no sibling shops; it starts from an instruct
+model, as the recipe `CHAT` does.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.train import TrainConfig
 from mrrec_mini.world import WorldConfig, make_world, sibling
 
-Say = Callable[[str, int, int, str], None]  # reports progress: phase, steps done, steps in all, a note
+Say = Callable[[str, int, int, str], None]  # reports progress: name of the phase, steps done, all steps, a note
 
 
 def quiet(phase: str, done: int, total: int, note: str) -> None:
@@ -40,28 +41,28 @@ def quiet(phase: str, done: int, total: int, note: str) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training is made of."""
+    """All settings of a training run."""
 
     shares: tuple[float, float, float] = (0.6, 0.1, 0.3)  # of users: train, validation, test
-    siblings: int = 3  # further shops to train in, for a synthetic data set
-    sibling_users: int = 120
-    traces: int = 4000  # the teacher's episodes that are imitated
-    max_words: int = 4000  # of the tokenizer
+    siblings: int = 3  # number of additional shops to train in; only if the data set is synthetic
+    sibling_users: int = 120  # in each of them
+    traces: int = 4000  # number of the teacher's episodes to imitate
+    max_words: int = 4000  # in the tokenizer's vocabulary
     model: CausalLMConfig = field(default_factory=CausalLMConfig)
-    chat_model: str | None = None  # a folder or hub name, instead of a tiny model made from scratch
-    lora: int = 0  # rank of the adapters; 0: no adapters, the whole model is trained
-    watched: int | None = None  # how many validation queries are answered during training; None: all
+    chat_model: str | None = None  # a folder or hub name; None: a tiny model with random weights (`model`)
+    lora: int = 0  # rank of the LoRA adapters; 0: no adapters, the whole model is trained
+    watched: int | None = None  # number of validation queries for the evaluations during training; None: all
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     warm: WarmStartConfig = field(default_factory=WarmStartConfig)
-    # constrained: on one seed of three, free decoding lost the third look-up before it had learned its use
+    # constrained: with free decoding, one seed of three stopped making the third look-up before it learned to use it
     train: TrainConfig = field(default_factory=lambda: TrainConfig(rules=RolloutConfig(constrained=True)))
 
     def ablated(self, **rules: int) -> Recipe:
-        """The same recipe with other rules of play, e.g. `global_k=0`."""
+        """Return the same recipe with other rollout rules, e.g. `global_k=0`."""
         return replace(self, train=replace(self.train, rules=replace(self.train.rules, **rules)))
 
     def with_seed(self, seed: int) -> Recipe:
-        """The same recipe, with this seed for the draws of training."""
+        """Return the same recipe with another seed for the random draws of `train`."""
         return replace(self, train=replace(self.train, seed=seed))
 
 
@@ -75,8 +76,8 @@ FAST = Recipe(
 )
 
 
-# For a chat model on a laptop. From the worked examples in its prompt it can already do the task a little, so it does
-# not imitate the teacher first. A step of 18 episodes with SmolLM2-135M takes 37 CPU seconds in bf16, and 8 GB.
+# For a chat model on a laptop. The examples in the prompt already teach the model the task a little, so the recipe has
+# no imitation. A step of 18 episodes with SmolLM2-135M takes 37 CPU seconds in bf16, and 8 GB of memory.
 CHAT = Recipe(
     siblings=0,
     watched=8,
@@ -86,7 +87,7 @@ CHAT = Recipe(
         prompts_per_step=3,
         group=6,
         learning_rate=3e-5,
-        micro_batches=1,  # whole groups, so that the prompt of a group is computed once
+        micro_batches=1,  # the groups stay whole, so that the prompt of a group is processed only once
         evaluate_every=30,
         checkpoint_every=15,
         rules=RolloutConfig(max_calls=1, memory_k=3, global_k=4, turn_tokens=36),
@@ -97,7 +98,10 @@ CHAT_FAST = replace(CHAT, watched=1, train=replace(CHAT.train, **ONE_STEP))
 
 
 def chosen_recipe(fast: bool = False, chat_model: str | None = None, lora: int = 0, bf16: bool = False) -> Recipe:
-    """The default recipe, or that for a chat model; `fast`: toy sizes. ValueError: adapters need a chat model."""
+    """Return the recipe for a tiny model, or for `chat_model`. `fast` makes all sizes tiny, `bf16` sets the precision.
+
+    Raises ValueError if `lora` is given without a chat model.
+    """
     if chat_model is None:
         if lora:
             raise ValueError("adapters need a chat model: give --model too")
@@ -109,7 +113,7 @@ def chosen_recipe(fast: bool = False, chat_model: str | None = None, lora: int =
 
 
 def prepare(dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet) -> list[Environment]:
-    """The environment of the data set; if that is a synthetic shop, those of its sibling shops follow."""
+    """Return the environment of the data set, followed by those of its sibling shops if it is a synthetic shop."""
     total = 1 + (recipe.siblings if "world" in dataset.meta else 0)
     shop, split, rng = dataset, dataset.split(seed, *recipe.shares), np.random.default_rng([seed, 1])
     environments: list[Environment] = []
@@ -117,14 +121,14 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet) -> li
         say("memory", number, total, "")
         if number:
             shop = make_world(sibling(WorldConfig(**dataset.meta["world"]), number, recipe.sibling_users))
-            split = shop.split(0, 1.0, 0.0, 0.0)  # everybody trains; queries for held-out categories are dropped
+            split = shop.split(0, 1.0, 0.0, 0.0)  # all are train users; queries for held-out categories are not used
         environments.append(Environment.build(shop, split, ExtractiveSummarizer(), rng))
     say("memory", total, total, "")
     return environments
 
 
 def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordTokenizer:
-    """A tokenizer of the frequent words in train users' queries, in their memories, and in the global memory."""
+    """Make a tokenizer of the most frequent words in train users' queries and memories and in the global memory."""
 
     def texts():
         for env in environments:
@@ -139,7 +143,7 @@ def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordT
 def teacher_traces(
     environments: Sequence[Environment], grammar: Grammar, recipe: Recipe, rng: np.random.Generator
 ) -> list[Episode]:
-    """About `recipe.traces` answered episodes of the teacher on training queries, equally many per environment."""
+    """Play about `recipe.traces` training queries, equally many per environment; return the episodes with an answer."""
     rules = recipe.train.rules
     traces: list[Episode] = []
     for env in environments:
@@ -150,20 +154,20 @@ def teacher_traces(
 
 
 def _draw(env: Environment, size: int, rng: np.random.Generator) -> list[int]:
-    """`size` indices of training queries in random order, each about equally often."""
+    """Draw `size` indices of training queries in random order, each query about equally often."""
     n = len(env.split.train_queries)
     return np.concatenate([rng.permutation(n) for _ in range(-(-size // n))])[:size].tolist()
 
 
 def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say = quiet, device: str = "cpu"):
-    """(model on `device`, tokenizer) of a policy that knows the grammar and how to copy, and little more.
+    """Return (model on `device`, tokenizer): a chat model, or a tiny one trained to copy and to write the grammar.
 
-    Raises DataError if there is nothing to learn from, or the chat model cannot be used.
+    Raises DataError if an environment has no training query, or the chat model cannot be used.
     """
     if not all(env.split.train_queries for env in environments):
         raise DataError("no train user has a query outside the held categories; add users or queries")
     warm, rng = recipe.warm, np.random.default_rng([seed, 2])
-    # 1. the model: a chat model as it is, or a tiny one that first learns to copy
+    # 1. load a chat model, or make a tiny model and train it to copy
     if recipe.chat_model:
         model, tokenizer = load_chat_model(recipe.chat_model)
         if recipe.lora:
@@ -177,7 +181,7 @@ def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int,
         copy_drill(model, tokenizer, warm, rng, note)
     if not warm.steps:
         return model, tokenizer
-    # 2. it imitates the teacher
+    # 2. train the model on the teacher's episodes
     traces = teacher_traces(environments, grammar_of(tokenizer), recipe, rng)
     if not traces:
         limit = recipe.train.rules.turn_tokens
@@ -188,12 +192,12 @@ def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int,
 
 
 def load_chat_model(name: str):
-    """(model, tokenizer) in a folder or of a hub name. Raises DataError if it is not a chat model that can be used."""
+    """Return (model, tokenizer) from a folder or a hub name. Raises DataError if this is not a usable chat model."""
     try:
         model, tokenizer = load_causal_lm(name, CONTROL)
         ChatGrammar(tokenizer)
     except (FileNotFoundError, ModuleNotFoundError):
         raise
-    except Exception as error:  # libraries raise anything for a folder that holds something else
+    except Exception as error:  # the libraries raise many kinds of errors for a folder without a chat model
         raise DataError(f"{name}: not a chat model that can be used ({shorten(str(error), 200)})") from error
     return model, tokenizer

@@ -1,21 +1,21 @@
-"""A run folder: what a training leaves behind, and how it is made, opened, resumed, locked and evaluated.
+"""A run folder: what a training run stores, and how a run is created, opened, resumed, locked and evaluated.
 
-Flow: after `recipe`, which says what a run is made of, and `train`, for which a run is the `Keeper`.
+Flow: after `recipe`, which has the settings of a run, and `train`, to which a run is the `Keeper`.
 
     RUN/config.json      recipe, seed, data set: all that is needed to make the run's environments again
         checkpoints/     policy and state of training; the two newest are kept (see `checkpoint`)
-        before/          the policy before the first step, likewise
+        before/          a checkpoint of the policy before the first step
         metrics.jsonl    one line per training step
-        data/            the data set, if the run made a synthetic shop for itself
+        data/            the data set, if the run made its own synthetic shop
         fitted/          item index, global memory and text spaces (see `environment_on_disk`)
-        memory.db        everybody's memory (see `store`)
-        evaluation.json  what the last evaluation found
-        reference/       log and checkpoints of the package's formulas, trained beside a student's
-        lock             an empty file, which a process that trains keeps locked
+        memory.db        the memory of all users (see `store`)
+        evaluation.json  the results of the last evaluation
+        reference/       log and checkpoints of a second training, with the package's formulas, to compare a student's
+        lock             an empty file that a training process keeps locked
 
-`fitted` and `memory.db` are written when training ends. A run that lacks them, because it was interrupted or is older,
-gets them once, when they are first needed. Readers need no lock: every file and folder is replaced whole. Not from the
-paper.
+`fitted` and `memory.db` are written when training ends. If they are missing, because the run was interrupted or is old,
+they are made when they are first needed. Readers need no lock: a file or folder is replaced as a whole, never changed
+in part. Not from the paper.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ except ImportError:  # Windows has no such lock
 
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
 BEFORE, DATA, FITTED, MEMORY, REFERENCE = "before", "data", "fitted", "memory.db", "reference"
-Warn = Callable[[str], object]  # gets one sentence on, for example, a damaged checkpoint that was passed over
+Warn = Callable[[str], object]  # is called with a warning, for example that a damaged checkpoint was skipped
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run is made of; config.json holds it."""
+    """The settings of a run, stored in config.json."""
 
     recipe: Recipe
     seed: int
-    data: Path | None  # the data-set folder; None: the run has a synthetic shop of its own, `world`
+    data: Path | None  # the data-set folder; None: the run makes its own synthetic shop from `world`
     world: WorldConfig | None = None
     formulas: str | None = None  # sha256 of a student's file of formulas; None: the package's own
 
@@ -82,7 +82,7 @@ class RunConfig:
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:
-        """Read config.json. Raises DataError if `write` did not write it."""
+        """Read config.json. Raises DataError if the file is not one that `write` writes."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             data = Path(content["data"]) if content["data"] else None
@@ -94,7 +94,7 @@ class RunConfig:
 
 
 def recipe_from(content: dict) -> Recipe:
-    """The recipe that `dataclasses.asdict` made `content` of, after a trip through JSON."""
+    """Return the recipe from `content`, the dictionary that `dataclasses.asdict` makes of a recipe, read from JSON."""
     train = dict(content["train"])
     train["grpo"] = GRPOConfig(**{**train["grpo"], "clip": tuple(train["grpo"]["clip"])})
     train["rules"], train["reward"] = RolloutConfig(**train["rules"]), RewardConfig(**train["reward"])
@@ -110,13 +110,13 @@ def recipe_from(content: dict) -> Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """The run in a folder, which need not exist yet. Everything is read when it is first asked for."""
+    """The run in a folder, which need not exist yet. Files are read only when a method needs them."""
 
     folder: Path
 
     @cached_property
     def config(self) -> RunConfig:
-        """What the run is made of. Raises FileNotFoundError if there is no run, DataError if config.json is damaged."""
+        """Read the run's settings. Raises FileNotFoundError if there is no run, DataError if the file is damaged."""
         path = self.folder / CONFIG
         if not path.is_file():
             what = f"is not a run: it has no {CONFIG}; `mrrec train --data DIR --run {self.folder}` makes one"
@@ -126,24 +126,24 @@ class Run:
     # --- making a run -----------------------------------------------------------------------------------------------
 
     def require_new(self) -> None:
-        """Raises ValueError if the folder holds a run."""
+        """Raise ValueError if the folder contains a run."""
         if (self.folder / CONFIG).exists():
             raise ValueError(f"{self.folder} holds a run already; resume it with --resume, or choose another folder")
 
     def create(self, config: RunConfig, trainer: Trainer) -> None:
-        """Write a new run whose trainer has made no step yet. Raises ValueError if the folder holds a run."""
+        """Write a new run. `trainer` must have made no step yet. Raises ValueError if the folder contains a run."""
         self.require_new()
         model, tokenizer = trainer.model, trainer.tokenizer
         checkpoint.save(self.folder / BEFORE, 0, lambda folder: save_causal_lm(folder, model, tokenizer))
         self.save(trainer)
         if config.data is None:
             trainer.environments[0].dataset.save(self.folder / DATA)
-        config.write(self.folder / CONFIG)  # last: a folder with a config.json can be resumed
+        config.write(self.folder / CONFIG)  # written last, so that a folder with a config.json can be resumed
 
     def start_over(self, config: RunConfig) -> None:
-        """Delete the run in this folder, except for files that no run writes.
+        """Delete the files of the run in this folder; other files stay.
 
-        Its memory.db stays if the run has the same data and split as `config`: people may have added to it.
+        memory.db stays too if the run has the same data and split as `config`: users may have added memories to it.
         """
         memory = [MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm"]
         with suppress(OSError, DataError):
@@ -158,9 +158,9 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from training this run until the block ends or this process dies.
+        """Keep other processes from training this run until the `with` block ends or this process dies.
 
-        Raises OSError at once if another process trains it. On Windows nothing is locked.
+        Raises OSError at once if another process is training the run. On Windows nothing is locked.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
@@ -175,17 +175,17 @@ class Run:
     # --- the `Keeper` of `train` ------------------------------------------------------------------------------------
 
     def log(self, line: dict) -> None:
-        """Append a line to metrics.jsonl. Raises OSError, which names the file."""
+        """Append a line to metrics.jsonl. Raises OSError, which names the file, if that is impossible."""
         path = self.folder / METRICS
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        except OSError as error:  # a full disk does not say which file it refused
+        except OSError as error:  # the error for a full disk does not name the file
             raise OSError(error.errno, error.strerror, str(path)) from error
 
     def save(self, trainer: Trainer) -> None:
-        """Save a checkpoint: the policy, as `load_causal_lm` reads it, and state.pt. Raises OSError."""
+        """Save a checkpoint: the policy's files, which `load_causal_lm` reads, and state.pt. Raises OSError."""
 
         def write(folder: Path) -> None:
             save_causal_lm(folder, trainer.model, trainer.tokenizer)
@@ -194,35 +194,35 @@ class Run:
         checkpoint.save(self.folder, trainer.done, write)
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint, whole or not."""
+        """Return the folder of the newest checkpoint, without checking it; None if there is none."""
         return next(iter(checkpoint.folders(self.folder)), None)
 
     # --- opening a run ----------------------------------------------------------------------------------------------
 
     def lines(self) -> list[dict]:
-        """The log, one line per step. Raises FileNotFoundError if there is none."""
+        """Return the log, one dictionary per step. Raises FileNotFoundError if there is no log."""
         return [json.loads(line) for line in (self.folder / METRICS).read_text(encoding="utf-8").splitlines()]
 
     def policy(self, warn: Warn = warnings.warn, device: str = "cpu"):
-        """(model on `device`, tokenizer) of the newest whole checkpoint.
+        """Load (model on `device`, tokenizer) from the newest undamaged checkpoint.
 
         Raises FileNotFoundError if there is no checkpoint yet, DataError if none can be used.
         """
         return _load(checkpoint.newest(self.folder, warn), device)
 
     def policy_before(self, warn: Warn = warnings.warn, device: str = "cpu"):
-        """The policy before the first step; otherwise like `policy`."""
+        """Like `policy`, but for the policy before the first step."""
         return _load(checkpoint.newest(self.folder / BEFORE, warn), device)
 
     def dataset(self) -> Dataset:
-        """The data set that the run was made with. Raises DataError if it cannot be read."""
+        """Load the data set of the run; make the run's own shop again if it is missing. Raises DataError."""
         config, own = self.config, self.folder / DATA
         if config.data is None and not own.is_dir():
             make_world(config.world).save(own)
         return Dataset.load(config.data or own)
 
     def environment(self, say: Say = quiet) -> Environment:
-        """The environment that the run is evaluated in, on its data set as it is now."""
+        """Return the environment for evaluation, with the data set as it is now; load it from fitted/ if possible."""
         config, dataset, fitted = self.config, self.dataset(), self.folder / FITTED
         if fitted.is_dir():
             return environment_on_disk.load(fitted, dataset, dataset.split(config.seed, *config.recipe.shares))
@@ -231,7 +231,7 @@ class Run:
         return environment
 
     def memory(self, environment: Environment) -> Path:
-        """The run's memory store, made from `environment` if there is none."""
+        """Return the path of the run's memory store; make it from `environment` if it does not exist."""
         path = self.folder / MEMORY
         if not path.exists():
             build_store(path, environment.dataset, environment.memory)
@@ -245,14 +245,14 @@ class Run:
         formulas: Formulas = Formulas(),
         device: str = "cpu",
     ) -> Trainer:
-        """The trainer as it was at the newest whole checkpoint; later log lines are dropped, training makes them again.
+        """Return the trainer as it was at the newest undamaged checkpoint, and delete the log lines of later steps.
 
-        Errors as in `policy`.
+        Raises the errors of `policy`.
         """
         folder = checkpoint.newest(self.folder, warn)
         trainer = Trainer(*_load(folder, device), environments, config, formulas)
         with _naming_the_checkpoint(folder):
-            # weights_only: never unpickle anything that can run code
+            # weights_only: a pickle could otherwise run code when it is loaded
             state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
             _check_state(state, trainer)
             trainer.restore(state)
@@ -263,16 +263,16 @@ class Run:
         return trainer
 
     def finish(self, environment: Environment) -> None:
-        """Keep what training was done with: text spaces, global memory, item index, and everybody's memory."""
+        """Save what training used: text spaces, global memory and item index to fitted/, all memories to memory.db."""
         environment_on_disk.save(environment, self.folder / FITTED)
         self.memory(environment)
 
     # --- evaluating a run -------------------------------------------------------------------------------------------
 
     def evaluate(self, warn: Warn = warnings.warn, device: str = "cpu") -> dict:
-        """The run's policy, and the arms that need no training, on the test users; also writes evaluation.json.
+        """Evaluate the run's policy and the arms without a policy on the test users; also write evaluation.json.
 
-        Errors as in `policy`, and ValueError if torch cannot compute on `device`.
+        Raises the errors of `policy`, and ValueError if torch cannot compute on `device`.
         """
         check_device(device)
         recipe, seed = self.config.recipe, self.config.seed
@@ -287,9 +287,9 @@ class Run:
 
 
 def _load(folder: Path, device: str):
-    """(model, tokenizer) of a checkpoint. Raises DataError unless config.json, weights and words fit each other."""
+    """Load (model, tokenizer) from a checkpoint. Raises DataError if config.json, weights and words do not match."""
     with _naming_the_checkpoint(folder):
-        if not (folder / ADAPTER_CONFIG).is_file():  # peft itself refuses adapters that do not fit their base
+        if not (folder / ADAPTER_CONFIG).is_file():  # peft itself raises an error if adapters do not match their model
             _check_weights(folder)
         model, tokenizer = load_causal_lm(str(folder), CONTROL)
         if isinstance(tokenizer, WordTokenizer):
@@ -302,17 +302,17 @@ def _load(folder: Path, device: str):
 
 
 def _check_weights(folder: Path) -> None:
-    """Raises DataError unless model.safetensors holds the tensors that config.json describes."""
-    with torch.device("meta"), safe_open(folder / "model.safetensors", "pt") as file:  # shapes without numbers
+    """Raise DataError unless model.safetensors has exactly the tensors that config.json describes."""
+    with torch.device("meta"), safe_open(folder / "model.safetensors", "pt") as file:  # only shapes, no data
         found = {name: torch.empty(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-        tied = file.metadata() or {}  # tied weights are written once
+        tied = file.metadata() or {}  # names of tied weights: the file has only one copy of such a weight
     expected = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     _require_same_shapes("model.safetensors", found, "config.json", expected)
 
 
 def _check_state(state: dict, trainer: Trainer) -> None:
-    """Raises DataError unless optimiser and reference in a trainer's saved state fit its model."""
+    """Raise DataError unless the optimiser and the reference in `state` have the shapes of the trainer's model."""
     moments = {f"moments of parameter {i}": one["exp_avg"] for i, one in state["optimizer"]["state"].items()}
     own = {f"moments of parameter {i}": parameter for i, parameter in enumerate(trainer.model.parameters())}
     _require_same_shapes("the optimizer", moments, "the model", {name: own[name] for name in moments if name in own})
@@ -321,7 +321,7 @@ def _check_state(state: dict, trainer: Trainer) -> None:
 
 
 def _require_same_shapes(one: str, found: Mapping, other: str, expected: Mapping) -> None:
-    """Raises DataError, naming the first of two sides' tensors that has another shape or is on one side only."""
+    """Raise DataError for the first tensor whose shapes differ, or that is missing in `found` or in `expected`."""
     for name in sorted(found.keys() | expected.keys()):
         a, b = (tuple(side[name].shape) if name in side else "absent" for side in (found, expected))
         if a != b:
@@ -330,7 +330,7 @@ def _require_same_shapes(one: str, found: Mapping, other: str, expected: Mapping
 
 @contextmanager
 def _naming_the_checkpoint(folder: Path) -> Iterator[None]:
-    """Turn any error of a library that reads the checkpoint into a DataError that names the folder."""
+    """Turn any error in the `with` block into a DataError that names the folder of the checkpoint."""
     try:
         yield
     except Exception as error:
@@ -339,7 +339,7 @@ def _naming_the_checkpoint(folder: Path) -> Iterator[None]:
 
 
 def _step_of(text: str) -> float:
-    """The step of a log line; infinity if a kill cut the line short."""
+    """Return the step of a log line; infinity if the line is incomplete because the process was killed."""
     try:
         return json.loads(text)["step"]
     except (ValueError, KeyError):
@@ -347,9 +347,9 @@ def _step_of(text: str) -> float:
 
 
 def check_device(name: str) -> None:
-    """Raises ValueError unless torch can compute on device `name`, also in float64, which the sampler needs."""
+    """Raise ValueError unless torch can compute on device `name` in float64, which the sampler needs."""
     try:
         torch.zeros(1, dtype=torch.float64, device=name).item()
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises a different one for each kind of absence
+    except (RuntimeError, AssertionError, TypeError) as error:  # which error torch raises depends on the device
         why = shorten(str(error).partition("\n")[0], 120)
         raise ValueError(f"torch cannot compute on device {shorten(name)} here ({why}); leave --device out") from None

@@ -1,16 +1,16 @@
 """Reinforcement learning, one step at a time: rollout -> reward -> advantages -> update -> log.
 
-Flow: joins everything before it. A `Trainer` takes a warm-started policy and environments to play in. Its `step`:
+Flow: joins all stages before it. A `Trainer` gets a warm-started policy and the environments. Its method `step` does:
 
     1. draw prompts_per_step training queries of one environment (the environments take turns), repeat each G times
-    2. play them with the current policy, sampled at temperature 1                         (eq. 7-9)
-    3. score them                                                                          (eq. 10)
-    4. advantages within each group, loss over the sampled tokens, one optimiser step      (eq. 11, or REINFORCE)
+    2. play an episode for each with the current policy, sampled at temperature 1          (eq. 7-9)
+    3. compute the rewards                                                                 (eq. 10)
+    4. compute advantages in each group and the loss, make one optimiser step              (eq. 11, or REINFORCE)
     5. return the numbers to log, named as in TRL
 
-`train` repeats it and hands log lines and checkpoints to a `Keeper`; `run.Run` is one. `Trainer.state` holds all that
-a step depends on besides the weights. So training that was stopped resumes from the last checkpoint with the same
-numbers as if it had not been stopped (same machine, threads and versions).
+`train` repeats `step` and gives log lines and checkpoints to a `Keeper`, for example a `run.Run`. `Trainer.state`
+returns all that a step depends on besides the weights. So training that was stopped and resumed gives the same numbers
+as training without a stop (on the same machine, with the same threads and versions).
 
 Departures from the paper: batch 16 x 8 instead of 256 x 5; AdamW at 1e-3 for a model of 0.15M parameters instead of
 1e-6 for 3B; a fixed number of steps instead of early stopping.
@@ -50,24 +50,24 @@ from mrrec_mini.turn_credit import turn_advantages
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run of reinforcement learning."""
+    """Settings of one run of reinforcement learning."""
 
     algo: str = "grpo"  # or "reinforce"
     steps: int = 80
     prompts_per_step: int = 16
     group: int = 8  # episodes per query, G
     learning_rate: float = 1e-3
-    warmup: int = 3  # steps
-    final_rate: float = 0.05  # share of the learning rate left at the last step; it falls in a straight line
+    warmup: int = 3  # steps in which the learning rate rises
+    final_rate: float = 0.05  # the learning rate falls linearly to this share of itself at the last step
     max_grad_norm: float = 1.0
-    micro_batches: int = 4  # the batch is cut by length, so short episodes are not padded to the longest
+    micro_batches: int = 4  # the batch is split by length, so short episodes are not padded to the longest
     evaluate_every: int = 25
     checkpoint_every: int = 25
-    max_skipped: int = 5  # training stops after so many updates in a row with a loss or gradient that is not finite
+    max_skipped: int = 5  # training stops after this many updates in a row whose loss or gradient is not finite
     seed: int = 0
-    credit: str = "trajectory"  # one advantage per episode (the paper's), or "turn": one per decision in it
+    credit: str = "trajectory"  # one advantage per episode (as in the paper), or "turn": one per decision of an episode
     precision: str = "float32"  # or "bfloat16": matrix products in bf16 (autocast), weights and sums in float32
-    baseline: str = "group"  # of REINFORCE: "none", "group", "leave_one_out"
+    baseline: str = "group"  # only for REINFORCE: "none", "group", "leave_one_out"
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     rules: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -88,7 +88,7 @@ class TrainConfig:
 
 
 class Trainer:
-    """Policy, optimiser, generators and counters of a run. `formulas`: the package's, or a student's versions."""
+    """Holds policy, optimiser, random generators and counters. `formulas`: the package's, or a student's versions."""
 
     def __init__(
         self, model, tokenizer, environments: list[Environment], config: TrainConfig, formulas: Formulas = Formulas()
@@ -101,22 +101,22 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.optimizer.zero_grad(set_to_none=True)  # a warm start leaves its last gradient behind
         self.reference = deepcopy(model).eval().requires_grad_(False) if config.grpo.beta else None
-        self.rng = np.random.default_rng([config.seed, 77])  # which queries
-        self.generator = torch.Generator().manual_seed(config.seed)  # which tokens
-        self.done = 0  # steps made
-        self.skipped = 0  # updates skipped in a row, up to now
+        self.rng = np.random.default_rng([config.seed, 77])  # draws the queries
+        self.generator = torch.Generator().manual_seed(config.seed)  # draws the tokens
+        self.done = 0  # number of finished steps
+        self.skipped = 0  # number of the latest updates that were skipped in a row
 
     def step(self) -> dict[str, float]:
-        """One step; returns the numbers to log."""
+        """Make one training step and return the numbers to log."""
         started = time.perf_counter()
         model, config, formulas = self.model, self.config, self.formulas
-        # 1. the current policy plays a group of episodes per query; memory answers, and the reward is computed
+        # 1. play a group of episodes per query with the current policy, and compute their rewards
         episodes, groups = self.collect()
         batch = to_batch(episodes, groups, model.device, self.table)
         log = _reward_log(episodes, batch)
-        # 2. how much better was each episode (or decision) than the others of its group?
+        # 2. compute the advantages: how much better was each episode (or decision) than the others of its group?
         advantages = advantages_of(episodes, batch, self.grammar, self.environment.items, config, formulas)
-        # 3. the learning rate of this step
+        # 3. set the learning rate of this step
         rate = config.learning_rate * rate_factor(self.done, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -130,17 +130,17 @@ class Trainer:
 
     @property
     def environment(self) -> Environment:
-        """The environment of the present step: they take turns."""
+        """Return the environment of the next step. The environments take turns."""
         return self.environments[self.done % len(self.environments)]
 
     def collect(self) -> tuple[list[Episode], list[int]]:
-        """G scored episodes for each of some training queries of one environment, and the group number of each.
+        """Draw training queries, play and score G episodes for each; return the episodes and their group numbers.
 
-        If the environment fails or returns other episodes or rewards than it should, raises ValueError (RuntimeError
-        if the cause is another error), naming step, environment and queries.
+        Raises ValueError if the environment raises one or returns wrong episodes or rewards, RuntimeError if it raises
+        another error. The message names the step, the environment's class and the queries.
         """
         config, environment = self.config, self.environment
-        # 1. draw queries (again, if there are too few) and repeat each: its episodes are a group
+        # 1. draw queries (with replacement if there are too few), and repeat each: its episodes are a group
         pool = environment.split.train_queries
         chosen = self.rng.choice(len(pool), config.prompts_per_step, replace=len(pool) < config.prompts_per_step)
         queries = [pool[i] for i in chosen for _ in range(config.group)]
@@ -154,21 +154,21 @@ class Trainer:
             names = ", ".join(dict.fromkeys(query.id for query in queries))
             kind = ValueError if isinstance(error, ValueError) else RuntimeError  # RuntimeError: shown with its trace
             raise kind(f"{player} raised {type(error).__name__}: {error}; its queries: {names}") from error
-        # 3. nothing has changed yet: refuse anything but one finite reward per query, in order
+        # 3. check, before the policy changes: one episode per query, in order, each with a finite reward
         for query, episode in zip_longest(queries, episodes):
             asked, played = query and query.id, episode and episode.query.id
             if asked != played:
-                what = f"{len(episodes)} episodes for {len(queries)} queries, and for query {asked} that of {played}"
+                what = f"{len(episodes)} episodes for {len(queries)} queries; for query {asked} an episode of {played}"
                 raise ValueError(f"{player} returned {what}")
             reward = episode.reward
-            # in float32, as the batch will hold it: there 1e300 is infinite
+            # the check is in float32, the type of the batch's rewards: 1e300 is infinite there
             if not isinstance(reward, Real) or not torch.isfinite(torch.tensor(float(reward))):
-                what = f"the reward is {shorten(reward)}, no finite number"
+                what = f"the reward is {shorten(reward)}, not a finite number"
                 raise ValueError(f"{player}: episode of query {asked}: {what}")
         return episodes, [i // config.group for i in range(len(queries))]
 
     def validate(self, queries: Sequence[Query]) -> dict[str, float]:
-        """Greedy nDCG@10 and format rate, both in 0..1, on validation queries of the first environment."""
+        """Answer queries of the first environment greedily; return mean nDCG@10 and mean format score, in 0..1."""
         actor = LMActor(self.model, self.grammar, temperature=0.0)
         config = self.config
         episodes = self.environments[0].play(actor, queries, self.grammar, config.rules, config.reward)
@@ -178,7 +178,7 @@ class Trainer:
         }
 
     def state(self) -> dict:
-        """Everything that `restore` needs besides the weights."""
+        """Return everything that `restore` needs; the model's weights are saved separately."""
         return {
             "done": self.done,
             "skipped": self.skipped,
@@ -189,7 +189,7 @@ class Trainer:
         }
 
     def restore(self, state: dict) -> None:
-        """Restore what `state` returned, of a trainer of the same model."""
+        """Set this trainer to a state that `state` returned for a trainer of the same model."""
         self.done, self.skipped = state["done"], state["skipped"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
@@ -206,7 +206,7 @@ def advantages_of(
     config: TrainConfig,
     formulas: Formulas = Formulas(),
 ) -> torch.Tensor:
-    """The advantage of each episode (B,) or each token (B, T), by the rule of `config`. `batch`: the same episodes."""
+    """Return the advantage of each episode (B,), or of each token (B, T) for turn credit. `batch` packs `episodes`."""
     if config.credit == "turn":
         groups = batch.groups.tolist()
         return turn_advantages(episodes, groups, grammar, items, config.reward).to(batch.rewards.device)
@@ -226,13 +226,13 @@ def update_policy(
     reference=None,
     temperature: float = 1.0,
 ) -> dict[str, float]:
-    """One optimiser step on a batch of episodes; returns the numbers to log.
+    """Make one optimiser step on a batch of episodes and return the numbers to log.
 
-    advantages (B,) or (B, T). `parts`: the row numbers of each micro-batch; their gradients add up. `reference`: the
-    frozen model of the KL. `temperature`: the sampler's. If the loss or the gradient is not finite, the policy stays
-    as it is and `skipped_updates` is 1.
+    advantages (B,) or (B, T). `parts` holds the row numbers of each micro-batch; their gradients add up. `reference` is
+    the frozen model for the KL, `temperature` that of the sampler. If the loss or the gradient is not finite, the
+    policy is not changed and `skipped_updates` is 1.
     """
-    model.eval()  # dropout would score other tokens than the sampler drew
+    model.eval()  # no dropout: with it, the log-probabilities would not be those of the policy that sampled
     episodes, tokens = len(batch.rewards), int(batch.mask.sum())
     log = dict.fromkeys(("entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
     total = 0.0  # the loss
@@ -240,7 +240,7 @@ def update_policy(
         part = batch.rows(rows)
         credit = per_token(advantages)[rows, : part.tokens.shape[1]]  # (b, 1) or (b, T)
         scored = part.tokens, part.mask, temperature, part.allowed
-        # 1. log pi of every sampled token (b, T), rounded as in the sampler: otherwise it is another policy
+        # 1. log pi of every sampled token (b, T), in the sampler's precision, so that both compute the same policy
         with autocast(model, config):
             logprobs, entropy = formulas.token_logprobs(model, *scored)
         # 2. the loss of this micro-batch, weighted by the counts of the whole batch
@@ -259,10 +259,10 @@ def update_policy(
             log["clip_ratio/low_mean"] += float((ratio < 1 - config.grpo.clip[0]).sum()) / tokens
             log["clip_ratio/high_mean"] += float((ratio > 1 + config.grpo.clip[1]).sum()) / tokens
         log["entropy"] += float(entropy.sum()) / tokens
-        # 3. add its gradient to those of the other micro-batches
+        # 3. add the gradient of this loss to the gradients of the other micro-batches
         loss.backward()
         total += float(loss.detach())
-    # 4. cap the gradient's norm and step, unless something is not finite
+    # 4. clip the gradient's norm, and make the step unless loss or gradient is not finite
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
     finite = math.isfinite(norm + total)
     if finite:
@@ -272,21 +272,21 @@ def update_policy(
 
 
 def autocast(model, config: TrainConfig) -> torch.autocast:
-    """The context in which the model computes, both for the sampler and for the update."""
+    """Return the context (bfloat16 or not) in which the model computes, both for sampling and for the update."""
     return torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
-    """The factor of the learning rate at a step, counted from 0: a short rise, then a straight line down.
+    """Return the factor of the learning rate at a step, counted from 0. It rises in the warm-up, then falls linearly.
 
-    The line ends at `config.steps`, so a run that is continued beyond them differs from a run planned longer.
+    The fall ends at `config.steps`. So 80 steps that are continued to 100 differ from 100 steps planned at the start.
     """
     fall = 1.0 - (1.0 - config.final_rate) * step / max(1, config.steps - 1)
     return min(1.0, (step + 1) / max(1, config.warmup)) * fall
 
 
 class Keeper(Protocol):
-    """What keeps the results of training: the line of each step, and checkpoints of the trainer as it then is."""
+    """An object that stores the results of training: the log line of each step, and checkpoints of the trainer."""
 
     def log(self, line: dict) -> None: ...
     def save(self, trainer: Trainer) -> None: ...
@@ -299,19 +299,19 @@ def train(
     validation: Sequence[Query] = (),
     report: Callable[[dict], None] = lambda line: None,
 ) -> list[dict]:
-    """Make the remaining steps of `trainer`; returns their log lines, each of which `report` gets too.
+    """Make the remaining steps of `trainer` and return their log lines. `report` is called with each line.
 
     Ctrl-C takes effect after the current step: a checkpoint is saved, then KeyboardInterrupt is raised. Raises
-    ValueError, with the last good checkpoint, if `max_skipped` updates in a row were not finite.
+    ValueError, which names the last good checkpoint, if `max_skipped` updates in a row were not finite.
     """
     config = trainer.config
     lines = []
     try:
         while trainer.done < config.steps:
-            with undivided():  # half a step could not be resumed
+            with undivided():  # Ctrl-C must not stop a step halfway: half a step could not be resumed
                 line = trainer.step()
                 last = trainer.done == config.steps
-                # now and then, and at the end, a greedy evaluation on validation queries
+                # every `evaluate_every` steps and at the end, evaluate greedily on the validation queries
                 if validation and (trainer.done % config.evaluate_every == 0 or last):
                     line |= trainer.validate(validation)
                 lines.append(line)
@@ -336,7 +336,7 @@ def train(
 def _reward_log(episodes: Sequence[Episode], batch: Batch) -> dict[str, float]:
     rewards = batch.rewards
     in_group = torch.stack([rewards[batch.groups == g].std() for g in batch.groups.unique()])
-    lengths = batch.mask.sum(1).float()  # of what the policy wrote
+    lengths = batch.mask.sum(1).float()  # (B,) number of tokens that the policy sampled
     terms = ("format", "recommendation", "memory")
     return {
         "reward": float(rewards.mean()),

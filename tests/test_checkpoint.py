@@ -299,7 +299,7 @@ def test_a_folder_that_differs_from_its_manifest_is_passed_over(tmp_path):
 
     (newer / "adapter.bin").write_text("x")
     told = []
-    assert newest(tmp_path / "a", told.append) == older and "adapter.bin does not belong to it" in told[0]
+    assert newest(tmp_path / "a", told.append) == older and "adapter.bin is not listed in its manifest" in told[0]
     (newer / "adapter.bin").unlink()
     refused((older / "manifest.json").read_bytes(), "manifest.json is that of step 1")
     refused((other / "manifest.json").read_bytes(), "weights.bin: its sha256 is not the one in the manifest")

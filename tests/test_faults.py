@@ -280,7 +280,7 @@ def test_a_reward_that_is_not_a_number_stops_a_run(two, tmp_path, monkeypatch):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with monkeypatch.context() as patch:
         patch.setattr("mrrec_mini.reward.total_reward", lambda *_: None)
-        refused(mrrec(*go_on), 1, "step 4 is refused: Environment.play", "the reward is None, no finite number")
+        refused(mrrec(*go_on), 1, "step 4 is refused: Environment.play", "the reward is None, not a finite number")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert mrrec(*go_on).exit_code == 0
 

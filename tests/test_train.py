@@ -609,9 +609,9 @@ def test_a_reward_that_is_not_finite_is_refused_by_name_and_changes_nothing(rewa
 @pytest.mark.parametrize(
     "look, what",
     [
-        (lambda episodes: episodes[:8], "8 episodes for 9 queries, and for query (.*) that of None"),
-        (lambda episodes: [*episodes, episodes[0]], "10 episodes for 9 queries, and for query None that of (.*)"),
-        (lambda episodes: episodes[::-1], "9 episodes for 9 queries, and for query (.*) that of (.*)"),
+        (lambda episodes: episodes[:8], "8 episodes for 9 queries; for query (.*) an episode of None"),
+        (lambda episodes: [*episodes, episodes[0]], "10 episodes for 9 queries; for query None an episode of (.*)"),
+        (lambda episodes: episodes[::-1], "9 episodes for 9 queries; for query (.*) an episode of (.*)"),
         (lambda episodes: [], "0 episodes for 9 queries"),
     ],
 )

@@ -1,22 +1,21 @@
-"""Item-item neighbours: items taken by the same people as the items in the user's history (Sarwar et al., WWW 2001).
+"""Item-item neighbours: items that many users took together with the user's own items (Sarwar et al., WWW 2001).
 
-Flow: a baseline that uses histories and no texts; it follows the contract in `systems`.
+Flow: a baseline that uses histories and no texts; it has the interface in `systems`.
 
-With U_i = the train users, without the query's own, who took item i before the query, and H = the items that the
-query's user took before it:
+Let U_i be the train users, other than the query's user, who took item i before the query. Let H be the items that the
+query's user took before the query:
 
     sim(i, j) = |U_i & U_j| / sqrt(|U_i| |U_j|)  .  |U_i & U_j| / (|U_i & U_j| + shrinkage)       0 for i = j
     score(i)  = sum over j in H of sim(i, j)
 
 The first factor is the cosine of two columns of the user-item matrix. The second (Bell and Koren, ICDM 2007) lowers
-similarities that rest on few people; shrinkage 0 leaves the cosine as it is.
+similarities that are based on few users; with shrinkage 0 it is 1.
 
-Departures from the paper: an interaction counts regardless of its rating (the paper's cosine is over ratings), and all
-neighbours of an item count, not the nearest k. If nobody else took any item of a history, all scores are 0, and the
-order of the ids decides.
+Departures from the paper: ratings are ignored (the paper computes the cosine of ratings), and all neighbours of an item
+count, not only the nearest k. If nobody else took any item of H, all scores are 0, and items are ranked by id.
 
 Decided, for the reasons in `popularity`: only interactions strictly before the query count, for all users. Items that
-the query's user already took are ranked last, unless some train user has taken an item twice by then.
+the query's user already took are ranked last, unless some train user took an item twice before the query.
 
 Guessed: shrinkage 0. On the validation queries of MovieLens-100k and Magazine no value in 1..100 was clearly better.
 """
@@ -33,7 +32,7 @@ from mrrec_mini.datatypes import Query
 
 
 class Neighbours:
-    """`shrinkage` is a number of people; ValueError if it is negative."""
+    """The recommender. `shrinkage` is a number of users; raises ValueError if it is negative."""
 
     def __init__(self, shrinkage: float = 0.0):
         if shrinkage < 0:
@@ -41,7 +40,7 @@ class Neighbours:
         self.shrinkage = shrinkage
 
     def fit(self, dataset: Dataset, split: Split) -> Neighbours:
-        """Store when each train user first took each item, and when one of them first took an item again."""
+        """Store when each train user first took each item, and when any train user first took an item a second time."""
         self.dataset = dataset
         self.column = {item: column for column, item in enumerate(dataset.items)}
         self.row = {user: row for row, user in enumerate(sorted(split.train))}
@@ -55,7 +54,7 @@ class Neighbours:
         return self
 
     def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
-        """(n,) scores for n item ids, -inf for items that this user will not take again. KeyError: unknown item."""
+        """Return scores for n item ids, (n,), -inf for items to rank last. KeyError for an unknown item."""
         history = sorted({self.column[interaction.item] for interaction in self.dataset.history(query)})  # H
         scores = np.asarray(self.similarity(self.taken(query), history).sum(axis=0)).ravel()  # (N,) of all items
         if query.time <= self.first_repeat:
@@ -63,7 +62,7 @@ class Neighbours:
         return scores[[self.column[item] for item in candidates]]
 
     def taken(self, query: Query) -> csr_matrix:
-        """(users, N) 1 if the train user took the item before the query; the query's own user is left out."""
+        """Return a matrix (users, N): 1 if the train user took the item before the query; 0 for the query's user."""
         kept = self.times.data < query.time
         if query.user in self.row:
             start, end = self.times.indptr[self.row[query.user] :][:2]
@@ -73,7 +72,7 @@ class Neighbours:
         return taken
 
     def similarity(self, taken: csr_matrix, items: Sequence[int]) -> coo_matrix:
-        """(h, N) sim(j, i) of h items j to all items i; sparse, since it is 0 unless somebody took both."""
+        """Return sim(j, i) of h items j and all N items i, (h, N); sparse, since it is 0 if nobody took both items."""
         together = (taken[:, items].T @ taken).tocoo()  # (h, N) |U_i & U_j|
         people = np.asarray(taken.sum(axis=0)).ravel()  # (N,) |U_i|
         both, j, i = together.data, np.array(items, dtype=np.int64)[together.row], together.col

@@ -1,18 +1,18 @@
-"""The query alone as the search text: by its words (BM25) or by its vector (dense).
+"""Search for items with the unchanged query: by its words (BM25) or by its vector (dense).
 
-Flow: two baselines that use texts and no histories; they follow the contract in `systems`. A system that rewrites the
-query, or adds a person's memory to it, has to beat them.
+Flow: two baselines that use texts and no histories; they have the interface in `systems`. A system that rewrites the
+query, or adds memory to the query, should be better than these two.
 
     score(i) = bm25(q, item_text(i))             `bm25_query`
     score(i) = cos(e(q), e(item_text(i)))        `dense_query`, e = LSA fitted on the item texts
 
-Both are a `HybridIndex` with one half switched off, over the texts of the item index in `environment`. It scales scores
-to 0..1, which keeps the order. Nothing is learned from people: only items are indexed.
+Both use a `HybridIndex` with one of its two rankings switched off. Its texts are those of the item index in
+`environment`. It scales scores to 0..1, which keeps their order. Nothing is learned from users.
 
 Decided: BM25 with k1 1.2 and b .75, as in Lucene, the search engine of Rec-R1. So `rec_r1` differs from `bm25_query`
 only by its rewriting. Items that the user already took are ranked like all others, since no history is used.
 
-Departure: in the paper's zero-shot rows (its Table 1) a large language model rewrites the query; there is none here.
+Departure: in the zero-shot rows of the paper's Table 1, a large language model rewrites the query; here nothing does.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class QueryText:
         return self
 
     def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
-        """(n,) scores in 0..1 for n item ids; all 0 if no word of the query is known. KeyError for an unknown item."""
+        """Return scores in 0..1 for n item ids, (n,); 0 if no word of the query is known. KeyError: unknown item."""
         scores = self.index.scores([query.text])[0]  # (N,)
         return scores[[self.column[item] for item in candidates]]
 
 
 def bm25_query() -> QueryText:
-    """Search by the query's words only."""
+    """Return the system that searches by the query's words only."""
     return QueryText(BM25_ALONE)
 
 
 def dense_query() -> QueryText:
-    """Search by the query's vector only."""
+    """Return the system that searches by the query's vector only."""
     return QueryText(DENSE_ALONE)

@@ -1,39 +1,41 @@
-"""Rec-R1: a language model learns to rewrite the request for a fixed search engine (Lin et al., 2025, 2503.24289).
+"""Rec-R1: a language model learns to rewrite the query for a fixed search engine (Lin et al., 2025, 2503.24289).
 
-Flow: a baseline that reads the query and uses no histories of its own; it follows the contract in `systems`. `fit`
-makes a tiny policy, teaches it to copy the request, then reinforces it by the rank of a train user's target in BM25.
-`rank` rewrites the query greedily and returns BM25's scores for the rewriting. The policy sees only the query text. If
-the caller passes `memory`, it also sees lines of memory after the text, as in the comparison by MR.Rec's authors.
+Flow: a baseline that reads the query and by itself uses no histories; it has the interface in `systems`. `fit` makes a
+tiny policy, teaches it to copy the query ("request"), and then reinforces it: the reward depends on the rank of the
+train user's target in BM25. `rank` rewrites the query greedily and returns the BM25 scores for the rewritten query.
+The policy sees only the query text. If the caller passes `memory`, the policy also sees lines of memory after the text,
+as in the comparison by MR.Rec's authors.
 
     <request> mug for hiking [<line> mug weight light ...]                        given
     <think> </think> <answer> <query> mug hiking </answer>                        sampled
 
     reward = -2                     bad form                                                       Rec-R1's reward
-           = .1 + nDCG@k            good form, the target among the first k that BM25 returns
-           = 0                      good form, and it is not                   k = 3000 (100 in the authors' validation)
+           = .1 + nDCG@k            good form, the target is among the first k items that BM25 returns
+           = 0                      good form, it is not among them            k = 3000 (100 in the authors' validation)
     A_i = (r_i - mean of the group) / sigma of the group, then the loss of `grpo` with a KL of weight .001
 
-Good form: each of the four tags once, in order, and within <answer> the key and its text. Outside <answer> any text is
-allowed.
+Good form: each of the four tags occurs once, in order, and <answer> contains the key <query> followed by text. Outside
+<answer> any text is allowed.
 
 As published: the reward, groups of 12 at temperature .6, BM25 with k1 1.2 and b .75, one text per item. Departures:
 
-- The four tags are single control tokens, and so is the key `<query>`: with the text after it, it stands for
-  {"query": "..."}. A policy of .15M parameters would waste its capacity on quotes and braces.
-- The published policy is Qwen2.5-3B-Instruct and needs no warm start. Ours first does the copy drill (`imitation`).
-  Then it imitates a script that repeats the request, drops words, adds stray ones and copies random lines of memory, so
-  that RL has something to choose. The script does not think; the policy may.
-- No top-p of .95 (the update would have to undo it). AdamW at 1e-3, not 1e-6; 16 requests per step, not 32. The KL is
-  weighed by the ratio (`grpo.kl_term`); in the authors' code it is not. No Boolean operators: our BM25 has none.
-- A rewriting in bad form is not searched: all scores are 0, and the order of the ids decides.
+- The four tags are single control tokens, and so is the key `<query>`. The key and the text after it replace the
+  original's {"query": "..."}: a policy of .15M parameters would waste its capacity on quotes and braces.
+- The published policy is Qwen2.5-3B-Instruct and needs no warm start. Our policy first learns to copy (`copy_drill`).
+  Then it imitates a script that repeats the request, drops some words, sometimes adds a random word and copies random
+  lines of memory, so that reinforcement has something to improve. The script does not think; the policy may.
+- Sampling without the original's top-p of .95, which the update would have to take into account. AdamW at 1e-3, not
+  1e-6; 16 requests per step, not 32. The KL is multiplied by the ratio (`grpo.kl_term`); in the authors' code it is
+  not. No Boolean operators: our BM25 has none.
+- If the answer has bad form, there is no search: all scores are 0, and items are ranked by id.
 
-Guessed: an item that shares no word with the rewriting is not returned, as in Lucene, so it is worth 0 for any k.
+Guessed: as in Lucene, items that share no word with the rewritten query are not returned; such a target gives reward 0.
 
 Measured (`mrrec reproduce table1`, default shop, seeds 0-2, unseen users, two processors): nDCG@10 .027 and .029. BM25
-of the unchanged request has .027, within the interval. Reinforcement turns the sloppy copies of the warm start back
-into the request and no further: the policy reads nothing else, and the request does not say what this user prefers.
-With the ten latest records in the prompt it reaches .027; with the profile .073 and .055, far below the query followed
-by the whole profile (.149): nothing tells the policy which lines of the profile matter in this category.
+with the unchanged request has .027, within the interval. Reinforcement only corrects the inexact copies of the warm
+start: the policy reads nothing but the request, which does not say what this user prefers. With the ten latest records
+in the prompt, nDCG@10 is .027; with the profile .073 and .055. That is far below the query followed by the whole
+profile (.149): the policy cannot know which lines of the profile matter in this category.
 """
 
 from __future__ import annotations
@@ -64,9 +66,9 @@ Lines = Callable[[Query], Sequence[str]]
 
 @dataclass(frozen=True)
 class RecR1Config:
-    """The published settings, and our own for a small policy. Probabilities in 0..1."""
+    """The published settings, and our own settings for a small policy. Probabilities in 0..1."""
 
-    k: int = 3000  # of the reward while training
+    k: int = 3000  # of the training reward
     group: int = 12
     temperature: float = 0.6
     k1: float = 1.2
@@ -77,29 +79,29 @@ class RecR1Config:
     requests: int = 16  # per step
     learning_rate: float = 1e-3
     keep: float = 0.8  # chance that the script repeats a word of the request
-    stray: float = 0.3  # chance that it adds a word
-    borrow: float = 0.3  # chance that it copies a line of memory
-    traces: int = 2000  # of the script
+    stray: float = 0.3  # chance that the script adds one random word
+    borrow: float = 0.3  # chance that the script copies a line of memory
+    traces: int = 2000  # number of the script's episodes to imitate
     warm: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=200))
     model: CausalLMConfig = field(default_factory=CausalLMConfig)
-    max_words: int = 4000  # of the tokenizer
-    request_tokens: int = 32  # longer requests are cut when shown to the policy
-    memory_tokens: int = 160  # and longer memories
-    answer_tokens: int = 48  # an answer that has not ended by then has bad form
+    max_words: int = 4000  # in the tokenizer's vocabulary
+    request_tokens: int = 32  # a longer request is cut in the prompt
+    memory_tokens: int = 160  # longer memory is cut in the prompt
+    answer_tokens: int = 48  # an answer that does not end within this number of tokens has bad form
     seed: int = 0
 
 
 class RecR1:
-    """After `fit`, `log` holds the mean reward, the share of good form and the entropy of each step.
+    """The recommender. After `fit`, `log` has mean reward, share of answers in good form and entropy of each step.
 
-    `memory(query)` returns the lines to show with a query, from what its user did before it. Default: no lines.
+    `memory(query)` returns lines to show after the query, made from what its user did before. Default: no lines.
     """
 
     def __init__(self, config: RecR1Config | None = None, memory: Lines | None = None):
         self.config, self.memory = config or RecR1Config(), memory or (lambda query: ())
 
     def fit(self, dataset: Dataset, split: Split) -> RecR1:
-        """Warm start, then reinforcement, on the queries of train users. DataError if there are none."""
+        """Make the policy, warm-start it and reinforce it on queries of train users. DataError if there is no query."""
         config, queries = self.config, split.train_queries
         if not queries:
             raise DataError("no train user has a query outside the held categories; add users or queries")
@@ -120,13 +122,13 @@ class RecR1:
         return self
 
     def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
-        """(n,) BM25 scores of the rewriting for n item ids; all 0 without one. KeyError for an unknown item."""
+        """Return BM25 scores of n items for the rewritten query, (n,); 0 if it has bad form. KeyError: unknown item."""
         columns = [self.column[item] for item in candidates]
         rewriting = self.rewrite(query)
         return self.engine.scores(rewriting)[columns] if rewriting else np.zeros(len(columns))
 
     def rewrite(self, query: Query) -> str | None:
-        """The policy's greedy rewriting of the query; None if its answer has bad form."""
+        """Rewrite the query greedily with the policy; None if the answer has bad form."""
         prompt = tuple(self.prompt(query))
         if prompt not in self.rewritings:
             ids, _ = Sampler(self.model, [list(prompt)], None, 0.0).sample(*self.limits)
@@ -136,14 +138,14 @@ class RecR1:
     # --- prompt and answer -------------------------------------------------------------------------------------------
 
     def prompt(self, query: Query) -> list[int]:
-        """`<request> words`, then `<line> words` for each line of memory."""
+        """Return the tokens of `<request> words`, then of `<line> words` for each line of memory."""
         c, config = self.tokenizer.control, self.config
         request = self.tokenizer.encode(" ".join(words(query.text)))[: config.request_tokens]
         lines = [i for line in self.memory(query) for i in (c["<line>"], *self.tokenizer.encode(" ".join(words(line))))]
         return [c["<request>"], *request, *lines[: config.memory_tokens]]
 
     def trace(self, query: Query, rng: np.random.Generator) -> Episode:
-        """The script's answer: the words of the query without some, perhaps a stray one, and some lines of memory."""
+        """Return the script's episode: it answers with words of the query, maybe a random word, and lines of memory."""
         config, request = self.config, words(query.text)
         kept = [word for word in request if rng.random() < config.keep] or request
         if rng.random() < config.stray:
@@ -156,7 +158,7 @@ class RecR1:
 
     @property
     def limits(self) -> tuple[list[int], int]:
-        """Where sampling ends: (stop tokens, most tokens of an answer)."""
+        """Return when sampling ends: (stop tokens, maximal number of tokens in an answer)."""
         return [self.tokenizer.control["</answer>"]], self.config.answer_tokens
 
     def episode(self, query: Query, prompt: list[int], written: list[int], logprobs: list[float]) -> Episode:
@@ -172,7 +174,7 @@ class RecR1:
         )
 
     def read(self, ids: Sequence[int]) -> str | None:
-        """The text after the key within <answer>; None if the form is bad."""
+        """Return the text after the key <query> within <answer>; None if the form is bad."""
         c = self.tokenizer.control
         order = [c[tag] for tag in TAGS]
         if [i for i in ids if i in order] != order:  # each tag once, in order
@@ -185,7 +187,7 @@ class RecR1:
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def learn(self, queries: Sequence[Query], rng: np.random.Generator) -> list[dict[str, float]]:
-        """Reinforce the policy; returns the numbers logged per step: reward, share of good form, entropy."""
+        """Reinforce the policy; return for each step the mean reward, the share of good form and the entropy."""
         config, log = self.config, []
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
         optimizer.zero_grad(set_to_none=True)  # the warm start leaves its last gradient behind
@@ -193,11 +195,11 @@ class RecR1:
         rules = TrainConfig(grpo=config.grpo)
         for step in range(config.steps):
             set_rate(optimizer, config.learning_rate * (1 - 0.95 * step / config.steps))
-            # 1. a group of scored rewritings for each of some requests
+            # 1. draw requests, and sample and score a group of answers for each
             chosen = rng.choice(len(queries), config.requests, replace=len(queries) < config.requests)
             episodes = self.play([queries[i] for i in chosen for _ in range(config.group)])
             batch = to_batch(episodes, np.repeat(np.arange(config.requests), config.group).tolist())
-            # 2. the update, on the whole batch at once
+            # 2. update the policy on the whole batch at once
             advantages = group_advantages(batch.rewards, batch.groups, config.grpo.sigma)
             whole = [torch.arange(len(episodes))]
             update = update_policy(
@@ -208,14 +210,14 @@ class RecR1:
         return log
 
     def play(self, queries: Sequence[Query]) -> list[Episode]:
-        """One sampled and scored episode per query."""
+        """Sample and score one episode per query."""
         prompts = [self.prompt(query) for query in queries]
         written = Sampler(self.model, prompts, self.generator, self.config.temperature).sample(*self.limits)
         episodes = [self.episode(*parts) for parts in zip(queries, prompts, *written, strict=True)]
         return self.scored(episodes, self.config.k)
 
     def scored(self, episodes: Sequence[Episode], k: int) -> list[Episode]:
-        """The episodes with their rewards."""
+        """Return the episodes with their rewards filled in."""
         answers = [episode.answer and episode.answer.profile for episode in episodes]
         scores = {answer: self.engine.scores(answer) for answer in set(answers) if answer is not None}
         rewarded = []
@@ -228,7 +230,7 @@ class RecR1:
 
 
 def rewriting_reward(good_form: bool, rank: float, k: int) -> float:
-    """-2 for bad form; .1 + nDCG@k if the target is among the first k, otherwise 0.   Rec-R1's reward"""
+    """Return -2 for bad form; .1 + nDCG@k if the target is among the first k, otherwise 0.   Rec-R1's reward"""
     if not good_form:
         return -2.0
     gain = float(ndcg_at_k([rank], k)[0])
