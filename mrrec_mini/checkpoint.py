@@ -115,7 +115,7 @@ def check(folder: Path) -> None:
         found, ours = shorten(manifest.get("format")), f"this version of mrrec_mini reads format {FORMAT}"
         raise DataError(f"{folder}: a checkpoint of format {found}, and {ours}; use the version that wrote it")
     if folder.name.split(".")[0] != f"step-{manifest['step']:06d}":
-        raise Damaged(f"{MANIFEST} is that of step {manifest['step']}")
+        raise Damaged(f"{MANIFEST} belongs to step {manifest['step']}, but its folder is named {folder.name}")
     expected, present = manifest["files"], _files(folder)
     for name in sorted(expected.keys() | present.keys()):
         if name not in present:

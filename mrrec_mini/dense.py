@@ -214,7 +214,7 @@ class LSA:
         return self
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return (n, d) float32: the sum of each text's table rows, scaled to length 1. Tf-idf's scaling cancels."""
+        """Return (n, d) float32: the sum of each text's table rows, scaled to length 1."""
         sums = np.zeros((len(texts), self.table.shape[1]))
         for row, text in enumerate(texts):
             known = [self.vocabulary[word] for word in words(text) if word in self.vocabulary]

@@ -46,7 +46,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Final:
-    """A turn that answers; `evidence` holds the numbers of memories in the episode, counted from 0."""
+    """A turn that answers. `evidence`: the memories it cites, each by its number in the episode; the first is 0."""
 
     think: str
     profile: str

@@ -301,12 +301,12 @@ def test_a_folder_that_differs_from_its_manifest_is_passed_over(tmp_path):
     told = []
     assert newest(tmp_path / "a", told.append) == older and "adapter.bin is not listed in its manifest" in told[0]
     (newer / "adapter.bin").unlink()
-    refused((older / "manifest.json").read_bytes(), "manifest.json is that of step 1")
+    refused((older / "manifest.json").read_bytes(), "manifest.json belongs to step 1, but its folder is named")
     refused((other / "manifest.json").read_bytes(), "weights.bin: its sha256 is not the one in the manifest")
     for foreign in (b"[]", b"1", b"{}", b'{"sha256": 1}', b'{"manifest_version": 3, "name": "x"}', b"\xff"):
         refused(foreign, "manifest.json")
     newer.rename(newer.with_name("step-000009"))
-    assert newest(tmp_path / "a", told.append) == older and "step-000009: manifest.json is that of step 2" in told[1]
+    assert newest(tmp_path / "a", told.append) == older and "step-000009: manifest.json belongs to step 2" in told[1]
 
 
 def test_a_newer_format_is_named_with_ours(tmp_path, monkeypatch):

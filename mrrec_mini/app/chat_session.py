@@ -47,7 +47,7 @@ class Session:
         }
 
     def reply(self, line: str) -> list[str]:
-        """Return the answer to one line. If there is none, raises DataError or OSError with a message of one line."""
+        """Return the lines that answer one line of input. Raises a one-line DataError or OSError."""
         if len(line) > LONGEST:
             raise DataError(f"a line has at most {LONGEST} characters; make it shorter")
         line = clean(line).strip()

@@ -80,7 +80,10 @@ def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None)
 def _last_purchases(
     reviews: list[Review], items: Mapping[str, Item], log: ImportLog
 ) -> tuple[tuple[Query, ...], list[Review]]:
-    """Return (one query per user whose last item is certain, the reviews without copies of the target's review)."""
+    """Return (queries, reviews). A user's last item becomes the target of a query if it is clear which one is last.
+
+    The reviews leave out those by the same user that repeat the text of the target's review word for word.
+    """
     people = {user: list(own) for user, own in groupby(reviews, lambda review: review.user)}  # sorted by user and time
     users = log.keep("users with one item (they keep their history)", people, lambda u: len(people[u]) > 1)
     step = "users whose last day holds several reviews (they keep their history)"
@@ -105,7 +108,7 @@ def _last_purchases(
 
 
 def read_reviews(paths: Iterable[Path], log: ImportLog, users: frozenset[str] | None = None) -> list[Review]:
-    """Read reviews in the 2018 or 2023 form, which have different field names. If `users` is given, only their reviews.
+    """Read reviews in the 2018 or 2023 form, which have different field names. If `users` is given, skip others.
 
     Also reads Rec-R1's form: one line per user, with "history" and "target". Raises DataError for a line in none of
     these forms, and for a review of an item in `log.lost`.

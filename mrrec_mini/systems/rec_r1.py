@@ -145,7 +145,7 @@ class RecR1:
         return [c["<request>"], *request, *lines[: config.memory_tokens]]
 
     def trace(self, query: Query, rng: np.random.Generator) -> Episode:
-        """Return the script's episode: it answers with words of the query, maybe a random word, and lines of memory."""
+        """Return an episode to imitate, which answers with random words of the query and lines of memory."""
         config, request = self.config, words(query.text)
         kept = [word for word in request if rng.random() < config.keep] or request
         if rng.random() < config.stray:
