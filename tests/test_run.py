@@ -247,6 +247,7 @@ def test_only_changed_rows_of_the_saved_index_are_replaced(tmp_path, monkeypatch
         patch.setattr(HybridIndex, "__init__", lambda *_, **__: pytest.fail("an index was built"))
         patch.setattr("mrrec_mini.memory.EntryIndex.__init__", lambda *_, **__: None)
         environment = Run(run.folder).environment()
+    assert "a-new-one" in json.loads((run.folder / "fitted" / "texts.json").read_text())  # the difference was saved
     whole = HybridIndex(list(items), [item_text(item) for item in dataset.items.values()], space)
     for text in (*WISHES, "new lamp", "small red teapot", items[model].title):
         assert environment.items.search(text, 100) == whole.search(text, 100)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +71,26 @@ def update(it, batch, advantages, formulas=None):
     """One update of a trainer's policy."""
     parts = rows_by_length(batch, it.config.micro_batches)
     return update_policy(it.model, it.optimizer, batch, advantages, parts, it.config, formulas or it.formulas)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_an_update_is_one_step_along_the_clipped_gradient_of_the_whole_batch(parts):
+    """However many micro-batches there are; with plain gradient descent the step can be computed by hand."""
+    it, rate = trainer(), 0.1
+    batch = to_batch(*it.collect(), "cpu", it.table)
+    advantages = torch.linspace(-1, 1, len(batch.rewards))
+    twin = deepcopy(it.model)
+    descent = torch.optim.SGD(it.model.parameters(), lr=rate)
+    log = update_policy(it.model, descent, batch, advantages, rows_by_length(batch, parts), it.config)
+
+    logprobs, _ = token_logprobs(twin.eval(), batch.tokens, batch.mask, 1.0, batch.allowed)
+    counts = len(batch.rewards), int(batch.mask.sum())
+    grpo_loss(logprobs, batch.old_logprobs, advantages, batch.mask, it.config.grpo, *counts).backward()
+    norm = torch.sqrt(sum((p.grad**2).sum() for p in twin.parameters() if p.grad is not None))
+    scale = rate * min(1.0, it.config.max_grad_norm / float(norm))
+    assert log["grad_norm"] == pytest.approx(float(norm), rel=1e-4) and float(norm) > 1e-3
+    for after, before in zip(it.model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(after, before - scale * before.grad, rtol=0, atol=1e-6)
 
 
 def test_a_leftover_gradient_is_not_learned_from():
