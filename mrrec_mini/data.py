@@ -397,10 +397,13 @@ class Dataset:
         sizes = _part_sizes(len(asking), (train, validation, test))
         for_test, for_validation = asking[: sizes[2]], asking[sizes[2] : sizes[2] + sizes[1]]
         parts = frozenset(self.users()) - {*for_test, *for_validation}, frozenset(for_validation), frozenset(for_test)
-        held = frozenset(self.meta.get("held_categories", ()))
+        held, phrases = frozenset(self.meta.get("held_categories", ())), self.meta.get("held_phrases", ())
 
         def queries(users: frozenset[str], of_held: bool) -> tuple[Query, ...]:
-            return tuple(q for q in self.queries_of(users) if (self.category(q.target) in held) == of_held)
+            def is_held(query: Query) -> bool:
+                return self.category(query.target) in held or any(f"{query.text} ".startswith(f"{p} ") for p in phrases)
+
+            return tuple(query for query in self.queries_of(users) if is_held(query) == of_held)
 
         return Split(*parts, *(queries(users, False) for users in parts), queries(parts[2], True))
 

@@ -23,6 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote
@@ -64,6 +65,7 @@ class Purchase:
     item: Item
     rating: float  # 1 to 5
     review: str
+    time: int = 0  # seconds since 1970; 0: unknown
 
     @property
     def scenario(self) -> str:
@@ -80,6 +82,7 @@ class Preference:
     strength: float  # summed evidence, in the summariser's own unit; may be negative
     rests_on: tuple[str, ...]  # ids of the records that support it
     firm: bool = True  # False: too weak for its own line, but it counts towards the profile
+    last: int = 0  # time of the latest of these records, in seconds since 1970; 0: unknown
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,21 @@ class Aspect:
     name: str
     users: frozenset[str]
     description: str = ""
+    use: str = ""  # the use for which it decides; "": all uses
+    certainty: str = ""  # a word that says how sure the summariser is; "": it does not say
 
 
 class Summarizer(Protocol):
     """f_LLM of eq. 4-6: `summarize.py` counts, `summarize_lm.py` asks a language model."""
 
-    def fit(self, purchases: Sequence[Purchase]) -> Summarizer:
-        """Return a summariser that has learned from `purchases`, those of the train users."""
+    def fit(self, purchases: Sequence[Purchase], uses: Sequence[str]) -> Summarizer:
+        """Return a summariser that has learned from train users' `purchases`. `uses`: what people buy things for."""
+
+    def informed(self, aspects: Sequence[Aspect]) -> Summarizer:
+        """Return a summariser that knows which aspects decide in which scenario."""
+
+    def telling(self, purchase: Purchase) -> list[tuple[str, str]]:
+        """Return the (aspect, value) pairs of a purchase that its record states."""
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
         """Eq. (4): return a user's preferences in one category, from the user's purchases in this category."""
@@ -131,9 +142,11 @@ def entry_id(*parts: object) -> str:
     return "/".join(quote(str(part), safe="") for part in parts)
 
 
-def record_entry(purchase: Purchase, config: MemoryConfig) -> MemoryEntry:
-    """Return the record of a purchase: `bought vel mug rated 5: love that it is luxury`."""
-    text = f"bought {plain(purchase.item.title, config.title_words)} rated {purchase.rating:g}"
+def record_entry(purchase: Purchase, values: Iterable[tuple[str, str]], config: MemoryConfig) -> MemoryEntry:
+    """Return the record of a purchase: `bought vel mug 2021q1 rated 5 price luxury: love that it is luxury`."""
+    facts = ["bought", plain(purchase.item.title, config.title_words), quarter(purchase.time), "rated"]
+    facts += [f"{purchase.rating:g}", *(f"{aspect} {value}" for aspect, value in values)]
+    text = " ".join(filter(None, facts))
     if review := plain(purchase.review, config.review_words):
         text = f"{text}: {review}"
     return MemoryEntry(purchase.record, purchase.user, "record", text, (purchase.record,), purchase.scenario, 1)
@@ -143,17 +156,41 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
     """Return one self-contained entry per (scenario, aspect) with a firm preference, for `config.levels`."""
     groups: dict[tuple[str, str], list[Preference]] = {}
     for one in preferences:
-        if one.firm and ("pattern" if one.scenario else "profile") in config.levels:
+        if ("pattern" if one.scenario else "profile") in config.levels:
             groups.setdefault((one.scenario, one.aspect), []).append(one)
     entries = []
     for (scenario, aspect), group in groups.items():
+        written = preference_words(group)
+        if not written:
+            continue
         level = "pattern" if scenario else "profile"
-        words = [scenario or "overall", aspect, *(preference.value for preference in group)]
         rests_on = tuple(dict.fromkeys(record for preference in group for record in preference.rests_on))
         identity = entry_id(user, level, scenario, aspect) if scenario else entry_id(user, level, aspect)
-        text = plain(" ".join(words), config.line_words)
+        text = plain(" ".join([scenario or "overall", aspect, *written]), config.line_words)
         entries.append(MemoryEntry(identity, user, level, text, rests_on, scenario, len(rests_on)))
     return entries
+
+
+def preference_words(group: Sequence[Preference]) -> list[str]:
+    """Return the words of a line after its aspect: `red 5 lately blue 2 2021q1`; [] if no preference is firm.
+
+    The firm values come first, each with the number of its records. The value of the latest record follows if it is
+    another one. The last word is the quarter of that record.
+    """
+    firm = [one for one in group if one.firm]
+    if not firm:
+        return []
+    words = [word for one in firm for word in (one.value, str(len(one.rests_on)))]
+    latest = max(group, key=lambda one: one.last)  # of several, the first, which is the strongest
+    if latest.value not in {one.value for one in firm} and all(one.last < latest.last for one in firm):
+        words += ["lately", latest.value, str(len(latest.rests_on))]
+    return [*words, quarter(latest.last)] if latest.last else words
+
+
+def quarter(time: int) -> str:
+    """Return the quarter of a time as one word, e.g. `2021q1`; "" if the time is 0 (unknown)."""
+    day = datetime.fromtimestamp(time, UTC)
+    return f"{day.year}q{(day.month + 2) // 3}" if time else ""
 
 
 def patterns_by_category(purchases: Sequence[Purchase], summarizer: Summarizer) -> dict[str, list[Preference]]:
@@ -171,15 +208,17 @@ def local_entries(purchases: Sequence[Purchase], summarizer: Summarizer, config:
     by_category = patterns_by_category(purchases, summarizer)
     patterns = [pattern for category in by_category.values() for pattern in category]
     entries = preference_entries(purchases[0].user, [*summarizer.profile(patterns), *patterns], config)
-    return entries + [record_entry(one, config) for one in reversed(purchases) if "record" in config.levels]
+    latest_first = reversed(purchases) if "record" in config.levels else ()
+    return entries + [record_entry(one, summarizer.telling(one), config) for one in latest_first]
 
 
 def global_line(aspect: Aspect, config: MemoryConfig) -> MemoryEntry:
-    """Return the global entry: `mug price`, or with a description `mug price: what a buyer is ready to pay`."""
-    text = plain(f"{aspect.scenario} {aspect.name}")
+    """Return the global entry: `mug price likely hiking`, or `mug price: what a buyer is ready to pay`."""
+    text = plain(f"{aspect.scenario} {aspect.name} {aspect.certainty} {aspect.use}")
     if description := plain(aspect.description, max(config.line_words - len(text.split()), 0)):
         text = f"{text}: {description}"
-    identity = "@global/" + entry_id(aspect.scenario, aspect.name)  # an encoded user name holds no "@"
+    place = filter(None, (aspect.scenario, aspect.use, aspect.name))
+    identity = "@global/" + entry_id(*place)  # an encoded user name holds no "@"
     return MemoryEntry(identity, None, "global", text, (), aspect.scenario, len(aspect.users))
 
 
@@ -285,10 +324,12 @@ class Memory:
         # 1. Take the train users' purchases before their first query; they contain no target.
         histories = train_histories(dataset, train_users)
         # 2. Let the summariser learn how people write.
-        summarizer = summarizer.fit([purchase for history in histories for purchase in history])
+        purchases = [purchase for history in histories for purchase in history]
+        summarizer = summarizer.fit(purchases, dataset.meta.get("uses", ()))
         # 3. Eq. 6: find the aspects that decide between bought and unchosen items.
         contrasts = sample_contrasts(histories, dataset.items.values(), config, rng)
-        shared = global_entries(summarizer, contrasts, config)
+        aspects = global_aspects(summarizer, contrasts, config)
+        summarizer, shared = summarizer.informed(aspects), tuple(global_line(aspect, config) for aspect in aspects)
         # 4. Eq. 1, 4, 5: write the train users' entries; fit the text space to their common words and the global lines.
         local = [[entry.text for entry in local_entries(history, summarizer, config)] for history in histories]
         texts = common_words(local, config.min_users) + [entry.text for entry in shared]
@@ -329,8 +370,9 @@ class Memory:
 def join(dataset: Dataset, history: Sequence[Interaction]) -> tuple[Purchase, ...]:
     """Join each interaction of `history` (oldest first) with its item. A record's id contains its place there."""
     return tuple(
-        Purchase(entry_id(one.user, "record", place), one.user, dataset.items[one.item], one.rating, one.review)
+        Purchase(entry_id(who, "record", place), who, dataset.items[one.item], one.rating, one.review, one.time)
         for place, one in enumerate(history)
+        for who in [one.user]
     )
 
 
@@ -349,11 +391,8 @@ def common_words(texts_by_user: Sequence[Sequence[str]], min_users: int) -> list
     return [" ".join(w for w in words(text) if users[w] >= min_users) for texts in texts_by_user for text in texts]
 
 
-def global_entries(
-    summarizer: Summarizer, contrasts: Sequence[Contrast], config: MemoryConfig
-) -> tuple[MemoryEntry, ...]:
-    """Eq. (6): return an entry for each canonical aspect that at least `min_users` users support."""
+def global_aspects(summarizer: Summarizer, contrasts: Sequence[Contrast], config: MemoryConfig) -> list[Aspect]:
+    """Eq. (6): return the canonical aspects that at least `min_users` users support, best supported first."""
     merged = summarizer.merge(summarizer.aspects(contrasts)) if contrasts else []
     supported = [aspect for aspect in merged if len(aspect.users) >= config.min_users]
-    supported.sort(key=lambda aspect: (aspect.scenario, -len(aspect.users), aspect.name))
-    return tuple(global_line(aspect, config) for aspect in supported)
+    return sorted(supported, key=lambda aspect: (aspect.scenario, aspect.use, -len(aspect.users), aspect.name))

@@ -1,79 +1,187 @@
-"""Scripted policies: a mediocre teacher to imitate, and an expert that knows which aspects matter.
+"""Scripted policies: a mediocre teacher to imitate, scripts that are told nothing, and an expert that is told a lot.
 
 Flow: before `imitation`. A script plays an episode in place of the policy: it gets the state of the episode and returns
 the tokens of the next turn. Every script first plans its look-ups (memory searches) and then makes one per turn. It
-notes one line of each reply. Its answer is the text of the query followed by the notes.
+notes one value from each reply, or nothing. Its answer is the text of the query followed by the notes.
 
-`imitation` trains on the teacher's episodes ("traces"). The teacher is mediocre on purpose, so that reinforcement has
-something to improve: how many look-ups it makes, which ones, and which line it notes is partly random. The expert looks
-up exactly the aspects that matter. It needs `Query.truth`, which only the synthetic shop has. No policy imitates it.
+Three kinds of scripts:
+
+- The *untold* scripts (`UNTOLD`) read what the policy reads and know nothing else. Each combines a few plain rules: which
+  global lines to look up, which line of a reply to read first, and which of its values to note. The best of them, chosen
+  on validation users (`best_untold`), is the simple rival of the policy.
+- The *teacher* makes the same choices at random, many of them badly. Imitation trains on its episodes ("traces"). It is
+  mediocre on purpose, so that reinforcement has something to improve.
+- The *expert* is told which aspects matter for the query, and which tastes change. Only the synthetic shop knows this
+  (`Query.truth`, `WorldConfig.drifting`). It is not told any value. No policy imitates it.
 
 Equations: none. Departure: the paper has no scripts; it starts from an instruct model. The probabilities were tuned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import unquote
 
 import numpy as np
 
-from mrrec_mini.datatypes import MemoryEntry
+from mrrec_mini.datatypes import MemoryEntry, Query
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.memory import plain
 from mrrec_mini.rollout import Script, State
+from mrrec_mini.summarize import CERTAINTY
 
 QUERY_WORDS = 12  # an answer repeats at most this many words of the query, so that there is room for the notes
+
+
+@dataclass(frozen=True)
+class ScriptConfig:
+    """The rules of an untold script."""
+
+    lines: str = "situation"  # global lines to look up: "first", those of the "category", or of category and use
+    certain: bool = False  # skip lines that memory marks "maybe"
+    open: bool = True  # skip aspects that the query states
+    pattern_first: bool = True  # read the category's line before the profile's line
+    value: str = "often"  # which value of a line to note: "often", "lately", or the latest if "repeated"
+    least: int = 1  # note a value only if at least this many records support it
+
+
+UNTOLD: dict[str, ScriptConfig] = {
+    "first three lines": ScriptConfig(lines="first", open=False),
+    "category": ScriptConfig(lines="category"),
+    "situation": ScriptConfig(),
+    "situation, said too": ScriptConfig(open=False),
+    "situation, profile first": ScriptConfig(pattern_first=False),
+    "situation, lately": ScriptConfig(value="lately"),
+    "situation, lately, profile first": ScriptConfig(value="lately", pattern_first=False),
+    "situation, repeated": ScriptConfig(value="repeated"),
+    "situation, repeated, profile first": ScriptConfig(value="repeated", pattern_first=False),
+    "certain": ScriptConfig(certain=True),
+    "certain, lately": ScriptConfig(certain=True, value="lately"),
+    "certain, lately, profile first": ScriptConfig(certain=True, value="lately", pattern_first=False),
+    "certain, seen twice": ScriptConfig(certain=True, least=2),
+    "certain, lately, seen twice": ScriptConfig(certain=True, value="lately", least=2),
+}
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
     """Probabilities that set how good the teacher is, each in 0..1."""
 
-    stop: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probability of 0, 1, 2, 3 look-ups
-    on_topic: float = 0.7  # that a look-up asks for a global line of the query's scenario
-    believe: float = 0.6  # that the teacher notes the line that answers the look-up; otherwise it notes a random line
+    stop: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probability of at most 0, 1, 2, 3 look-ups
+    on_topic: float = 0.7  # that a look-up asks for a global line of the query's situation
+    believe: float = 0.6  # that the teacher reads the line that answers the look-up; otherwise it reads a random line
+    lately: float = 0.5  # that it notes the latest value of a line, not the most frequent one
+    silent: float = 0.1  # that it notes nothing
 
 
-def teacher(
-    grammar: Grammar, config: TeacherConfig, rng: np.random.Generator, aspects: Sequence[str] = (), max_calls: int = 3
-) -> Callable[[State], Script]:
-    """Return a function that makes the teacher's script for an episode from the first state of the episode.
+# --- what a line says -------------------------------------------------------------------------------------------------
 
-    A script makes at most `max_calls` look-ups. If the prompt shows no global memory, it looks up names from `aspects`.
+
+def aspect_of(line: MemoryEntry) -> str:
+    """Return the aspect that a line is about, from the end of its id; "" for a record, which is about several."""
+    return "" if line.level == "record" else unquote(line.id.rsplit("/", 1)[1])
+
+
+def is_about(line: MemoryEntry, query: str) -> bool:
+    """Return whether a global line names the query's category, and no use or the query's use."""
+    said, rest = set(plain(query).split()), plain(line.text).removeprefix(plain(line.scenario)).split()
+    use = [word for word in rest if word not in CERTAINTY and word not in aspect_of(line).split()]
+    return set(plain(line.scenario).split()) <= said and (set(use) <= said or ":" in line.text)
+
+
+def value_of(entry: MemoryEntry, aspect: str, lately: bool = False) -> tuple[str, int]:
+    """Return the value that an entry states for an aspect, and the number of records behind it; ("", 0) if none.
+
+    A pattern or a profile line states the most frequent value and, if it is another one, the latest. A record states a
+    value per aspect.
     """
-    guesses = [MemoryEntry(f"guess/{name}", None, "global", name) for name in aspects]
-    read = partial(believed_line, believe=config.believe, rng=rng)
-    return lambda state: run_plan(grammar, plan_lookups(state, guesses, config, rng)[:max_calls], read)
+    words = plain(entry.text).split()
+    if entry.level == "record":
+        place = next((i for i in range(1, len(words) - 1) if words[i] == aspect), 0)
+        return (words[place + 1], 1) if place else ("", 0)
+    if aspect_of(entry) != aspect:
+        return "", 0
+    head = len((plain(entry.scenario) or "overall").split()) + len(aspect.split())
+    found = words[head:]
+    if lately and "lately" in found:
+        found = found[found.index("lately") + 1 :]
+    count = next((i for i, word in enumerate(found) if word.isdigit()), len(found))
+    return " ".join(found[:count]), int(found[count]) if count < len(found) else 1
 
 
-def plan_lookups(
+def note_of(entry: MemoryEntry, aspect: str = "", lately: bool = False) -> str:
+    """Return "aspect value" as an entry states it; "" if it states nothing. `aspect` "": the first that it is about."""
+    aspect = aspect or aspect_of(entry) or first_aspect(entry)
+    value, _ = value_of(entry, aspect, lately)
+    return f"{aspect} {value}" if value else ""
+
+
+def first_aspect(record: MemoryEntry) -> str:
+    """Return the word after the rating of a record: the first aspect that it states; "" if it states none."""
+    words = record.text.split(":")[0].split()
+    return words[words.index("rated") + 2] if "rated" in words[:-2] else ""
+
+
+def best_lines(entries: Sequence[MemoryEntry], aspect: str, scenario: str, pattern_first: bool) -> list[MemoryEntry]:
+    """Return the entries that state a value of `aspect`: the category's pattern, the profile line, then records."""
+    levels = ("pattern", "profile", "record") if pattern_first else ("profile", "pattern", "record")
+    usable = [e for e in entries if e.level != "pattern" or e.scenario == plain(scenario)]
+    return [e for level in levels for e in usable if e.level == level and note_of(e, aspect)]
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+def lookup_text(line: MemoryEntry) -> str:
+    """Return what to search for to answer a global line: `mug price likely hiking` -> `mug overall price`.
+
+    A pattern of the category and the profile line both match two of these words, and other lines at most one.
+    """
+    return f"{plain(line.scenario)} overall {aspect_of(line)}".strip()
+
+
+def one_per_aspect(lines: Sequence[MemoryEntry]) -> list[MemoryEntry]:
+    """Return the lines without those that repeat an aspect: they would ask the same thing twice."""
+    return list({aspect_of(line): line for line in reversed(lines)}.values())[::-1]
+
+
+def states(query: Query, aspect: str) -> bool:
+    """Return whether the query itself states a value of the aspect."""
+    return f" {aspect} " in f" {plain(query.text)} "
+
+
+def planned(state: State, config: ScriptConfig) -> list[MemoryEntry]:
+    """Return the global lines that an untold script looks up, in the order of the prompt."""
+    shown, text = list(state.global_entries), state.query.text
+    if config.lines == "category":
+        shown = [line for line in shown if plain(line.scenario) in plain(text)]
+    elif config.lines == "situation":
+        shown = [line for line in shown if is_about(line, text)]
+    lines = [line for line in shown if not (config.certain and CERTAINTY[0] in line.text.split())]
+    return one_per_aspect([line for line in lines if not (config.open and states(state.query, aspect_of(line)))])
+
+
+def random_plan(
     state: State, guesses: Sequence[MemoryEntry], config: TeacherConfig, rng: np.random.Generator
 ) -> list[MemoryEntry]:
-    """Draw the global lines to look up: with probability `on_topic` a line of the query's scenario, else another line.
+    """Draw the teacher's look-ups: each is on topic with probability `on_topic`, else it asks for another line.
 
     The look-ups are in the order of the lines in the prompt. So a policy that imitates them only needs to continue
     after the line used last; in random order, it would have to remember all lines that were used.
     """
     wanted = rng.choice(len(config.stop), p=config.stop)
     shown = list(state.global_entries or guesses)
-    topic = shown[0].scenario if shown else ""  # retrieval puts the best match first
     lines, plan = shown, []
     while lines and len(plan) < wanted:
-        on_topic = [line for line in lines if line.scenario == topic]
-        others = [line for line in lines if line.scenario != topic]
+        on_topic = [line for line in lines if is_about(line, state.query.text)]
+        others = [line for line in lines if line not in on_topic]
         pool = on_topic if (on_topic and rng.random() < config.on_topic) or not others else others
         line = pool[rng.integers(len(pool))]
-        # one look-up per aspect: two lines of the same aspect would ask the same thing twice
         lines = [other for other in lines if aspect_of(other) != aspect_of(line)]
         plan.append(line)
     return sorted(plan, key=shown.index)
-
-
-def expert(grammar: Grammar) -> Callable[[State], Script]:
-    """Like `teacher`, but the scripts look up exactly the aspects that matter, and note the line that answers."""
-    return lambda state: run_plan(grammar, true_plan(state), best_line)
 
 
 def true_plan(state: State) -> list[MemoryEntry]:
@@ -84,59 +192,89 @@ def true_plan(state: State) -> list[MemoryEntry]:
     return [MemoryEntry(f"truth/{a}", None, "global", f"{head} {a}", scenario=head) for a in state.query.truth]
 
 
-def run_plan(
-    grammar: Grammar,
-    plan: Sequence[MemoryEntry],
-    read: Callable[[Sequence[MemoryEntry], MemoryEntry], MemoryEntry | None],
-) -> Script:
-    """Return a script that carries out `plan`. `read(entries, line)` chooses the entry of a reply to note, or None."""
-    noted: list[MemoryEntry] = []
+# --- the scripts ------------------------------------------------------------------------------------------------------
+
+Read = Callable[[Sequence[MemoryEntry], MemoryEntry], tuple[str, MemoryEntry | None]]  # reply, line -> note, its entry
+
+
+def teacher(
+    grammar: Grammar, config: TeacherConfig, rng: np.random.Generator, aspects: Sequence[str] = (), max_calls: int = 3
+) -> Callable[[State], Script]:
+    """Return a function that makes the teacher's script for an episode from the first state of the episode.
+
+    A script makes at most `max_calls` look-ups. If the prompt shows no global memory, it looks up names from `aspects`.
+    """
+    guesses = [MemoryEntry(f"guess/{name}", None, "global", name) for name in aspects]
+    read = partial(read_at_random, config=config, rng=rng)
+    return lambda state: run_plan(grammar, random_plan(state, guesses, config, rng)[:max_calls], read)
+
+
+def untold(grammar: Grammar, config: ScriptConfig, max_calls: int = 3) -> Callable[[State], Script]:
+    """Like `teacher`, but the scripts follow the rules of `config`."""
+    read = partial(read_by_rule, config=config)
+    return lambda state: run_plan(grammar, planned(state, config)[:max_calls], read)
+
+
+def expert(grammar: Grammar, drifting: Collection[str] = ()) -> Callable[[State], Script]:
+    """Like `teacher`, but the scripts look up exactly the aspects that matter.
+
+    They note the latest value of an aspect in `drifting`, and the most frequent value of another.
+    """
+
+    def read(entries: Sequence[MemoryEntry], line: MemoryEntry) -> tuple[str, MemoryEntry | None]:
+        lately = aspect_of(line) in drifting
+        return read_by_rule(entries, line, ScriptConfig(value="lately" if lately else "often", pattern_first=not lately))
+
+    return lambda state: run_plan(grammar, true_plan(state), read)
+
+
+def run_plan(grammar: Grammar, plan: Sequence[MemoryEntry], read: Read) -> Script:
+    """Return a script that carries out `plan`. `read(entries, line)` returns what to note of a reply, and its entry."""
+    noted: list[tuple[str, MemoryEntry]] = []
 
     def script(state: State) -> list[int]:
         # 1. The first thought names the planned aspects; each later thought is the note taken from the last reply.
-        think = " ".join(aspect_of(line) for line in plan)
+        think = " ".join(map(aspect_of, plan))
         if done := len(state.calls):
-            entry = read(state.calls[-1].entries, plan[done - 1])
-            think = note_of(entry) if entry else ""
+            think, entry = read(state.calls[-1].entries, plan[done - 1])
             if entry:
-                noted.append(entry)
+                noted.append((think, entry))
         # 2. Make the next look-up of the plan.
         if done < len(plan):
-            return grammar.write_search(think, plan[done].text)
+            return grammar.write_search(think, lookup_text(plan[done]))
         # 3. The plan is done: answer with the query's first words and the notes; the noted entries are the evidence.
         shown = [entry.id for entry in state.shown]
-        evidence = sorted({shown.index(entry.id) for entry in noted})
+        evidence = sorted({shown.index(entry.id) for _, entry in noted})
         wish = state.query.text.split()[:QUERY_WORDS]
-        return grammar.write_final(think, " ".join([*wish, *map(note_of, noted)]), evidence)
+        return grammar.write_final(think, " ".join([*wish, *(note for note, _ in noted)]), evidence)
 
     return script
 
 
-def aspect_of(line: MemoryEntry) -> str:
-    """Return the text of a global line without its scenario: `mug price` -> `price`."""
-    return line.text.removeprefix(plain(line.scenario)).strip()
-
-
-def note_of(entry: MemoryEntry) -> str:
-    """Return an entry's text without its scenario (`mug price luxury` -> `price luxury`), or words 2-4 of a record."""
-    if entry.level == "record":
-        return " ".join(entry.text.split()[1:4])
-    return entry.text.removeprefix(plain(entry.scenario) or "overall").strip()
-
-
-def best_line(entries: Sequence[MemoryEntry], line: MemoryEntry) -> MemoryEntry | None:
-    """Return the entry on the aspect of `line`: one of the same category, else one of the user profile, else None."""
+def read_by_rule(
+    entries: Sequence[MemoryEntry], line: MemoryEntry, config: ScriptConfig
+) -> tuple[str, MemoryEntry | None]:
+    """Return the note that the rules of `config` take from a reply, and its entry; ("", None) if they take none."""
     aspect = aspect_of(line)
-    about = [e for e in entries if e.level != "record" and note_of(e).startswith(f"{aspect} ")]
-    here = [e for e in about if e.scenario and e.scenario == plain(line.scenario)]
-    return next(iter(here + [e for e in about if e.level == "profile"]), None)
+    for entry in best_lines(entries, aspect, line.scenario, config.pattern_first)[:1]:
+        latest = value_of(entry, aspect, lately=True)
+        use_latest = config.value == "lately" or (config.value == "repeated" and latest[1] > 1)
+        value, count = latest if use_latest else value_of(entry, aspect)
+        if count >= config.least:
+            return f"{aspect} {value}", entry
+    return "", None
 
 
-def believed_line(
-    entries: Sequence[MemoryEntry], line: MemoryEntry, believe: float, rng: np.random.Generator
-) -> MemoryEntry | None:
-    """Return `best_line`, if any, with probability `believe`, otherwise a random entry; None if `entries` is empty."""
-    best = best_line(entries, line)
-    if not entries or (best is not None and rng.random() < believe):
-        return best
-    return entries[rng.integers(len(entries))]
+def read_at_random(
+    entries: Sequence[MemoryEntry], line: MemoryEntry, config: TeacherConfig, rng: np.random.Generator
+) -> tuple[str, MemoryEntry | None]:
+    """Return the note that the teacher takes from a reply, and its entry; ("", None) if it takes none."""
+    aspect, lately = aspect_of(line), rng.random() < config.lately
+    if not entries or rng.random() < config.silent:
+        return "", None
+    if rng.random() < config.believe:
+        found = best_lines(entries, aspect, line.scenario, pattern_first=rng.random() < 0.5)
+        return (note_of(found[0], aspect, lately), found[0]) if found else ("", None)
+    entry = entries[rng.integers(len(entries))]
+    note = note_of(entry, "", lately)
+    return (note, entry) if note else ("", None)

@@ -25,7 +25,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -39,17 +39,21 @@ COMPLAINTS = frozenset(
 )
 
 
+CERTAINTY = ("maybe", "likely", "surely")
+
+
 @dataclass(frozen=True)
 class ExtractiveConfig:
     """Weights and thresholds. A five-star purchase without a review has strength 1."""
 
     mention_weight: float = 6.0  # m: the weight of a mention in a review
-    min_pattern: float = 2.0  # two silent five-star purchases, or one mention, at full attention
+    min_pattern: float = 0.5  # one liked purchase
     min_profile: float = 0.5  # low, so that nearly all aspects get a line: a weak guess beats none
     max_values: int = 2  # most values of an aspect in a line; reached only if items have several
-    min_lift: float = 0.1  # smallest mean of `agreement_gain` for an aspect that decides, 0..1
+    min_lift: float = 0.15  # smallest mean of `agreement_gain` for an aspect that decides, 0..1
     min_z: float = 3.0  # smallest lift / standard error of the lift
-    sharpness: float = 2.0  # exponent of the attention
+    min_z_use: float = 1.5  # the same for one use of a category, for which there are fewer purchases
+    certain: tuple[float, float] = (3.0, 5.0)  # from how many standard errors on a lift is likely, and sure
     word_count: int = 8  # fewest reviews that must contain a word before it can stand for a value
     word_share: float = 0.8  # smallest share of these reviews whose item has the value
     word_z: float = 4.0  # standard errors by which the share must exceed the value's share of all purchases
@@ -92,31 +96,25 @@ def learn_words(purchases: Sequence[Purchase], config: ExtractiveConfig) -> dict
 
 @dataclass(frozen=True)
 class Reading:
-    """What `ExtractiveSummarizer.fit` learned from the train users' reviews."""
+    """What the summariser knows: how train users write, and which aspects decide where."""
 
     words: Mapping[str, Value] = field(default_factory=dict)  # review word -> the value it stands for
-    attention: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (scenario, aspect) -> 0..1; absent: 1
+    uses: tuple[str, ...] = ()  # what people buy things for
+    deciding: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)  # scenario -> use -> aspects
+
+    def attended(self, purchase: Purchase) -> tuple[frozenset[str], frozenset[str]] | None:
+        """Return the aspects that decide (in the purchase's category for its use, in its category for any use).
+
+        None if no aspect is known to decide in this category: then all count.
+        """
+        by_use = self.deciding.get(plain(purchase.scenario))
+        return by_use and (by_use[use_of(purchase, self.uses)], by_use[""])
 
 
-def learn_attention(
-    purchases: Iterable[Purchase], words: Mapping[str, Value], config: ExtractiveConfig
-) -> dict[tuple[str, str], float]:
-    """Return {(scenario, aspect): attention}, with attention = (1 - (m* - m)) ** sharpness, in 0..1.
-
-    m is the share of the scenario's purchases whose review mentions the aspect; m* is the largest m of the scenario.
-    If no review mentions any aspect, all attention is 1.
-    """
-    reviews: Counter[str] = Counter()
-    mentioned: Counter[tuple[str, str]] = Counter()
-    for purchase in purchases:
-        scenario = plain(purchase.scenario)
-        reviews[scenario] += 1
-        about = mentions(purchase, words)
-        mentioned.update({(scenario, aspect): 0 for aspect, _ in about})  # an aspect never mentioned counts 0
-        mentioned.update({(scenario, aspect) for (aspect, _), found in about.items() if found})
-    share = {key: count / reviews[key[0]] for key, count in mentioned.items()}
-    most = {scenario: part for (scenario, _), part in sorted(share.items(), key=lambda pair: pair[1])}  # last = largest
-    return {key: (1 - (most[key[0]] - part)) ** config.sharpness for key, part in share.items()}
+def use_of(purchase: Purchase, uses: Sequence[str]) -> str:
+    """Return the use that the review names ("bought for hiking"); "" if it names none, or several."""
+    said = set(re.findall(r"\bfor ([^\W_]+)", purchase.review.lower())) & set(uses) if uses else set()
+    return said.pop() if len(said) == 1 else ""
 
 
 def mentions(purchase: Purchase, words: Mapping[str, Value]) -> dict[Value, list[frozenset[str]]]:
@@ -132,12 +130,13 @@ def mentions(purchase: Purchase, words: Mapping[str, Value]) -> dict[Value, list
 def stances(purchase: Purchase, reading: Reading, config: ExtractiveConfig) -> dict[Value, float]:
     """Return how much a purchase speaks for (+) or against (-) each value of its item: see the module docstring."""
     liking = (purchase.rating - 3) / 2  # -1..1
+    attended = reading.attended(purchase)
     result = {}
     for (aspect, value), about in mentions(purchase, reading.words).items():
         complaint = any(sentence & COMPLAINTS for sentence in about)
         mentioned = -config.mention_weight if complaint else config.mention_weight * (1 + min(liking, 0.0))
-        stance = mentioned if about else liking
-        result[aspect, value] = stance * reading.attention.get((plain(purchase.scenario), aspect), 1.0)
+        counts = attended is None or aspect in attended[bool(about)]  # a mention counts for any use of the category
+        result[aspect, value] = (mentioned if about else liking) if counts else 0.0
     return result
 
 
@@ -166,12 +165,13 @@ def merge_names(aspects: Iterable[Aspect]) -> list[Aspect]:
     """Return one aspect per (scenario, canonical name), with the users of all spellings of the name."""
     aspects = list(aspects)
     canonical = canonical_names(aspect.name for aspect in aspects)
-    merged: dict[tuple[str, str], Aspect] = {}
+    merged: dict[tuple[str, str, str], Aspect] = {}
     for aspect in aspects:
         if name := canonical[aspect.name]:
-            key = (aspect.scenario, name)
-            known = merged.get(key, Aspect(*key, frozenset()))
-            merged[key] = Aspect(*key, known.users | aspect.users, known.description or aspect.description)
+            key = (aspect.scenario, aspect.use, name)
+            known = merged.get(key, replace(aspect, name=name))
+            described = known.description or aspect.description
+            merged[key] = replace(known, users=known.users | aspect.users, description=described)
     return list(merged.values())
 
 
@@ -182,27 +182,51 @@ class ExtractiveSummarizer:
     config: ExtractiveConfig = ExtractiveConfig()
     reading: Reading = field(default_factory=Reading, repr=False)  # what `fit` learned
 
-    def fit(self, purchases: Sequence[Purchase]) -> ExtractiveSummarizer:
-        """Learn which words reviews use for values, and from these which aspects each scenario's reviews mention."""
-        words = learn_words(purchases, self.config)
-        return ExtractiveSummarizer(self.config, Reading(words, learn_attention(purchases, words, self.config)))
+    def fit(self, purchases: Sequence[Purchase], uses: Sequence[str] = ()) -> ExtractiveSummarizer:
+        """Learn which words reviews use for values."""
+        return replace(self, reading=Reading(learn_words(purchases, self.config), tuple(map(plain, uses))))
+
+    def informed(self, aspects: Sequence[Aspect]) -> ExtractiveSummarizer:
+        """Return a summariser that counts a value only if its aspect decides: see `stances`."""
+        deciding: dict[str, dict[str, frozenset[str]]] = {}
+        for scenario in {aspect.scenario for aspect in aspects}:
+            here = [aspect for aspect in aspects if aspect.scenario == scenario]
+            deciding[scenario] = {
+                use: frozenset(aspect.name for aspect in here if aspect.use in ("", use)) for use in self.reading.uses
+            }
+            deciding[scenario][""] = frozenset(aspect.name for aspect in here)  # the use of a purchase is not known
+        return replace(self, reading=replace(self.reading, deciding=deciding))
+
+    def telling(self, purchase: Purchase) -> list[Value]:
+        """Return the values of the item for which this purchase speaks, the strongest first."""
+        found = stances(purchase, self.reading, self.config)
+        return sorted((value for value, stance in found.items() if stance > 0), key=lambda value: -found[value])
 
     def pack(self) -> dict:
         """Return the summariser as values for JSON, from which `unpack` rebuilds it."""
-        attention = [[*key, value] for key, value in self.reading.attention.items()]
-        return {"config": asdict(self.config), "words": dict(self.reading.words), "attention": attention}
+        reading = self.reading
+        deciding = {s: {use: sorted(names) for use, names in by_use.items()} for s, by_use in reading.deciding.items()}
+        return {
+            "config": asdict(self.config),
+            "words": dict(reading.words),
+            "uses": list(reading.uses),
+            "deciding": deciding,
+        }
 
     @classmethod
     def unpack(cls, fields: Mapping) -> ExtractiveSummarizer:
         """Rebuild a summariser from the result of `pack`; it writes the same lines."""
         words = {word: tuple(value) for word, value in fields["words"].items()}
-        attention = {(scenario, aspect): value for scenario, aspect, value in fields["attention"]}
-        return cls(ExtractiveConfig(**fields["config"]), Reading(words, attention))
+        deciding = {
+            scenario: {use: frozenset(names) for use, names in by_use.items()}
+            for scenario, by_use in fields["deciding"].items()
+        }
+        return cls(ExtractiveConfig(**fields["config"]), Reading(words, tuple(fields["uses"]), deciding))
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
         """Eq. (4): return preferences in one category; strength(aspect, value) = sum of the purchases' stances."""
         evidence = [
-            (value, stance, (purchase.record,) if stance > 0 else ())
+            (value, stance, (purchase.record,) if stance > 0 else (), purchase.time if stance > 0 else 0)
             for purchase in purchases
             for value, stance in stances(purchase, self.reading, self.config).items()
         ]
@@ -212,7 +236,7 @@ class ExtractiveSummarizer:
 
     def profile(self, patterns: Sequence[Preference]) -> list[Preference]:
         """Eq. (5): return the profile; strength(aspect, value) = sum of the strengths of all patterns, firm or not."""
-        evidence = [((one.aspect, one.value), one.strength, one.rests_on) for one in patterns]
+        evidence = [((one.aspect, one.value), one.strength, one.rests_on, one.last) for one in patterns]
         per_line = Counter((one.scenario, one.aspect) for one in patterns if one.firm)  # values in each pattern line
         several = {aspect: count for (_, aspect), count in sorted(per_line.items(), key=lambda pair: pair[1])}
         return self._preferences("", evidence, several, self.config.min_profile)
@@ -223,46 +247,79 @@ class ExtractiveSummarizer:
         """Return all preferences, strongest first. The `several[aspect]` best are firm if they reach `least`."""
         strength: dict[Value, float] = defaultdict(float)
         rests_on: dict[Value, list[str]] = defaultdict(list)
-        for value, amount, records in evidence:
+        last: dict[Value, int] = defaultdict(int)
+        for value, amount, records, time in evidence:
             strength[value] += amount
             rests_on[value] += records
+            last[value] = max(last[value], time)
         written: Counter[str] = Counter()
         preferences = []
         for (aspect, value), total in sorted(strength.items(), key=lambda pair: (-pair[1], pair[0])):
             firm = total >= least and written[aspect] < min(several.get(aspect, 1), self.config.max_values)
             written[aspect] += firm
-            preferences.append(Preference(scenario, aspect, value, total, tuple(rests_on[aspect, value]), firm))
+            records = tuple(rests_on[aspect, value])
+            preferences.append(Preference(scenario, aspect, value, total, records, firm, last[aspect, value]))
         return preferences
 
     def aspects(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
-        """Eq. (6): return the aspects with a lift above `min_lift` and `min_z` standard errors, and their `parents`."""
-        decisive: list[Aspect] = []
-        for (scenario, aspect), by_user in self.lifts(contrasts).items():
-            mean, error = lift(list(by_user.values()))
-            if mean > self.config.min_lift and mean > self.config.min_z * error:
-                decisive.append(Aspect(scenario, aspect, frozenset(user for user, gain in by_user.items() if gain > 0)))
-        return decisive + parents(decisive, {contrast.bought.item.category for contrast in contrasts})
+        """Eq. (6): return the aspects that decide, first judged by all values, then by the values that decide.
 
-    def lifts(self, contrasts: Sequence[Contrast]) -> dict[tuple[str, str], dict[str, float]]:
-        """Return {(scenario, aspect): {user: mean agreement gain over this user's contrasts, -1..1}}."""
+        An aspect decides in a whole category if it does so in most of its uses, otherwise for single uses.
+        """
+        first = self.decisive(contrasts)
+        found = self.informed(first).decisive(contrasts)
+        general = [aspect for aspect in found if not aspect.use]
+        return found + parents(general, {contrast.bought.item.category for contrast in contrasts})
+
+    def decisive(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
+        """Return the aspects with a lift above `min_lift` and enough standard errors."""
+        config, found = self.config, []
+        measured = {key: (lift(list(by_user.values())), by_user) for key, by_user in self.lifts(contrasts).items()}
+        uses: dict[str, set[str]] = defaultdict(set)
+        for scenario, use, _ in measured:
+            uses[scenario] |= {use} - {""}
+        for (scenario, use, name), ((mean, error), by_user) in measured.items():
+            if mean <= config.min_lift or mean <= (config.min_z_use if use else config.min_z) * error:
+                continue
+            lifts = [measured[scenario, u, name][0][0] for u in uses[scenario] if (scenario, u, name) in measured]
+            everywhere = sum(one > config.min_lift for one in lifts) > len(uses[scenario]) / 2 or not uses[scenario]
+            if everywhere != (use == ""):
+                continue
+            users = frozenset(user for user, gain in by_user.items() if gain > 0)
+            found.append(Aspect(scenario, name, users, use=use, certainty=certainty(mean / error if error else math.inf, config)))
+        return found
+
+    def lifts(self, contrasts: Sequence[Contrast]) -> dict[tuple[str, str, str], dict[str, float]]:
+        """Return {(scenario, use, aspect): {user: mean agreement gain over this user's contrasts, -1..1}}.
+
+        Use "" takes all contrasts of the scenario together.
+        """
+        stance_of: dict[str, dict[Value, float]] = {}  # record -> stances
         totals: dict[str, dict[Value, float]] = {}  # user -> sums of stances
-        gains: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        gains: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for contrast in contrasts:
             bought, user = contrast.bought, contrast.bought.user
             if user not in totals:
                 totals[user] = defaultdict(float)
                 for one in contrast.history:
-                    for value, stance in stances(one, self.reading, self.config).items():
+                    stance_of[one.record] = stances(one, self.reading, self.config)
+                    for value, stance in stance_of[one.record].items():
                         totals[user][value] += stance
-            own = stances(bought, self.reading, self.config)
+            own = stance_of[bought.record]
             others = {value: total - own.get(value, 0.0) for value, total in totals[user].items()}
             for aspect, gain in agreement_gain(contrast, favourites(others)).items():
-                gains[plain(bought.scenario), aspect][user].append(gain)
+                for use in {"", use_of(bought, self.reading.uses)}:
+                    gains[plain(bought.scenario), use, aspect][user].append(gain)
         return {key: {user: float(np.mean(g)) for user, g in by_user.items()} for key, by_user in gains.items()}
 
     def merge(self, aspects: Sequence[Aspect]) -> list[Aspect]:
         """Merge spellings of a name. Aspect names come from item attributes, so they name no product or user."""
         return merge_names(aspects)
+
+
+def certainty(z: float, config: ExtractiveConfig) -> str:
+    """Return the word that a global line carries for a lift of z standard errors."""
+    return CERTAINTY[sum(z >= bound for bound in config.certain)]
 
 
 def values_per_item(items: Iterable[Item]) -> dict[str, int]:

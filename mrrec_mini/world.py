@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -130,16 +131,23 @@ class WorldConfig:
     users: int = 340
     items: int = 5000
     categories: int = 20  # at most 40
-    relevant: int = 3  # number of aspects that matter in a category
-    held: int = 5  # number of categories that no training query asks for
-    history: int = 14  # number of purchases of a person before the queries
-    queries: int = 5  # number of queries of a person; all at one time, after the history
-    exceptions: float = 0.1  # chance that a person wants another value of an aspect in one category
+    uses: int = 4  # at most 8
+    relevant: int = 3  # number of aspects that matter for a category and a use
+    by_use: int = 2  # so many of these depend on the use, the others hold for the whole category
+    held: int = 3  # number of categories that no training query asks for
+    held_pairs: int = 12  # number of pairs of another category and a use that no training query names
+    history: int = 24  # number of purchases of a person before the queries
+    days: int = 30  # between two purchases
+    queries: int = 6  # number of queries of a person; all at one time, after the history
+    drifting: tuple[str, ...] = ("color", "style", "texture", "scent", "sound")  # the aspects whose tastes may change
+    drift: float = 0.9  # chance that a person's taste in such an aspect changes once during the history
+    exceptions: float = 0.05  # chance that a person wants another value of an aspect in one category
     follow: float = 0.85  # chance that a purchase follows a preference
     follow_target: float = 0.95  # the same chance for the target of a query
     suits: float = 0.7  # chance that an item suits a use
     mention: float = 0.7  # chance that a review mentions an aspect that mattered
-    said: tuple[float, ...] = (1.0,)  # chances that a query names 0, 1, 2, ... of the wanted values
+    named_use: float = 0.9  # chance that a review says for which use the item was bought
+    said: tuple[float, ...] = (0.6, 0.3, 0.1)  # chances that a query names 0, 1, 2, ... of the wanted values
     chatter: float = 0.08  # chance that a review mentions an aspect that did not matter
     shown: int = 250  # a person compares at most this many items per purchase
     seed: int = 0
@@ -152,16 +160,42 @@ class WorldConfig:
             raise ValueError(f"relevant must lie in 1..{len(ASPECTS)}, got {self.relevant}")
         if not 0 <= self.held < self.categories:
             raise ValueError(f"held must lie in 0..{self.categories - 1}, got {self.held}")
+        if not 1 <= self.uses <= len(USES):
+            raise ValueError(f"uses must lie in 1..{len(USES)}, got {self.uses}")
+        if not 0 <= self.by_use <= self.relevant:
+            raise ValueError(f"by_use must lie in 0..{self.relevant} (relevant), got {self.by_use}")
+        pairs = (self.categories - self.held) * self.uses
+        if not 0 <= self.held_pairs < pairs:
+            raise ValueError(f"held_pairs must lie in 0..{pairs - 1}, got {self.held_pairs}")
         if self.items < self.categories:
             raise ValueError(f"a shop needs an item per category: items >= {self.categories}, got {self.items}")
-        if self.users < 1 or self.history < 0 or self.queries < 1 or self.shown < 1:
-            raise ValueError("a shop needs users >= 1, history >= 0, queries >= 1, shown >= 1")
+        if self.users < 1 or self.history < 0 or self.queries < 1 or self.shown < 1 or self.days < 1:
+            raise ValueError("a shop needs users >= 1, history >= 0, queries >= 1, shown >= 1, days >= 1")
         object.__setattr__(self, "said", tuple(self.said))  # JSON gives a list
+        object.__setattr__(self, "drifting", tuple(self.drifting))
+        if unknown := set(self.drifting) - set(ASPECTS):
+            raise ValueError(f"drifting names no aspect of the shop: {', '.join(sorted(unknown))}")
         if not 1 <= len(self.said) <= self.relevant + 1 or min(self.said) < 0 or abs(sum(self.said) - 1) > 1e-6:
             raise ValueError(f"said holds the chances of 0 to {self.relevant} values, which sum to 1, got {self.said}")
-        for name in ("exceptions", "follow", "follow_target", "suits", "mention", "chatter"):
+        for name in ("drift", "exceptions", "follow", "follow_target", "suits", "mention", "named_use", "chatter"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+
+
+EASY = WorldConfig(  # what matters depends on the category only, tastes stay, and memory knows nearly all
+    categories=20,
+    uses=8,
+    by_use=0,
+    held=5,
+    held_pairs=0,
+    history=14,
+    days=1,
+    queries=5,
+    drifting=(),
+    exceptions=0.1,
+    named_use=0.0,
+    said=(1.0,),
+)
 
 
 def make_world(config: WorldConfig) -> Dataset:
@@ -200,8 +234,16 @@ def world_meta(config: WorldConfig) -> dict:
         "source": "mrrec_mini.world (synthetic)",
         "licence": "MIT",
         "held_categories": CATEGORIES[config.categories - config.held : config.categories],
-        "world": {**asdict(config), "said": list(config.said)},  # a list, as in JSON
+        "held_phrases": [f"{CATEGORIES[category]} for {USES[use]}" for category, use in held_pairs(config)],
+        "uses": USES[: config.uses],
+        "world": {**asdict(config), "said": list(config.said), "drifting": list(config.drifting)},  # lists, as in JSON
     }
+
+
+def held_pairs(config: WorldConfig) -> list[tuple[int, int]]:
+    """Return the (category, use) pairs that no training query names, outside the held categories."""
+    known = config.categories - config.held
+    return [(i % known, (i + i // known) % config.uses) for i in range(config.held_pairs)]
 
 
 def oracle_profile(query: Query) -> str:
@@ -214,29 +256,45 @@ def oracle_profile(query: Query) -> str:
 # --------------------------------------------------------------------------------------------- the truth, by index
 
 
-def category_map(config: WorldConfig) -> np.ndarray:
-    """Draw the aspects that matter in each category, all about equally often: (categories, relevant) indices."""
+def relevant_aspects(config: WorldConfig) -> list[list[np.ndarray]]:
+    """Draw the aspects that matter for each category and use: [category][use] -> sorted indices.
+
+    `relevant - by_use` aspects matter for all uses of a category. Each use adds `by_use` others, and two uses of a category
+    share one only if there are not enough for all.
+    """
+    common = category_map(config, config.relevant - config.by_use)
+    rng = np.random.default_rng([config.map_seed, 4])
+    table = []
+    for category in range(config.categories):
+        others = rng.permutation(np.setdiff1d(np.arange(len(ASPECTS)), common[category]))
+        dealt = np.arange(config.uses * config.by_use).reshape(config.uses, -1) % len(others)
+        table.append([np.sort(np.concatenate([common[category], others[places]])) for places in dealt])
+    return table
+
+
+def category_map(config: WorldConfig, size: int) -> np.ndarray:
+    """Draw `size` aspects for each category, all about equally often: (categories, size) indices."""
     rng = np.random.default_rng([config.map_seed, 1])
     counts = np.zeros(len(ASPECTS))
     rows = []
     for _ in range(config.categories):
         order = np.lexsort((rng.random(len(ASPECTS)), counts))  # the least used aspects first, ties in random order
-        pool = order[: config.relevant + 2]  # two more than needed, otherwise the same rows would repeat in cycles
-        row = np.sort(rng.choice(pool, config.relevant, replace=False))
+        pool = order[: size + 2]  # two more than needed, otherwise the same rows would repeat in cycles
+        row = np.sort(rng.choice(pool, size, replace=False))
         counts[row] += 1
         rows.append(row)
     return np.stack(rows)
 
 
-def item_values(config: WorldConfig, index: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """Return (n, aspects) indices of the values of the items `index` (n,), all of the category whose map is `relevant`.
+def item_values(config: WorldConfig, index: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return (n, aspects) indices of the values of the items `index` (n,), all of one category.
 
-    In a category, all combinations of values of the relevant aspects occur about equally often: any
-    N_VALUES ** len(relevant) neighbouring items can satisfy every preference. The other values are random.
+    All combinations of values of the aspects `spread` occur about equally often in a category: any
+    N_VALUES ** len(spread) neighbouring items can satisfy every preference. The other values are random.
     """
     values = (random_bits(config.seed, 11, index[:, None], np.arange(len(ASPECTS))) % N_VALUES).astype(np.int64)
     combination = index // config.categories  # the item's position within the category
-    for aspect in relevant:
+    for aspect in spread:
         values[:, aspect] = combination % N_VALUES
         combination = combination // N_VALUES
     return values
@@ -248,23 +306,36 @@ def item_suits(config: WorldConfig, index: np.ndarray) -> np.ndarray:
 
 
 def preferences(config: WorldConfig, user: int) -> np.ndarray:
-    """Return (categories, aspects) indices of the values that a person wants, exceptions included."""
+    """Return (history + 1, categories, aspects) indices of the values that a person wants, exceptions included.
+
+    The first index is the number of the purchase; the last row holds for the queries, after all changes of taste.
+    """
     aspects, categories = np.arange(len(ASPECTS)), np.arange(config.categories)[:, None]
     usual = (random_bits(config.seed, 13, user, aspects) % N_VALUES).astype(np.int64)
+    # 1. A taste changes at most once, in the second or third quarter of the history.
+    drifts = np.isin(NAMES, config.drifting) & (random_chance(config.seed, 17, user, aspects) < config.drift)
+    changes = config.history * (1 + 2 * random_chance(config.seed, 18, user, aspects)) / 4  # the step of the change
+    changed = drifts & (np.arange(config.history + 1)[:, None] >= changes)  # (steps, aspects)
+    usual = np.where(changed, shifted(usual, random_bits(config.seed, 19, user, aspects)), usual)[:, None]
+    # 2. In a few categories the person wants another value than usual.
     is_exception = random_chance(config.seed, 14, user, categories, aspects) < config.exceptions
-    shift = 1 + random_bits(config.seed, 15, user, categories, aspects) % (N_VALUES - 1)
-    return np.where(is_exception, (usual + shift.astype(np.int64)) % N_VALUES, usual)
+    return np.where(is_exception, shifted(usual, random_bits(config.seed, 15, user, categories, aspects)), usual)
+
+
+def shifted(values: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Return another value than `values`, chosen by random `bits`."""
+    return (values + 1 + (bits % (N_VALUES - 1)).astype(np.int64)) % N_VALUES
 
 
 def iter_items(config: WorldConfig, chunk: int = 10_000) -> Iterator[Item]:
     """Yield all items, in the order of their index. `chunk` items are computed at a time."""
-    relevant = category_map(config)
+    common = category_map(config, config.relevant - config.by_use)
     for start in range(0, config.items, chunk):
         index = np.arange(start, min(start + chunk, config.items))
         codes = np.zeros((len(index), len(ASPECTS)), dtype=np.int64)
         for c in range(config.categories):
             rows = index % config.categories == c
-            codes[rows] = item_values(config, index[rows], relevant[c])
+            codes[rows] = item_values(config, index[rows], common[c])
         suits = item_suits(config, index)
         brands = random_bits(config.seed, 16, index) % 64
         for row, i in enumerate(index):
@@ -281,41 +352,46 @@ def iter_items(config: WorldConfig, chunk: int = 10_000) -> Iterator[Item]:
 
 def iter_people(config: WorldConfig) -> Iterator[tuple[list[Interaction], list[Query]]]:
     """Yield (interactions, queries) of each person. The purchases of the targets have the time of the queries."""
-    relevant = category_map(config)
+    relevant, common = relevant_aspects(config), category_map(config, config.relevant - config.by_use)
     for user in range(config.users):
-        yield _person(config, user, relevant)
+        yield _person(config, user, relevant, common)
 
 
 # --------------------------------------------------------------------------------------------- one person
 
 
-def _person(config: WorldConfig, user: int, relevant: np.ndarray) -> tuple[list[Interaction], list[Query]]:
+def _person(
+    config: WorldConfig, user: int, relevant: list[list[np.ndarray]], common: np.ndarray
+) -> tuple[list[Interaction], list[Query]]:
     rng = np.random.default_rng([config.seed, config.map_seed, 2, user])
     talk = np.random.default_rng([config.seed, config.map_seed, 3, user])  # separate, so that `said` changes only texts
-    wants = preferences(config, user)
+    wanted = preferences(config, user)
     name = f"u{user:06d}"
     interactions, queries, taken = [], [], set()
     start = START + int(rng.integers(0, 365)) * DAY
-    asked_at = start + (config.history + 1) * DAY
+    asked_at = start + (config.history + 1) * config.days * DAY
     # A category repeats in a person's queries only after all others were asked for.
     asked = rng.permutation(config.categories)
     for step in range(config.history + config.queries):
         is_query = step >= config.history
         number = step - config.history
         category = int(asked[number % config.categories]) if is_query else int(rng.integers(config.categories))
-        use = int(rng.integers(len(USES)))
+        use = int(rng.integers(config.uses))
+        matters, wants = relevant[category][use], wanted[min(step, config.history), category]  # (matter,), (aspects,)
         follow = config.follow_target if is_query else config.follow
         # 1. Choose an item in a random category for a random use.
-        item, broken, codes = _choose(config, rng, wants[category], category, use, relevant[category], follow, taken)
+        item, broken, codes = _choose(config, rng, wants, category, use, matters, common[category], follow, taken)
         taken.add(item)
         # 2. Rate and review the item: two stars less per broken preference, and one star less with probability 0.2.
-        time = asked_at if is_query else start + step * DAY
-        review = _review(config, rng, codes, relevant[category], broken)
+        time = asked_at if is_query else start + step * config.days * DAY
+        review = _review(config, rng, codes, matters, broken)
+        if config.named_use and talk.random() < config.named_use:
+            review = f"bought for {USES[use]}. {review}"
         rating = float(max(1, 5 - 2 * len(broken) - (rng.random() < 0.2)))
         interactions.append(Interaction(name, f"i{item:07d}", time, rating, review))
         # 3. If the item is a target, write a query: category and use, and perhaps some wanted values.
         if is_query:
-            truth = {NAMES[a]: VALUES[a][wants[category, a]] for a in relevant[category]}
+            truth = {NAMES[a]: VALUES[a][wants[a]] for a in matters}
             text = f"{CATEGORIES[category]} for {USES[use]}"
             for aspect in talk.permutation(list(truth))[: talk.choice(len(config.said), p=config.said)]:
                 text += f" {aspect} {truth.pop(aspect)}"
@@ -329,7 +405,8 @@ def _choose(
     wants: np.ndarray,  # (aspects,)
     category: int,
     use: int,
-    relevant: np.ndarray,
+    relevant: np.ndarray,  # indices of the aspects that matter
+    spread: np.ndarray,
     follow: float,
     taken: set[int],
 ) -> tuple[int, list[int], np.ndarray]:
@@ -344,14 +421,24 @@ def _choose(
         if rng.random() >= follow:
             aim[position] = (aim[position] + rng.integers(1, N_VALUES)) % N_VALUES
     # 3. Take the item that matches most values; ties are broken at random.
-    codes = item_values(config, index, relevant)
+    codes, suits = whole_category(config, category, tuple(spread)) if size <= config.shown else facts(config, index, spread)
     agreement = (codes[:, relevant] == aim).sum(1) + rng.random(len(index)) * 0.5
-    agreement[~item_suits(config, index)[:, use]] -= 1.5  # an item that does not suit the use must match two more
+    agreement[~suits[:, use]] -= 1.5  # an item that does not suit the use must match two more
     if taken:
         agreement[np.isin(index, list(taken))] -= 100  # nobody buys an item twice if another item was compared
     best = int(np.argmax(agreement))
     broken = [int(a) for a in relevant if codes[best, a] != wants[a]]
     return int(index[best]), broken, codes[best]
+
+
+def facts(config: WorldConfig, index: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (`item_values`, `item_suits`) of the items `index`."""
+    return item_values(config, index, spread), item_suits(config, index)
+
+
+@lru_cache(maxsize=128)  # a person compares all items of a small category, so its items are the same for everybody
+def whole_category(config: WorldConfig, category: int, spread: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    return facts(config, np.arange(category, config.items, config.categories), np.array(spread, dtype=int))
 
 
 def _review(
