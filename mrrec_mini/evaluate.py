@@ -112,6 +112,11 @@ class EvalSet:
         """All aspects that an item of the data set can have, written as in memory."""
         return aspect_names(self.environment.dataset)
 
+    @property
+    def drifting(self) -> tuple[str, ...]:
+        """The aspects in which tastes change; () if this is unknown."""
+        return tuple(self.environment.dataset.meta.get("world", {}).get("drifting", ()))
+
 
 def eval_sets(environment: Environment, grammar: Grammar, rules: RolloutConfig, seed: int) -> list[EvalSet]:
     """Return a set of test users' queries on trained categories ("test") and one on held-out ones ("held"), if any."""
@@ -132,7 +137,9 @@ def reference_rows(eval_set: EvalSet, rng: np.random.Generator, teaching: Teache
     script = teacher(eval_set.grammar, teaching or TeacherConfig(), rng, eval_set.aspects, eval_set.rules.max_calls)
     rows += episode_rows(eval_set, "teacher", NO_POLICY, play(eval_set, ScriptActor(script)))
     if all(query.truth is not None for query in queries):
-        rows += episode_rows(eval_set, "expert", NO_POLICY, play(eval_set, ScriptActor(expert(eval_set.grammar))))
+        rows += episode_rows(
+            eval_set, "expert", NO_POLICY, play(eval_set, ScriptActor(expert(eval_set.grammar, eval_set.drifting)))
+        )
         rows += profile_rows(eval_set, "oracle", [oracle_profile(query) for query in queries], [0] * len(queries))
     return rows
 

@@ -66,7 +66,7 @@ class Recipe:
         return replace(self, train=replace(self.train, seed=seed))
 
 
-FAST_WORLD = WorldConfig(users=80, items=500, categories=8, held=2, history=12, queries=3)
+FAST_WORLD = WorldConfig(users=80, items=500, categories=8, uses=2, held=2, held_pairs=2, history=12, queries=3)
 FAST = Recipe(
     siblings=1,
     sibling_users=40,

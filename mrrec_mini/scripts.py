@@ -6,9 +6,9 @@ notes one value from each reply, or nothing. Its answer is the text of the query
 
 Three kinds of scripts:
 
-- The *untold* scripts (`UNTOLD`) read what the policy reads and know nothing else. Each combines a few plain rules: which
-  global lines to look up, which line of a reply to read first, and which of its values to note. The best of them, chosen
-  on validation users (`best_untold`), is the simple rival of the policy.
+- The *untold* scripts (`UNTOLD`) read what the policy reads and know nothing else. Each combines a few plain rules:
+  which global lines to look up, which line of a reply to read first, and which of its values to note. The best of
+  them, chosen on validation users (`best_untold`), is the simple rival of the policy.
 - The *teacher* makes the same choices at random, many of them badly. Imitation trains on its episodes ("traces"). It is
   mediocre on purpose, so that reinforcement has something to improve.
 - The *expert* is told which aspects matter for the query, and which tastes change. Only the synthetic shop knows this
@@ -27,9 +27,12 @@ from urllib.parse import unquote
 import numpy as np
 
 from mrrec_mini.datatypes import MemoryEntry, Query
+from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.memory import plain
-from mrrec_mini.rollout import Script, State
+from mrrec_mini.metrics import ndcg_at_k
+from mrrec_mini.reward import RewardConfig
+from mrrec_mini.rollout import RolloutConfig, Script, ScriptActor, State
 from mrrec_mini.summarize import CERTAINTY
 
 QUERY_WORDS = 12  # an answer repeats at most this many words of the query, so that there is room for the notes
@@ -222,10 +225,21 @@ def expert(grammar: Grammar, drifting: Collection[str] = ()) -> Callable[[State]
     """
 
     def read(entries: Sequence[MemoryEntry], line: MemoryEntry) -> tuple[str, MemoryEntry | None]:
-        lately = aspect_of(line) in drifting
-        return read_by_rule(entries, line, ScriptConfig(value="lately" if lately else "often", pattern_first=not lately))
+        latest = aspect_of(line) in drifting  # old patterns of a category are out of date, but the profile is not
+        config = ScriptConfig(value="lately" if latest else "often", pattern_first=not latest)
+        return read_by_rule(entries, line, config)
 
     return lambda state: run_plan(grammar, true_plan(state), read)
+
+
+def best_untold(environment: Environment, grammar: Grammar, rules: RolloutConfig) -> tuple[str, dict[str, float]]:
+    """Play all `UNTOLD` scripts for the validation users; return the name of the best and {name: mean nDCG@10}."""
+    scores = {}
+    for name, config in UNTOLD.items():
+        actor = ScriptActor(untold(grammar, config, rules.max_calls))
+        played = environment.play(actor, environment.split.validation_queries, grammar, rules, RewardConfig())
+        scores[name] = float(ndcg_at_k([episode.rewards["rank"] for episode in played], 10).mean())
+    return max(scores, key=scores.__getitem__), scores
 
 
 def run_plan(grammar: Grammar, plan: Sequence[MemoryEntry], read: Read) -> Script:

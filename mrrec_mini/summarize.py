@@ -286,7 +286,8 @@ class ExtractiveSummarizer:
             if everywhere != (use == ""):
                 continue
             users = frozenset(user for user, gain in by_user.items() if gain > 0)
-            found.append(Aspect(scenario, name, users, use=use, certainty=certainty(mean / error if error else math.inf, config)))
+            sure = certainty(mean / error if error else math.inf, config)
+            found.append(Aspect(scenario, name, users, use=use, certainty=sure))
         return found
 
     def lifts(self, contrasts: Sequence[Contrast]) -> dict[tuple[str, str, str], dict[str, float]]:

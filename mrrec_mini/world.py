@@ -2,26 +2,34 @@
 
 Flow: makes a `Dataset` from a seed, without any learned model. How people buy and review:
 
-1. In each category, `relevant` of the aspects matter. The *map* says which aspects; global memory can learn the map.
-2. A person prefers one value of each aspect in all categories, except for some (category, aspect) *exceptions*.
+1. In each category, `relevant` of the aspects matter. `by_use` of them depend on the use (hiking, travel, ...) for
+   which the person buys; the others hold for the whole category. The *map* says which aspects; global memory can learn
+   it.
+2. A person prefers one value of each aspect in all categories, except for some (category, aspect) *exceptions*. Tastes
+   in the aspects `drifting` may change once during the history, other tastes never change. So the latest value that a
+   person bought is often right for the former, and the most frequent value for the latter.
 3. A person buys an item for a use: of at most `shown` items of the category, the one that matches most of the wanted
    values of the aspects that matter. An item that does not suit the use must match two more. Each wanted value is kept
    with probability `follow` (`follow_target` for the target of a query) and otherwise replaced by another value.
-4. The rating falls with each preference that the item breaks. The review mentions values of the aspects that mattered,
-   in varied words (synonyms), and sometimes a value of an aspect that did not matter.
+4. The rating falls with each preference that the item breaks. The review may say what the item was bought for. It
+   mentions values of the aspects that mattered, in varied words (synonyms), and sometimes of one that did not matter.
 
-A query names the category and the use (like the paper's simplified Amazon-C4 queries: one item, one use). With `said`,
-some queries also name wanted values, so that fewer look-ups are needed. `Query.truth` holds the other aspects that
-matter and the values that this person wants. `oracle_profile` adds them to the query text. No policy can write a better
-profile, so the score of this profile is the ceiling of every metric. The ceiling is below 1: a target may break a
-preference (step 3), and several items may have all wanted values.
+A query names the category and the use (like the paper's simplified Amazon-C4 queries: one item, one use). Some queries
+also state wanted values (`said`), which nobody has to look up. `Query.truth` holds the other aspects that matter and
+the values that this person wants. `oracle_profile` adds them to the query text. No policy can write a better profile,
+so the score of this profile is the ceiling of every metric. The ceiling is below 1: a target may break a preference
+(step 3), and several items may have all wanted values.
+
+No training query asks for one of the last `held` categories, or for one of `held_pairs` pairs of a category and a use;
+train users do buy there, so that global memory can know them (`Dataset.split`). `EASY` is a shop in which the category
+alone decides what matters and tastes stay: one plain rule finds nearly everything there.
 
 Each item is a function of the config and of its index. So an item can be made without making the others: a shop of a
 million items is written as a stream, and a purchase computes only the items that the person compares.
 
-Two shops with equal `seed` and different `map_seed` have different maps, and so different items and purchases. No
-training query asks for one of the last `held` categories (`Dataset.split`). Departure: the paper has no such data;
-Amazon-C4 does not give the true preferences. Guessed: all numbers in `WorldConfig`.
+Two shops with equal `seed` and different `map_seed` have different maps, and so different items and purchases.
+Departure: the paper has no such data; Amazon-C4 does not give the true preferences. Guessed: all numbers in
+`WorldConfig`.
 """
 
 from __future__ import annotations
@@ -182,7 +190,7 @@ class WorldConfig:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
 
 
-EASY = WorldConfig(  # what matters depends on the category only, tastes stay, and memory knows nearly all
+EASY = WorldConfig(
     categories=20,
     uses=8,
     by_use=0,
@@ -259,8 +267,8 @@ def oracle_profile(query: Query) -> str:
 def relevant_aspects(config: WorldConfig) -> list[list[np.ndarray]]:
     """Draw the aspects that matter for each category and use: [category][use] -> sorted indices.
 
-    `relevant - by_use` aspects matter for all uses of a category. Each use adds `by_use` others, and two uses of a category
-    share one only if there are not enough for all.
+    `relevant - by_use` aspects matter for all uses of a category. Each use adds `by_use` others, and two uses of a
+    category share one only if there are not enough for all.
     """
     common = category_map(config, config.relevant - config.by_use)
     rng = np.random.default_rng([config.map_seed, 4])
@@ -421,7 +429,8 @@ def _choose(
         if rng.random() >= follow:
             aim[position] = (aim[position] + rng.integers(1, N_VALUES)) % N_VALUES
     # 3. Take the item that matches most values; ties are broken at random.
-    codes, suits = whole_category(config, category, tuple(spread)) if size <= config.shown else facts(config, index, spread)
+    small = size <= config.shown
+    codes, suits = whole_category(config, category, tuple(spread)) if small else facts(config, index, spread)
     agreement = (codes[:, relevant] == aim).sum(1) + rng.random(len(index)) * 0.5
     agreement[~suits[:, use]] -= 1.5  # an item that does not suit the use must match two more
     if taken:

@@ -23,6 +23,7 @@ from mrrec_mini.world import (
     ASPECTS,
     CATEGORIES,
     COMPLAINT,
+    EASY,
     PRAISE,
     USES,
     WorldConfig,
@@ -32,8 +33,12 @@ from mrrec_mini.world import (
 )
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
-SHOP = WorldConfig(users=12, items=100, categories=5, held=1, history=12, queries=3)
-SAID = " ".join((*PRAISE, *COMPLAINT, "overall for bought rated it does the job 1 2 3 4 5")).replace("{}", "").split()
+SHOP = replace(EASY, users=12, items=100, categories=5, held=1, history=12, queries=3)
+SAID = (
+    " ".join((*PRAISE, *COMPLAINT, "overall for bought rated lately it does the job 2020q3 2020q4 2021q1 1 2 3 4 5"))
+    .replace("{}", "")
+    .split()
+)
 MEANT = [word for values in ASPECTS.values() for words in values.values() for word in words]
 WORDS = tuple(dict.fromkeys([*SAID, *ASPECTS, *CATEGORIES[:5], *USES, *MEANT, *map(brand_name, range(64))]))
 TINY = CausalLMConfig(width=16, layers=2, heads=2, feed_forward=24, context=512)
@@ -50,7 +55,7 @@ def environment(config: WorldConfig = SHOP) -> Environment:
     built = Environment.build(dataset, split, ExtractiveSummarizer(), np.random.default_rng(0))
     lines = [
         MemoryEntry(f"@global/{CATEGORIES[c]}/{a}", None, "global", f"{CATEGORIES[c]} {a}", (), CATEGORIES[c], 3)
-        for c, row in enumerate(category_map(config))
+        for c, row in enumerate(category_map(config, config.relevant))
         for a in np.array(list(ASPECTS))[row]
     ]
     return replace(built, memory=replace(built.memory, global_entries=tuple(lines)))
