@@ -213,8 +213,8 @@ def local_entries(purchases: Sequence[Purchase], summarizer: Summarizer, config:
 
 
 def global_line(aspect: Aspect, config: MemoryConfig) -> MemoryEntry:
-    """Return the global entry: `mug price likely hiking`, or `mug price: what a buyer is ready to pay`."""
-    text = plain(f"{aspect.scenario} {aspect.name} {aspect.certainty} {aspect.use}")
+    """Return the global entry: `likely mug hiking price`, or `mug price: what a buyer is ready to pay`."""
+    text = plain(f"{aspect.certainty} {aspect.scenario} {aspect.use} {aspect.name}")
     if description := plain(aspect.description, max(config.line_words - len(text.split()), 0)):
         text = f"{text}: {description}"
     place = filter(None, (aspect.scenario, aspect.use, aspect.name))

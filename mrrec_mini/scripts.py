@@ -89,9 +89,9 @@ def aspect_of(line: MemoryEntry) -> str:
 
 def is_about(line: MemoryEntry, query: str) -> bool:
     """Return whether a global line names the query's category, and no use or the query's use."""
-    said, rest = set(plain(query).split()), plain(line.text).removeprefix(plain(line.scenario)).split()
-    use = [word for word in rest if word not in CERTAINTY and word not in aspect_of(line).split()]
-    return set(plain(line.scenario).split()) <= said and (set(use) <= said or ":" in line.text)
+    said = set(plain(query).split())
+    head = line.text.split(":")[0].split()  # the rest is a description
+    return set(head) - {*CERTAINTY, *aspect_of(line).split()} <= said and set(plain(line.scenario).split()) <= said
 
 
 def value_of(entry: MemoryEntry, aspect: str, lately: bool = False) -> tuple[str, int]:
@@ -138,7 +138,7 @@ def best_lines(entries: Sequence[MemoryEntry], aspect: str, scenario: str, patte
 
 
 def lookup_text(line: MemoryEntry) -> str:
-    """Return what to search for to answer a global line: `mug price likely hiking` -> `mug overall price`.
+    """Return what to search for to answer a global line: `likely mug hiking price` -> `mug overall price`.
 
     A pattern of the category and the profile line both match two of these words, and other lines at most one.
     """
