@@ -9,7 +9,7 @@ without an answer still counts in the mean.
 Formulas: with one relevant item (sec. 3.3), nDCG@k = 1 / log2(rank + 1) if rank <= k, else 0. With several
 (`ndcg_of_set`; not in the paper), the gain is linear in the grade, as in trec_eval and scikit-learn, and the ideal
 ranking holds *all* relevant items, found or not. The paper reports no intervals; ours are percentile bootstraps
-(Efron, 1979).
+(Efron, 1979), over queries or over seeds and users (`hierarchical_interval`).
 
 Guessed: the paper does not say how to rank equal scores. Here the smaller item id ranks better, so a model that gives
 all items the same score gains nothing.
@@ -127,28 +127,8 @@ def bootstrap_interval(
     Raises ValueError if a value is NaN or infinite, or if there are fewer than two clusters.
     """
     values = np.asarray(values, dtype=float)
-    clusters = np.arange(len(values)) if clusters is None else np.asarray(clusters)
-    if values.ndim != 1 or clusters.shape != values.shape:
-        raise ValueError(f"need one value and one cluster per row, found shapes {values.shape} and {clusters.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError("a value is NaN or infinite")
-    if n < 1 or not 0 < level < 1:
-        raise ValueError(f"need n >= 1 and 0 < level < 1, found n = {n}, level = {level}")
-    # mean of a resample = sum of the values in the drawn clusters / number of these values
-    _, cluster_of_row, sizes = np.unique(clusters, return_inverse=True, return_counts=True)  # (M,), (C,)
-    if len(sizes) < 2:
-        raise ValueError(f"an interval needs at least two clusters, found {len(sizes)}")
-    sums = np.bincount(cluster_of_row, weights=values)  # (C,)
-    means = np.concatenate([sums[draw].sum(axis=1) / sizes[draw].sum(axis=1) for draw in _draws(len(sizes), n, rng)])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
-
-
-def _draws(count: int, n: int, rng: np.random.Generator, cells: int = 1 << 22):
-    """Yield n resamples, each of `count` cluster numbers, in blocks (rows, count) of about 32 MB."""
-    rows = max(1, cells // count)
-    for start in range(0, n, rows):
-        yield rng.integers(count, size=(min(rows, n - start), count))
+    clusters = np.arange(values.size) if clusters is None else clusters
+    return hierarchical_interval(values, np.zeros(values.size), clusters, rng, n, level)
 
 
 def paired_interval(new: ArrayLike, old: ArrayLike, rng: np.random.Generator, **options) -> Interval:
@@ -161,3 +141,73 @@ def paired_interval(new: ArrayLike, old: ArrayLike, rng: np.random.Generator, **
     if new.shape != old.shape:
         raise ValueError(f"values are not paired: {new.shape} against {old.shape}")
     return bootstrap_interval(new - old, rng, **options)
+
+
+# --- two sources of chance: seeds and users ---
+
+
+def hierarchical_interval(
+    values: ArrayLike, seeds: ArrayLike, users: ArrayLike, rng: np.random.Generator, n: int = 2000, level: float = 0.95
+) -> Interval:
+    """Return the percentile bootstrap interval of the mean of `values` (M,), from n resamples of seeds and of users.
+
+    `seeds` (M,) and `users` (M,) are labels of the rows. One label stands for one person: a person who answers under
+    several seeds has the same label there, and people of different data sources have different labels. Each resample
+    draws seeds with replacement, if there are at least two, and users with replacement. Seeds that share a user (or
+    are linked by other seeds that do) form one source; users are drawn once for all seeds of their source. A row
+    counts (times its seed was drawn) x (times its user was drawn), so all rows of a user stay together. The mean of a
+    resample is the weighted mean of its rows; a resample without rows is left out.
+
+    If all seeds have the same users (crossed), this is the pigeonhole bootstrap (Owen 2007, "The pigeonhole
+    bootstrap"). If each seed has its own users (nested), it is a two-stage bootstrap (Davison and Hinkley 1997, sec.
+    3.8), except that a seed that is drawn twice has the same users both times.
+
+    With one seed, the interval covers only the choice of users. With 3 to 5 seeds, the bootstrap over seeds is coarse
+    and tends to be too narrow if the results of the seeds differ much. If they differ only because their users do
+    (nested), the interval is too wide, by up to the square root of 3, because the choice of users counts in both draws.
+    Raises ValueError if a value is NaN or infinite, or if there are fewer than two users.
+    """
+    values, seeds, users = np.asarray(values, dtype=float), np.asarray(seeds), np.asarray(users)
+    if values.ndim != 1 or not values.shape == seeds.shape == users.shape:
+        raise ValueError(f"need one label per value, found shapes {values.shape}, {seeds.shape} and {users.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("a value is NaN or infinite")
+    if n < 1 or not 0 < level < 1:
+        raise ValueError(f"need n >= 1 and 0 < level < 1, found n = {n}, level = {level}")
+    # 1. the sum and the number of the values of each (seed, user) pair: a resample needs nothing else
+    (seed_labels, seeds), (user_labels, users) = (np.unique(labels, return_inverse=True) for labels in (seeds, users))
+    if len(user_labels) < 2:
+        raise ValueError(f"an interval needs at least two users or clusters, found {len(user_labels)}")
+    sums, counts = np.zeros((2, len(seed_labels), len(user_labels)))  # (S, U) each
+    np.add.at(sums, (seeds, users), values)
+    np.add.at(counts, (seeds, users), 1)
+    # 2. the users of each source
+    sources = _sources(counts > 0)
+    # 3. the means of the resamples, in blocks of about 32 MB
+    means = []
+    rows = max(1, (1 << 22) // len(user_labels))
+    for size in (min(rows, n - start) for start in range(0, n, rows)):
+        drawn_seeds = _multiplicities(len(seed_labels), size, rng)  # (size, S)
+        drawn_users = np.empty((size, len(user_labels)))  # (size, U)
+        for source in sources:
+            drawn_users[:, source] = _multiplicities(len(source), size, rng)
+        total, count = (((drawn_seeds @ table) * drawn_users).sum(axis=1) for table in (sums, counts))  # (size,)
+        means.append(total[count > 0] / count[count > 0])
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def _multiplicities(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `count` of `count` things with replacement, `size` times; return how often each was drawn (size, count)."""
+    draws = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+    return np.bincount(draws.ravel(), minlength=size * count).reshape(size, count)
+
+
+def _sources(present: np.ndarray) -> list[np.ndarray]:
+    """Return the user numbers of each source; `present` (S, U) says which user answers under which seed."""
+    linked = present @ present.T  # (S, S): seeds that share a user; both are booleans, so `@` means "any"
+    for _ in range(len(linked)):
+        linked = linked @ linked  # ... or that are linked by other seeds
+    first = linked.argmax(axis=1)  # (S,): the first seed of the source names it
+    source_of_user = first[present.argmax(axis=0)]  # (U,)
+    return [np.flatnonzero(source_of_user == source) for source in np.unique(first)]

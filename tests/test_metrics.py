@@ -1,5 +1,6 @@
 """metrics.py: numbers by hand, two independent libraries, and the usual mistakes, and a test rejects each."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from mrrec_mini.metrics import (
     MISSING,
+    _sources,
     bootstrap_interval,
+    hierarchical_interval,
     mrr_at_k,
     ndcg_at_k,
     ndcg_of_set,
@@ -344,8 +347,154 @@ def test_unpaired_interval_is_rejected():
         lambda rng: bootstrap_interval([1.0, 2.0], rng, clusters=["q"]),
         lambda rng: bootstrap_interval([1.0, 2.0], rng, level=95),
         lambda rng: paired_interval([1.0, 2.0], [1.0], rng),
+        lambda rng: hierarchical_interval([], [], [], rng),
+        lambda rng: hierarchical_interval([1.0, 2.0], [0, 1], ["u", "u"], rng),
+        lambda rng: hierarchical_interval([1.0, math.inf], [0, 0], ["u", "v"], rng),
+        lambda rng: hierarchical_interval([1.0, 2.0], [0], ["u", "v"], rng),
+        lambda rng: hierarchical_interval([1.0, 2.0], [0, 0], ["u", "v"], rng, n=0),
+        lambda rng: hierarchical_interval([1.0, 2.0], [0, 0], ["u", "v"], rng, level=1),
     ],
 )
 def test_bad_values_are_refused(call):
     with pytest.raises(ValueError):
         call(np.random.default_rng(0))
+
+
+# --- intervals over seeds and users ---
+
+CROSSED = [(0, "a", 0), (0, "a", 1), (0, "b", 4), (1, "a", 3), (1, "b", 9)]  # (seed, user, value); a asked twice
+NESTED = [(0, "a", 0), (0, "b", 4), (0, "b", 5), (1, "c", 10), (1, "d", 21), (1, "e", 37)]
+
+
+def columns(rows):
+    """Return the columns of `rows` in the order in which the interval takes them: values, seeds, users."""
+    seeds, users, values = zip(*rows, strict=True)
+    return np.array(values, float), np.array(seeds), np.array(users)
+
+
+def resamples(rows, sources, weight):
+    """All resamples, each as likely as any other: draws of the seeds, and of the users of each source."""
+    seeds = sorted({seed for seed, _, _ in rows})
+    draws = [itertools.product(pool, repeat=len(pool)) for pool in (seeds, *sources)]
+    found = []
+    for drawn, *people in itertools.product(*draws):
+        people = list(itertools.chain(*people))
+        weights = [weight(drawn.count(seed), people.count(user)) for seed, user, _ in rows]
+        found.append(np.average([value for _, _, value in rows], weights=weights))
+    return np.array(found)
+
+
+def check_enumerated(interval, weight=lambda of_seed, of_user: of_seed * of_user):
+    for rows, sources in ((CROSSED, ["ab"]), (NESTED, ["ab", "cde"])):
+        exact = resamples(rows, sources, weight)
+        for level in (0.9, 0.5, 0.3):
+            low, high = interval(*columns(rows), np.random.default_rng(2), 40_000, level)
+            # the share of resamples that lie below a bound; both ends count, since many resamples are equal
+            for bound, share in ((low, (1 - level) / 2), (high, (1 + level) / 2)):
+                assert np.isclose(exact, bound).any()
+                below, upto = np.mean(exact < bound - 1e-9), np.mean(exact <= bound + 1e-9)
+                assert below - 0.01 <= share <= upto + 0.01
+
+
+def test_seeds_and_users_by_enumeration():
+    check_enumerated(lambda *given: hierarchical_interval(*given)[1:])
+
+
+def of_user_means(values, seeds, users, rng, n, level):
+    """Wrong: one value per user, so that a user who asked twice counts once."""
+    pairs = sorted({*zip(seeds.tolist(), users.tolist(), strict=True)})
+    means = [values[(seeds == seed) & (users == user)].mean() for seed, user in pairs]
+    return hierarchical_interval(means, *zip(*pairs, strict=True), rng, n, level)[1:]
+
+
+def of_one_pool(values, seeds, users, rng, n, level):
+    """Wrong: users are drawn from all sources together, so that the share of each source varies."""
+    names, means = np.unique(users), []
+    for _ in range(4000):
+        drawn_seeds, drawn_users = rng.choice([0, 1], 2).tolist(), rng.choice(names, len(names)).tolist()
+        weights = [drawn_seeds.count(s) * drawn_users.count(u) for s, u in zip(seeds.tolist(), users, strict=True)]
+        means += [np.average(values, weights=weights)] if any(weights) else []
+    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+
+
+WRONG_DRAWS = [
+    pytest.param(lambda v, s, u, *rest: bootstrap_interval(v, rest[0], n=rest[1], level=rest[2])[1:], id="rows"),
+    pytest.param(lambda v, s, u, *rest: hierarchical_interval(v, s * 0, u, *rest)[1:], id="users only"),
+    pytest.param(lambda v, s, u, *rest: hierarchical_interval(v, s * 0, s, *rest)[1:], id="seeds only"),
+    pytest.param(
+        lambda v, s, u, *rest: hierarchical_interval(v, s, np.char.add(u.astype(str), s.astype(str)), *rest)[1:],
+        id="users drawn anew for each seed",
+    ),
+    pytest.param(lambda v, s, u, *rest: hierarchical_interval(v, s, np.arange(len(v)), *rest)[1:], id="seeds and rows"),
+]
+
+
+@pytest.mark.parametrize("wrong", [*WRONG_DRAWS, of_user_means, of_one_pool])
+def test_wrong_draws_of_seeds_and_users_are_rejected(wrong):
+    rejects(check_enumerated, wrong)
+
+
+def test_a_row_counts_with_the_product_of_the_draws():
+    def check(weight):
+        check_enumerated(lambda *given: hierarchical_interval(*given)[1:], weight)
+
+    rejects(check, lambda of_seed, of_user: of_seed + of_user)
+    rejects(check, lambda of_seed, of_user: of_seed * of_user > 0)  # drawn or not, without how often
+
+
+def check_seed_coverage(interval, crossed):
+    """10 seeds, 30 users with 2 queries each, true mean 0: 95 % intervals must cover it about that often.
+
+    The mean has the variance .25 / 10 = .025 from the seeds; from the users 1 / 30 if crossed, 1 / 300 if nested.
+    """
+    rng = np.random.default_rng(7)
+    held = 0
+    for _ in range(300):
+        seeds, users = np.repeat(np.arange(10), 60), np.repeat(np.arange(300), 2)
+        if crossed:
+            users %= 30
+        values = 0.5 * rng.normal(size=10)[seeds] + rng.normal(size=300)[users] + 0.3 * rng.normal(size=600)
+        low, high = interval(values, seeds, users, rng, 400, 0.95)
+        held += low <= 0 <= high
+    assert 0.89 <= held / 300 <= 0.98
+
+
+@pytest.mark.parametrize("crossed", [True, False])
+def test_intervals_over_seeds_and_users_cover(crossed):
+    check_seed_coverage(lambda *given: hierarchical_interval(*given)[1:], crossed)
+
+
+@pytest.mark.parametrize("wrong", WRONG_DRAWS)
+def test_intervals_that_forget_seeds_or_users_do_not_cover(wrong):
+    rejects(lambda interval: check_seed_coverage(interval, crossed=True), wrong)
+
+
+@pytest.mark.parametrize("wrong", WRONG_DRAWS[:2])
+def test_intervals_that_forget_seeds_do_not_cover_nested_users(wrong):
+    rejects(lambda interval: check_seed_coverage(interval, crossed=False), wrong)
+
+
+def test_seeds_that_share_users_are_one_source():
+    def sources(*users_of_seed):
+        names = sorted(set("".join(users_of_seed)))
+        present = np.array([[name in users for name in names] for users in users_of_seed])
+        return ["".join(names[user] for user in source) for source in _sources(present)]
+
+    assert sources("abc") == sources("abc", "abc") == ["abc"]  # one seed; crossed
+    assert sources("ab", "cd") == ["ab", "cd"]  # nested
+    assert sources("ab", "de", "bc") == ["abc", "de"]
+    assert sources("ab", "bc", "cd", "de", "ef") == ["abcdef"]  # a and f are linked by the seeds between them
+
+
+def test_the_labels_and_the_order_of_the_rows_do_not_matter():
+    values, seeds, users = columns(NESTED * 3)
+    expected = hierarchical_interval(values, seeds, users, np.random.default_rng(0))
+    order = np.random.default_rng(1).permutation(len(values))
+    found = hierarchical_interval(values[order], seeds[order] + 70, users[order], np.random.default_rng(0))
+    assert found == pytest.approx(expected)
+
+
+def test_a_resample_without_rows_is_left_out():
+    # b answered under seed 1 only, so (seeds 0, 0; users b, b) has no row; all values are 1
+    found = hierarchical_interval([1, 1, 1], [0, 1, 1], ["a", "a", "b"], np.random.default_rng(0))
+    assert found == (1, 1, 1)
