@@ -14,7 +14,7 @@ An arm differs from the first arm of its experiment only in what its name says. 
 shops have the same warm start. Each run is saved in DIR as soon as it is done, under a name derived from its
 configuration, and is not repeated. So an interrupted experiment resumes where it stopped, experiments share runs, and
 several processes (of one thread each) can share the seeds. (After a change of the code, use another DIR.) The tables
-show nDCG@10 over the whole pool with 95 % intervals that resample the queries, and paired differences to the first arm.
+show nDCG@10 over the whole pool and paired differences to the first arm. The 95 % intervals resample seeds and users.
 """
 
 from __future__ import annotations
@@ -238,17 +238,17 @@ def summarize(found: dict[str, dict[int, dict]]) -> dict[str, dict]:
         table[name] = {}
         for part in ("test", "held"):
             rows = rows_of(runs, part, mode, arm)
-            rng = np.random.default_rng(0)
-            line = means(rows) | {"interval": interval([ndcg_10(row) for row in rows], rows, rng)}
+            line = means(rows) | {"interval": interval([ndcg_10(row) for row in rows], rows, ("mean", name, part))}
             experts = rows_of(found["references"], part, "", "expert")
             line["of_expert"] = line["ndcg@10"] / means(experts)["ndcg@10"]
-            line["to_expert"] = difference(rows, "expert", experts, rng)
+            line["to_expert"] = difference(rows, experts, ("difference", name, "expert", part))
             if arm == "grpo":
                 line["sampled"] = means(rows_of(runs, part, "sampled"))["ndcg@10"]
                 first = rows_of(found[arms[0]], part, "greedy")
-                line["to_first"] = difference(rows, arms[0], first, rng) if name != arms[0] else None
+                about = ("difference", name, arms[0], part)
+                line["to_first"] = difference(rows, first, about) if name != arms[0] else None
                 forced = rows_of(found["references"], part, "greedy", "warm_start_all_calls")
-                line["to_forced"] = difference(rows, "warm_start_all_calls", forced, rng)
+                line["to_forced"] = difference(rows, forced, ("difference", name, "warm_start_all_calls", part))
                 line["seeds"] = [means([r for r in rows if r.seed == seed])["ndcg@10"] for seed in runs]
             table[name][part] = line
         if arm == "grpo":

@@ -2,7 +2,7 @@
 
 Flow: after training. `reference_rows` runs the arms without a policy. `policy_rows` runs a language model, greedily and
 sampled. Both return one row per answer; rows of other processes and seeds can be added. `report_dict` computes the
-numbers of an evaluation from rows. The arms have a fixed order, and each is compared with the arm before it:
+numbers of an evaluation from rows. The arms have a fixed order, and GRPO is compared with each of the others:
 
     popularity             items by how many train users bought them before the query; ignores text
     neighbours             items bought by people who also bought this user's items (item-item neighbours); ignores text
@@ -13,18 +13,25 @@ numbers of an evaluation from rows. The arms have a fixed order, and each is com
     query_only             the profile is the query
     naive_memory           query + this user's latest records (the paper's "naive": recent history)
     static_memory          query + all lines of the user profile (the paper's "static": a summary)
+    script_filter          query + the profile lines of the aspects that global memory holds for its scenario; no call
+    script_lookups         three look-ups; keeps the lines that speak of the aspect looked up
+    best_script            the best of the untold scripts (they never see `Query.truth`), chosen on validation users
     teacher                the script that the warm start imitates
+    clone                  a policy that imitates best_script, trained as the warm start is
     warm_start             the policy before reinforcement
     warm_start_all_calls   the same policy, forced to make all searches: shows what more searches alone are worth
+    imitation_long         the warm start, trained for as many CPU seconds as warm start and GRPO together
+    imitation_filtered     imitation of the best of 8 traces per query
+    raft                   fine-tuned on the best of each group, repeatedly, with as many tokens as GRPO
     reinforce              the policy after REINFORCE
     grpo_no_global         the policy after GRPO without global memory (Fig. 3)
     grpo_no_local          ... without local memory (Fig. 3)
     grpo                   ... with both
+    grpo_from_clone        the policy after GRPO that starts from the clone
     expert                 the script that looks up exactly the aspects that matter; needs `Query.truth`
     oracle                 a profile made from the truth: the upper bound; needs `Query.truth`
 
-Equations: Recall and nDCG of `metrics` at 10, 100 and 1000 over the whole pool (sec. 4). A query without an answer
-counts as 0 in the mean.
+Equations: Recall and nDCG of `metrics` at 10, 100 and 1000 over the whole pool (sec. 4). No answer counts as 0.
 
 `popularity` and `neighbours` put items that the user already bought at the end of the ranking. They are hard to beat if
 people buy the same items, and close to chance in the synthetic shop. `reference_rows` leaves out the four systems that
@@ -32,18 +39,19 @@ read the query, because two of them train for minutes. Run one with, for example
 `system_rows(eval_set, "blair", Blair(BlairConfig(seed=eval_set.seed)))`.
 
 Departures: in the paper, a language model writes the profile from naive or static memory. Here the lines are appended
-to the query, since the small policy was never trained to write such a profile. Intervals and `warm_start_all_calls` are
-ours. Guessed: what Table 4 counts as memory tokens. We count all tokens of memory that an arm reads (global lines,
-retrieved local entries and their markers), with the policy's tokenizer.
+to the query, since the small policy was never trained to write such a profile. The paper has no intervals, no scripts,
+and of the ways to imitate only the warm start. Guessed: what Table 4 counts as memory tokens. We count all tokens of
+memory that an arm reads (global lines, retrieved local entries and their markers), with the policy's tokenizer.
 
-The bootstrap intervals resample queries; the rows of one query from several seeds stay together. Synthetic shops of
-different seeds have different queries, so their rows are independent. No interval includes the variation between
-training seeds.
+The 95 % intervals resample seeds and users (`metrics.hierarchical_interval`). With one seed, an interval leaves out the
+variation between training seeds; with few seeds, it includes it roughly. Each interval has its own generator, seeded
+by the names of what is compared. So adding an arm changes no other arm's interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -56,7 +64,7 @@ from mrrec_mini.datatypes import Episode, MemoryEntry, Query
 from mrrec_mini.environment import Environment, aspect_names
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.memory import plain
-from mrrec_mini.metrics import MISSING, bootstrap_interval, ndcg_at_k, recall_at_k, target_ranks
+from mrrec_mini.metrics import MISSING, hierarchical_interval, ndcg_at_k, recall_at_k, target_ranks
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import Actor, LMActor, RolloutConfig, ScriptActor
 from mrrec_mini.scripts import TeacherConfig, expert, teacher
@@ -67,8 +75,9 @@ from mrrec_mini.world import oracle_profile
 
 ARMS = (
     *("popularity", "neighbours", "bm25_query", "dense_query", "blair", "rec_r1"),
-    *("query_only", "naive_memory", "static_memory", "teacher", "warm_start", "warm_start_all_calls"),
-    *("reinforce", "grpo_no_global", "grpo_no_local", "grpo", "expert", "oracle"),
+    *("query_only", "naive_memory", "static_memory", "script_filter", "script_lookups", "best_script", "teacher"),
+    *("clone", "warm_start", "warm_start_all_calls", "imitation_long", "imitation_filtered", "raft", "reinforce"),
+    *("grpo_no_global", "grpo_no_local", "grpo", "grpo_from_clone", "expert", "oracle"),
 )
 PARTS = ("test", "held")
 CUTOFFS = (10, 100, 1000)
@@ -86,6 +95,7 @@ class Row:
     seed: int  # of the run
     source: str  # name of the data set; runs of several seeds may have the same data set
     query: str  # id of the query
+    user: str  # id of the user who asks; two sources have different users, even if their ids are equal
     rank: int | None  # rank of the target among all items, from 1; None if there is no answer
     format: float  # 1.0 if the answer parses, else 0.0
     calls: int  # memory calls made
@@ -219,7 +229,7 @@ def ranked_rows(eval_set: EvalSet, arm: str, ranks: Sequence[int], tokens: Seque
 
 def _row(eval_set: EvalSet, arm: str, mode: str, query: Query, rank: float, *rest, **aspects) -> Row:
     source, rank = source_of(eval_set.environment.dataset), int(rank) if np.isfinite(rank) else None
-    return Row(arm, mode, eval_set.part, eval_set.seed, source, query.id, rank, *rest, **aspects)
+    return Row(arm, mode, eval_set.part, eval_set.seed, source, query.id, query.user, rank, *rest, **aspects)
 
 
 def source_of(dataset: Dataset) -> str:
@@ -251,20 +261,20 @@ def names_aspect(text: str, name: str) -> bool:
 Group = tuple[str, str, str]  # arm, mode, part
 
 
-def summary(rows: Sequence[Row], rng: np.random.Generator) -> dict[Group, dict]:
-    """Return {(arm, mode, part): its `means`, "interval" and "difference"}, arms in their fixed order.
+def summary(rows: Sequence[Row]) -> dict[Group, dict]:
+    """Return {(arm, mode, part): its `means`, "interval" and "grpo_minus"}, arms in their fixed order.
 
-    "interval" is the 95 % bootstrap interval of nDCG@10. "difference" is {"to", "ndcg@10", "interval"}: the gain over
-    the arm before (see `arm_before`), paired by (seed, query). A number that is undefined is None.
+    "interval" is the 95 % interval of nDCG@10. "grpo_minus" is the `difference` of GRPO minus this arm: sampled GRPO
+    if the arm is sampled, else greedy GRPO; None for GRPO itself. A number that is undefined is None.
     Raises ValueError for an unknown arm or part, or if an arm has two rows for the same part, mode, query and seed.
     """
     groups = grouped(rows)
     numbers = {}
     for (arm, mode, part), group in groups.items():
-        before = arm_before(groups, arm, mode, part)
+        grpo = groups.get(("grpo", mode or GREEDY, part), []) if arm != "grpo" else []
         numbers[arm, mode, part] = means(group) | {
-            "interval": interval([ndcg_10(row) for row in group], group, rng),
-            "difference": before and difference(group, *before, rng),
+            "interval": interval([ndcg_10(row) for row in group], group, ("mean", arm, mode, part)),
+            "grpo_minus": difference(grpo, group, ("difference", "grpo", arm, mode, part)),
         }
     return numbers
 
@@ -298,36 +308,26 @@ def means(rows: Sequence[Row]) -> dict:
     }
 
 
-def difference(new: Sequence[Row], before: str, old: Sequence[Row], rng: np.random.Generator) -> dict | None:
-    """Return the mean nDCG@10 of `new` minus `old` over the (seed, query) pairs in both; None if there is no pair."""
+def difference(new: Sequence[Row], old: Sequence[Row], about: Sequence[str]) -> dict | None:
+    """Return {"ndcg@10", "interval"} of `new` minus `old`, paired by (seed, query); None if they share no pair."""
     known = {(row.seed, row.query): ndcg_10(row) for row in old}
     shared = [row for row in new if (row.seed, row.query) in known]
     if not shared:
         return None
     gains = [ndcg_10(row) - known[row.seed, row.query] for row in shared]
-    return {"to": before, "ndcg@10": float(np.mean(gains)), "interval": interval(gains, shared, rng)}
+    return {"ndcg@10": float(np.mean(gains)), "interval": interval(gains, shared, about)}
 
 
-def interval(values: Sequence[float], rows: Sequence[Row], rng: np.random.Generator) -> list[float] | None:
-    """Return the 95 % interval [low, high] of the mean; resample rows of one query together. None below two queries."""
-    numbers: dict[tuple[str, str], int] = {}
-    clusters = [numbers.setdefault((row.source, row.query), len(numbers)) for row in rows]
-    if len(numbers) < 2:
-        return None
-    bounds = bootstrap_interval(values, rng, clusters=clusters)
-    return [bounds.low, bounds.high]
+def interval(values: Sequence[float], rows: Sequence[Row], about: Sequence[str]) -> list[float] | None:
+    """Return the 95 % interval [low, high] of the mean of `values` (one per row), or None for fewer than two users.
 
-
-def arm_before(groups: Mapping[Group, list[Row]], arm: str, mode: str, part: str) -> tuple[str, list[Row]] | None:
-    """Return (name, rows) of the last arm before `arm` in the fixed order that has rows for this part; else None.
-
-    It returns the arm's rows in `mode`; if there are none, its greedy rows, rows without a policy, or sampled rows.
+    `about` names the mean, e.g. ("mean", arm, mode, part), and so seeds the generator.
     """
-    for name in reversed(ARMS[: ARMS.index(arm)]):
-        for key in ((name, m, part) for m in (mode, GREEDY, NO_POLICY, SAMPLED)):
-            if key in groups:
-                return name, groups[key]
-    return None
+    users = [f"{row.source}\n{row.user}" for row in rows]
+    if len(set(users)) < 2:
+        return None
+    rng = np.random.default_rng(zlib.crc32("\n".join(about).encode()))
+    return list(hierarchical_interval(values, [row.seed for row in rows], users, rng)[1:])
 
 
 def ndcg_10(row: Row) -> float:
@@ -343,14 +343,14 @@ def _mean(values: Iterable[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def report_dict(rows: Sequence[Row], rng: np.random.Generator) -> dict[str, dict]:
+def report_dict(rows: Sequence[Row]) -> dict[str, dict]:
     """{arm: {"ndcg@10", "recall@10", "interval", ..., "sampled": {...}, "held": {..., "sampled": {...}}}}, strict JSON.
 
     The numbers directly under an arm are for the part "test"; a policy decoded greedily. "sampled" has the numbers for
     sampled tokens, "held" those for the part "held"; they are missing if there are no such rows.
     """
     arms: dict[str, dict] = {}
-    for (arm, mode, part), numbers in summary(rows, rng).items():
+    for (arm, mode, part), numbers in summary(rows).items():
         place = arms.setdefault(arm, {})
         for name in (part, mode):
             if name in ("held", SAMPLED):

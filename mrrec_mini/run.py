@@ -281,7 +281,7 @@ class Run:
         for eval_set in eval_sets(self.environment(), grammar_of(tokenizer), recipe.train.rules, seed):
             rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher)
             rows += policy_rows(eval_set, recipe.train.algo, model, torch.Generator().manual_seed(1000 + seed))
-        arms = report_dict(rows, np.random.default_rng(0))
+        arms = report_dict(rows)
         write_text(self.folder / EVALUATION, json.dumps(arms, indent=1))
         return {"run": str(self.folder), "seeds": [seed], "arms": arms}
 

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mrrec_mini import evaluate
 from mrrec_mini.datatypes import Call, Episode, MemoryEntry, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import (
@@ -18,7 +20,9 @@ from mrrec_mini.evaluate import (
     EvalSet,
     Row,
     aspect_counts,
+    difference,
     eval_sets,
+    interval,
     means,
     memory_tokens,
     names_aspect,
@@ -32,7 +36,7 @@ from mrrec_mini.evaluate import (
 )
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.memory import join, record_entry
-from mrrec_mini.metrics import bootstrap_interval
+from mrrec_mini.metrics import hierarchical_interval
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor
 from mrrec_mini.summarize import ExtractiveSummarizer
@@ -81,7 +85,8 @@ def test_every_reference_arm_answers_every_query_once(eval_set):
     rows = reference_rows(eval_set, rng())
     assert [row.arm for row in rows[:: len(eval_set.queries)]] == [*REFERENCES]
     for name in REFERENCES:
-        assert [row.query for row in arm(rows, name)] == [query.id for query in eval_set.queries]
+        asked = [(query.id, query.user) for query in eval_set.queries]
+        assert [(row.query, row.user) for row in arm(rows, name)] == asked
     assert {(row.part, row.seed, row.mode, row.source) for row in rows} == {("test", 7, "", "world 0.0")}
 
 
@@ -183,17 +188,6 @@ def test_popularity_and_neighbours_are_arms(eval_set):
     assert arm(rows, "popularity") == system_rows(eval_set, "popularity", Popularity())
     assert arm(rows, "neighbours") == system_rows(eval_set, "neighbours", Neighbours())
     assert [row.rank for row in arm(rows, "popularity")] != [row.rank for row in arm(rows, "neighbours")]
-
-
-def test_each_arm_is_compared_with_the_one_before_it(eval_set):
-    arms = report_dict(reference_rows(eval_set, rng()), rng())
-    before = {name: arms[name]["difference"] and arms[name]["difference"]["to"] for name in NO_TRUTH[:4]}
-    assert before == {
-        "popularity": None,
-        "neighbours": "popularity",
-        "query_only": "neighbours",
-        "naive_memory": "query_only",
-    }
 
 
 # --- the policy -------------------------------------------------------------------------------------------------------
@@ -310,8 +304,8 @@ def test_shops_of_two_seeds_are_two_sources():
 
 
 def row(query="a", rank=1, arm="grpo", mode="greedy", part="test", seed=0, source="s", **more) -> Row:
-    given = {"format": 0.0 if rank is None else 1.0, "calls": 0, "memory_tokens": 0, **more}
-    return Row(arm, mode, part, seed, source, query, rank, **given)
+    given = {"user": f"u-{query}", "format": 0.0 if rank is None else 1.0, "calls": 0, "memory_tokens": 0, **more}
+    return Row(arm, mode, part, seed, source, query, rank=rank, **given)
 
 
 FOUR = [
@@ -361,61 +355,133 @@ def test_rows_without_truth_have_no_aspects():
 
 
 def numbers(rows, arm="grpo", mode="greedy", part="test"):
-    return summary(rows, rng())[arm, mode, part]
+    return summary(rows)[arm, mode, part]
 
 
-def test_the_interval_is_that_of_the_metrics_module():
-    bounds = bootstrap_interval([1.0, 0.5, 0.0, 0.0], rng())
+def test_the_names_of_what_is_compared_seed_the_generator():
+    """... in the same way in every process, so not by `hash`."""
+    generator = np.random.default_rng(zlib.crc32(b"mean\ngrpo\ngreedy\ntest"))
+    bounds = hierarchical_interval([1.0, 0.5, 0.0, 0.0], [0] * 4, list("abcd"), generator)
     assert numbers(FOUR)["interval"] == [bounds.low, bounds.high]
 
 
-def test_one_query_has_no_interval():
+def drawn(count, arm="grpo", mode="greedy", part="test") -> list[Row]:
+    """Rows of one arm: 2 seeds, `count` queries, 3 queries per user, no rank twice."""
+    places = np.random.default_rng(ARMS.index(arm)).permutation(40)[: 2 * count] + 1
+    pairs = [(seed, number) for seed in range(2) for number in range(count)]
+    return [
+        row(f"q{number}", int(rank), arm, mode, part, seed, user=f"u{number // 3}")
+        for (seed, number), rank in zip(pairs, places, strict=True)
+    ]
+
+
+def check_no_arm_moves_another(summary):
+    some = [*drawn(12, "query_only", ""), *drawn(12, "warm_start"), *drawn(12), *drawn(12, mode="sampled")]
+    more = [*drawn(12, "popularity", ""), *drawn(12, "raft"), *drawn(12, "raft", "sampled"), *drawn(12, part="held")]
+    few, many = summary(some), summary(some + more)
+    assert few == {key: many[key] for key in few}
+    assert all(few[key]["interval"] for key in few)
+
+
+def test_an_unrelated_arm_moves_no_interval():
+    check_no_arm_moves_another(summary)
+
+
+def test_one_generator_for_all_intervals_is_rejected(monkeypatch):
+    def with_one_generator(rows):
+        generator = np.random.default_rng(0)
+
+        def interval(values, rows, about):
+            users = [row.user for row in rows]
+            return list(hierarchical_interval(values, [row.seed for row in rows], users, generator)[1:])
+
+        monkeypatch.setattr(evaluate, "interval", interval)
+        return summary(rows)
+
+    with pytest.raises(AssertionError):
+        check_no_arm_moves_another(with_one_generator)
+
+
+def test_one_user_has_no_interval():
     assert numbers([row()])["interval"] is None
-    assert numbers([row(seed=0), row(seed=1)])["interval"] is None  # one query of one data set, answered twice
+    assert numbers([row(seed=0), row(seed=1)])["interval"] is None
+    assert numbers([row("a", 1, user="u"), row("b", 3, user="u")])["interval"] is None
+    # two shops have different users, even if they have the same name
+    assert numbers([row(seed=0, source="world 0.0"), row(seed=1, source="world 1.0")])["interval"]
 
 
-def test_three_seeds_on_one_data_set_do_not_triple_the_queries():
-    """Rows of one query are resampled together, so the interval equals that of one seed. With one shop per seed, the
-    interval is narrower.
-    """
+def width(rows):
+    low, high = interval([evaluate.ndcg_10(r) for r in rows], rows, ["width"])
+    return high - low
 
-    def width(rows):
-        low, high = numbers(rows)["interval"]
-        return high - low
 
+def test_the_queries_of_a_user_stay_together():
+    """A second query with the same result tells nothing new about a user."""
+    one = [row(f"q{i}", 1 if i % 2 else 20, user=f"u{i}") for i in range(20)]
+    two = [replace(r, query=f"{r.query} again") for r in one]
+    assert width(one + two) == pytest.approx(width(one))
+    strangers = [replace(r, user=f"{r.user} again") for r in two]
+    assert width(one + strangers) == pytest.approx(width(one) / math.sqrt(2), rel=0.2)
+
+
+def test_seeds_on_one_data_set_share_users_and_shops_do_not():
+    """Seeds with equal answers of the same users tell no more than one seed. Shops with other users each do."""
     one = [row(f"q{i}", 1 if i % 2 else 20) for i in range(20)]
-    shared = [replace(r, seed=seed) for seed in range(3) for r in one]
+    shared = [replace(r, seed=seed) for seed in range(6) for r in one]
     apart = [replace(r, source=f"world {r.seed}.0") for r in shared]
     assert width(shared) == pytest.approx(width(one))
-    assert width(apart) == pytest.approx(width(one) / math.sqrt(3), rel=0.2)
+    assert width(apart) < 0.8 * width(one)
 
 
-def test_the_difference_is_paired_by_seed_and_query():
-    """grpo - warm_start: a: 1 - 1/2, b: 1/2 - 1, c: 0 - 0. The mean over the right pairs is 0, in any order of rows."""
-    old = [row("c", None, "warm_start"), row("b", 1, "warm_start"), row("a", 3, "warm_start")]
-    new = [row("a", 1), row("b", 3), row("c", 500)]
-    result = numbers(new + old)["difference"]
-    assert (result["to"], result["ndcg@10"]) == ("warm_start", pytest.approx(0.0))
-    gains = bootstrap_interval([0.5, -0.5, 0.0], rng())  # the bounds of the paired gains; other draws, so approximately
-    assert result["interval"] == pytest.approx([gains.low, gains.high], abs=0.1)
+def test_seeds_that_differ_widen_the_interval():
+    """Users answer alike, seeds do not: an interval over users alone would have no width."""
+    rows = [row(f"q{i}", 1 if seed % 2 else 3, seed=seed) for seed in range(4) for i in range(20)]
+    assert width(rows) > 0.3
 
 
-def test_only_shared_queries_are_compared():
-    """Seed 1 ran only grpo: its row counts in the mean but not in the difference."""
-    result = numbers([row("a", 1), row("a", 1, seed=1), row("a", 3, "warm_start")])
-    assert result["ndcg@10"] == 1.0
-    assert result["difference"] == {"to": "warm_start", "ndcg@10": 0.5, "interval": None}
-    assert numbers([row("a", 1), row("b", 1, "warm_start")])["difference"] is None
+# --- GRPO minus an arm ------------------------------------------------------------------------------------------------
 
 
-def test_a_query_is_compared_within_its_own_seed():
-    """Seed 0: 1 - 1/2; seed 1: 1/2 - 1/3. Compared with seed 0 only, or seed 1 only, the mean would be 1/4 or 5/12."""
-    new = [row("a", 1), row("a", 3, seed=1)]
-    old = [row("a", 3, "warm_start"), row("a", 7, "warm_start", seed=1)]
-    assert numbers(new + old)["difference"]["ndcg@10"] == pytest.approx((1 / 2 + 1 / 6) / 2)
+def check_pairs(difference):
+    """New minus old: a: 1 - 1/3, b: 1/2 - 1, c: 0 - 0. Seed 1 and query d have no partner."""
+    old = [row("c", None), row("b", 1), row("a", 7), row("d", 1)]
+    new = [row("a", 1), row("b", 3), row("c", 500), row("a", 1, seed=1)]
+    assert difference(new, old, ["a name"])["ndcg@10"] == pytest.approx((1 - 1 / 3 + 1 / 2 - 1) / 3)
+    # seed 0: 1 - 1/2; seed 1: 1/2 - 1/3. Compared with seed 0 only, or seed 1 only, the mean would be 1/4 or 5/12
+    new, old = [row("a", 1), row("a", 3, seed=1)], [row("a", 3), row("a", 7, seed=1)]
+    assert difference(new, old, ["a name"])["ndcg@10"] == pytest.approx((1 / 2 + 1 / 6) / 2)
+    assert difference(new, [row("b", 1)], ["a name"]) is None
 
 
-def test_the_arm_before_is_the_nearest_earlier_one_on_the_part():
+def test_a_difference_is_paired_by_seed_and_query():
+    check_pairs(difference)
+
+
+def of_means(new, old, about):
+    return {"ndcg@10": means(new)["ndcg@10"] - means(old)["ndcg@10"]}
+
+
+def by_query(new, old, about):
+    return difference([replace(r, seed=0) for r in new], [replace(r, seed=0) for r in old], about)
+
+
+@pytest.mark.parametrize("wrong", [lambda new, old, about: difference(old, new, about), of_means, by_query])
+def test_a_difference_that_is_not_paired_or_has_the_wrong_sign_is_rejected(wrong):
+    with pytest.raises(AssertionError):
+        check_pairs(wrong)
+
+
+def test_the_interval_of_a_difference_is_that_of_the_gains():
+    new, old = drawn(12), drawn(12, "warm_start")
+    gains = [evaluate.ndcg_10(a) - evaluate.ndcg_10(b) for a, b in zip(new, old, strict=True)]
+    assert difference(new, old, ["a name"])["interval"] == pytest.approx(interval(gains, new, ["a name"]))
+    expected = difference(new, old, ("difference", "grpo", "warm_start", "greedy", "test"))
+    found = numbers(new + old, "warm_start")["grpo_minus"]
+    assert found["ndcg@10"] == pytest.approx(expected["ndcg@10"]) and found["ndcg@10"] != 0
+    assert found["interval"] == pytest.approx(expected["interval"])
+
+
+def test_grpo_is_compared_in_the_mode_and_on_the_part_of_the_arm():
     rows = [
         row("a", 3, "query_only", ""),
         row("a", 3, "warm_start", "greedy"),
@@ -424,32 +490,38 @@ def test_the_arm_before_is_the_nearest_earlier_one_on_the_part():
         row("a", 3, "grpo", "sampled"),
         row("a", 1, "expert", ""),
         row("a", 3, "query_only", "", "held"),
+        row("a", 7, "warm_start", "sampled", "held"),
         row("a", 1, "grpo", "sampled", "held"),
     ]
-    differences = {key: value["difference"] for key, value in summary(rows, rng()).items()}
-    assert differences["query_only", "", "test"] is None
-    assert differences["warm_start", "sampled", "test"]["ndcg@10"] == pytest.approx(
-        1 / 3 - 1 / 2
-    )  # to query_only: no mode
-    assert differences["grpo", "greedy", "test"]["ndcg@10"] == pytest.approx(1 - 1 / 2)  # greedy to greedy
-    assert differences["grpo", "sampled", "test"]["ndcg@10"] == pytest.approx(1 / 2 - 1 / 3)  # sampled to sampled
-    assert differences["expert", "", "test"] == {"to": "grpo", "ndcg@10": 0.0, "interval": None}  # to the greedy one
-    assert differences["grpo", "sampled", "held"]["to"] == "query_only"
+    found = {key: value["grpo_minus"] for key, value in summary(rows).items()}
+    none = [("grpo", "greedy", "test"), ("grpo", "sampled", "test"), ("grpo", "sampled", "held")]
+    none += [("query_only", "", "held")]  # GRPO was not run greedily on this part
+    expected = {
+        ("query_only", "", "test"): 1 - 1 / 2,  # an arm without a policy: greedy GRPO minus the arm
+        ("warm_start", "greedy", "test"): 1 - 1 / 2,
+        ("warm_start", "sampled", "test"): 1 / 2 - 1 / 3,
+        ("expert", "", "test"): 0.0,
+        ("warm_start", "sampled", "held"): 1 - 1 / 3,
+    }
+    assert found == {key: None for key in none} | {
+        key: {"ndcg@10": pytest.approx(value), "interval": None} for key, value in expected.items()
+    }
+    assert {value["grpo_minus"] for value in summary([r for r in rows if r.arm != "grpo"]).values()} == {None}
 
 
 def test_unknown_arms_unknown_parts_and_repeated_rows_are_refused():
     with pytest.raises(ValueError, match="no such arm or part: gpt"):
-        summary([row(arm="gpt")], rng())
+        summary([row(arm="gpt")])
     with pytest.raises(ValueError, match="no such arm or part: training"):
-        summary([row(part="training")], rng())
+        summary([row(part="training")])
     with pytest.raises(ValueError, match="two rows answer one query"):
-        summary([row(), row()], rng())
+        summary([row(), row()])
 
 
 @given(st.permutations(FOUR + [replace(r, arm="warm_start", rank=9) for r in FOUR]))
 @settings(max_examples=10)
 def test_the_order_of_rows_does_not_matter(rows):
-    assert summary(rows, rng()) == summary(sorted(rows, key=lambda r: (r.arm, r.query)), rng())
+    assert summary(rows) == summary(sorted(rows, key=lambda r: (r.arm, r.query)))
 
 
 # --- report -----------------------------------------------------------------------------------------------------------
@@ -457,7 +529,7 @@ def test_the_order_of_rows_does_not_matter(rows):
 
 def many() -> list[Row]:
     """Every arm on two queries, policies in both modes, test and held-out."""
-    policies = {"warm_start", "warm_start_all_calls", "reinforce", "grpo_no_global", "grpo_no_local", "grpo"}
+    policies = set(ARMS[ARMS.index("clone") : ARMS.index("expert")])
     return [
         row(query, rank, arm, mode, part)
         for part in ("test", "held")
@@ -468,21 +540,21 @@ def many() -> list[Row]:
 
 
 def test_the_shape_of_the_report():
-    arms = report_dict(many(), rng())
+    arms = report_dict(many())
     assert tuple(arms) == ARMS
     grpo = arms["grpo"]
     assert (grpo["ndcg@10"], grpo["sampled"]["ndcg@10"]) == (1.0, 0.75)  # greedy 1, 1; sampled 1/2, 1
     assert (grpo["held"]["ndcg@10"], grpo["held"]["sampled"]["ndcg@10"]) == (0.5, 0.25)
     assert set(grpo["sampled"]) == set(arms["oracle"]) - {"held"} == set(grpo["held"]) - {"sampled"}
     assert "sampled" not in arms["oracle"] and "held" in arms["oracle"]
-    assert {"ndcg@10", "ndcg@100", "ndcg@1000", "recall@10", "interval", "difference"} <= set(grpo)
+    assert {"ndcg@10", "ndcg@100", "ndcg@1000", "recall@10", "interval", "grpo_minus"} <= set(grpo)
 
 
 def test_the_report_is_strict_json(eval_set, model):
     rows = reference_rows(eval_set, rng()) + policy_rows(
         eval_set, "warm_start", model, torch.Generator().manual_seed(0)
     )
-    arms = report_dict(rows, rng())
+    arms = report_dict(rows)
     assert json.loads(json.dumps(arms, allow_nan=False)) == arms
     assert arms["warm_start"]["ndcg@10"] == 0.0 < arms["oracle"]["ndcg@10"]
 

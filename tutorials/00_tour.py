@@ -204,7 +204,7 @@ plt.show()
 
 # %% tags=["learned"]
 old, new = tour.rows("warm_start", tour.before), tour.rows("grpo", tour.after)
-gain = difference(new, "warm_start", old, np.random.default_rng(0))
+gain = difference(new, old, about=("grpo", "warm_start"))
 print(f"nDCG@10 before {means(old)['ndcg@10']:.3f}, after {means(new)['ndcg@10']:.3f}")
 print("difference", round(gain["ndcg@10"], 3), "95 %", np.round(gain["interval"], 3).tolist())
 if not SMALL:

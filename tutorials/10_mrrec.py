@@ -130,8 +130,8 @@ plt.show()
 
 # %% tags=["learned"]
 rows = reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher) + before + after
-Console(width=100).print(arms_table(report_dict(rows, np.random.default_rng(0))))
-gain = difference(after, "warm_start", before, np.random.default_rng(0))
+Console(width=100).print(arms_table(report_dict(rows)))
+gain = difference(after, before, about=("grpo", "warm_start"))
 print(
     "GRPO minus its own start, paired by query:",
     {"ndcg@10": round(gain["ndcg@10"], 3), "95 %": np.round(gain["interval"], 3).tolist()},

@@ -94,7 +94,7 @@ def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
     return DemoReport(
         data=str(config.data) if config.data else "world",
         seeds=config.seeds,
-        arms=report_dict(rows, np.random.default_rng(0)),
+        arms=report_dict(rows),
         seconds={**seconds, "total": time.perf_counter() - started},
         results=results,
     )
@@ -152,7 +152,7 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
     if config.all_arms:
         rows += _other_arms(before, tokenizer, environments, recipe, seed, say)
         clock.lap("other arms")
-    write_text(run.folder / EVALUATION, json.dumps(report_dict(rows, np.random.default_rng(0)), indent=1))
+    write_text(run.folder / EVALUATION, json.dumps(report_dict(rows), indent=1))
     return SeedResult(
         seed=seed,
         rows=rows,

@@ -321,8 +321,8 @@ def read_arms(path: Path) -> list[dict[str, object]]:
 def arm_row(arm: str, numbers: Mapping) -> dict[str, object]:
     """Return the numbers of one arm of `evaluate.report_dict` as one flat dict."""
     row: dict[str, object] = {"arm": printable(arm)}
-    sampled, gain = numbers.get("sampled") or {}, numbers.get("difference") or {}
-    sources = {"ndcg": ("", numbers), "sampled": ("sampled_", sampled), "gain": ("gain_", gain)}
+    sampled, minus = numbers.get("sampled") or {}, numbers.get("grpo_minus") or {}
+    sources = {"ndcg": ("", numbers), "sampled": ("sampled_", sampled), "grpo_minus": ("grpo_minus_", minus)}
     for name, (prefix, source) in sources.items():
         low, high = source.get("interval") or (None, None)
         row |= {name: finite(source.get("ndcg@10")), f"{prefix}low": finite(low), f"{prefix}high": finite(high)}

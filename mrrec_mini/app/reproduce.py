@@ -12,8 +12,8 @@ Equations: none of its own; Recall and nDCG are those of `metrics`, MPC and MRC 
 Verdicts. A claim "A above B" holds if the 95 % interval of the paired difference lies above 0. Otherwise it does not
 hold, and the reason says whether the difference is below 0 or cannot be told from 0. A claim that we cannot test at our
 scale (e.g. about an LLM judge or the hours of a large model) is "not comparable", with the reason. Decoding is greedy,
-all items are ranked, and the queries are those of unseen users on familiar categories. The intervals are bootstrap
-intervals over queries; they do not include the variation between seeds.
+all items are ranked, and the queries are those of unseen users on familiar categories. The intervals resample
+seeds and users (see `evaluate`), so the intervals of one seed do not include the variation between seeds.
 
 Departures from the paper: those of `jobs`. "Taught start" is the warm start.
 """
@@ -98,7 +98,6 @@ class Results:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.rng = np.random.default_rng(0)
 
     def load(self, job: str) -> list[dict]:
         """Return the results of a job, one per seed."""
@@ -110,8 +109,8 @@ class Results:
         return [row for row in rows if row.part == "test" and (arm is None or row.arm == arm)]
 
     def interval(self, rows: Sequence[Row]) -> list[float] | None:
-        """Return the 95 % interval of the mean nDCG@10, or None for fewer than two queries."""
-        return interval([ndcg_10(row) for row in rows], rows, self.rng)
+        """Return the 95 % interval of the mean nDCG@10 of an arm, or None for fewer than two users."""
+        return interval([ndcg_10(row) for row in rows], rows, ("mean", rows[0].arm))
 
     def quality(self, name: str, rows: Sequence[Row]) -> list[str]:
         """Return one row of a table whose columns are QUALITY."""
@@ -128,7 +127,7 @@ class Results:
 
     def above(self, text: str, published: str, new: Sequence[Row], old: Sequence[Row]) -> Claim:
         """Return the claim that `new` has a higher nDCG@10 than `old`, with its verdict."""
-        gain = difference(new, "", old, self.rng)
+        gain = difference(new, old, ("difference", new[0].arm, old[0].arm))
         low, high = gain["interval"] or (-np.inf, np.inf)
         verdict = HOLDS if low > 0 else FAILS
         why = "" if low > 0 else "it is below" if high < 0 else "the difference cannot be told from 0"
@@ -463,7 +462,7 @@ def as_markdown(document: dict) -> str:
         f"`{document['command']}`: data {data}, seeds {seeds}.",
         f"Of {len(verdicts)} claims, {hold} hold, {fail} do not hold, and {other} are not comparable.",
         "Decoding is greedy, the whole pool is ranked, and all users are unseen in training. The 95 % intervals are "
-        "bootstraps over queries; those of differences are paired.",
+        "bootstraps; those of differences are paired.",
     ]
     if document["fast"]:
         lines += ["", "**Toy sizes: this shows that the code runs. The numbers mean nothing.**"]

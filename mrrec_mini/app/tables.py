@@ -25,11 +25,11 @@ def arms_table(arms: Mapping[str, Mapping]) -> Tables:
 
 
 def quality_table(arms: Mapping[str, Mapping], title: str) -> Table:
-    """Return a table: nDCG@10 (a policy plays greedily), nDCG@10 when sampled, and the difference to the arm before."""
-    table = plain_table(title, "nDCG@10", "sampled", "to the arm before")
+    """Return a table: nDCG@10 (a policy plays greedily), nDCG@10 when sampled, and greedy GRPO minus the arm."""
+    table = plain_table(title, "nDCG@10", "sampled", "grpo minus it")
     for arm, numbers in arms.items():
-        change = with_interval(numbers.get("difference"), "+")
-        table.add_row(arm, with_interval(numbers), with_interval(numbers.get(SAMPLED)), change)
+        grpo_minus = with_interval(numbers.get("grpo_minus"), "+")
+        table.add_row(arm, with_interval(numbers), with_interval(numbers.get(SAMPLED)), grpo_minus)
     return table
 
 

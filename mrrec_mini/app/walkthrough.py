@@ -269,7 +269,7 @@ def update(tour: Tour) -> Iterator[Step]:
 
 def evaluation(tour: Tour) -> Iterator[Step]:
     before, after = tour.rows("warm_start", tour.before), tour.rows("grpo", tour.after)
-    gain = difference(after, "warm_start", before, np.random.default_rng(0))
+    gain = difference(after, before, ("difference", "grpo", "warm_start", GREEDY, "test"))
     low, high = gain["interval"] or (-np.inf, np.inf)
     verdict = "it is above 0" if low > 0 else "it may be 0" if high > 0 else "it is below 0"
     yield Step(

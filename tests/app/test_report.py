@@ -232,9 +232,10 @@ def test_the_arms_are_those_of_the_evaluation(tmp_path):
             numbers = part[row["arm"]]
             assert [row["ndcg"], row["low"], row["high"]] == [numbers["ndcg@10"], *numbers["interval"]]
             assert (row["recall"], row["tokens"]) == (numbers["recall@10"], numbers["memory_tokens"])
-            sampled, gain = numbers.get("sampled"), numbers["difference"]
-            assert row["sampled"] == (sampled and sampled["ndcg@10"]) and row["gain"] == (gain and gain["ndcg@10"])
-            assert row["gain_high"] == (gain and gain["interval"][1])
+            sampled, minus = numbers.get("sampled"), numbers["grpo_minus"]
+            assert row["sampled"] == (sampled and sampled["ndcg@10"])
+            assert row["grpo_minus"] == (minus and minus["ndcg@10"])
+            assert row["grpo_minus_high"] == (minus and minus["interval"][1])
     assert read_arms(tmp_path / "none.json") == []
 
 

@@ -129,7 +129,7 @@ def test_another_plan_saves_its_results_elsewhere(tmp_path):
 
 
 def rows(ranks, arm="x"):
-    return [Row(arm, GREEDY, "test", 0, "shop", f"q{i}", rank, 1.0, 0, 0) for i, rank in enumerate(ranks)]
+    return [Row(arm, GREEDY, "test", 0, "shop", f"q{i}", f"u{i}", rank, 1.0, 0, 0) for i, rank in enumerate(ranks)]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_what_was_not_run_is_a_dash():
 def test_the_widest_numbers_fit():
     """Every cell at its widest: the longest arm, with intervals and a negative difference everywhere."""
     widest = {"ndcg@10": 0.123, "interval": [0.123, 0.456]}
-    widest |= {"difference": {"ndcg@10": -0.123, "interval": [-0.456, -0.123]}}
+    widest |= {"grpo_minus": {"ndcg@10": -0.123, "interval": [-0.456, -0.123]}}
     widest |= {"recall@10": 1.0, "format": 1.0, "calls": 3.0, "memory_tokens": 1234.0}
     widest |= {"aspects_right": 10.0, "aspects_that_matter": 10.0}
     part = widest | {"sampled": widest}
