@@ -358,16 +358,9 @@ def numbers(rows, arm="grpo", mode="greedy", part="test"):
     return summary(rows)[arm, mode, part]
 
 
-def test_the_names_of_what_is_compared_seed_the_generator():
-    """... in the same way in every process, so not by `hash`."""
-    generator = np.random.default_rng(zlib.crc32(b"mean\ngrpo\ngreedy\ntest"))
-    bounds = hierarchical_interval([1.0, 0.5, 0.0, 0.0], [0] * 4, list("abcd"), generator)
-    assert numbers(FOUR)["interval"] == [bounds.low, bounds.high]
-
-
 def drawn(count, arm="grpo", mode="greedy", part="test") -> list[Row]:
-    """Rows of one arm: 2 seeds, `count` queries, 3 queries per user, no rank twice."""
-    places = np.random.default_rng(ARMS.index(arm)).permutation(40)[: 2 * count] + 1
+    """Rows of one arm with many different means of resamples: 2 seeds, `count` queries, 3 queries per user."""
+    places = np.random.default_rng(ARMS.index(arm)).integers(1, 12, size=2 * count)
     pairs = [(seed, number) for seed in range(2) for number in range(count)]
     return [
         row(f"q{number}", int(rank), arm, mode, part, seed, user=f"u{number // 3}")
@@ -375,9 +368,36 @@ def drawn(count, arm="grpo", mode="greedy", part="test") -> list[Row]:
     ]
 
 
+def check_generator(interval):
+    """The names seed the generator, in the same way in every process: `hash` is another one in each."""
+    rows = drawn(60)
+    values, seeds = [evaluate.ndcg_10(r) for r in rows], [r.seed for r in rows]
+    generator = np.random.default_rng(zlib.crc32(b"mean\ngrpo\ngreedy\ntest"))
+    bounds = hierarchical_interval(values, seeds, [r.user for r in rows], generator)
+    assert interval(values, rows, ("mean", "grpo", "greedy", "test")) == [bounds.low, bounds.high]
+    assert interval(values, rows, ("mean", "grpo", "greedy", "held")) != [bounds.low, bounds.high]
+
+
+def test_the_names_of_what_is_compared_seed_the_generator():
+    check_generator(interval)
+    assert numbers(drawn(60))["interval"] == interval(
+        [evaluate.ndcg_10(r) for r in drawn(60)], drawn(60), ("mean", "grpo", "greedy", "test")
+    )
+
+
+@pytest.mark.parametrize("seed", [hash, lambda about: 0, lambda about: zlib.crc32(about[1].encode())])
+def test_a_generator_of_other_names_or_of_this_process_is_rejected(seed):
+    def wrong(values, rows, about):
+        generator = np.random.default_rng(abs(seed(about)))
+        return list(hierarchical_interval(values, [r.seed for r in rows], [r.user for r in rows], generator)[1:])
+
+    with pytest.raises(AssertionError):
+        check_generator(wrong)
+
+
 def check_no_arm_moves_another(summary):
-    some = [*drawn(12, "query_only", ""), *drawn(12, "warm_start"), *drawn(12), *drawn(12, mode="sampled")]
-    more = [*drawn(12, "popularity", ""), *drawn(12, "raft"), *drawn(12, "raft", "sampled"), *drawn(12, part="held")]
+    some = [*drawn(60, "query_only", ""), *drawn(60, "warm_start"), *drawn(60), *drawn(60, mode="sampled")]
+    more = [*drawn(60, "popularity", ""), *drawn(60, "raft"), *drawn(60, "raft", "sampled"), *drawn(60, part="held")]
     few, many = summary(some), summary(some + more)
     assert few == {key: many[key] for key in few}
     assert all(few[key]["interval"] for key in few)
@@ -429,7 +449,7 @@ def test_seeds_on_one_data_set_share_users_and_shops_do_not():
     one = [row(f"q{i}", 1 if i % 2 else 20) for i in range(20)]
     shared = [replace(r, seed=seed) for seed in range(6) for r in one]
     apart = [replace(r, source=f"world {r.seed}.0") for r in shared]
-    assert width(shared) == pytest.approx(width(one))
+    assert width(shared) == pytest.approx(width(one), rel=0.15)  # other draws
     assert width(apart) < 0.8 * width(one)
 
 
@@ -472,7 +492,7 @@ def test_a_difference_that_is_not_paired_or_has_the_wrong_sign_is_rejected(wrong
 
 
 def test_the_interval_of_a_difference_is_that_of_the_gains():
-    new, old = drawn(12), drawn(12, "warm_start")
+    new, old = drawn(60), drawn(60, "warm_start")
     gains = [evaluate.ndcg_10(a) - evaluate.ndcg_10(b) for a, b in zip(new, old, strict=True)]
     assert difference(new, old, ["a name"])["interval"] == pytest.approx(interval(gains, new, ["a name"]))
     expected = difference(new, old, ("difference", "grpo", "warm_start", "greedy", "test"))
