@@ -36,6 +36,7 @@ from mrrec_mini.datatypes import Interaction, Item, MemoryEntry, Query
 from mrrec_mini.dense import Vectors
 from mrrec_mini.hybrid import Hit, HybridConfig, HybridIndex, TextSpace
 
+OVERALL, LATELY = "overall", "lately"  # heads of the lines of a profile: the most frequent, and the latest value
 LIKED = 3.0  # a rating above this means that the user liked the purchase
 
 
@@ -160,31 +161,29 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
             groups.setdefault((one.scenario, one.aspect), []).append(one)
     entries = []
     for (scenario, aspect), group in groups.items():
-        written = preference_words(group)
-        if not written:
-            continue
-        level = "pattern" if scenario else "profile"
-        rests_on = tuple(dict.fromkeys(record for preference in group for record in preference.rests_on))
-        identity = entry_id(user, level, scenario, aspect) if scenario else entry_id(user, level, aspect)
-        text = plain(" ".join([scenario or "overall", aspect, *written]), config.line_words)
-        entries.append(MemoryEntry(identity, user, level, text, rests_on, scenario, len(rests_on)))
+        firm = [one for one in group if one.firm]
+        if firm and scenario:
+            entries.append(preference_entry(user, "pattern", scenario, aspect, firm, config))
+        elif firm:
+            entries.append(preference_entry(user, "profile", OVERALL, aspect, firm, config))
+            latest = max(group, key=lambda one: one.last)  # of several, the strongest
+            entries.append(preference_entry(user, "profile", LATELY, aspect, [latest], config))
     return entries
 
 
-def preference_words(group: Sequence[Preference]) -> list[str]:
-    """Return the words of a line after its aspect: `red 5 lately blue 2 2021q1`; [] if no preference is firm.
+def preference_entry(
+    user: str, level: str, head: str, aspect: str, group: Sequence[Preference], config: MemoryConfig
+) -> MemoryEntry:
+    """Return the entry `mug price luxury 2 2021q1`: the head, the aspect, each value with the number of its records.
 
-    The firm values come first, each with the number of its records. The value of the latest record follows if it is
-    another one. The last word is the quarter of that record.
+    The last word is the quarter of the latest of these records, if it is known.
     """
-    firm = [one for one in group if one.firm]
-    if not firm:
-        return []
-    words = [word for one in firm for word in (one.value, str(len(one.rests_on)))]
-    latest = max(group, key=lambda one: one.last)  # of several, the first, which is the strongest
-    if latest.value not in {one.value for one in firm} and all(one.last < latest.last for one in firm):
-        words += ["lately", latest.value, str(len(latest.rests_on))]
-    return [*words, quarter(latest.last)] if latest.last else words
+    rests_on = tuple(dict.fromkeys(record for one in group for record in one.rests_on))
+    values = [word for one in group for word in (one.value, str(len(one.rests_on)))]
+    text = plain(" ".join([head, aspect, *values, quarter(max(one.last for one in group))]), config.line_words)
+    identity = entry_id(user, level, aspect) if head == OVERALL else entry_id(user, level, head, aspect)
+    scenario = head if level == "pattern" else ""
+    return MemoryEntry(identity, user, level, text, rests_on, scenario, len(rests_on))
 
 
 def quarter(time: int) -> str:

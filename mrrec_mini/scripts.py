@@ -29,7 +29,7 @@ import numpy as np
 from mrrec_mini.datatypes import MemoryEntry, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.memory import plain
+from mrrec_mini.memory import LATELY, OVERALL, plain
 from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, Script, ScriptActor, State
@@ -45,8 +45,8 @@ class ScriptConfig:
     lines: str = "situation"  # global lines to look up: "first", those of the "category", or of category and use
     certain: bool = False  # skip lines that memory marks "maybe"
     open: bool = True  # skip aspects that the query states
-    pattern_first: bool = True  # read the category's line before the profile's line
-    value: str = "often"  # which value of a line to note: "often", "lately", or the latest if "repeated"
+    pattern_first: bool = True  # read the category's line before the profile's lines
+    value: str = "often"  # which line of the profile to read: "often", "lately", or the latest if "repeated"
     least: int = 1  # note a value only if at least this many records support it
 
 
@@ -75,7 +75,8 @@ class TeacherConfig:
     stop: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probability of at most 0, 1, 2, 3 look-ups
     on_topic: float = 0.7  # that a look-up asks for a global line of the query's situation
     believe: float = 0.6  # that the teacher reads the line that answers the look-up; otherwise it reads a random line
-    lately: float = 0.5  # that it notes the latest value of a line, not the most frequent one
+    lately: float = 0.5  # that it asks for the latest value, not for the most frequent one
+    open: float = 0.5  # that it leaves out the aspects that the query states
     silent: float = 0.1  # that it notes nothing
 
 
@@ -94,30 +95,23 @@ def is_about(line: MemoryEntry, query: str) -> bool:
     return set(head) - {*CERTAINTY, *aspect_of(line).split()} <= said and set(plain(line.scenario).split()) <= said
 
 
-def value_of(entry: MemoryEntry, aspect: str, lately: bool = False) -> tuple[str, int]:
-    """Return the value that an entry states for an aspect, and the number of records behind it; ("", 0) if none.
-
-    A pattern or a profile line states the most frequent value and, if it is another one, the latest. A record states a
-    value per aspect.
-    """
+def value_of(entry: MemoryEntry, aspect: str) -> tuple[str, int]:
+    """Return the value that an entry states for an aspect, and the number of records behind it; ("", 0) if none."""
     words = plain(entry.text).split()
     if entry.level == "record":
         place = next((i for i in range(1, len(words) - 1) if words[i] == aspect), 0)
         return (words[place + 1], 1) if place else ("", 0)
     if aspect_of(entry) != aspect:
         return "", 0
-    head = len((plain(entry.scenario) or "overall").split()) + len(aspect.split())
-    found = words[head:]
-    if lately and "lately" in found:
-        found = found[found.index("lately") + 1 :]
+    found = words[len((plain(entry.scenario) or OVERALL).split()) + len(aspect.split()) :]  # LATELY is one word too
     count = next((i for i, word in enumerate(found) if word.isdigit()), len(found))
     return " ".join(found[:count]), int(found[count]) if count < len(found) else 1
 
 
-def note_of(entry: MemoryEntry, aspect: str = "", lately: bool = False) -> str:
+def note_of(entry: MemoryEntry, aspect: str = "") -> str:
     """Return "aspect value" as an entry states it; "" if it states nothing. `aspect` "": the first that it is about."""
     aspect = aspect or aspect_of(entry) or first_aspect(entry)
-    value, _ = value_of(entry, aspect, lately)
+    value, _ = value_of(entry, aspect)
     return f"{aspect} {value}" if value else ""
 
 
@@ -127,22 +121,29 @@ def first_aspect(record: MemoryEntry) -> str:
     return words[words.index("rated") + 2] if "rated" in words[:-2] else ""
 
 
-def best_lines(entries: Sequence[MemoryEntry], aspect: str, scenario: str, pattern_first: bool) -> list[MemoryEntry]:
-    """Return the entries that state a value of `aspect`: the category's pattern, the profile line, then records."""
-    levels = ("pattern", "profile", "record") if pattern_first else ("profile", "pattern", "record")
+def best_lines(entries: Sequence[MemoryEntry], aspect: str, scenario: str, config: ScriptConfig) -> list[MemoryEntry]:
+    """Return the entries that state a value of `aspect`, in the order in which the rules of `config` read them."""
+
+    def place(entry: MemoryEntry) -> int:
+        latest = entry.text.startswith(f"{LATELY} ")
+        trusted = config.value == "lately" or (config.value == "repeated" and value_of(entry, aspect)[1] > 1)
+        first = {"pattern": 0 if config.pattern_first else 4, "record": 5}
+        return first.get(entry.level, (1 if trusted else 3) if latest else 2)
+
     usable = [e for e in entries if e.level != "pattern" or e.scenario == plain(scenario)]
-    return [e for level in levels for e in usable if e.level == level and note_of(e, aspect)]
+    return sorted((e for e in usable if value_of(e, aspect)[0]), key=place)
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
 
 
-def lookup_text(line: MemoryEntry) -> str:
-    """Return what to search for to answer a global line: `likely mug hiking price` -> `mug overall price`.
+def lookup_text(line: MemoryEntry, value: str = "often") -> str:
+    """Return what to search for to answer a global line: `likely mug hiking price` -> `mug price overall`.
 
-    A pattern of the category and the profile line both match two of these words, and other lines at most one.
+    The pattern of the category and the wanted line of the profile match two of these words, other lines at most one.
     """
-    return f"{plain(line.scenario)} overall {aspect_of(line)}".strip()
+    heads = {"often": OVERALL, "lately": LATELY, "repeated": f"{LATELY} {OVERALL}"}
+    return f"{plain(line.scenario)} {aspect_of(line)} {heads[value]}".strip()
 
 
 def one_per_aspect(lines: Sequence[MemoryEntry]) -> list[MemoryEntry]:
@@ -176,7 +177,8 @@ def random_plan(
     """
     wanted = rng.choice(len(config.stop), p=config.stop)
     shown = list(state.global_entries or guesses)
-    lines, plan = shown, []
+    skip = rng.random() < config.open
+    lines, plan = [line for line in shown if not (skip and states(state.query, aspect_of(line)))], []
     while lines and len(plan) < wanted:
         on_topic = [line for line in lines if is_about(line, state.query.text)]
         others = [line for line in lines if line not in on_topic]
@@ -198,6 +200,7 @@ def true_plan(state: State) -> list[MemoryEntry]:
 # --- the scripts ------------------------------------------------------------------------------------------------------
 
 Read = Callable[[Sequence[MemoryEntry], MemoryEntry], tuple[str, MemoryEntry | None]]  # reply, line -> note, its entry
+Plan = Sequence[tuple[MemoryEntry, str]]  # the lines to look up, and for each which line of the profile to ask for
 
 
 def teacher(
@@ -209,13 +212,20 @@ def teacher(
     """
     guesses = [MemoryEntry(f"guess/{name}", None, "global", name) for name in aspects]
     read = partial(read_at_random, config=config, rng=rng)
-    return lambda state: run_plan(grammar, random_plan(state, guesses, config, rng)[:max_calls], read)
+
+    def make(state: State) -> Script:
+        lines = random_plan(state, guesses, config, rng)[:max_calls]
+        return run_plan(
+            grammar, [(line, "lately" if rng.random() < config.lately else "often") for line in lines], read
+        )
+
+    return make
 
 
 def untold(grammar: Grammar, config: ScriptConfig, max_calls: int = 3) -> Callable[[State], Script]:
     """Like `teacher`, but the scripts follow the rules of `config`."""
-    read = partial(read_by_rule, config=config)
-    return lambda state: run_plan(grammar, planned(state, config)[:max_calls], read)
+    read = partial(read_by_rule, rules=lambda aspect: config)
+    return lambda state: run_plan(grammar, [(line, config.value) for line in planned(state, config)[:max_calls]], read)
 
 
 def expert(grammar: Grammar, drifting: Collection[str] = ()) -> Callable[[State], Script]:
@@ -224,12 +234,12 @@ def expert(grammar: Grammar, drifting: Collection[str] = ()) -> Callable[[State]
     They note the latest value of an aspect in `drifting`, and the most frequent value of another.
     """
 
-    def read(entries: Sequence[MemoryEntry], line: MemoryEntry) -> tuple[str, MemoryEntry | None]:
-        latest = aspect_of(line) in drifting  # old patterns of a category are out of date, but the profile is not
-        config = ScriptConfig(value="lately" if latest else "often", pattern_first=not latest)
-        return read_by_rule(entries, line, config)
+    def rules(aspect: str) -> ScriptConfig:
+        latest = aspect in drifting  # old patterns of a category may be out of date, too
+        return ScriptConfig(value="lately" if latest else "often", pattern_first=not latest)
 
-    return lambda state: run_plan(grammar, true_plan(state), read)
+    read = partial(read_by_rule, rules=rules)
+    return lambda state: run_plan(grammar, [(line, rules(aspect_of(line)).value) for line in true_plan(state)], read)
 
 
 def best_untold(environment: Environment, grammar: Grammar, rules: RolloutConfig) -> tuple[str, dict[str, float]]:
@@ -242,20 +252,20 @@ def best_untold(environment: Environment, grammar: Grammar, rules: RolloutConfig
     return max(scores, key=scores.__getitem__), scores
 
 
-def run_plan(grammar: Grammar, plan: Sequence[MemoryEntry], read: Read) -> Script:
+def run_plan(grammar: Grammar, plan: Plan, read: Read) -> Script:
     """Return a script that carries out `plan`. `read(entries, line)` returns what to note of a reply, and its entry."""
     noted: list[tuple[str, MemoryEntry]] = []
 
     def script(state: State) -> list[int]:
-        # 1. The first thought names the planned aspects; each later thought is the note taken from the last reply.
-        think = " ".join(map(aspect_of, plan))
+        # 1. The first thought is empty; each later thought is the note taken from the last reply.
+        think = ""
         if done := len(state.calls):
-            think, entry = read(state.calls[-1].entries, plan[done - 1])
+            think, entry = read(state.calls[-1].entries, plan[done - 1][0])
             if entry:
                 noted.append((think, entry))
         # 2. Make the next look-up of the plan.
         if done < len(plan):
-            return grammar.write_search(think, lookup_text(plan[done]))
+            return grammar.write_search(think, lookup_text(*plan[done]))
         # 3. The plan is done: answer with the query's first words and the notes; the noted entries are the evidence.
         shown = [entry.id for entry in state.shown]
         evidence = sorted({shown.index(entry.id) for _, entry in noted})
@@ -266,29 +276,27 @@ def run_plan(grammar: Grammar, plan: Sequence[MemoryEntry], read: Read) -> Scrip
 
 
 def read_by_rule(
-    entries: Sequence[MemoryEntry], line: MemoryEntry, config: ScriptConfig
+    entries: Sequence[MemoryEntry], line: MemoryEntry, rules: Callable[[str], ScriptConfig]
 ) -> tuple[str, MemoryEntry | None]:
-    """Return the note that the rules of `config` take from a reply, and its entry; ("", None) if they take none."""
+    """Return the note that the rules for the line's aspect take from a reply, and its entry; ("", None) for no note."""
     aspect = aspect_of(line)
-    for entry in best_lines(entries, aspect, line.scenario, config.pattern_first)[:1]:
-        latest = value_of(entry, aspect, lately=True)
-        use_latest = config.value == "lately" or (config.value == "repeated" and latest[1] > 1)
-        value, count = latest if use_latest else value_of(entry, aspect)
-        if count >= config.least:
-            return f"{aspect} {value}", entry
+    config = rules(aspect)
+    for entry in best_lines(entries, aspect, line.scenario, config)[:1]:
+        if value_of(entry, aspect)[1] >= config.least:
+            return note_of(entry, aspect), entry
     return "", None
 
 
 def read_at_random(
     entries: Sequence[MemoryEntry], line: MemoryEntry, config: TeacherConfig, rng: np.random.Generator
 ) -> tuple[str, MemoryEntry | None]:
-    """Return the note that the teacher takes from a reply, and its entry; ("", None) if it takes none."""
-    aspect, lately = aspect_of(line), rng.random() < config.lately
+    """Return the note that the teacher takes from a reply, and its entry; ("", None) for no note."""
     if not entries or rng.random() < config.silent:
         return "", None
-    if rng.random() < config.believe:
-        found = best_lines(entries, aspect, line.scenario, pattern_first=rng.random() < 0.5)
-        return (note_of(found[0], aspect, lately), found[0]) if found else ("", None)
-    entry = entries[rng.integers(len(entries))]
-    note = note_of(entry, "", lately)
+    aspect = aspect_of(line)
+    own = ScriptConfig(pattern_first=rng.random() < 0.5)
+    entry = next(iter(best_lines(entries, aspect, line.scenario, own)), None) if rng.random() < config.believe else None
+    if entry is None:
+        entry, aspect = entries[rng.integers(len(entries))], ""
+    note = note_of(entry, aspect)
     return (note, entry) if note else ("", None)
