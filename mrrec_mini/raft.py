@@ -16,22 +16,21 @@ A_i, since the ratio is 1. So the whole difference between the learners is one n
 That is all this file needs to replace. Queries, groups, sampling, mask, constraint, optimiser and log are those of
 GRPO. With the same `TrainConfig`, both learners play equally many episodes; `num_tokens` in the log counts the tokens.
 
-**Why it works.** Each step moves the policy towards its own best-of-G play. No weight is negative, so no token's
-probability is pushed towards 0, and training seldom breaks. The scale of the rewards does not matter, only their order
-in a group.
+**Why it works.** Each step moves the policy towards its own best-of-G play. No weight is negative, so the loss cannot
+fall by driving a probability to 0. The scale of the rewards does not matter, only their order in a group.
 
 **When it fails.**
 - No baseline. A best episode that is .01 better counts as much as one that is 5 better.
 - No negative weight. A bad habit becomes rarer only because probabilities sum to 1. One batch teaches from one episode
   in G: the worst episode teaches as little as the second best.
-- It learns to gamble. GRPO raises the *mean* reward, RAFT that of the *best* in a group. Say a look-up always earns .6,
-  and a guess earns 1 one time in four. The best of 8 guesses is right in 90 % of the groups. So RAFT learns to guess,
-  and earns .25. GRPO weighs all guesses, the wrong ones too, and learns to look up. `tests/test_raft.py` shows both.
+- It learns to gamble. It prefers what is often the best of a group, GRPO what is good on average. Say a look-up always
+  earns .6, and a guess earns 1 one time in four. At least one of 8 guesses is right in 90 % of the groups. So RAFT
+  learns to guess, and earns .25. GRPO counts the wrong guesses too, and learns to look up (`tests/test_raft.py`).
 
-Departures: Dong et al. train for an epoch on the kept episodes before they sample again; here it is one step, as in
-GRPO. They keep the best episode of every group; here a group of equal rewards keeps none, since GRPO learns nothing
-from it either. The mean is over the tokens of all episodes, not only of the kept ones. This only scales the gradient,
-and AdamW is nearly blind to its scale. MR.Rec's paper has no such learner.
+Departures: Dong et al. fine-tune on a large batch before they sample again; here it is one step per batch, as in GRPO.
+They keep the best episode of every group; here a group of equal rewards keeps none, since GRPO learns nothing from it
+either. Their loss is a mean over the kept tokens; here it is one over the tokens of all episodes. This only scales the
+gradient, and AdamW is nearly blind to its scale. MR.Rec's paper has no such learner.
 """
 
 from __future__ import annotations
