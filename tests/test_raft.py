@@ -10,27 +10,30 @@ import torch
 
 from house import ROOT
 from mrrec_mini.constrain import constraint_of
-from mrrec_mini.environment import Environment
-from mrrec_mini.grammar import Grammar
 from mrrec_mini.grpo import Formulas, GRPOConfig, group_advantages, grpo_loss
 from mrrec_mini.raft import best_of_group, raft_trainer
 from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.train import TrainConfig, Trainer, advantages_of, train, update_policy
-from small import environment, taught_model, tiny_model, tokenizer
+from small import tiny_model
 
 sys.path.insert(0, str(ROOT / "tutorials"))
 
 import toys
 
-TOK = tokenizer()
-CONFIG = TrainConfig(
-    steps=2,
-    prompts_per_step=4,
-    group=4,
-    learning_rate=1e-2,
-    rules=RolloutConfig(constrained=True, turn_tokens=20),
-)
+CONFIG = replace(toys.CONFIG, steps=2, prompts_per_step=4, group=4, rules=replace(toys.RULES, constrained=True))
+TOK, TASK = toys.TOKENIZER, toys.Task.make(0)
+
+
+@cache
+def _start():
+    return toys.warm_policy(TASK, 0, steps=40)
+
+
+def start():
+    """Return a copy of a policy that knows the grammar of the toy game a little."""
+    return deepcopy(_start())
+
 
 # --- which episodes are kept ----------------------------------------------------------------------------------------
 
@@ -124,7 +127,7 @@ def test_the_harness_of_the_wrong_weights_is_right():
 def played(constrained: bool):
     """(trainer of RAFT, episodes that it played); the rewards are made up, and equal in the last group."""
     config = replace(CONFIG, rules=replace(CONFIG.rules, constrained=constrained))
-    it = raft_trainer(taught_model(), TOK, [environment()], config)
+    it = raft_trainer(start(), TOK, [TASK], config)
     episodes, groups = it.collect()
     rewards = [float((7 * n) % 5) if group < 3 else 1.0 for n, group in enumerate(groups)]
     return it, [replace(e, reward=r) for e, r in zip(episodes, rewards, strict=True)]
@@ -135,7 +138,7 @@ def gradient(it, episodes, formulas, parts=4):
     model = deepcopy(it.model)
     batch = to_batch(episodes, [n // 4 for n in range(len(episodes))], "cpu", it.table)
     config = replace(it.config, max_grad_norm=float("inf"))
-    weights = advantages_of(episodes, batch, it.grammar, it.environment.items, config, formulas)
+    weights = advantages_of(episodes, batch, it.grammar, None, config, formulas)
     descent = torch.optim.SGD(model.parameters(), lr=1.0)
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     update_policy(model, descent, batch, weights, rows_by_length(batch, parts), config, formulas)
@@ -145,7 +148,7 @@ def gradient(it, episodes, formulas, parts=4):
 def imitation_gradient(it, episodes):
     """The same by hand: cross-entropy of what the policy wrote in the best of each group, one episode at a time."""
     model = deepcopy(it.model).eval()
-    table = constraint_of(Grammar(TOK)).allowed
+    table = constraint_of(toys.GRAMMAR).allowed
     total, tokens = torch.tensor(0.0), sum(sum(e.mask) for e in episodes)
     for start in range(0, len(episodes), 4):
         group = episodes[start : start + 4]
@@ -232,41 +235,39 @@ def first_line(trainer):
 
 def test_it_plays_exactly_what_grpo_plays():
     """The same start, queries and draws, so the first step samples equally many tokens."""
-    env = environment()
-    raft, grpo = raft_trainer(taught_model(), TOK, [env], CONFIG), Trainer(taught_model(), TOK, [env], CONFIG)
+    raft, grpo = raft_trainer(start(), TOK, [TASK], CONFIG), Trainer(start(), TOK, [TASK], CONFIG)
     assert first_line(raft) == first_line(grpo)
     ours, theirs = (torch.nn.utils.parameters_to_vector(it.model.parameters()) for it in (raft, grpo))
     assert not torch.equal(ours, theirs)  # but it learns something else
 
 
 def test_the_choices_of_grpo_are_ignored():
-    env = environment()
     grpo = GRPOConfig(sigma="group", length="sequence", beta=0.5, epochs=3)
     changed = replace(CONFIG, algo="reinforce", baseline="none", grpo=grpo)
-    trainers = [raft_trainer(taught_model(), TOK, [env], config) for config in (CONFIG, changed)]
+    trainers = [raft_trainer(start(), TOK, [TASK], config) for config in (CONFIG, changed)]
     lines = [train(it) for it in trainers]
     for one_line, other in zip(*lines, strict=True):
         assert one_line | {"step_time": 0} == other | {"step_time": 0}
-    turn = raft_trainer(taught_model(), TOK, [env], replace(CONFIG, credit="turn"))
+    turn = raft_trainer(start(), TOK, [TASK], replace(CONFIG, credit="turn"))
     assert turn.step() | {"step_time": 0} == lines[0][0] | {"step_time": 0}
 
 
-def test_rewarded_behaviour_becomes_more_frequent():
+class Opening(toys.Task):
     """Reward 1 for a turn that opens with <think>, a little less for a token near it (as in `test_train`)."""
-    env, opening = environment(), Grammar(TOK).control["<think>"]
 
-    class Opening(Environment):
-        def play(self, *args, **kwargs):
-            episodes = super().play(*args, **kwargs)
-            firsts = [e.tokens[e.mask.index(1)] for e in episodes]
-            near = [max(0.0, 1 - abs(i - opening) / len(TOK)) for i in firsts]
-            return [replace(e, reward=r) for e, r in zip(episodes, near, strict=True)]
+    def play(self, *args):
+        opening = toys.GRAMMAR.control["<think>"]
+        episodes = super().play(*args)
+        near = [max(0.0, 1 - abs(e.tokens[e.mask.index(1)] - opening) / len(TOK)) for e in episodes]
+        return [replace(e, reward=r) for e, r in zip(episodes, near, strict=True)]
 
+
+def test_rewarded_behaviour_becomes_more_frequent():
     rules = RolloutConfig(turn_tokens=1, global_k=0, max_calls=0)
     config = TrainConfig(steps=60, prompts_per_step=4, group=8, learning_rate=0.02, micro_batches=1, rules=rules)
-    rewarded = Opening(env.dataset, env.split, env.memory, env.items)
-    rewards = [line["reward"] for line in train(raft_trainer(tiny_model(len(TOK)), TOK, [rewarded], config))]
-    assert sum(rewards[:3]) / 3 < 0.7 and sum(rewards[-3:]) / 3 > 0.9
+    untrained = tiny_model(len(TOK))
+    rewards = [line["reward"] for line in train(raft_trainer(untrained, TOK, [Opening.make(0)], config))]
+    assert sum(rewards[:3]) / 3 < 0.85 and sum(rewards[-3:]) / 3 > 0.95
 
 
 # --- what it learns: the best of a group, not the mean ---------------------------------------------------------------
@@ -303,9 +304,8 @@ def test_it_gambles_where_grpo_looks_up():
 @pytest.mark.slow
 def test_it_gambles_in_the_real_loop_too():
     """In the toy game GRPO earns .79 (`test_learning`). RAFT stops looking up, and earns what the teacher does."""
-    task = toys.Task.make(0)
-    model = toys.warm_policy(task, 0)
-    train(raft_trainer(model, toys.TOKENIZER, [task], toys.CONFIG))
-    report = toys.report(model, task)
+    model = toys.warm_policy(TASK, 0)
+    train(raft_trainer(model, TOK, [TASK], toys.CONFIG))
+    report = toys.report(model, TASK)
     print(f"\n{report}")
     assert report.reward < 0.7 and report.calls_needed < 0.3
