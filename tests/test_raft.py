@@ -267,7 +267,7 @@ def test_rewarded_behaviour_becomes_more_frequent():
     config = TrainConfig(steps=60, prompts_per_step=4, group=8, learning_rate=0.02, micro_batches=1, rules=rules)
     untrained = tiny_model(len(TOK))
     rewards = [line["reward"] for line in train(raft_trainer(untrained, TOK, [Opening.make(0)], config))]
-    assert sum(rewards[:3]) / 3 < 0.85 and sum(rewards[-3:]) / 3 > 0.95
+    assert sum(rewards[:3]) / 3 < 0.7 and sum(rewards[-3:]) / 3 > 0.9
 
 
 # --- what it learns: the best of a group, not the mean ---------------------------------------------------------------
