@@ -63,11 +63,11 @@ from mrrec_mini.data import Dataset
 from mrrec_mini.datatypes import Episode, MemoryEntry, Query
 from mrrec_mini.environment import Environment, aspect_names
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.memory import plain
+from mrrec_mini.memory import LATELY, plain
 from mrrec_mini.metrics import MISSING, hierarchical_interval, ndcg_at_k, recall_at_k, target_ranks
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import Actor, LMActor, RolloutConfig, ScriptActor
-from mrrec_mini.scripts import TeacherConfig, expert, teacher
+from mrrec_mini.scripts import UNTOLD, TeacherConfig, aspect_of, expert, is_about, teacher, untold
 from mrrec_mini.systems import System
 from mrrec_mini.systems.neighbours import Neighbours
 from mrrec_mini.systems.popularity import Popularity
@@ -134,9 +134,14 @@ def eval_sets(environment: Environment, grammar: Grammar, rules: RolloutConfig, 
     return [EvalSet(environment, grammar, rules, part, seed, queries) for part, queries in parts.items() if queries]
 
 
-def reference_rows(eval_set: EvalSet, rng: np.random.Generator, teaching: TeacherConfig | None = None) -> list[Row]:
-    """Run the arms without a policy; expert and oracle only if all truths are known. The teacher draws from `rng`."""
-    memory, queries = eval_set.environment.memory, eval_set.queries
+def reference_rows(
+    eval_set: EvalSet, rng: np.random.Generator, teaching: TeacherConfig | None = None, best: str = ""
+) -> list[Row]:
+    """Run the arms without a policy. The teacher draws from `rng`. `best` names the untold script of best_script.
+
+    Leaves out best_script without `best`, and expert and oracle if a truth is unknown.
+    """
+    memory, queries, grammar = eval_set.environment.memory, eval_set.queries, eval_set.grammar
     latest = [[e for e in memory.entries(q) if e.level == "record"][:LATEST] for q in queries]
     profile = [[e for e in memory.entries(q) if e.level == "profile"] for q in queries]
     rows = system_rows(eval_set, "popularity", Popularity())
@@ -144,14 +149,28 @@ def reference_rows(eval_set: EvalSet, rng: np.random.Generator, teaching: Teache
     rows += appended_rows(eval_set, "query_only", [[]] * len(queries))
     rows += appended_rows(eval_set, "naive_memory", latest)
     rows += appended_rows(eval_set, "static_memory", profile)
-    script = teacher(eval_set.grammar, teaching or TeacherConfig(), rng, eval_set.aspects, eval_set.rules.max_calls)
-    rows += episode_rows(eval_set, "teacher", NO_POLICY, play(eval_set, ScriptActor(script)))
-    if all(query.truth is not None for query in queries):
-        rows += episode_rows(
-            eval_set, "expert", NO_POLICY, play(eval_set, ScriptActor(expert(eval_set.grammar, eval_set.drifting)))
-        )
+    rows += appended_rows(eval_set, "script_filter", [filtered_profile(eval_set, query) for query in queries])
+    calls = eval_set.rules.max_calls
+    scripts = {"script_lookups": untold(grammar, UNTOLD["first lines"], calls)}
+    if best:
+        scripts["best_script"] = untold(grammar, UNTOLD[best], calls)
+    scripts["teacher"] = teacher(grammar, teaching or TeacherConfig(), rng, eval_set.aspects, calls)
+    known = all(query.truth is not None for query in queries)
+    if known:
+        scripts["expert"] = expert(grammar, eval_set.drifting)
         rows += profile_rows(eval_set, "oracle", [oracle_profile(query) for query in queries], [0] * len(queries))
+    for arm, script in scripts.items():
+        rows += episode_rows(eval_set, arm, NO_POLICY, play(eval_set, ScriptActor(script)))
     return rows
+
+
+def filtered_profile(eval_set: EvalSet, query: Query) -> list[MemoryEntry]:
+    """Return the profile lines, without the latest values, on the aspects of global lines about the query."""
+    memory = eval_set.environment.memory
+    lines = memory.search_global(query.text, eval_set.rules.global_k)
+    aspects = {aspect_of(line) for line in lines if is_about(line, query.text)}
+    profile = [e for e in memory.entries(query) if e.level == "profile" and not e.text.startswith(f"{LATELY} ")]
+    return [entry for entry in profile if aspect_of(entry) in aspects]
 
 
 def policy_rows(

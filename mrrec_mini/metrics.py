@@ -153,18 +153,18 @@ def hierarchical_interval(
 
     `seeds` (M,) and `users` (M,) are labels of the rows. One label stands for one person: a person who answers under
     several seeds has the same label there, and people of different data sources have different labels. Each resample
-    draws seeds with replacement, if there are at least two, and users with replacement. Seeds that share a user (or
-    are linked by other seeds that do) form one source; users are drawn once for all seeds of their source. A row
-    counts (times its seed was drawn) x (times its user was drawn), so all rows of a user stay together. The mean of a
-    resample is the weighted mean of its rows; a resample without rows is left out.
+    draws seeds with replacement, if there are at least two, and users with replacement. All rows of a user stay
+    together. The mean of a resample is the weighted mean of its rows; a resample without rows is left out.
 
-    If all seeds have the same users (crossed), this is the pigeonhole bootstrap (Owen 2007, "The pigeonhole
-    bootstrap"). If each seed has its own users (nested), it is a two-stage bootstrap (Davison and Hinkley 1997, sec.
-    3.8), except that a seed that is drawn twice has the same users both times.
+    - A seed with users of its own (nested): its users are drawn anew each time the seed is drawn. This is the two-stage
+      bootstrap (Davison and Hinkley 1997).
+    - Seeds that share a user, or are linked by other seeds that do (crossed): their users are drawn once for all these
+      seeds, and a row counts (times its seed was drawn) x (times its user was drawn). This is the pigeonhole bootstrap
+      (Owen 2007).
 
     With one seed, the interval covers only the choice of users. With 3 to 5 seeds, the bootstrap over seeds is coarse
     and tends to be too narrow if the results of the seeds differ much. If they differ only because their users do
-    (nested), the interval is too wide, by up to the square root of 3, because the choice of users counts in both draws.
+    (nested), the interval is too wide, by up to the square root of 2, because the choice of users counts in both draws.
     Raises ValueError if a value is NaN or infinite, or if there are fewer than two users.
     """
     values, seeds, users = np.asarray(values, dtype=float), np.asarray(seeds), np.asarray(users)
@@ -181,17 +181,23 @@ def hierarchical_interval(
     sums, counts = np.zeros((2, len(seed_labels), len(user_labels)))  # (S, U) each
     np.add.at(sums, (seeds, users), values)
     np.add.at(counts, (seeds, users), 1)
-    # 2. the users of each source
+    # 2. the seeds and users of each source
     sources = _sources(counts > 0)
     # 3. the means of the resamples, in blocks of about 32 MB
     means = []
     rows = max(1, (1 << 22) // len(user_labels))
     for size in (min(rows, n - start) for start in range(0, n, rows)):
         drawn_seeds = _multiplicities(len(seed_labels), size, rng)  # (size, S)
-        drawn_users = np.empty((size, len(user_labels)))  # (size, U)
-        for source in sources:
-            drawn_users[:, source] = _multiplicities(len(source), size, rng)
-        total, count = (((drawn_seeds @ table) * drawn_users).sum(axis=1) for table in (sums, counts))  # (size,)
+        total, count = np.zeros((2, size))
+        for own_seeds, own_users in sources:
+            times = drawn_seeds[:, own_seeds]  # (size, s)
+            if len(own_seeds) == 1:  # nested: m draws of n users with replacement are m x n draws
+                weights = rng.multinomial(times[:, 0] * len(own_users), np.full(len(own_users), 1 / len(own_users)))
+                times = np.ones((size, 1))
+            else:
+                weights = _multiplicities(len(own_users), size, rng)  # (size, u)
+            for result, table in ((total, sums), (count, counts)):
+                result += ((times @ table[np.ix_(own_seeds, own_users)]) * weights).sum(axis=1)
         means.append(total[count > 0] / count[count > 0])
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
@@ -203,11 +209,11 @@ def _multiplicities(count: int, size: int, rng: np.random.Generator) -> np.ndarr
     return np.bincount(draws.ravel(), minlength=size * count).reshape(size, count)
 
 
-def _sources(present: np.ndarray) -> list[np.ndarray]:
-    """Return the user numbers of each source; `present` (S, U) says which user answers under which seed."""
+def _sources(present: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (seed numbers, user numbers) of each source; `present` (S, U) says which user answers under which seed."""
     linked = present @ present.T  # (S, S): seeds that share a user; both are booleans, so `@` means "any"
     for _ in range(len(linked)):
         linked = linked @ linked  # ... or that are linked by other seeds
     first = linked.argmax(axis=1)  # (S,): the first seed of the source names it
     source_of_user = first[present.argmax(axis=0)]  # (U,)
-    return [np.flatnonzero(source_of_user == source) for source in np.unique(first)]
+    return [(np.flatnonzero(first == one), np.flatnonzero(source_of_user == one)) for one in np.unique(first)]

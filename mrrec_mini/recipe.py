@@ -23,11 +23,12 @@ from mrrec_mini.chat_grammar import ChatGrammar, grammar_of
 from mrrec_mini.data import DataError, Dataset, shorten
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.environment import Environment, aspect_names
+from mrrec_mini.filtered import best_traces
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.imitation import WarmStartConfig, copy_drill, warm_start
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, load_causal_lm, make_causal_lm, with_lora
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
-from mrrec_mini.scripts import TeacherConfig, teacher
+from mrrec_mini.scripts import ScriptConfig, TeacherConfig, teacher, untold
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.train import TrainConfig
 from mrrec_mini.world import WorldConfig, make_world, sibling
@@ -140,17 +141,28 @@ def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordT
     return WordTokenizer.train(texts(), CONTROL, max_words)
 
 
-def teacher_traces(
-    environments: Sequence[Environment], grammar: Grammar, recipe: Recipe, rng: np.random.Generator
+def script_traces(
+    environments: Sequence[Environment],
+    grammar: Grammar,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    script: ScriptConfig | None = None,
+    tries: int = 1,
 ) -> list[Episode]:
-    """Play about `recipe.traces` training queries, equally many per environment; return the episodes with an answer."""
+    """Play about `recipe.traces` training queries, equally many per environment; return the episodes with an answer.
+
+    The teacher plays, or an untold `script`. With `tries` above 1, the best of so many episodes per query is kept.
+    """
     rules = recipe.train.rules
     traces: list[Episode] = []
     for env in environments:
-        make_script = teacher(grammar, recipe.teacher, rng, aspect_names(env.dataset), rules.max_calls)
+        if script:
+            make_script = untold(grammar, script, rules.max_calls)
+        else:
+            make_script = teacher(grammar, recipe.teacher, rng, aspect_names(env.dataset), rules.max_calls)
         queries = [env.split.train_queries[i] for i in _draw(env, recipe.traces // len(environments), rng)]
-        traces += env.play(ScriptActor(make_script), queries, grammar, rules, recipe.train.reward)
-    return [trace for trace in traces if trace.answer is not None]
+        traces += best_traces(env, ScriptActor(make_script), queries, grammar, rules, recipe.train.reward, tries)
+    return traces
 
 
 def _draw(env: Environment, size: int, rng: np.random.Generator) -> list[int]:
@@ -159,36 +171,63 @@ def _draw(env: Environment, size: int, rng: np.random.Generator) -> list[int]:
     return np.concatenate([rng.permutation(n) for _ in range(-(-size // n))])[:size].tolist()
 
 
-def start_policy(environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say = quiet, device: str = "cpu"):
-    """Return (model on `device`, tokenizer): a chat model, or a tiny one trained to copy and to write the grammar.
+def start_policy(
+    environments: Sequence[Environment],
+    recipe: Recipe,
+    seed: int,
+    say: Say = quiet,
+    device: str = "cpu",
+    script: ScriptConfig | None = None,
+    tries: int = 1,
+):
+    """Return (model on `device`, tokenizer): a chat model, or a tiny one that can copy, trained on `script_traces`.
 
     Raises DataError if an environment has no training query, or the chat model cannot be used.
     """
+    model, tokenizer = copying_policy(environments, recipe, seed, say, device)
+    return imitate(model, tokenizer, environments, recipe, seed, say, script, tries), tokenizer
+
+
+def copying_policy(environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say = quiet, device="cpu"):
+    """Return (model on `device`, tokenizer): a chat model, or a tiny one that is trained to copy and nothing else.
+
+    Raises the errors of `start_policy`.
+    """
     if not all(env.split.train_queries for env in environments):
         raise DataError("no train user has a query outside the held categories; add users or queries")
-    warm, rng = recipe.warm, np.random.default_rng([seed, 2])
-    # 1. load a chat model, or make a tiny model and train it to copy
     if recipe.chat_model:
         model, tokenizer = load_chat_model(recipe.chat_model)
         if recipe.lora:
             base = torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32
             model = with_lora(model, recipe.lora, torch.Generator().manual_seed(seed), base)
-        model.to(device)
-    else:
-        tokenizer = make_tokenizer(environments, recipe.max_words)
-        model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(seed)).to(device)
-        note = lambda step, skill: say("copy drill", step, warm.drill_steps, f"right {skill:.2f}")  # noqa: E731
-        copy_drill(model, tokenizer, warm, rng, note)
-    if not warm.steps:
-        return model, tokenizer
-    # 2. train the model on the teacher's episodes
-    traces = teacher_traces(environments, grammar_of(tokenizer), recipe, rng)
-    if not traces:
-        limit = recipe.train.rules.turn_tokens
-        raise DataError(f"no query fits into an answer of {limit} tokens (turn_tokens); shorten the queries")
-    note = lambda step, loss: say("warm start", step, warm.steps, f"loss {loss:.2f}")  # noqa: E731
-    warm_start(model, tokenizer, traces, warm, rng, note)
+        return model.to(device), tokenizer
+    tokenizer, warm = make_tokenizer(environments, recipe.max_words), recipe.warm
+    model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(seed)).to(device)
+    note = lambda step, skill: say("copy drill", step, warm.drill_steps, f"right {skill:.2f}")  # noqa: E731
+    copy_drill(model, tokenizer, warm, np.random.default_rng([seed, 2]), note)
     return model, tokenizer
+
+
+def imitate(
+    model,
+    tokenizer,
+    environments: Sequence[Environment],
+    recipe: Recipe,
+    seed: int,
+    say: Say = quiet,
+    script: ScriptConfig | None = None,
+    tries: int = 1,
+):
+    """Train `model` in place on `script_traces` for `recipe.warm.steps` steps, and return it. 0 steps: do nothing."""
+    warm, rng = recipe.warm, np.random.default_rng([seed, 4])
+    if warm.steps:
+        traces = script_traces(environments, grammar_of(tokenizer), recipe, rng, script, tries)
+        if not traces:
+            limit = recipe.train.rules.turn_tokens
+            raise DataError(f"no query fits into an answer of {limit} tokens (turn_tokens); shorten the queries")
+        note = lambda step, loss: say("warm start", step, warm.steps, f"loss {loss:.2f}")  # noqa: E731
+        warm_start(model, tokenizer, traces, warm, rng, note)
+    return model
 
 
 def load_chat_model(name: str):

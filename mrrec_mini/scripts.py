@@ -51,7 +51,7 @@ class ScriptConfig:
 
 
 UNTOLD: dict[str, ScriptConfig] = {
-    "first three lines": ScriptConfig(lines="first", open=False),
+    "first lines": ScriptConfig(lines="first", open=False),
     "category": ScriptConfig(lines="category"),
     "situation": ScriptConfig(),
     "situation, said too": ScriptConfig(open=False),

@@ -1,0 +1,68 @@
+"""The simple ways to learn the same task, with the same budget: the rivals of GRPO in every table.
+
+Flow: after `recipe`. All rivals of a seed have the same data, tokenizer and copy drill, and are evaluated on the same
+queries. `train_rival` makes one:
+
+    clone               imitates the best untold script, chosen on validation users; as many steps as the warm start
+    imitation_long      imitates the teacher for as many CPU seconds as warm start and GRPO take together
+    imitation_filtered  imitates the best of `TRIES` episodes of the teacher per query; steps as the warm start
+    raft                starts from the warm start and plays as many episodes as GRPO (`raft`)
+    grpo_from_clone     GRPO that starts from the clone and not from the warm start
+
+Equations: none. Departure: the paper compares with none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedModel
+
+from mrrec_mini.environment import Environment
+from mrrec_mini.raft import raft_trainer
+from mrrec_mini.recipe import Recipe, Say, imitate, quiet
+from mrrec_mini.scripts import UNTOLD
+from mrrec_mini.train import Trainer, train
+
+RIVALS = ("clone", "imitation_long", "imitation_filtered", "raft", "grpo_from_clone")  # the last one needs the first
+TRIES = 8  # episodes per query from which filtered imitation keeps the best
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What the rivals of one seed share."""
+
+    environments: Sequence[Environment]
+    recipe: Recipe
+    seed: int
+    tokenizer: object
+    copying: PreTrainedModel  # the policy after the copy drill
+    warm: PreTrainedModel  # the policy after the warm start
+    script: str  # name of the best untold script
+    budget: float  # CPU seconds of warm start and GRPO together / those of the warm start alone, above 1
+
+    def imitating(self, say: Say, steps: float | None = None, **traces) -> PreTrainedModel:
+        recipe = self.recipe
+        if steps:
+            recipe = replace(recipe, warm=replace(recipe.warm, steps=round(steps)))
+        model = deepcopy(self.copying)
+        return imitate(model, self.tokenizer, self.environments, recipe, self.seed, say, **traces)
+
+
+def train_rival(arm: str, contest: Contest, say: Say = quiet, clone: PreTrainedModel | None = None) -> PreTrainedModel:
+    """Train one of `RIVALS` and return its policy. `clone` is the policy from which grpo_from_clone starts."""
+    said = lambda phase, *rest: say(f"{arm}: {phase}", *rest)  # noqa: E731
+    if arm == "clone":
+        return contest.imitating(said, script=UNTOLD[contest.script])
+    if arm == "imitation_filtered":
+        return contest.imitating(said, tries=TRIES)
+    if arm == "imitation_long":
+        return contest.imitating(said, contest.recipe.warm.steps * contest.budget)
+    config = contest.recipe.train
+    model = deepcopy(contest.warm if arm == "raft" else clone)
+    maker = raft_trainer if arm == "raft" else Trainer
+    trainer = maker(model, contest.tokenizer, list(contest.environments), config)
+    train(trainer, report=lambda line: said("learn", line["step"], config.steps, f"reward {line['reward']:.2f}"))
+    return model
