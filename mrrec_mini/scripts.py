@@ -235,8 +235,7 @@ def expert(grammar: Grammar, drifting: Collection[str] = ()) -> Callable[[State]
     """
 
     def rules(aspect: str) -> ScriptConfig:
-        latest = aspect in drifting  # old patterns of a category may be out of date, too
-        return ScriptConfig(value="lately" if latest else "often", pattern_first=not latest)
+        return ScriptConfig(value="lately" if aspect in drifting else "often", pattern_first=False)
 
     read = partial(read_by_rule, rules=rules)
     return lambda state: run_plan(grammar, [(line, rules(aspect_of(line)).value) for line in true_plan(state)], read)

@@ -137,19 +137,20 @@ class WorldConfig:
     """The size of the shop, and how closely people follow their preferences. Every chance lies in 0..1."""
 
     users: int = 340
-    items: int = 5000
-    categories: int = 20  # at most 40
-    uses: int = 4  # at most 8
+    items: int = 4000
+    categories: int = 16  # at most 40
+    uses: int = 3  # at most 8
     relevant: int = 3  # number of aspects that matter for a category and a use
     by_use: int = 2  # so many of these depend on the use, the others hold for the whole category
     held: int = 3  # number of categories that no training query asks for
-    held_pairs: int = 12  # number of pairs of another category and a use that no training query names
+    held_pairs: int = 6  # number of pairs of another category and a use that no training query names
     history: int = 24  # number of purchases of a person before the queries
     days: int = 30  # between two purchases
     queries: int = 6  # number of queries of a person; all at one time, after the history
     drifting: tuple[str, ...] = ("color", "style", "texture", "scent", "sound")  # the aspects whose tastes may change
-    drift: float = 0.9  # chance that a person's taste in such an aspect changes once during the history
+    drift: float = 1.0  # chance that a person's taste in such an aspect changes once during the history
     exceptions: float = 0.05  # chance that a person wants another value of an aspect in one category
+    whims: float = 0.15  # chance that a person wants another value of any other aspect for a single purchase
     follow: float = 0.85  # chance that a purchase follows a preference
     follow_target: float = 0.95  # the same chance for the target of a query
     suits: float = 0.7  # chance that an item suits a use
@@ -185,12 +186,13 @@ class WorldConfig:
             raise ValueError(f"drifting names no aspect of the shop: {', '.join(sorted(unknown))}")
         if not 1 <= len(self.said) <= self.relevant + 1 or min(self.said) < 0 or abs(sum(self.said) - 1) > 1e-6:
             raise ValueError(f"said holds the chances of 0 to {self.relevant} values, which sum to 1, got {self.said}")
-        for name in ("drift", "exceptions", "follow", "follow_target", "suits", "mention", "named_use", "chatter"):
+        for name in ("drift", "exceptions", "whims", "follow", "follow_target", "suits", "mention", "named_use", "chatter"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
 
 
 EASY = WorldConfig(
+    items=5000,
     categories=20,
     uses=8,
     by_use=0,
@@ -201,6 +203,7 @@ EASY = WorldConfig(
     queries=5,
     drifting=(),
     exceptions=0.1,
+    whims=0.0,
     named_use=0.0,
     said=(1.0,),
 )
@@ -320,9 +323,9 @@ def preferences(config: WorldConfig, user: int) -> np.ndarray:
     """
     aspects, categories = np.arange(len(ASPECTS)), np.arange(config.categories)[:, None]
     usual = (random_bits(config.seed, 13, user, aspects) % N_VALUES).astype(np.int64)
-    # 1. A taste changes at most once, in the second or third quarter of the history.
+    # 1. A taste changes at most once, in the third quarter of the history.
     drifts = np.isin(NAMES, config.drifting) & (random_chance(config.seed, 17, user, aspects) < config.drift)
-    changes = config.history * (1 + 2 * random_chance(config.seed, 18, user, aspects)) / 4  # the step of the change
+    changes = config.history * (2 + random_chance(config.seed, 18, user, aspects)) / 4  # the step of the change
     changed = drifts & (np.arange(config.history + 1)[:, None] >= changes)  # (steps, aspects)
     usual = np.where(changed, shifted(usual, random_bits(config.seed, 19, user, aspects)), usual)[:, None]
     # 2. In a few categories the person wants another value than usual.
@@ -373,6 +376,7 @@ def _person(
 ) -> tuple[list[Interaction], list[Query]]:
     rng = np.random.default_rng([config.seed, config.map_seed, 2, user])
     talk = np.random.default_rng([config.seed, config.map_seed, 3, user])  # separate, so that `said` changes only texts
+    whim = np.random.default_rng([config.seed, config.map_seed, 5, user])
     wanted = preferences(config, user)
     name = f"u{user:06d}"
     interactions, queries, taken = [], [], set()
@@ -386,6 +390,9 @@ def _person(
         category = int(asked[number % config.categories]) if is_query else int(rng.integers(config.categories))
         use = int(rng.integers(config.uses))
         matters, wants = relevant[category][use], wanted[min(step, config.history), category]  # (matter,), (aspects,)
+        if config.whims and not is_query:
+            is_whim = (whim.random(len(ASPECTS)) < config.whims) & ~np.isin(NAMES, config.drifting)
+            wants = np.where(is_whim, shifted(wants, whim.integers(N_VALUES - 1, size=len(ASPECTS))), wants)
         follow = config.follow_target if is_query else config.follow
         # 1. Choose an item in a random category for a random use.
         item, broken, codes = _choose(config, rng, wants, category, use, matters, common[category], follow, taken)
