@@ -5,13 +5,13 @@ Flow: after rollout, before reward. `copied_from` compares the profile with the 
 the assistant shows a person both. Equations: none.
 
 The rule of `copied_from`, for words in lower case and without punctuation:
-    1. The words at the start of the profile that repeat the start of the query are left out.
-    2. The rest is cut before each word that a call asked for. Such a word is an aspect, and each call leads to a note.
-    3. From left to right, the longest run of words is taken that one shown memory holds as whole words, in this order.
-       Other words may stand between them: `overall color red 5 lately blue 2` holds `color blue`.
+    1. The profile is read from left to right as runs of words. A run does not begin with a word of the query: that word
+       needs no memory, so it is skipped.
+    2. A run ends before the next word that a call asked for. Such a word is an aspect, and each call leads to a note.
+    3. The longest run is taken that one shown memory holds as whole words, in this order. Other words may stand between
+       them: `overall color red 5 lately blue 2` holds `color blue`. A word that no memory holds was invented.
     4. If several memories hold the run, those win that answered a call for the first word of the run, because a note
        is taken when its call is answered. Then those win that hold the run without a gap, then the memory shown first.
-    5. A run of query words only needs no memory, so it is left out. A word that no memory holds was invented.
 
 A memory counts only as far as it was shown: long ones are cut. The rule says where a word can be read, not what caused
 it; `counterfactual` tests causes. Departure: the paper asks for citations, but neither measures nor rewards them.
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise, takewhile
+from itertools import dropwhile, pairwise, takewhile
 from typing import NamedTuple
 
 from mrrec_mini.bm25 import words
@@ -90,18 +90,16 @@ def copied_from(episode: Episode, grammar: Grammar) -> list[Copied]:
         return []
     memories = shown_memories(episode, grammar)
     asked = {word for call in episode.calls for word in words(call.text)}
-    query, profile = words(episode.query.text), words(episode.answer.profile)
-    same = sum(takewhile(bool, (a == b for a, b in zip(query, profile, strict=False))))
-    rest, found = profile[same:], []
-    while rest:
+    query, rest = set(words(episode.query.text)), words(episode.answer.profile)
+    found = []
+    while rest := list(dropwhile(query.__contains__, rest)):
         # an aspect of several words is not cut: the word before the cut is one that no call asked for
         aspects = (i for i, (before, word) in enumerate(pairwise(rest), 1) if word in asked and before not in asked)
         note = rest[: next(aspects, len(rest))]
         source = max(memories, key=lambda memory: fit(note, memory), default=None)  # the first of equals
         length = fit(note, source)[0] if source else 0
         run, rest = rest[: length or 1], rest[length or 1 :]
-        if not set(run) <= set(query):
-            found.append(Copied(" ".join(run), source.entry if length else None))
+        found.append(Copied(" ".join(run), source.entry if length else None))
     return found
 
 
