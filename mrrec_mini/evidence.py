@@ -11,11 +11,12 @@ The rule of `copied_from`, for words in lower case and without punctuation:
     3. The longest run is taken that one shown memory holds as whole words, in this order. Other words may stand between
        them: `overall color red 5 lately blue 2` holds `color blue`. A word that no memory holds was invented.
     4. If several memories hold the run, those win that answered a call for the first word of the run, because a note
-       is taken when its call is answered. Then those win that hold the run without a gap, then the memory shown first.
+       is taken when its call is answered. If the text cannot tell them apart, the policy is believed: those win that it
+       cites. Then those win that hold the run without a gap, then the memory shown first.
 
 A memory counts only as far as it was shown: long ones are cut. The rule says where a word can be read, not what caused
-it; `counterfactual` tests causes. Departure: the paper asks for citations, but neither measures nor rewards them.
-Nobody trains them there, and a policy can copy from one memory and cite another.
+it; `counterfactual` tests causes. Departure: the paper asks for citations, but neither measures nor rewards them. So a
+policy can copy from one memory and cite another.
 """
 
 from __future__ import annotations
@@ -68,13 +69,15 @@ class Shown(NamedTuple):
     entry: MemoryEntry
     words: tuple[str, ...]  # of the text, as far as it was shown
     asked: frozenset[str]  # words of the call that returned it; empty for a global line
+    cited: bool  # whether the answer cites it
 
 
 def shown_memories(episode: Episode, grammar: Grammar) -> list[Shown]:
     """Return the memories of an episode: those of the calls in the order shown, then the global lines."""
     found = [(entry, frozenset(words(call.text))) for call in episode.calls for entry in call.entries]
     found += [(entry, frozenset()) for entry in episode.global_entries]
-    return [Shown(entry, shown_words(entry.text, grammar), asked) for entry, asked in found]
+    cited = episode.answer.evidence if episode.answer else ()
+    return [Shown(entry, shown_words(entry.text, grammar), asked, entry.id in cited) for entry, asked in found]
 
 
 @lru_cache(maxsize=65_536)  # cached, because the episodes of a group read the same memories
@@ -103,12 +106,12 @@ def copied_from(episode: Episode, grammar: Grammar) -> list[Copied]:
     return found
 
 
-def fit(note: Sequence[str], memory: Shown) -> tuple[int, bool, bool]:
-    """Return how well a memory explains a note: (number of its first words held in order, asked for, without a gap)."""
+def fit(note: Sequence[str], memory: Shown) -> tuple[int, bool, bool, bool]:
+    """Return how well a memory explains a note: (number of its first words held in order, asked, cited, no gap)."""
     left = iter(memory.words)
     length = sum(1 for _ in takewhile(lambda word: word in left, note))  # `in` goes on where it stopped before
     run = f" {' '.join(note[:length])} "
-    return length, note[0] in memory.asked, run in f" {' '.join(memory.words)} "
+    return length, note[0] in memory.asked, memory.cited, run in f" {' '.join(memory.words)} "
 
 
 def citations(episode: Episode, grammar: Grammar) -> Citations:
