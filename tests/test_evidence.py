@@ -1,7 +1,7 @@
 """Evidence: the rules of `copied_from` by hand, mistakes that the cases refuse, citations, and a reward for them."""
 
 from dataclasses import replace
-from itertools import count
+from itertools import count, permutations
 
 import pytest
 import torch
@@ -321,14 +321,18 @@ def test_the_reward_makes_citing_the_right_memory_more_likely():
     env, grammar, model = environment(), Grammar(tokenizer()), taught_model()
     query = env.split.train_queries[0]
     search, rules = grammar.write_search("price", "price"), RolloutConfig()
-    # the profile copies the end of the first memory that the search finds
+    # the profile copies a word that one memory holds and another does not
     [found] = env.memory.search_many([(query, "price")], rules.memory_k)
-    profile = f"{query.text} {' '.join(found[0].text.split()[-2:])}"
-    other = next(n for n, entry in enumerate(found) if found[0].text.split()[-1] not in entry.text.split())
-    finals = [grammar.write_final("price", profile, [cited]) for cited in (0, other)]
+    right, wrong, word = next(
+        (i, j, word)
+        for i, j in permutations(range(len(found)), 2)
+        for word in found[i].text.split()
+        if word.isalpha() and word not in f"{found[j].text} {query.text}".split()
+    )
+    finals = [grammar.write_final("price", f"{query.text} {word}", [cited]) for cited in (right, wrong)]
     paid = RewardConfig(format=0, recommendation=0, memory=0, evidence=1)
     episodes = env.play(Dictated(*([search, final] for final in finals)), [query] * 2, grammar, rules, paid)
-    assert {one.entry for one in copied_from(episodes[0], grammar)} == {found[0]}
+    assert {one.entry for one in copied_from(episodes[0], grammar)} == {found[right]}
     assert [played.reward for played in episodes] == [1.0, 0.0]
 
     batch = to_batch(episodes, [0, 0])
@@ -343,8 +347,8 @@ def test_the_reward_makes_citing_the_right_memory_more_likely():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter -= 0.01 * parameter.grad
-    right, wrong = (logprobs()[:, place].detach() - was).tolist()
-    assert right > 0 > wrong
+    gains = (logprobs()[:, place].detach() - was).tolist()
+    assert gains[0] > 0 > gains[1]
 
 
 def test_a_training_step_pays_for_evidence_and_logs_it():
