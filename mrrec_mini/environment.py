@@ -65,7 +65,7 @@ class Environment:
         all_calls: bool = False,
     ) -> list[Episode]:
         """Let `actor` play one episode per query; return the scored episodes in order."""
-        return score(rollout(actor, queries, self.memory, grammar, rules, all_calls), self.items, reward)
+        return score(rollout(actor, queries, self.memory, grammar, rules, all_calls), self.items, reward, grammar)
 
 
 def item_text(item: Item) -> str:

@@ -7,11 +7,13 @@ in `evaluate`. The policy never sees the item pool.
     format          1 if the episode ended with an answer that parses, else 0
     recommendation  nDCG@1000 + nDCG@100 of the target over the whole pool
     memory          1 if at least one valid call was made, else 0
+    evidence        F1 of the memories that the answer cites against those that its profile was copied from; else 0
     r = .1 format + 5 recommendation + .1 memory                                              Eq. (10)
-        - call_cost x calls - token_cost x retrieved tokens                                  ours; both 0 by default
+        + w evidence - call_cost x calls - token_cost x retrieved tokens                     ours; all 0 by default
 
-As in the paper, except for the last line: if searching is free, a policy never learns when to stop. Guessed: a
-malformed episode gets recommendation 0, and keeps its memory reward if it made a call before the malformed turn.
+As in the paper, except for the last line. If searching is free, a policy never learns when to stop. If citing is not
+rewarded, what a policy cites need not be what it copied (`evidence`). Guessed: a malformed episode gets recommendation
+0, and keeps its memory reward if it made a call before the malformed turn.
 """
 
 from __future__ import annotations
@@ -20,25 +22,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mrrec_mini.datatypes import Episode
+from mrrec_mini.evidence import citations
+from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.metrics import ndcg_at_k
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """The weights of eq. 10, the two cut-offs, and the cost of searching."""
+    """The weights of eq. 10, the two cut-offs, the weight of good citations, and the cost of searching."""
 
     format: float = 0.1
     recommendation: float = 5.0
     memory: float = 0.1
     k_wide: int = 1000  # covers most of a pool of a few thousand items
     k_narrow: int = 100
+    evidence: float = 0.0  # 0, as in the paper: the term is not computed
     call_cost: float = 0.0  # per memory call
     token_cost: float = 0.0  # per token that the memory tool returned
 
     def __post_init__(self) -> None:
-        if min(self.call_cost, self.token_cost) < 0:
-            raise ValueError("call_cost and token_cost must be >= 0")
+        if min(self.evidence, self.call_cost, self.token_cost) < 0:
+            raise ValueError("evidence, call_cost and token_cost must be >= 0")
 
 
 def format_reward(episode: Episode) -> float:
@@ -56,23 +61,32 @@ def memory_reward(episode: Episode) -> float:
     return float(len(episode.calls) > 0)
 
 
+def evidence_reward(episode: Episode, grammar: Grammar) -> float:
+    """Return how well the answer cites what it copied from: F1, in 0..1; 0 without an answer. Ours."""
+    return citations(episode, grammar).f1 if episode.answer is not None else 0.0
+
+
 def retrieved_tokens(mask: tuple[int, ...]) -> int:
     """Return the number of tokens that memory returned: the zeros in `mask` after the first 1 (a policy token)."""
     return mask[mask.index(1) :].count(0) if 1 in mask else 0
 
 
 def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, retrieved: int = 0) -> float:
-    """Return r = w1 format + w2 recommendation + w3 memory - the cost of searching.   Eq. (10)"""
+    """Return r = w1 format + w2 recommendation + w3 memory + w4 evidence - the cost of searching.   Eq. (10)
+
+    `terms` holds evidence only if its weight is not 0.
+    """
     return (
         config.format * terms["format"]
         + config.recommendation * terms["recommendation"]
         + config.memory * terms["memory"]
+        + config.evidence * terms.get("evidence", 0.0)
         - config.call_cost * calls
         - config.token_cost * retrieved
     )
 
 
-def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig) -> list[Episode]:
+def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig, grammar: Grammar) -> list[Episode]:
     """Return the episodes with `rewards` (terms, and `rank` of the target: infinity without an answer) and `reward`."""
     # 1. the rank of each target among all items, by similarity to the profile of the answer (eq. 3)
     answered = [e for e in episodes if e.answer is not None]
@@ -86,6 +100,8 @@ def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig)
             "recommendation": recommendation_reward(rank, config),
             "memory": memory_reward(episode),
         }
+        if config.evidence:
+            terms["evidence"] = evidence_reward(episode, grammar)
         reward = total_reward(terms, config, len(episode.calls), retrieved_tokens(episode.mask))
         scored.append(replace(episode, rewards={**terms, "rank": rank}, reward=reward))
     return scored

@@ -338,7 +338,7 @@ def _reward_log(episodes: Sequence[Episode], batch: Batch) -> dict[str, float]:
     rewards = batch.rewards
     in_group = torch.stack([rewards[batch.groups == g].std() for g in batch.groups.unique()])
     lengths = batch.mask.sum(1).float()  # (B,) number of tokens that the policy sampled
-    terms = ("format", "recommendation", "memory")
+    terms = [term for term in ("format", "recommendation", "memory", "evidence") if term in episodes[0].rewards]
     return {
         "reward": float(rewards.mean()),
         "reward_std": float(in_group.mean()),

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrrec_mini.datatypes import Answer, Call, Episode, MemoryEntry, Query
+from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
 from mrrec_mini.reward import (
     RewardConfig,
+    evidence_reward,
     format_reward,
     memory_reward,
     recommendation_reward,
@@ -19,8 +21,10 @@ from mrrec_mini.reward import (
     score,
     total_reward,
 )
+from small import tokenizer
 
 CONFIG = RewardConfig()
+GRAMMAR = Grammar(tokenizer())
 LINE = MemoryEntry("u/pattern/mug/price", "u", "pattern", "mug price luxury")
 
 
@@ -156,22 +160,39 @@ def test_retrieved_tokens_are_those_given_after_the_policy_began():
     assert retrieved_tokens((0, 0)) == 0  # the policy never wrote
 
 
-@pytest.mark.parametrize("cost", ["call_cost", "token_cost"])
+@pytest.mark.parametrize("cost", ["call_cost", "token_cost", "evidence"])
 def test_a_cost_below_zero_is_refused(cost):
-    with pytest.raises(ValueError, match="call_cost and token_cost must be >= 0"):
+    with pytest.raises(ValueError, match="evidence, call_cost and token_cost must be >= 0"):
         RewardConfig(**{cost: -0.1})
 
 
 def test_score_subtracts_what_looking_up_cost():
     free, dear = RewardConfig(), RewardConfig(call_cost=0.5, token_cost=0.01)
     played = replace(episode("red mug", calls=2), mask=(0, 1, 0, 0, 1), tokens=(1,) * 5, logprobs=(0.0,) * 5)
-    (before,), (after,) = (score([played], pool(), config) for config in (free, dear))
+    (before,), (after,) = (score([played], pool(), config, GRAMMAR) for config in (free, dear))
     assert after.reward == pytest.approx(before.reward - 0.5 * 2 - 0.01 * 2) and after.rewards == before.rewards
+
+
+def cited(*ids: str) -> Episode:
+    """An episode that copies `price luxury` from the only memory, and cites these."""
+    played = episode("mug price luxury", calls=1)
+    return replace(played, answer=Answer("mug price luxury", ids))
+
+
+def test_the_reward_for_evidence_by_hand():
+    assert [evidence_reward(one, GRAMMAR) for one in (cited(LINE.id), cited())] == [1.0, 0.0]
+    assert evidence_reward(episode("mug", calls=1), GRAMMAR) == 1.0  # nothing is copied and nothing is cited
+    assert evidence_reward(episode(None, calls=1), GRAMMAR) == 0.0  # malformed: it did not cite anything well
+    free, paid = RewardConfig(), RewardConfig(evidence=0.5)
+    for played, earned in ((cited(LINE.id), 1.0), (cited(), 0.0), (episode(None, calls=1), 0.0)):
+        (before,), (after,) = (score([played], pool(), config, GRAMMAR) for config in (free, paid))
+        assert after.reward == pytest.approx(before.reward + 0.5 * earned)
+        assert "evidence" not in before.rewards and after.rewards == {**before.rewards, "evidence": earned}
 
 
 def test_the_published_weights_are_the_default():
     assert (CONFIG.format, CONFIG.recommendation, CONFIG.memory) == (0.1, 5.0, 0.1)
-    assert (CONFIG.k_wide, CONFIG.k_narrow) == (1000, 100)
+    assert (CONFIG.k_wide, CONFIG.k_narrow, CONFIG.evidence) == (1000, 100, 0.0)
 
 
 # --- scoring episodes ---
@@ -184,7 +205,7 @@ def test_score_ranks_each_target_by_its_own_profile():
         episode("green lamp", 0),  # i3 first, then i1 and i2 tie at 0 and the smaller id wins: rank 2
         episode("blue mug", 1, target="i3"),  # shares no word: last of three
     ]
-    scored = score(episodes, pool(), CONFIG)
+    scored = score(episodes, pool(), CONFIG, GRAMMAR)
     assert [e.rewards["rank"] for e in scored] == [1, math.inf, 2, 3]
     expected = [0.2 + 5 * 2, 0.1, 0.1 + 10 / math.log2(3), 0.2 + 10 / 2]  # log2(4) = 2
     assert np.allclose([e.reward for e in scored], expected, atol=1e-12)
@@ -193,7 +214,7 @@ def test_score_ranks_each_target_by_its_own_profile():
 
 def test_score_changes_nothing_but_rewards():
     before = [episode("red mug", 1), episode(None)]
-    after = score(before, pool(), CONFIG)
+    after = score(before, pool(), CONFIG, GRAMMAR)
     assert [replace(e, rewards={}, reward=0.0) for e in after] == before
     assert all(e.rewards == {} for e in before)
 
@@ -201,7 +222,7 @@ def test_score_changes_nothing_but_rewards():
 def test_the_cut_offs_are_arguments():
     config = RewardConfig(k_wide=2, k_narrow=1)
     first, second, third = score(
-        [episode("red mug"), episode("green lamp"), episode("blue mug", target="i3")], pool(), config
+        [episode("red mug"), episode("green lamp"), episode("blue mug", target="i3")], pool(), config, GRAMMAR
     )
     assert first.rewards["recommendation"] == 2.0  # rank 1: within both
     assert second.rewards["recommendation"] == pytest.approx(1 / math.log2(3))  # rank 2: within the wide one
@@ -209,5 +230,5 @@ def test_the_cut_offs_are_arguments():
 
 
 def test_nothing_to_score():
-    assert score([], pool(), CONFIG) == []
-    assert [e.reward for e in score([episode(None), episode(None)], pool(), CONFIG)] == [0.0, 0.0]
+    assert score([], pool(), CONFIG, GRAMMAR) == []
+    assert [e.reward for e in score([episode(None), episode(None)], pool(), CONFIG, GRAMMAR)] == [0.0, 0.0]

@@ -4,6 +4,9 @@ Flow: after training. `Assistant.open` opens a run: its environment, policy and 
 greedy episode for a query without a target, and searches the items with the profile that the policy wrote (eq. 2, 3).
 `remember` adds a purchase. `explain` plays the episode again without each looked-up memory and shows what changes.
 
+An answer says twice why: `because` says from which memory each word of the profile was copied (`evidence.copied_from`),
+and `cited` says which memories the policy claims to have used. The two can differ, because citing may be untrained.
+
 A query sees the user's whole history, and items that the user owns are not recommended. If the user is unknown, there
 is no local memory. If the policy breaks off, the query text is the profile. `reason` tells both. Equations: none.
 """
@@ -22,6 +25,7 @@ from mrrec_mini.chat_grammar import ask_model, grammar_of
 from mrrec_mini.data import Dataset, shorten
 from mrrec_mini.datatypes import Episode, Item, MemoryEntry, Query
 from mrrec_mini.environment import Environment
+from mrrec_mini.evidence import Copied, copied_from
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig
 from mrrec_mini.memory import EntryIndex, Memory, MemoryConfig
@@ -35,21 +39,32 @@ from mrrec_mini.summarize_lm import LMSummarizer, Recorded
 
 @dataclass(frozen=True)
 class Recommendation:
-    """An answer: what the policy wrote, the memories that the policy used, and the items that fit the profile."""
+    """An answer: what the policy wrote, the memories it copied from and cites, and the items that fit the profile."""
 
     user: str
     query: str
     transcript: tuple[tuple[str, str], ...]  # ("shown" | "policy", text), in order
-    memories: tuple[MemoryEntry, ...]  # the memories that the policy named as evidence
+    because: tuple[Copied, ...]  # the profile's words that the query does not hold, in order, with their sources
+    cited: tuple[MemoryEntry, ...]  # the memories that the policy cites
     profile: str
     items: tuple[tuple[Item, float], ...]  # (item, its score in the item index), best first
     reason: str  # says what is missing: memories, an answer, fitting items; "" if nothing is missing
+
+    def because_lines(self) -> list[str]:
+        """Return `style classic <- MEMORY` per source, and one line of the words that are not from memory."""
+        invented = ", ".join(text for text, entry in self.because if entry is None)
+        lines = [f"{text} <- {entry_line(entry)}" for text, entry in self.because if entry]
+        return lines + ([f"not from memory: {invented}"] if invented else []) or ["nothing is copied from memory"]
+
+    def cited_lines(self) -> list[str]:
+        return [entry_line(entry) for entry in self.cited] or ["nothing"]
 
     def as_dict(self) -> dict:
         return {
             **vars(self),
             "transcript": [{"by": writer, "text": text} for writer, text in self.transcript],
-            "memories": [_entry_dict(entry) for entry in self.memories],
+            "because": [_copied_dict(one) for one in self.because],
+            "cited": [_entry_dict(entry) for entry in self.cited],
             "items": [{**asdict(item), "score": score} for item, score in self.items],
         }
 
@@ -59,11 +74,13 @@ class Reason:
     """One entry of the user's memory, and what changes in the answer without this entry."""
 
     entry: MemoryEntry
-    evidence: bool  # True: the policy named the entry as evidence; False: it did not
+    copied: tuple[str, ...]  # the words of the profile that were copied from the entry
+    cited: bool  # whether the policy cites the entry
     without: Effect
 
     def as_dict(self) -> dict:
-        return {**_entry_dict(self.entry), "evidence": self.evidence, "without": self.without.as_dict()}
+        claims = {"copied": list(self.copied), "cited": self.cited}
+        return {**_entry_dict(self.entry), **claims, "without": self.without.as_dict()}
 
 
 @dataclass(frozen=True)
@@ -160,13 +177,17 @@ class Assistant:
 
         answer = self._recommendation(episode, memory, owned, k)
         looked_up = {entry.id: entry for call in episode.calls for entry in call.entries}
-        evidence = {entry.id for entry in answer.memories}
         control = next((entry for entry in memory.entries(query.user) if entry.id not in looked_up), None)
+
+        def reason(entry: MemoryEntry) -> Reason:
+            copied = tuple(one.text for one in answer.because if one.entry == entry)
+            return Reason(entry, copied, entry in answer.cited, without(entry.id))
+
         return Explanation(
             answer,
-            tuple(Reason(entry, entry.id in evidence, without(entry.id)) for entry in looked_up.values()),
+            tuple(map(reason, looked_up.values())),
             without(*looked_up) if looked_up else None,
-            control and Reason(control, False, without(control.id)),
+            control and reason(control),
         )
 
     def _asked(self, user: str, text: str) -> tuple[Query, StoredMemory, set[str]]:
@@ -193,6 +214,7 @@ class Assistant:
             user,
             episode.query.text,
             tuple(self.grammar.transcript(episode.tokens, episode.mask)),
+            tuple(copied_from(episode, self.grammar)),
             tuple(seen[identity] for identity in answer.evidence) if answer else (),
             profile,
             tuple((self.environment.dataset.items[hit.id], hit.score) for hit in hits),
@@ -203,6 +225,16 @@ class Assistant:
         if identity not in self.environment.dataset.items:
             raise LookupError(f"no item {shorten(identity)} in this data set; the ids are in items.jsonl")
         return self.environment.dataset.items[identity]
+
+
+def entry_line(entry: MemoryEntry) -> str:
+    """Return a memory as a person sees it: `overall style classic [u000003/profile/style]`."""
+    return f"{entry.text} [{entry.id}]"
+
+
+def _copied_dict(copied: Copied) -> dict:
+    entry = copied.entry
+    return {"text": copied.text, "id": entry and entry.id, "memory": entry and entry.text}
 
 
 def _entry_dict(entry: MemoryEntry) -> dict:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from mrrec_mini.app.assistant import Assistant, Recommendation
+from mrrec_mini.app.assistant import Assistant, Recommendation, entry_line
 from mrrec_mini.data import DataError, shorten
-from mrrec_mini.datatypes import Item, MemoryEntry
+from mrrec_mini.datatypes import Item
 from mrrec_mini.store import NotYours, clean, require_text
 
 LONGEST = 2000  # most characters of a line
@@ -69,7 +69,7 @@ class Session:
             rating = float(stars)
         except ValueError:
             raise DataError(f"{shorten(stars)} is not a number of stars; say /rate N STARS TEXT") from None
-        return [f"remembered: {_entry_line(self.assistant.remember(self.user, item.id, rating, text))}"]
+        return [f"remembered: {entry_line(self.assistant.remember(self.user, item.id, rating, text))}"]
 
     def _why(self, number: str) -> list[str]:
         item = self._item(number or "1")
@@ -79,17 +79,17 @@ class Session:
             self.last = found.answer
             changed = ["your memory has changed since then; the answer is now", *_answer_lines(found.answer)]
         head = f"{item.title} ({item.id}), and what changes without a memory:"
-        reasons = [f"  {_entry_line(reason.entry)}: {reason.without}" for reason in found.reasons]
+        reasons = [f"  {entry_line(reason.entry)}: {reason.without}" for reason in found.reasons]
         together = f"without all of these: {found.together}" if found.together else "no memory was looked up"
         return [*changed, head, *reasons, f"  {together}"]
 
     def _memory(self, text: str) -> list[str]:
         if text:
             found = self.memory.search(text, FOUND)
-            return [_entry_line(entry) for entry, _ in found] or ["nothing that is remembered of you fits"]
+            return [entry_line(entry) for entry, _ in found] or ["nothing that is remembered of you fits"]
         page = self.memory.list()
         rest = [f"{len(page.rows)} of {page.total}; /memory TEXT searches all of them"] if page.cursor else []
-        return [*(_entry_line(entry) for entry in page.rows), *rest] or ["nothing is remembered of you"]
+        return [*(entry_line(entry) for entry in page.rows), *rest] or ["nothing is remembered of you"]
 
     def _forget(self, identity: str) -> list[str]:
         if not identity:
@@ -115,14 +115,10 @@ class Session:
 
 
 def _answer_lines(answer: Recommendation) -> list[str]:
-    """Return the items, one per line, and a last line with the memories that the policy used."""
-    why = [entry.text for entry in answer.memories] or ["no memory was used"]
+    """Return the items, one per line, a line with the sources of the profile, and a line with what the policy cites."""
     items = [f"{number}. {item.title} ({item.id})" for number, (item, _) in enumerate(answer.items, 1)]
-    return [*items, f"because: {'; '.join(filter(None, [*why, answer.reason]))}"]
-
-
-def _entry_line(entry: MemoryEntry) -> str:
-    return f"{entry.text} [{entry.id}]"
+    because = "; ".join(filter(None, [*answer.because_lines(), answer.reason]))
+    return [*items, f"because: {because}", f"the policy cites: {'; '.join(answer.cited_lines())}"]
 
 
 def lines_from(file: BinaryIO, prompt: Callable[[], object]) -> Iterator[str]:

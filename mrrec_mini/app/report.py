@@ -33,6 +33,7 @@ from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.data import DataError, printable, shorten
 from mrrec_mini.datatypes import Episode, MemoryEntry, Query
 from mrrec_mini.environment import Environment
+from mrrec_mini.evidence import copied_from
 from mrrec_mini.files import write_text
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import Hit
@@ -178,13 +179,17 @@ def query_data(query: Query, environment: Environment, rules: RolloutConfig) -> 
     }
 
 
-def memory_data(entry: MemoryEntry, hit: Hit, evidence: Sequence[str] = ()) -> dict[str, object]:
+def memory_data(
+    entry: MemoryEntry, hit: Hit, copied: Mapping[str, Sequence[str]] = {}, cited: Sequence[str] = ()
+) -> dict[str, object]:
+    """Return the data of a memory. `copied`: {id: words of the profile copied from it}; `cited`: ids."""
     return {
         "id": printable(entry.id),
         "text": printable(entry.text),
         "level": entry.level,
         **scores(hit),
-        "used": entry.id in evidence,
+        "copied": printable("; ".join(copied.get(entry.id, ()))),
+        "cited": entry.id in cited,
     }
 
 
@@ -216,18 +221,22 @@ class Player:
         rank = int(rank) if math.isfinite(rank) else None  # JSON has no infinity
         index = self.environment.memory.local(episode.query)
         most = self.config.rules.memory_k
-        evidence = answer.evidence if answer else ()
+        cited = answer.evidence if answer else ()
+        copied: dict[str | None, list[str]] = {}  # id of a memory -> words copied from it; None: not from memory
+        for text, entry in copied_from(episode, self.grammar):
+            copied.setdefault(entry and entry.id, []).append(text)
         return {
             "runs": token_runs(episode, self.grammar, advantages),
             "end": episode.end,
             "calls": [
                 {
                     "text": printable(call.text),
-                    "found": [memory_data(*m, evidence) for m in index.find(call.text, most)],
+                    "found": [memory_data(*m, copied, cited) for m in index.find(call.text, most)],
                 }
                 for call in episode.calls
             ],
             "profile": printable(answer.profile) if answer else None,
+            "invented": printable(", ".join(copied.get(None, []))),
             "rank": rank,
             "ranking": ranking(answer.profile, episode.query.target, rank, self.environment) if answer else [],
             "parts": reward_parts(episode, self.config.reward),
@@ -288,7 +297,8 @@ def ranking(profile: str, target: str, rank: int | None, environment: Environmen
 
 def reward_parts(episode: Episode, config: RewardConfig) -> list[dict[str, object]]:
     """Return the terms of the reward, Eq. (10). The reward is the sum of value times weight."""
-    parts = [{"name": name, "value": episode.rewards[name], "weight": getattr(config, name)} for name in TERMS]
+    terms = [term for term in (*TERMS, "evidence") if term in episode.rewards]
+    parts = [{"name": name, "value": episode.rewards[name], "weight": getattr(config, name)} for name in terms]
     tokens = retrieved_tokens(episode.mask)
     costs = [("calls", len(episode.calls), config.call_cost), ("retrieved tokens", tokens, config.token_cost)]
     return parts + [{"name": name, "value": count, "weight": -cost} for name, count, cost in costs if cost]

@@ -1,6 +1,7 @@
 """The assistant: answers for known and new users, for odd queries and broken-off episodes; what it remembers."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from mrrec_mini.app.counterfactual import best
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.rollout import ScriptActor
 from mrrec_mini.run import Run
+from mrrec_mini.store import Store
 from mrrec_mini.world import WorldConfig, make_world
 from runs import copied_run, made_run, shop
 
@@ -43,7 +45,7 @@ def test_the_worked_case(helper, scripted):
     scripted(lambda g: g.write_search("look", record.text), lambda g: g.write_final("so", "brown lamp", [0]))
     answer = helper.recommend(USER, "something to read by", k=4)
     assert answer.profile == "brown lamp" and answer.reason == ""
-    assert answer.memories == (helper.environment.memory.search(as_of_now(USER), record.text, 3)[0],)
+    assert answer.cited == (helper.environment.memory.search(as_of_now(USER), record.text, 3)[0],)
     assert [who for who, _ in answer.transcript] == ["shown", "policy", "shown", "policy"]
     assert "something to read by" in answer.transcript[0][1] and "brown lamp" in answer.transcript[3][1]
     met = {seen.item for seen in helper.environment.dataset.interactions_of(USER)}
@@ -69,14 +71,14 @@ def test_an_owned_item_is_never_recommended(helper, scripted):
 def test_a_new_user_gets_an_answer_and_the_reason(helper, scripted):
     scripted(lambda g: g.write_final("", "lamp for office", []))
     answer = helper.recommend("nobody knows me", "lamp")
-    assert len(answer.items) == 5 and answer.memories == ()
+    assert len(answer.items) == 5 and answer.cited == ()
     assert answer.reason == "nothing is remembered of this user"
 
 
 def test_if_the_policy_breaks_off_the_query_is_the_profile(helper, scripted):
     scripted(lambda g: g.write_search("", " "))
     answer = helper.recommend(USER, "lamp for office")
-    assert answer.profile == "lamp for office" and answer.memories == ()
+    assert answer.profile == "lamp for office" and answer.cited == answer.because == ()
     assert answer.reason == "the policy broke off (an empty search), so the query is the profile"
     met = {seen.item for seen in helper.environment.dataset.interactions_of(USER)}
     expected = [(hit.id, hit.score) for hit in best(helper.environment.items, "lamp for office", 5, met)]
@@ -122,11 +124,29 @@ def test_the_assistant_has_the_environment_and_policy_of_its_run(helper):
 def test_an_answer_as_json(helper, scripted):
     scripted(lambda g: g.write_final("because", "brown lamp", []))
     told = json.loads(json.dumps(helper.recommend(USER, "lamp").as_dict()))
-    assert list(told) == ["user", "query", "transcript", "memories", "profile", "items", "reason"]
+    assert list(told) == ["user", "query", "transcript", "because", "cited", "profile", "items", "reason"]
+    assert told["because"] == [{"text": "brown", "id": None, "memory": None}] and told["cited"] == []
     assert told["transcript"][1]["by"] == "policy" and "because" in told["transcript"][1]["text"]
     assert {"id", "title", "category", "score"} <= set(told["items"][0])
     scores = [item["score"] for item in told["items"]]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_an_answer_says_what_was_copied_and_what_is_cited(helper, scripted, tmp_path):
+    """The policy copies from one memory, cites another, and invents a word, which only another user has in memory."""
+    scripted(lambda g: g.write_search("", "lamp color"), lambda g: g.write_final("", "lamp color red zork", [1]))
+    with Store.open(shutil.copy(helper.store.path, tmp_path / "memory.db")) as store:
+        store.for_user("you").add("lamp color red zork")
+        red = store.for_user("me").add("lamp color red")
+        other = store.for_user("me").add("a lamp for my mother")
+        answer = replace(helper, store=store).recommend("me", "lamp")
+    assert answer.because == (("color red", red), ("zork", None)) and answer.cited == (other,)
+    assert answer.because_lines() == [f"color red <- lamp color red [{red.id}]", "not from memory: zork"]
+    assert answer.cited_lines() == [f"a lamp for my mother [{other.id}]"]
+    told = answer.as_dict()
+    copied = {"text": "color red", "id": red.id, "memory": "lamp color red"}
+    assert told["because"] == [copied, {"text": "zork", "id": None, "memory": None}]
+    assert [one["id"] for one in told["cited"]] == [other.id]
 
 
 def test_a_folder_without_run_or_checkpoint_is_refused(tmp_path):
@@ -187,9 +207,9 @@ def test_a_new_purchase_is_found_and_not_recommended_again(helper, scripted, tmp
     assert item.id in [one.id for one, _ in mine.recommend("a new one", "lamp").items]
     mine.remember("a new one", item.id, 4.0, "a canary")
     answer = mine.recommend("a new one", "lamp")
-    assert "canary" in answer.memories[0].text and item.id not in [one.id for one, _ in answer.items]
+    assert "canary" in answer.cited[0].text and item.id not in [one.id for one, _ in answer.items]
     assert mine.store.for_user("a new one").forget() > 0
-    assert mine.recommend("a new one", "lamp").memories == ()
+    assert mine.recommend("a new one", "lamp").cited == ()
 
 
 def test_a_store_written_by_a_language_model_names_its_records_and_keeps_no_answers(tmp_path, monkeypatch):

@@ -57,15 +57,17 @@ def everything(store: Store, *users: str) -> list[str]:
 # --- wishes, ratings ------------------------------------------------------------------------------------------------
 
 
-def test_a_wish_is_answered_with_items_and_one_line_on_why(session):
-    session.memory.add("a lamp that is red")
-    *items, why = session.reply("lamp")
+def test_a_wish_is_answered_with_items_and_where_its_words_come_from(session):
+    note = session.memory.add("a lamp that is red")
+    *items, why, cited = session.reply("lamp")
     answer = session.assistant.recommend("me", "lamp")
     assert items == [f"{n}. {item.title} ({item.id})" for n, (item, _) in enumerate(answer.items, 1)]
-    assert why == "because: a lamp that is red" and len(items) == 5
-    assert Session(session.assistant, "nobody").reply("lamp")[-1] == (
-        "because: no memory was used; nothing is remembered of this user"
-    )
+    assert why == f"because: red <- a lamp that is red [{note.id}]" and len(items) == 5
+    assert cited == f"the policy cites: a lamp that is red [{note.id}]"
+    assert Session(session.assistant, "nobody").reply("lamp")[-2:] == [
+        "because: nothing is copied from memory; nothing is remembered of this user",
+        "the policy cites: nothing",
+    ]
 
 
 def test_a_rated_item_is_remembered_and_not_recommended_again(session):
@@ -133,7 +135,7 @@ def test_a_refused_line_changes_nothing_and_says_why(session, line, why):
         session.reply(line)
     assert why in str(refused_with.value) and "\n" not in str(refused_with.value)
     assert everything(session.assistant.store, "me", USER) == was and session.last is last
-    assert len(session.reply("lamp")) == 6
+    assert len(session.reply("lamp")) == 7
 
 
 def test_rate_and_why_need_a_list(session):
@@ -175,7 +177,7 @@ def test_why_shows_the_new_answer_if_the_memory_has_changed(session):
     session.reply("/rate 1 5 red")
     said = session.reply("/why 1")
     assert said[0] == "your memory has changed since then; the answer is now"
-    assert first.id not in " ".join(said[1:6]) and said[7].startswith(f"{first.title} ({first.id})")
+    assert first.id not in " ".join(said[1:6]) and said[8].startswith(f"{first.title} ({first.id})")
     assert session.reply("/why 1")[0].startswith(session.last.items[0][0].title)
 
 
@@ -250,7 +252,7 @@ def test_hostile_lines_do_not_end_the_session(session):
         assert line.startswith(why)
     with Store.open(path) as store:
         assert len(store.for_user("me").purchases()) == 2
-    assert done.stdout.split("\n")[-2].startswith("because: ")
+    assert [line.split(":")[0] for line in done.stdout.split("\n")[-3:-1]] == ["because", "the policy cites"]
 
 
 def test_a_long_line_is_read_to_its_end_only(tmp_path):

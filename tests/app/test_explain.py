@@ -178,7 +178,8 @@ def test_the_worked_case(helper, reading):
     assert found.answer == helper.recommend("me", "a lamp", k=4)
     read = [reason.entry.text for reason in found.reasons]
     [fourth] = set(NOTES[:4]) - set(read)
-    assert len(read) == 3 and [reason.evidence for reason in found.reasons] == [True, False, False]
+    assert len(read) == 3 and [reason.cited for reason in found.reasons] == [True, False, False]
+    assert [reason.copied for reason in found.reasons] == [(text.split()[-1],) for text in read]
     for reason in found.reasons:
         change = reason.without
         assert change.withheld == (reason.entry.id,) and change.changed
@@ -365,6 +366,7 @@ def test_the_command(helper, reading):
     assert told == json.loads(json.dumps(helper.explain("me", "a lamp", 3).as_dict()))
     shown = mrrec(*words).stdout
     assert "all of these" in shown and "nothing changes" in shown and "not read" in shown
+    assert "copied, cited" in shown and shown.count("copied") == 3
     assert max(map(len, shown.splitlines())) <= 80
     for reason in told["memories"]:
         assert reason["id"] in shown

@@ -32,6 +32,7 @@ from mrrec_mini.app.report import (
 )
 from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.data import DataError, Dataset, printable
+from mrrec_mini.evidence import copied_from
 from mrrec_mini.grpo import Formulas, GRPOConfig, group_advantages
 from mrrec_mini.recipe import Recipe, prepare, start_policy
 from mrrec_mini.reward import RewardConfig
@@ -156,7 +157,11 @@ def test_memories_are_those_of_the_episode_with_the_scores_of_the_index():
             for one, entry, hit in zip(shown["found"], call.entries, hits, strict=True):
                 assert (one["id"], one["text"], one["level"]) == (printable(entry.id), entry.text, entry.level)
                 assert (one["score"], one["bm25"], one["cosine"]) == (hit.score, hit.bm25, hit.dense)
-                assert one["used"] == (episode.answer is not None and entry.id in episode.answer.evidence)
+                assert one["cited"] == (episode.answer is not None and entry.id in episode.answer.evidence)
+                copied = [text for text, source in copied_from(episode, it.grammar) if source == entry]
+                assert one["copied"] == "; ".join(copied)
+        invented = [text for text, source in copied_from(episode, it.grammar) if source is None]
+        assert data["invented"] == ", ".join(invented)
     query = group()[0].query
     shared = query_data(query, env, CONFIG.rules)["global"]
     assert [one["text"] for one in shared] == [

@@ -15,7 +15,7 @@ from mrrec_mini.checkpoint import folders
 from mrrec_mini.data import DataError, printable
 
 if TYPE_CHECKING:
-    from mrrec_mini.app.assistant import Recommendation
+    from mrrec_mini.app.assistant import Reason, Recommendation
 
 app = typer.Typer()
 
@@ -105,7 +105,7 @@ def evaluate(run: RunDir, device: Device = "cpu", json: Json = False) -> None:
 
 @command(app)
 def recommend(text: Wanted, user: User, run: RunDir, k: Items = 5, store: OwnStore = None, json: Json = False) -> None:
-    """Recommend items with a trained policy; show its reasoning, the memories it used, and the profile it wrote."""
+    """Recommend items with a trained policy; show its episode, and from which memories it copied the profile."""
     from mrrec_mini.app.assistant import Assistant
     from mrrec_mini.app.terminal import print_transcript
 
@@ -113,8 +113,6 @@ def recommend(text: Wanted, user: User, run: RunDir, k: Items = 5, store: OwnSto
 
     def show() -> None:
         print_transcript(found.transcript, out)
-        for entry in found.memories:
-            out.print(Text(f"used: {printable(entry.text)} ({printable(entry.id)})"))
         _print_items(found)
 
     answer(found.as_dict(), json, show)
@@ -124,13 +122,14 @@ def recommend(text: Wanted, user: User, run: RunDir, k: Items = 5, store: OwnSto
 def explain(text: Wanted, user: User, run: RunDir, k: Items = 5, store: OwnStore = None, json: Json = False) -> None:
     """Recommend items, and show for each memory that was looked up what changes without it.
 
+    "copied": the profile has words from the memory. "cited": the policy claims to have used it. "read": neither.
     For each memory, the same episode is played again without it. Nothing is deleted or written. The last row is a
     control: a memory that was not looked up.
     """
     from mrrec_mini.app.assistant import Assistant
 
     found = Assistant.open(run, store, tell).explain(user, text, k)
-    rows = [[r.entry.text, r.entry.id, "used" if r.evidence else "read", str(r.without)] for r in found.reasons]
+    rows = [[r.entry.text, r.entry.id, _role(r), str(r.without)] for r in found.reasons]
     if found.together:
         rows.append(["all of these", "", "", str(found.together)])
     if found.control:
@@ -143,8 +142,16 @@ def explain(text: Wanted, user: User, run: RunDir, k: Items = 5, store: OwnStore
     answer(found.as_dict(), json, show)
 
 
+def _role(reason: Reason) -> str:
+    return ", ".join(["copied"] * bool(reason.copied) + ["cited"] * reason.cited) or "read"
+
+
 def _print_items(found: Recommendation) -> None:
+    """Print the profile, where its words were copied from, beside what the policy cites, and the items."""
     out.print(Text(f"profile: {printable(found.profile)}"))
+    for title, lines in {"because": found.because_lines(), "the policy cites": found.cited_lines()}.items():
+        for line in lines:
+            out.print(Text(f"{title}: {printable(line)}"))
     if found.reason:
         tell(found.reason)
     rows = ([str(n), item.id, item.title, f"{score:.3f}"] for n, (item, score) in enumerate(found.items, 1))
