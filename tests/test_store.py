@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +24,8 @@ from mrrec_mini.memory import (
     Memory,
     MemoryConfig,
     common_words,
-    global_entries,
+    global_aspects,
+    global_line,
     join,
     local_entries,
     plain,
@@ -30,14 +33,22 @@ from mrrec_mini.memory import (
 )
 from mrrec_mini.store import Changed, NotYours, Store, build_store
 from mrrec_mini.summarize import ExtractiveSummarizer
-from mrrec_mini.world import WorldConfig, make_world
+from mrrec_mini.world import EASY, make_world
 
-SMALL = WorldConfig(users=60, items=240, categories=4, held=1, history=10, queries=1, seed=3)
+SMALL = replace(EASY, users=60, items=240, categories=4, held=1, history=10, queries=1, seed=3, days=40)
 
 
 @cache
 def shop() -> Dataset:
     return make_world(SMALL)
+
+
+@contextmanager
+def summarising(writer: type[ExtractiveSummarizer]) -> Iterator[None]:
+    """Let every open store write its summaries with a summariser of this class."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ExtractiveSummarizer", writer)
+        yield
 
 
 def draws() -> np.random.Generator:
@@ -388,8 +399,9 @@ def test_no_method_shows_a_word_of_another_user(built, tmp_path_factory, names, 
             assert words[name] in output
             assert not [w for owner, w in words.items() if owner != name and w in output]
         assert [store.for_user(name).get(ids[name]).text for name in names] == [f"said {words[name]}" for name in names]
-        store.summarizer = TellTale(store.summarizer.config, store.summarizer.reading)
-        assert "canary" not in repr(store.rebuild_global(draws(), shop().items.values()))
+        with summarising(TellTale):
+            assert "canary" not in repr(store.rebuild_global(draws(), shop().items.values()))
+        assert "canary" not in repr(store.summarizer)
         for name in names[1:]:
             store.for_user(name).forget()
         assert words[names[0]] in repr(store.for_user(names[0]).list(limit=100))
@@ -457,9 +469,7 @@ def test_only_its_category_and_the_profile_are_summarised_again(path):
             summarised.append({one.scenario for one in purchases})
             return super().patterns(purchases)
 
-    counting = Counting(memory().summarizer.config, memory().summarizer.reading)
-    with Store.open(path) as store:
-        store.summarizer = counting
+    with Store.open(path) as store, summarising(Counting):
         item = list(shop().items.values())[4]
         store.for_user(ALICE).remember(item, 5.0, "fine")
     assert summarised == [{item.category[-1]}]
@@ -582,7 +592,9 @@ def shop_with_words(*added: tuple[str, str]) -> tuple[Dataset, Memory]:
     """The shop with a word added to all reviews of some users, as (user, word), and the memory of its train users."""
     word = dict(added)
     interactions = [replace(one, review=f"{one.review} {word.get(one.user, '')}") for one in shop().interactions]
-    dataset = Dataset(shop().items, tuple(interactions), (), {})  # no queries: all that a train user did is visible
+    dataset = Dataset(
+        shop().items, tuple(interactions), (), shop().meta
+    )  # no queries: all that a train user did is visible
     return dataset, learned_from(dataset)
 
 
@@ -601,10 +613,11 @@ def test_rebuilding_a_fresh_store_with_the_same_draws_changes_nothing(tmp_path):
     dataset, learned = shop_with_words()
     build_store(tmp_path / "memory.db", dataset, learned)
     with Store.open(tmp_path / "memory.db") as store:
-        before = store._rows("SELECT * FROM shared")
+        before = [store._rows(f"SELECT * FROM {table}") for table in ("shared", "learned")]
         for _ in range(2):
             assert store.rebuild_global(draws(), dataset.items.values()) == learned.global_entries != ()
-            assert store._rows("SELECT * FROM shared") == before  # vectors too
+            # vectors too, and what the summariser knows
+            assert [store._rows(f"SELECT * FROM {table}") for table in ("shared", "learned")] == before
         assert store.entry_index().search("mug", 5) == learned.search_global("mug", 5)
 
 
@@ -617,38 +630,37 @@ def test_a_rebuilt_global_memory_uses_all_purchases_of_train_users_until_now(sto
     contrasts = sample_contrasts(
         [join(shop(), history) for history in histories.values()], shop().items.values(), store.config, draws()
     )
-    wanted = global_entries(store.summarizer, contrasts, store.config)
-    seen = listening(store)
-    rebuilt = store.rebuild_global(draws(), shop().items.values())
+    aspects = global_aspects(store.summarizer.informed(()), contrasts, store.config)
+    wanted = tuple(global_line(aspect, store.config) for aspect in aspects)
+    with listening() as seen:
+        rebuilt = store.rebuild_global(draws(), shop().items.values())
     assert rebuilt == wanted == store.entry_index().entries != ()
     assert seen == [contrasts] and any(one.bought.user == ALICE for one in contrasts)
 
 
-class Listening(ExtractiveSummarizer):
-    """Records the contrasts it gets. During the first call it runs `meanwhile`."""
+@contextmanager
+def listening(meanwhile=None) -> Iterator[list]:
+    """Yield the list of the contrasts that summarisers get. During the first call, `meanwhile` runs."""
+    seen = []
 
-    def aspects(self, contrasts):
-        self.seen.append(contrasts)
-        if len(self.seen) == 1 and self.meanwhile:
-            self.meanwhile()
-        return super().aspects(contrasts)
+    class Listening(ExtractiveSummarizer):
+        def aspects(self, contrasts):
+            seen.append(contrasts)
+            if len(seen) == 1 and meanwhile:
+                meanwhile()
+            return super().aspects(contrasts)
 
-
-def listening(store, meanwhile=None) -> list:
-    """Give the store a listening summariser; returns the list of what it gets."""
-    store.summarizer = Listening(store.summarizer.config, store.summarizer.reading)
-    object.__setattr__(store.summarizer, "meanwhile", meanwhile)
-    object.__setattr__(store.summarizer, "seen", [])
-    return store.summarizer.seen
+    with summarising(Listening):
+        yield seen
 
 
 def test_unchosen_items_come_from_train_users_purchases_and_the_given_items(store):
     rare = replace(next(iter(shop().items.values())), id="rare", title="canary rare")
     store.for_user("u000059").remember(rare, 5.0)  # not a train user
     bought = {one.item.id for user in shop().users()[:50] for one in store.for_user(user).purchases()}
-    seen = listening(store)
-    store.rebuild_global(draws())
-    store.rebuild_global(draws(), shop().items.values())
+    with listening() as seen:
+        store.rebuild_global(draws())
+        store.rebuild_global(draws(), shop().items.values())
     among_bought, among_all = ({item.id for one in contrasts for item in one.unchosen} for contrasts in seen)
     assert among_bought <= bought and among_all - bought and among_all <= set(shop().items)
     assert {one.bought.user for one in seen[1]} <= set(shop().users()[:50])
@@ -657,12 +669,12 @@ def test_unchosen_items_come_from_train_users_purchases_and_the_given_items(stor
 def test_a_rebuild_starts_again_when_a_train_user_changes_and_only_then(store, path):
     item = next(iter(shop().items.values()))
     with Store.open(path) as other:
-        changed = listening(store, lambda: other.for_user(ALICE).remember(item, 5.0, "meanwhile"))
-        entries = store.rebuild_global(draws(), shop().items.values())
-        unchanged = listening(store, lambda: other.for_user("somebody").remember(item, 5.0, "meanwhile"))
-        assert store.rebuild_global(draws(), shop().items.values()) == entries  # the second try has the same draws
-        forgotten = listening(store, lambda: other.for_user(ALICE).forget())
-        store.rebuild_global(draws(), shop().items.values())
+        with listening(lambda: other.for_user(ALICE).remember(item, 5.0, "meanwhile")) as changed:
+            entries = store.rebuild_global(draws(), shop().items.values())
+        with listening(lambda: other.for_user("somebody").remember(item, 5.0, "meanwhile")) as unchanged:
+            assert store.rebuild_global(draws(), shop().items.values()) == entries  # the second try has the same draws
+        with listening(lambda: other.for_user(ALICE).forget()) as forgotten:
+            store.rebuild_global(draws(), shop().items.values())
     assert [len(calls) for calls in (changed, unchanged, forgotten)] == [2, 1, 2]
     users = [{one.bought.user for one in contrasts} for contrasts in (*changed, *unchanged, *forgotten)]
     assert [ALICE in some for some in users] == [False, True, True, True, False]  # she had liked nothing before
@@ -675,8 +687,7 @@ def test_a_global_line_needs_enough_train_users_and_disappears_without_them(tmp_
         *((user, "canarythree") for user in train[:3]), *((user, "canarytwo") for user in train[3:5])
     )
     build_store(tmp_path / "memory.db", dataset, learned)
-    with Store.open(tmp_path / "memory.db") as store:
-        store.summarizer = TellTale(store.summarizer.config, store.summarizer.reading)
+    with Store.open(tmp_path / "memory.db") as store, summarising(TellTale):
         mug = next(item for item in shop().items.values() if item.id == dataset.interactions_of(train[3])[0].item)
         for user in (*train[:5], *later[:3]):  # all in one category, so that three of them meet there
             word = "canarythree" if user in train[:3] else "canarytwo" if user in train else "canarylater"
@@ -758,8 +769,8 @@ BROKEN = {
     "a text as number": field("text", [1]),
     "twice the same id": lambda mine: [*mine, next(line for line in mine if b'"line": "entry"' in line)],
     "no first line": lambda mine: mine[1:],
-    "an older format": lambda mine: [mine[0].replace(b'"format": 2', b'"format": 1'), *mine[1:]],
-    "a newer format": lambda mine: [mine[0].replace(b'"format": 2', b'"format": 3'), *mine[1:]],
+    "an older format": lambda mine: [mine[0].replace(b'"format": 3', b'"format": 2'), *mine[1:]],
+    "a newer format": lambda mine: [mine[0].replace(b'"format": 3', b'"format": 4'), *mine[1:]],
     "nothing": lambda mine: [],
 }
 
@@ -844,13 +855,14 @@ def test_a_missing_or_broken_store_is_refused(tmp_path):
         Store.open(tmp_path / "empty.db")
 
 
-@pytest.mark.parametrize(
-    ("found", "advice"), [("3", "$"), ("1", "; commit 7d7495b reads both: export each user there")]
-)
+BUILD_AGAIN = "; remove the file and build the store again"
+
+
+@pytest.mark.parametrize(("found", "advice"), [("4", "$"), ("2", BUILD_AGAIN), ("1", BUILD_AGAIN)])
 def test_another_format_is_refused(path, found, advice):
     with sqlite3.connect(path) as raw:
         raw.execute("UPDATE meta SET value = ? WHERE key = 'format'", (found,))
-    with pytest.raises(DataError, match=f"a store of format '{found}', and this version of mrrec_mini reads 2{advice}"):
+    with pytest.raises(DataError, match=f"a store of format '{found}', and this version of mrrec_mini reads 3{advice}"):
         Store.open(path)
 
 
