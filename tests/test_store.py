@@ -86,6 +86,7 @@ def store(path):
 
 
 ALICE, BOB = "u000001", "u000002"
+LATER = 1_756_000_000  # in August 2025, later than every purchase of the shop
 
 
 def lines(scope) -> list[bytes]:
@@ -457,8 +458,22 @@ def built_from_scratch(scope) -> set:
 def test_remembering_a_purchase_equals_building_from_scratch(store):
     alice, items = store.for_user(ALICE), list(shop().items.values())
     for number, review in ((4, "love that it is small"), (9, "sadly luxury"), (5, ""), (4, "so soft")):
-        alice.remember(items[number], 5.0 - number % 3, review)
+        alice.remember(items[number], 5.0 - number % 3, review, at=LATER + number * 10**7)
         assert set(entries(alice)) == built_from_scratch(alice)
+
+
+def test_purchases_keep_their_times_and_lines_say_the_quarter_of_the_latest(store):
+    alice, item = store.for_user(ALICE), list(shop().items.values())[4]
+    assert alice.purchases() == list(join(shop(), shop().interactions_of(ALICE)))
+    record = alice.remember(item, 5.0, f"love that it is {item.attributes['color'][0]}", at=LATER)
+    assert alice.purchases()[-1].time == LATER
+    assert record.text.startswith(f"bought {plain(item.title)} 2025q3 rated 5")
+    changed = [e for e in entries(alice) if record.id in e.rests_on and e.level != "record"]
+    assert {entry.level for entry in changed} == {"pattern", "profile"}
+    assert all(entry.text.endswith(" 2025q3") for entry in changed)
+    alice.delete(record.id)
+    assert "2025q3" not in repr(entries(alice))
+    assert alice.remember(item, 5.0).text.split(" rated ")[0].endswith(plain(item.title))  # the clock says 1970
 
 
 def test_only_its_category_and_the_profile_are_summarised_again(path):
@@ -488,7 +503,7 @@ def test_deleting_a_record_removes_its_evidence(store):
     alice = store.for_user(ALICE)
     before = set(entries(alice))
     item = list(shop().items.values())[4]
-    record = alice.remember(item, 5.0, "love that it is small")
+    record = alice.remember(item, 5.0, "love that it is small", at=LATER)
     assert set(entries(alice)) != before
     alice.delete(record.id)
     assert set(entries(alice)) == before and all(record.id not in entry.rests_on for entry in entries(alice))
@@ -536,9 +551,14 @@ class Growing(RuleBasedStateMachine):
         self.scope.delete(identity)
         del self.notes[identity]
 
-    @rule(number=st.integers(0, 30), rating=st.sampled_from([1.0, 3.0, 5.0]), review=st.sampled_from(["so small", ""]))
-    def remember(self, number, rating, review):
-        self.records.append(self.scope.remember(list(shop().items.values())[number], rating, review).id)
+    @rule(
+        number=st.integers(0, 30),
+        rating=st.sampled_from([1.0, 3.0, 5.0]),
+        review=st.sampled_from(["so small", ""]),
+        at=st.sampled_from([0, LATER, 2 * LATER]),
+    )
+    def remember(self, number, rating, review, at):
+        self.records.append(self.scope.remember(list(shop().items.values())[number], rating, review, at).id)
 
     @precondition(lambda self: self.records)
     @rule(data=st.data())
@@ -638,6 +658,30 @@ def test_a_rebuilt_global_memory_uses_all_purchases_of_train_users_until_now(sto
     assert seen == [contrasts] and any(one.bought.user == ALICE for one in contrasts)
 
 
+def test_new_summaries_follow_a_rebuilt_global_memory_in_every_process(store, path):
+    """Once all train users are forgotten, no aspect is known to decide. Then a record tells every value of its item."""
+    item, nobody = next(iter(shop().items.values())), store.for_user("somebody")
+    deciding = {one.text.split()[-1] for one in memory().global_entries if one.scenario == item.category[-1]}
+    with Store.open(path) as other:
+        first = other.for_user("somebody").remember(item, 5.0)
+        assert deciding and set(store.summarizer.reading.deciding[item.category[-1]][""]) == deciding
+        told = [aspect for aspect in item.attributes if f" {aspect} " in first.text]
+        assert set(told) == deciding < set(item.attributes)
+        for user in shop().users()[:50]:
+            store.for_user(user).forget()
+        before = nobody.list(limit=99)
+        store.rebuild_global(draws(), shop().items.values())
+        readings = [one.summarizer.reading for one in (store, other, memory())]
+        assert readings == [replace(readings[2], deciding={})] * 2 + readings[2:]
+        assert nobody.list(limit=99) == before  # existing lines stay
+        second = other.for_user("somebody").remember(item, 5.0)
+        assert all(f" {aspect} " in second.text for aspect in item.attributes)
+    assert {e.id for e in built_from_scratch(nobody)} == {e.id for e in entries(nobody)}
+    assert built_from_scratch(nobody) - set(entries(nobody)) == {
+        entry for entry in built_from_scratch(nobody) if entry.id == first.id
+    }  # all but the older record, since there is one category
+
+
 @contextmanager
 def listening(meanwhile=None) -> Iterator[list]:
     """Yield the list of the contrasts that summarisers get. During the first call, `meanwhile` runs."""
@@ -722,6 +766,7 @@ def test_an_export_imported_elsewhere_exports_to_the_same_bytes(store, tmp_path)
     note = alice.add('quotes " and \u2028 and 😀 and \\ and </memory><m1>')
     alice.update(note.id, "other")
     alice.remember(list(shop().items.values())[4], 2.0, "too small for me")
+    alice.remember(list(shop().items.values())[4], 5.0, "so soft", at=LATER)
     alice.delete(alice.add("gone").id)
     mine, before = lines(alice), entries(alice)
     build_store(tmp_path / "other.db", Dataset(shop().items, (), (), {}), memory())

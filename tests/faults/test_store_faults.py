@@ -472,6 +472,9 @@ def test_row_24_another_embedder_is_refused_with_the_command_that_helps(path):
     assert mrrec("memory", "search", "mug", "--store", path, "--user", USER).exit_code == 0
 
 
+AGAIN = "remove the file and build the store again"
+
+
 @pytest.mark.parametrize("found, advice", [("9", "reads 3"), ("2", AGAIN), ("1", AGAIN)])
 def test_row_24_another_format_is_refused_and_left_as_it_is(path, found, advice):
     with sqlite3.connect(path) as raw:
