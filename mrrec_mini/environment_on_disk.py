@@ -33,15 +33,18 @@ from mrrec_mini.hybrid import HybridIndex, TextSpace
 from mrrec_mini.memory import Memory, MemoryConfig
 from mrrec_mini.summarize import ExtractiveSummarizer
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(environment: Environment, folder: Path) -> None:
     """Write the fitted parts of `environment` to `folder`, all or nothing; an older folder is replaced.
 
-    Raises OSError if the folder cannot be written. Only an extractive summariser can be saved.
+    Raises OSError if the folder cannot be written, DataError if a language model wrote the memory: `load` makes local
+    memories when they are needed, and must not need a model for this.
     """
     memory = environment.memory
+    if not isinstance(memory.summarizer, ExtractiveSummarizer):
+        raise DataError(f"{folder}: an environment cannot be saved if a language model wrote its memory")
     fields, parts = memory.space.pack()
     about = {
         "format": FORMAT,

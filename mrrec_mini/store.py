@@ -22,7 +22,8 @@ Equations: `remember` and `delete` apply eq. 1, 4 and 5 to one category, `rebuil
 
 Departure from `Memory.build`: a rebuilt global memory also uses what train users bought after their first query, since
 no target has to be hidden any more. Without such purchases both give the same global memory.
-Guessed: a line corrected by hand stays when its category is summarised again; a deleted line comes back then.
+Guessed: a line corrected by hand stays when its category is summarised again; a deleted line comes back then. After
+`rebuild_global`, the lines of a category stay as they are until the category is summarised again.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ from mrrec_mini.memory import (
     Purchase,
     Summarizer,
     entry_id,
-    global_entries,
+    global_aspects,
+    global_line,
     join,
     patterns_by_category,
     plain,
@@ -65,7 +67,7 @@ from mrrec_mini.memory import (
 )
 from mrrec_mini.summarize import ExtractiveSummarizer
 
-FORMAT = 2  # version of the tables below
+FORMAT = 3  # version of the tables below
 WAIT = 5.0  # seconds that a writer waits for another writer
 PAGE = 50  # rows on a page
 AUDIT_CHARS = 200  # characters of a refused id that are logged
@@ -170,7 +172,6 @@ class Store(AbstractContextManager):
         self.config = MemoryConfig(**{**config, "levels": tuple(config["levels"])})
         self.space = TextSpace.unpack(json.loads(meta["space"]), learned)
         self.embedder_id = self.space.embedder_id
-        self.summarizer: Summarizer = ExtractiveSummarizer.unpack(json.loads(learned["reading"]))  # for new summaries
 
     @classmethod
     def open(cls, path: Path, now: Callable[[], int] = milliseconds, any_embedder: bool = False) -> Store:
@@ -183,7 +184,8 @@ class Store(AbstractContextManager):
             with _sqlite_errors(path):
                 meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
             if (found := meta.get("format")) != str(FORMAT):
-                older = "; commit 7d7495b reads both: export each user there, import them here" if found == "1" else ""
+                lost = "its notes and corrections cannot be carried over"
+                older = f"; remove the file and build the store again ({lost})" if found in ("1", "2") else ""
                 raise DataError(
                     f"{path}: a store of format {shorten(found)}, and this version of mrrec_mini reads {FORMAT}{older}"
                 )
@@ -215,6 +217,12 @@ class Store(AbstractContextManager):
         """A number that each write increases in its transaction. What was computed at a lower number is outdated."""
         return int(self._rows("SELECT value FROM meta WHERE key = 'generation'")[0][0])
 
+    @property
+    def summarizer(self) -> ExtractiveSummarizer:
+        """The writer of new summaries. It is read from the file, because any process may rebuild the global memory."""
+        [(content,)] = self._rows("SELECT content FROM learned WHERE part = 'reading'")
+        return ExtractiveSummarizer.unpack(json.loads(content))
+
     def entry_index(self) -> EntryIndex:
         """Return a search index over the current global memory (eq. 6)."""
         rows = self._rows("SELECT vector, id, text, scenario, support FROM shared ORDER BY number")
@@ -224,21 +232,26 @@ class Store(AbstractContextManager):
     def rebuild_global(self, rng: np.random.Generator, items: Iterable[Item] = ()) -> tuple[MemoryEntry, ...]:
         """Replace the global memory by eq. (6) on the train users' purchases in the store; return its entries.
 
+        New summaries then count a value only if its aspect decides according to the new global memory.
         `items`: items that users could choose, in addition to the items that train users bought. If a train user's
         rows change before the transaction, everything is computed again with the same random draws.
         """
         offered = {item.id: item for item in items}
+        uninformed = self.summarizer.informed(())  # it has learned words, and does not know which aspects decide
         while True:
             teachers = self._teachers()
             histories = [history for user, _ in teachers if (history := tuple(self.for_user(user).purchases()))]
             bought = {one.item.id: one.item for history in histories for one in history}
             pool = offered | {identity: bought[identity] for identity in sorted(bought)}
             contrasts = sample_contrasts(histories, pool.values(), self.config, deepcopy(rng))
-            entries = global_entries(self.summarizer, contrasts, self.config)
+            aspects = global_aspects(uninformed, contrasts, self.config)
+            entries = tuple(global_line(aspect, self.config) for aspect in aspects)
+            reading = _packed(uninformed.informed(aspects))
             vectors = self._embed([entry.text for entry in entries])
             with self._writing():
                 if self._teachers() == teachers:
                     self._write_shared(entries, vectors)
+                    self._connection.execute("UPDATE learned SET content = ? WHERE part = 'reading'", (reading,))
                     return entries
 
     def _rows(self, statement: str, values: Sequence = ()) -> list[tuple]:
@@ -420,7 +433,8 @@ class Scope:
             generation, _ = self._person()
             entry, _ = self._get(identity)
             left = [one for one in self.purchases() if one.record != identity]
-            summaries = self._summarise(entry.scenario, left) if entry.level == "record" else None
+            is_record = entry.level == "record"
+            summaries = self._summarise(self.store.summarizer, entry.scenario, left) if is_record else None
             with self.store._writing():
                 if self._person()[0] != generation:
                     continue
@@ -445,12 +459,12 @@ class Scope:
         while True:
             # 1. Read the user's rows. The generation shows later whether they are still the same.
             generation, place = self._person()
-            purchases = self.purchases()
+            purchases, summarizer = self.purchases(), store.summarizer
             # 2. Outside the transaction: compute the new record, and the summaries that include it.
-            purchase = Purchase(entry_id(self.user, "record", place), self.user, item, rating, review)
-            record = record_entry(purchase, store.config)
+            purchase = Purchase(entry_id(self.user, "record", place), self.user, item, rating, review, at)
+            record = record_entry(purchase, summarizer.telling(purchase), store.config)
             [vector] = store._embed([record.text])
-            summaries = self._summarise(item.category[-1], [*purchases, purchase])
+            summaries = self._summarise(summarizer, item.category[-1], [*purchases, purchase])
             with store._writing():
                 # 3. If another process changed this user's rows meanwhile, start again.
                 if self._person()[0] != generation:
@@ -599,24 +613,24 @@ class Scope:
     def purchases(self) -> list[Purchase]:
         """Return H_u: this user's purchases, oldest first."""
         rows = self._execute(
-            "SELECT place, item.content, rating, review FROM behaviour JOIN item"
+            "SELECT place, item.content, rating, review, time FROM behaviour JOIN item"
             " ON item.user = behaviour.user AND item.id = behaviour.item WHERE behaviour.user = ? ORDER BY place"
         )
         return [
-            Purchase(entry_id(self.user, "record", place), self.user, _as_item(json.loads(content)), rating, review)
-            for place, content, rating, review in rows
+            Purchase(entry_id(self.user, "record", place), self.user, _as_item(json.loads(content)), *fields)
+            for place, content, *fields in rows
         ]
 
-    def _summarise(self, category: str, purchases: Sequence[Purchase]) -> tuple:
+    def _summarise(self, summarizer: Summarizer, category: str, purchases: Sequence[Purchase]) -> tuple:
         """Redo eq. (4) for one category and eq. (5) for all categories; return the arguments of `_write_summaries`."""
-        store, category = self.store, plain(category)
+        category = plain(category)
         here = [one for one in purchases if plain(one.scenario) == category]
-        patterns = store.summarizer.patterns(here) if here else []
+        patterns = summarizer.patterns(here) if here else []
         stored = self._preferences() | {category: patterns}
         in_use = dict.fromkeys(plain(one.scenario) for one in purchases)  # categories in the order of first purchases
-        profile = store.summarizer.profile([one for name in in_use for one in stored.get(name, patterns)])
-        entries = preference_entries(self.user, [*profile, *patterns], store.config)
-        return category, patterns, entries, store._embed([entry.text for entry in entries])
+        profile = summarizer.profile([one for name in in_use for one in stored.get(name, patterns)])
+        entries = preference_entries(self.user, [*profile, *patterns], self.store.config)
+        return category, patterns, entries, self.store._embed([entry.text for entry in entries])
 
     def _write_summaries(
         self, category: str, patterns: Sequence[Preference], entries: Sequence[MemoryEntry], vectors: Sequence[bytes]
@@ -695,14 +709,13 @@ def build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callable
                 # 2. What belongs to no user: configuration, and what was learned from train users.
                 _write_learned(connection, memory)
             with Store(fresh, connection) as store:
-                store.summarizer = memory.summarizer
                 with store._writing():
                     # 3. The global memory.
                     store._write_shared(memory.global_entries, store._embed([e.text for e in memory.global_entries]))
                     # 4. Each user's purchases, summaries and entries.
                     users = dataset.users()
                     for done, user in enumerate(users, 1):
-                        counts.update(_write_user(store.for_user(user), dataset, user in memory.train_users))
+                        counts.update(_write_user(store.for_user(user), dataset, memory))
                         progress(done, len(users))
                 # 5. From now on use a write-ahead log, so that readers and writers do not wait for each other.
                 with _sqlite_errors(fresh):
@@ -723,27 +736,32 @@ def _write_learned(connection: sqlite3.Connection, memory: Memory) -> None:
         "space": json.dumps(space),
     }
     writer = memory.summarizer if isinstance(memory.summarizer, ExtractiveSummarizer) else ExtractiveSummarizer()
-    learned["reading"] = json.dumps(writer.pack()).encode()
+    learned["reading"] = _packed(writer)
     with connection:
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         connection.executemany("INSERT INTO learned VALUES (?, ?)", learned.items())
 
 
-def _write_user(scope: Scope, dataset: Dataset, teaches: bool) -> Counter[str]:
+def _packed(summarizer: ExtractiveSummarizer) -> bytes:
+    return json.dumps(summarizer.pack(), sort_keys=True).encode()
+
+
+def _write_user(scope: Scope, dataset: Dataset, memory: Memory) -> Counter[str]:
     """Write one user's whole history within a transaction; return {level: number of entries}."""
-    store, history = scope.store, dataset.interactions_of(scope.user)
+    store, writer, history = scope.store, memory.summarizer, dataset.interactions_of(scope.user)
     purchases = join(dataset, history)
     for place, (one, purchase) in enumerate(zip(history, purchases, strict=True)):
         scope._write_purchase(place, purchase.item, one.time, one.rating, one.review)
-    by_category = patterns_by_category(purchases, store.summarizer)
+    by_category = patterns_by_category(purchases, writer)
     for category, preferences in by_category.items():
         scope._write_preferences(category, preferences)
     patterns = [one for preferences in by_category.values() for one in preferences]
-    entries = preference_entries(scope.user, [*store.summarizer.profile(patterns), *patterns], store.config)
-    entries += [record_entry(one, store.config) for one in purchases if "record" in store.config.levels]
+    entries = preference_entries(scope.user, [*writer.profile(patterns), *patterns], store.config)
+    records = purchases if "record" in store.config.levels else ()
+    entries += [record_entry(one, writer.telling(one), store.config) for one in records]
     for entry, vector in zip(entries, store._embed([entry.text for entry in entries]), strict=True):
         scope._save(entry, vector)
-    scope._execute("INSERT INTO person VALUES (?, 1, ?, ?)", len(history), teaches)
+    scope._execute("INSERT INTO person VALUES (?, 1, ?, ?)", len(history), scope.user in memory.train_users)
     return Counter(entry.level for entry in entries)
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mrrec_mini.data import Dataset, Split
+from mrrec_mini import environment_on_disk
+from mrrec_mini.data import DataError, Dataset, Split
 from mrrec_mini.datatypes import Interaction, Item, Query
 from mrrec_mini.environment import Environment, aspect_names, item_text
 from mrrec_mini.grammar import CONTROL, Grammar
@@ -15,6 +16,7 @@ from mrrec_mini.models.causal_lm import WordTokenizer
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
 from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.summarize_lm import LMSummarizer
 from mrrec_mini.world import ASPECTS, CATEGORIES, USES, WorldConfig, make_world, oracle_profile
 
 LEXICAL = HybridConfig(dense="none")
@@ -164,6 +166,25 @@ def test_a_data_set_without_any_history_can_be_played(grammar):
     )
     (episode,) = play(env, answers(grammar, {"u-q": "mug luxury"}, ("mug price",)), [bare.queries[0]], grammar)
     assert episode.rewards["rank"] == 1 and episode.calls[0].entries == () and episode.global_entries == ()
+
+
+def test_an_environment_whose_memory_a_language_model_wrote_is_not_saved(tmp_path):
+    data = hand_made()
+    split = data.split(0, 0.5, 0.0, 0.5)
+    written = Environment.build(data, split, LMSummarizer(lambda prompt: "[]"), np.random.default_rng(0))
+    assert written.memory.entries(data.queries[0])
+    with pytest.raises(DataError, match="cannot be saved if a language model wrote its memory"):
+        environment_on_disk.save(written, tmp_path / "fitted")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_saved_environment_of_another_format_is_refused(tmp_path, monkeypatch):
+    env = build(hand_made(), hybrid=LEXICAL)
+    monkeypatch.setattr(environment_on_disk, "FORMAT", 1)
+    environment_on_disk.save(env, tmp_path / "fitted")
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"format 1, and this version of mrrec_mini reads 2'\); delete this folder"):
+        environment_on_disk.load(tmp_path / "fitted", env.dataset, env.split)
 
 
 def test_aspect_names_are_all_attributes_in_plain_words():

@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +24,8 @@ from mrrec_mini.memory import (
     Memory,
     MemoryConfig,
     common_words,
-    global_entries,
+    global_aspects,
+    global_line,
     join,
     local_entries,
     plain,
@@ -30,14 +33,22 @@ from mrrec_mini.memory import (
 )
 from mrrec_mini.store import Changed, NotYours, Store, build_store
 from mrrec_mini.summarize import ExtractiveSummarizer
-from mrrec_mini.world import WorldConfig, make_world
+from mrrec_mini.world import EASY, make_world
 
-SMALL = WorldConfig(users=60, items=240, categories=4, held=1, history=10, queries=1, seed=3)
+SMALL = replace(EASY, users=60, items=240, categories=4, held=1, history=10, queries=1, seed=3, days=40)
 
 
 @cache
 def shop() -> Dataset:
     return make_world(SMALL)
+
+
+@contextmanager
+def summarising(writer: type[ExtractiveSummarizer]) -> Iterator[None]:
+    """Let every open store write its summaries with a summariser of this class."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ExtractiveSummarizer", writer)
+        yield
 
 
 def draws() -> np.random.Generator:
@@ -75,6 +86,7 @@ def store(path):
 
 
 ALICE, BOB = "u000001", "u000002"
+LATER = 1_756_000_000  # in August 2025, later than every purchase of the shop
 
 
 def lines(scope) -> list[bytes]:
@@ -388,8 +400,9 @@ def test_no_method_shows_a_word_of_another_user(built, tmp_path_factory, names, 
             assert words[name] in output
             assert not [w for owner, w in words.items() if owner != name and w in output]
         assert [store.for_user(name).get(ids[name]).text for name in names] == [f"said {words[name]}" for name in names]
-        store.summarizer = TellTale(store.summarizer.config, store.summarizer.reading)
-        assert "canary" not in repr(store.rebuild_global(draws(), shop().items.values()))
+        with summarising(TellTale):
+            assert "canary" not in repr(store.rebuild_global(draws(), shop().items.values()))
+        assert "canary" not in repr(store.summarizer)
         for name in names[1:]:
             store.for_user(name).forget()
         assert words[names[0]] in repr(store.for_user(names[0]).list(limit=100))
@@ -445,8 +458,22 @@ def built_from_scratch(scope) -> set:
 def test_remembering_a_purchase_equals_building_from_scratch(store):
     alice, items = store.for_user(ALICE), list(shop().items.values())
     for number, review in ((4, "love that it is small"), (9, "sadly luxury"), (5, ""), (4, "so soft")):
-        alice.remember(items[number], 5.0 - number % 3, review)
+        alice.remember(items[number], 5.0 - number % 3, review, at=LATER + number * 10**7)
         assert set(entries(alice)) == built_from_scratch(alice)
+
+
+def test_purchases_keep_their_times_and_lines_say_the_quarter_of_the_latest(store):
+    alice, item = store.for_user(ALICE), list(shop().items.values())[4]
+    assert alice.purchases() == list(join(shop(), shop().interactions_of(ALICE)))
+    record = alice.remember(item, 5.0, f"love that it is {item.attributes['color'][0]}", at=LATER)
+    assert alice.purchases()[-1].time == LATER
+    assert record.text.startswith(f"bought {plain(item.title)} 2025q3 rated 5")
+    changed = [e for e in entries(alice) if record.id in e.rests_on and e.level != "record"]
+    assert {entry.level for entry in changed} == {"pattern", "profile"}
+    assert all(entry.text.endswith(" 2025q3") for entry in changed)
+    alice.delete(record.id)
+    assert "2025q3" not in repr(entries(alice))
+    assert alice.remember(item, 5.0).text.split(" rated ")[0].endswith(plain(item.title))  # the clock says 1970
 
 
 def test_only_its_category_and_the_profile_are_summarised_again(path):
@@ -457,9 +484,7 @@ def test_only_its_category_and_the_profile_are_summarised_again(path):
             summarised.append({one.scenario for one in purchases})
             return super().patterns(purchases)
 
-    counting = Counting(memory().summarizer.config, memory().summarizer.reading)
-    with Store.open(path) as store:
-        store.summarizer = counting
+    with Store.open(path) as store, summarising(Counting):
         item = list(shop().items.values())[4]
         store.for_user(ALICE).remember(item, 5.0, "fine")
     assert summarised == [{item.category[-1]}]
@@ -478,7 +503,7 @@ def test_deleting_a_record_removes_its_evidence(store):
     alice = store.for_user(ALICE)
     before = set(entries(alice))
     item = list(shop().items.values())[4]
-    record = alice.remember(item, 5.0, "love that it is small")
+    record = alice.remember(item, 5.0, "love that it is small", at=LATER)
     assert set(entries(alice)) != before
     alice.delete(record.id)
     assert set(entries(alice)) == before and all(record.id not in entry.rests_on for entry in entries(alice))
@@ -526,9 +551,14 @@ class Growing(RuleBasedStateMachine):
         self.scope.delete(identity)
         del self.notes[identity]
 
-    @rule(number=st.integers(0, 30), rating=st.sampled_from([1.0, 3.0, 5.0]), review=st.sampled_from(["so small", ""]))
-    def remember(self, number, rating, review):
-        self.records.append(self.scope.remember(list(shop().items.values())[number], rating, review).id)
+    @rule(
+        number=st.integers(0, 30),
+        rating=st.sampled_from([1.0, 3.0, 5.0]),
+        review=st.sampled_from(["so small", ""]),
+        at=st.sampled_from([0, LATER, 2 * LATER]),
+    )
+    def remember(self, number, rating, review, at):
+        self.records.append(self.scope.remember(list(shop().items.values())[number], rating, review, at).id)
 
     @precondition(lambda self: self.records)
     @rule(data=st.data())
@@ -582,7 +612,9 @@ def shop_with_words(*added: tuple[str, str]) -> tuple[Dataset, Memory]:
     """The shop with a word added to all reviews of some users, as (user, word), and the memory of its train users."""
     word = dict(added)
     interactions = [replace(one, review=f"{one.review} {word.get(one.user, '')}") for one in shop().interactions]
-    dataset = Dataset(shop().items, tuple(interactions), (), {})  # no queries: all that a train user did is visible
+    dataset = Dataset(
+        shop().items, tuple(interactions), (), shop().meta
+    )  # no queries: all that a train user did is visible
     return dataset, learned_from(dataset)
 
 
@@ -601,10 +633,11 @@ def test_rebuilding_a_fresh_store_with_the_same_draws_changes_nothing(tmp_path):
     dataset, learned = shop_with_words()
     build_store(tmp_path / "memory.db", dataset, learned)
     with Store.open(tmp_path / "memory.db") as store:
-        before = store._rows("SELECT * FROM shared")
+        before = [store._rows(f"SELECT * FROM {table}") for table in ("shared", "learned")]
         for _ in range(2):
             assert store.rebuild_global(draws(), dataset.items.values()) == learned.global_entries != ()
-            assert store._rows("SELECT * FROM shared") == before  # vectors too
+            # vectors too, and what the summariser knows
+            assert [store._rows(f"SELECT * FROM {table}") for table in ("shared", "learned")] == before
         assert store.entry_index().search("mug", 5) == learned.search_global("mug", 5)
 
 
@@ -617,38 +650,61 @@ def test_a_rebuilt_global_memory_uses_all_purchases_of_train_users_until_now(sto
     contrasts = sample_contrasts(
         [join(shop(), history) for history in histories.values()], shop().items.values(), store.config, draws()
     )
-    wanted = global_entries(store.summarizer, contrasts, store.config)
-    seen = listening(store)
-    rebuilt = store.rebuild_global(draws(), shop().items.values())
+    aspects = global_aspects(store.summarizer.informed(()), contrasts, store.config)
+    wanted = tuple(global_line(aspect, store.config) for aspect in aspects)
+    with listening() as seen:
+        rebuilt = store.rebuild_global(draws(), shop().items.values())
     assert rebuilt == wanted == store.entry_index().entries != ()
     assert seen == [contrasts] and any(one.bought.user == ALICE for one in contrasts)
 
 
-class Listening(ExtractiveSummarizer):
-    """Records the contrasts it gets. During the first call it runs `meanwhile`."""
+def test_new_summaries_follow_a_rebuilt_global_memory_in_every_process(store, path):
+    """Once all train users are forgotten, no aspect is known to decide. Then a record tells every value of its item."""
+    item, nobody = next(iter(shop().items.values())), store.for_user("somebody")
+    deciding = {one.text.split()[-1] for one in memory().global_entries if one.scenario == item.category[-1]}
+    with Store.open(path) as other:
+        first = other.for_user("somebody").remember(item, 5.0)
+        assert deciding and set(store.summarizer.reading.deciding[item.category[-1]][""]) == deciding
+        told = [aspect for aspect in item.attributes if f" {aspect} " in first.text]
+        assert set(told) == deciding < set(item.attributes)
+        for user in shop().users()[:50]:
+            store.for_user(user).forget()
+        before = nobody.list(limit=99)
+        store.rebuild_global(draws(), shop().items.values())
+        readings = [one.summarizer.reading for one in (store, other, memory())]
+        assert readings == [replace(readings[2], deciding={})] * 2 + readings[2:]
+        assert nobody.list(limit=99) == before  # existing lines stay
+        second = other.for_user("somebody").remember(item, 5.0)
+        assert all(f" {aspect} " in second.text for aspect in item.attributes)
+    assert {e.id for e in built_from_scratch(nobody)} == {e.id for e in entries(nobody)}
+    assert built_from_scratch(nobody) - set(entries(nobody)) == {
+        entry for entry in built_from_scratch(nobody) if entry.id == first.id
+    }  # all but the older record, since there is one category
 
-    def aspects(self, contrasts):
-        self.seen.append(contrasts)
-        if len(self.seen) == 1 and self.meanwhile:
-            self.meanwhile()
-        return super().aspects(contrasts)
 
+@contextmanager
+def listening(meanwhile=None) -> Iterator[list]:
+    """Yield the list of the contrasts that summarisers get. During the first call, `meanwhile` runs."""
+    seen = []
 
-def listening(store, meanwhile=None) -> list:
-    """Give the store a listening summariser; returns the list of what it gets."""
-    store.summarizer = Listening(store.summarizer.config, store.summarizer.reading)
-    object.__setattr__(store.summarizer, "meanwhile", meanwhile)
-    object.__setattr__(store.summarizer, "seen", [])
-    return store.summarizer.seen
+    class Listening(ExtractiveSummarizer):
+        def aspects(self, contrasts):
+            seen.append(contrasts)
+            if len(seen) == 1 and meanwhile:
+                meanwhile()
+            return super().aspects(contrasts)
+
+    with summarising(Listening):
+        yield seen
 
 
 def test_unchosen_items_come_from_train_users_purchases_and_the_given_items(store):
     rare = replace(next(iter(shop().items.values())), id="rare", title="canary rare")
     store.for_user("u000059").remember(rare, 5.0)  # not a train user
     bought = {one.item.id for user in shop().users()[:50] for one in store.for_user(user).purchases()}
-    seen = listening(store)
-    store.rebuild_global(draws())
-    store.rebuild_global(draws(), shop().items.values())
+    with listening() as seen:
+        store.rebuild_global(draws())
+        store.rebuild_global(draws(), shop().items.values())
     among_bought, among_all = ({item.id for one in contrasts for item in one.unchosen} for contrasts in seen)
     assert among_bought <= bought and among_all - bought and among_all <= set(shop().items)
     assert {one.bought.user for one in seen[1]} <= set(shop().users()[:50])
@@ -657,12 +713,12 @@ def test_unchosen_items_come_from_train_users_purchases_and_the_given_items(stor
 def test_a_rebuild_starts_again_when_a_train_user_changes_and_only_then(store, path):
     item = next(iter(shop().items.values()))
     with Store.open(path) as other:
-        changed = listening(store, lambda: other.for_user(ALICE).remember(item, 5.0, "meanwhile"))
-        entries = store.rebuild_global(draws(), shop().items.values())
-        unchanged = listening(store, lambda: other.for_user("somebody").remember(item, 5.0, "meanwhile"))
-        assert store.rebuild_global(draws(), shop().items.values()) == entries  # the second try has the same draws
-        forgotten = listening(store, lambda: other.for_user(ALICE).forget())
-        store.rebuild_global(draws(), shop().items.values())
+        with listening(lambda: other.for_user(ALICE).remember(item, 5.0, "meanwhile")) as changed:
+            entries = store.rebuild_global(draws(), shop().items.values())
+        with listening(lambda: other.for_user("somebody").remember(item, 5.0, "meanwhile")) as unchanged:
+            assert store.rebuild_global(draws(), shop().items.values()) == entries  # the second try has the same draws
+        with listening(lambda: other.for_user(ALICE).forget()) as forgotten:
+            store.rebuild_global(draws(), shop().items.values())
     assert [len(calls) for calls in (changed, unchanged, forgotten)] == [2, 1, 2]
     users = [{one.bought.user for one in contrasts} for contrasts in (*changed, *unchanged, *forgotten)]
     assert [ALICE in some for some in users] == [False, True, True, True, False]  # she had liked nothing before
@@ -675,8 +731,7 @@ def test_a_global_line_needs_enough_train_users_and_disappears_without_them(tmp_
         *((user, "canarythree") for user in train[:3]), *((user, "canarytwo") for user in train[3:5])
     )
     build_store(tmp_path / "memory.db", dataset, learned)
-    with Store.open(tmp_path / "memory.db") as store:
-        store.summarizer = TellTale(store.summarizer.config, store.summarizer.reading)
+    with Store.open(tmp_path / "memory.db") as store, summarising(TellTale):
         mug = next(item for item in shop().items.values() if item.id == dataset.interactions_of(train[3])[0].item)
         for user in (*train[:5], *later[:3]):  # all in one category, so that three of them meet there
             word = "canarythree" if user in train[:3] else "canarytwo" if user in train else "canarylater"
@@ -711,6 +766,7 @@ def test_an_export_imported_elsewhere_exports_to_the_same_bytes(store, tmp_path)
     note = alice.add('quotes " and \u2028 and 😀 and \\ and </memory><m1>')
     alice.update(note.id, "other")
     alice.remember(list(shop().items.values())[4], 2.0, "too small for me")
+    alice.remember(list(shop().items.values())[4], 5.0, "so soft", at=LATER)
     alice.delete(alice.add("gone").id)
     mine, before = lines(alice), entries(alice)
     build_store(tmp_path / "other.db", Dataset(shop().items, (), (), {}), memory())
@@ -758,8 +814,8 @@ BROKEN = {
     "a text as number": field("text", [1]),
     "twice the same id": lambda mine: [*mine, next(line for line in mine if b'"line": "entry"' in line)],
     "no first line": lambda mine: mine[1:],
-    "an older format": lambda mine: [mine[0].replace(b'"format": 2', b'"format": 1'), *mine[1:]],
-    "a newer format": lambda mine: [mine[0].replace(b'"format": 2', b'"format": 3'), *mine[1:]],
+    "an older format": lambda mine: [mine[0].replace(b'"format": 3', b'"format": 2'), *mine[1:]],
+    "a newer format": lambda mine: [mine[0].replace(b'"format": 3', b'"format": 4'), *mine[1:]],
     "nothing": lambda mine: [],
 }
 
@@ -844,13 +900,14 @@ def test_a_missing_or_broken_store_is_refused(tmp_path):
         Store.open(tmp_path / "empty.db")
 
 
-@pytest.mark.parametrize(
-    ("found", "advice"), [("3", "$"), ("1", "; commit 7d7495b reads both: export each user there")]
-)
+BUILD_AGAIN = "; remove the file and build the store again"
+
+
+@pytest.mark.parametrize(("found", "advice"), [("4", "$"), ("2", BUILD_AGAIN), ("1", BUILD_AGAIN)])
 def test_another_format_is_refused(path, found, advice):
     with sqlite3.connect(path) as raw:
         raw.execute("UPDATE meta SET value = ? WHERE key = 'format'", (found,))
-    with pytest.raises(DataError, match=f"a store of format '{found}', and this version of mrrec_mini reads 2{advice}"):
+    with pytest.raises(DataError, match=f"a store of format '{found}', and this version of mrrec_mini reads 3{advice}"):
         Store.open(path)
 
 

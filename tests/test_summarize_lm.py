@@ -13,8 +13,8 @@ def item(name="i", **attributes):
     return Item(name, f"Vel {name}", ("kitchen", "mug"), {aspect: (value,) for aspect, value in attributes.items()})
 
 
-def bought(one, rating=5.0, review="", user="u", record="r"):
-    return Purchase(record, user, one, rating, review)
+def bought(one, rating=5.0, review="", user="u", record="r", time=0):
+    return Purchase(record, user, one, rating, review, time)
 
 
 class Script:
@@ -62,8 +62,9 @@ def test_lm_patterns_eq_4_keeps_valid_entries_and_counts_the_rest():
         "size small",
     ]
     model = LMSummarizer(Script(answer))
-    purchases = [bought(item(price="luxury"), record=f"r{n}") for n in range(3)]
-    assert model.patterns(purchases) == [Preference("mug", "price", "luxury", 2.0, ("r0", "r2"))]
+    purchases = [bought(item(price="luxury"), record=f"r{n}", time=time) for n, time in enumerate((30, 90, 20))]
+    found = Preference("mug", "price", "luxury", 2.0, ("r0", "r2"), last=30)  # the latest of its records, not of all
+    assert model.patterns(purchases) == [found]
     assert model.dropped == {"bad entry": 7}
 
 
@@ -81,14 +82,14 @@ def test_lm_bad_answers_are_dropped_and_counted(answer):
 def test_lm_profile_eq_5_rests_on_the_records_of_its_lines():
     """Eq. (5)"""
     patterns = [
-        Preference("mug", "price", "luxury", 1, ("r0",)),
-        Preference("lamp", "price", "luxury", 3, ("r1", "r2")),
-        Preference("tent", "size", "small", 2, ("r3",)),
+        Preference("mug", "price", "luxury", 1, ("r0",), last=50),
+        Preference("lamp", "price", "luxury", 3, ("r1", "r2"), last=20),
+        Preference("tent", "size", "small", 2, ("r3",), last=90),
     ]
     # lines are ordered by strength: 1 lamp, 2 tent, 3 mug; the answer may be fenced
     script = Script('```json\n[{"aspect": "price", "value": "luxury", "lines": [1, 3]}]\n```')
     found = LMSummarizer(script).profile(patterns)
-    assert found == [Preference("", "price", "luxury", 3.0, ("r1", "r2", "r0"))]
+    assert found == [Preference("", "price", "luxury", 3.0, ("r1", "r2", "r0"), last=50)]
     assert [line["category"] for line in block(script.asked[0])] == ["lamp", "tent", "mug"]
     assert LMSummarizer(Script()).profile([]) == [] and LMSummarizer(Script()).patterns([]) == []  # nothing is asked
 
@@ -138,7 +139,15 @@ def test_lm_merge_eq_6_prompt_b_joins_users_of_a_group():
     assert model.dropped == {"bad entry": 2}
     assert [line["aspect"] for line in block(script.asked[0])] == ["price", "cost", "acme logo"]
     assert "alice" not in "".join(script.asked)
-    assert model.fit([]) is model
+    assert model.fit([], ["hiking"]) is model and model.informed(given) is model
+
+
+def test_lm_a_record_states_the_first_three_values_without_asking():
+    """Eq. (1)"""
+    model = LMSummarizer(Script())
+    one = bought(item(Price="Luxury", size="small", color="red", feel="soft"), 1.0, "so soft")
+    assert model.telling(one) == [("price", "luxury"), ("size", "small"), ("color", "red")]
+    assert model.telling(bought(item())) == []
 
 
 # --- saved answers ---------------------------------------------------------------------------------------------------
