@@ -27,7 +27,7 @@ systems
     systems/popularity, systems/neighbours, systems/query_text, systems/blair, systems/rec_r1
 
 evaluation
-    evaluate, recipe, environment_on_disk, run
+    evaluate, recipe, rivals, environment_on_disk, run
 
 models
     models/causal_lm, models/text_encoder

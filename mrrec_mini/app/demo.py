@@ -35,10 +35,26 @@ from mrrec_mini.datatypes import Episode
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import EvalSet, Row, eval_sets, play_greedily, policy_rows, reference_rows, report_dict
 from mrrec_mini.files import write_text
-from mrrec_mini.recipe import FAST_WORLD, Recipe, Say, chosen_recipe, prepare, quiet, start_policy
+from mrrec_mini.recipe import (
+    FAST_WORLD,
+    Recipe,
+    Say,
+    chosen_recipe,
+    copying_policy,
+    imitate,
+    prepare,
+    quiet,
+    start_policy,
+)
+from mrrec_mini.rivals import RIVALS, Contest, train_rival
 from mrrec_mini.run import EVALUATION, Run, RunConfig
+from mrrec_mini.scripts import best_untold
 from mrrec_mini.train import Trainer, train
 from mrrec_mini.world import WorldConfig, make_world
+
+
+# the arms that are printed without --all; evaluation.json and --json hold every arm that was evaluated
+SHORT = ("query_only", "static_memory", "best_script", "clone", "warm_start", "grpo", "expert", "oracle")
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,7 @@ class DemoReport:
 
     data: str
     seeds: tuple[int, ...]
+    all_arms: bool
     arms: dict[str, dict]
     seconds: dict[str, float]  # mean over the seeds for each phase; "total": the whole demo
     results: list[SeedResult]
@@ -94,6 +111,7 @@ def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
     return DemoReport(
         data=str(config.data) if config.data else "world",
         seeds=config.seeds,
+        all_arms=config.all_arms,
         arms=report_dict(rows),
         seconds={**seconds, "total": time.perf_counter() - started},
         results=results,
@@ -114,30 +132,36 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
         raise DataError(f"{name}: no test user has a query; more users with queries are needed")
     clock.lap("memory")
 
-    # 2. warm start: the policy imitates the teacher
-    model, tokenizer = start_policy(environments, recipe, seed, say)
+    # 2. warm start: the policy learns to copy, then imitates the teacher
+    started = time.process_time()
+    copying, tokenizer = copying_policy(environments, recipe, seed, say)
+    model = imitate(deepcopy(copying), tokenizer, environments, recipe, seed, say)
+    warm_seconds = time.process_time() - started
     clock.lap("warm start")
 
     # 3. evaluate the arms that need no training, and the policy before reinforcement learning
     grammar = grammar_of(tokenizer)
     tests = eval_sets(environments[0], grammar, recipe.train.rules, seed)
+    best, _ = best_untold(environments[0], grammar, recipe.train.rules)
     rows: list[Row] = []
     for eval_set in tests:
-        rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher)
+        rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher, best)
         rows += _policy(eval_set, "warm_start", model, seed)
         rows += _policy(eval_set, "warm_start_all_calls", model, seed, all_calls=True)
     clock.lap("evaluation")
 
     # 4. train in a run folder; training changes `model`, so the other arms need a copy of the warm start
-    before = deepcopy(model) if config.all_arms else None
+    before = deepcopy(model)
     run = Run(config.runs / (config.data.name if config.data else "world") / f"seed-{seed}")
     trainer = Trainer(model, tokenizer, environments, recipe.train)
     validation, steps = environments[0].split.validation_queries, recipe.train.steps
+    started = time.process_time()
     with run.lock():
         made_of = RunConfig(recipe, seed, config.data, world)
         run.start_over(made_of)
         run.create(made_of, trainer)
         log = train(trainer, run, validation, lambda line: say("learn", line["step"], steps, progress_note(line)))
+        budget = 1 + (time.process_time() - started) / warm_seconds
         clock.lap("learn")
         run.finish(environments[0])
         clock.lap("memory")
@@ -148,7 +172,14 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
     episode = worked_episode(tests[0], model)
     clock.lap("evaluation")
 
-    # 6. train and evaluate the other arms, if they were asked for
+    # 6. train and evaluate the clone of the best script, and the other arms if they were asked for
+    contest = Contest(environments, recipe, seed, tokenizer, copying, before, best, budget)
+    models = {}
+    for arm in RIVALS if config.all_arms else RIVALS[:1]:
+        models[arm] = train_rival(arm, contest, say, models.get("clone"))
+        clock.lap("clone" if arm == "clone" else "other arms")
+        for eval_set in tests:
+            rows += _policy(eval_set, arm, models[arm], seed)
     if config.all_arms:
         rows += _other_arms(before, tokenizer, environments, recipe, seed, say)
         clock.lap("other arms")
@@ -225,7 +256,8 @@ class _Clock:
 
 def print_report(report: DemoReport, console: Console) -> None:
     """Print tables that compare the arms, an example episode, the learning curve and the time of each phase."""
-    console.print(arms_table(report.arms))
+    arms = report.arms if report.all_arms else {arm: report.arms[arm] for arm in SHORT if arm in report.arms}
+    console.print(arms_table(arms))
     first = report.results[0]
     console.print(f"\nA worked episode (seed {first.seed}, an unseen user, greedy):", style="bold")
     console.print("chosen: of the episodes with the most calls, the one whose target ranks best", style="dim")
