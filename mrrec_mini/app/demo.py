@@ -52,7 +52,6 @@ from mrrec_mini.scripts import best_untold
 from mrrec_mini.train import Trainer, train
 from mrrec_mini.world import WorldConfig, make_world
 
-
 # the arms that are printed without --all; evaluation.json and --json hold every arm that was evaluated
 SHORT = ("query_only", "static_memory", "best_script", "clone", "warm_start", "grpo", "expert", "oracle")
 
