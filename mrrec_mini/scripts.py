@@ -199,7 +199,8 @@ def true_plan(state: State) -> list[MemoryEntry]:
 
 # --- the scripts ------------------------------------------------------------------------------------------------------
 
-Read = Callable[[Sequence[MemoryEntry], MemoryEntry], tuple[str, MemoryEntry | None]]  # reply, line -> note, its entry
+# (reply, global line, line of the profile that was asked for) -> the note and the entry that states it
+Read = Callable[[Sequence[MemoryEntry], MemoryEntry, str], tuple[str, MemoryEntry | None]]
 Plan = Sequence[tuple[MemoryEntry, str]]  # the lines to look up, and for each which line of the profile to ask for
 
 
@@ -259,7 +260,7 @@ def run_plan(grammar: Grammar, plan: Plan, read: Read) -> Script:
         # 1. The first thought is empty; each later thought is the note taken from the last reply.
         think = ""
         if done := len(state.calls):
-            think, entry = read(state.calls[-1].entries, plan[done - 1][0])
+            think, entry = read(state.calls[-1].entries, *plan[done - 1])
             if entry:
                 noted.append((think, entry))
         # 2. Make the next look-up of the plan.
@@ -275,7 +276,7 @@ def run_plan(grammar: Grammar, plan: Plan, read: Read) -> Script:
 
 
 def read_by_rule(
-    entries: Sequence[MemoryEntry], line: MemoryEntry, rules: Callable[[str], ScriptConfig]
+    entries: Sequence[MemoryEntry], line: MemoryEntry, value: str, rules: Callable[[str], ScriptConfig]
 ) -> tuple[str, MemoryEntry | None]:
     """Return the note that the rules for the line's aspect take from a reply, and its entry; ("", None) for no note."""
     aspect = aspect_of(line)
@@ -287,13 +288,13 @@ def read_by_rule(
 
 
 def read_at_random(
-    entries: Sequence[MemoryEntry], line: MemoryEntry, config: TeacherConfig, rng: np.random.Generator
+    entries: Sequence[MemoryEntry], line: MemoryEntry, value: str, config: TeacherConfig, rng: np.random.Generator
 ) -> tuple[str, MemoryEntry | None]:
     """Return the note that the teacher takes from a reply, and its entry; ("", None) for no note."""
     if not entries or rng.random() < config.silent:
         return "", None
     aspect = aspect_of(line)
-    own = ScriptConfig(pattern_first=rng.random() < 0.5)
+    own = ScriptConfig(pattern_first=rng.random() < 0.5, value=value)
     entry = next(iter(best_lines(entries, aspect, line.scenario, own)), None) if rng.random() < config.believe else None
     if entry is None:
         entry, aspect = entries[rng.integers(len(entries))], ""
