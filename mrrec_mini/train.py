@@ -66,7 +66,6 @@ class TrainConfig:
     max_skipped: int = 5  # training stops after this many updates in a row whose loss or gradient is not finite
     seed: int = 0
     credit: str = "trajectory"  # one advantage per episode (as in the paper), or "turn": one per decision of an episode
-    decay: float = 1.0  # of later gains in turn credit, per decision; 1: all count fully
     precision: str = "float32"  # or "bfloat16": matrix products in bf16 (autocast), weights and sums in float32
     baseline: str = "group"  # only for REINFORCE: "none", "group", "leave_one_out"
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
@@ -210,7 +209,7 @@ def advantages_of(
     """Return the advantage of each episode (B,), or of each token (B, T) for turn credit. `batch` packs `episodes`."""
     if config.credit == "turn":
         groups = batch.groups.tolist()
-        return turn_advantages(episodes, groups, grammar, items, config.reward, config.decay).to(batch.rewards.device)
+        return turn_advantages(episodes, groups, grammar, items, config.reward).to(batch.rewards.device)
     if config.algo == "grpo":
         return formulas.group_advantages(batch.rewards, batch.groups, config.grpo.sigma)
     return batch.rewards - formulas.baseline(batch.rewards, batch.groups, config.baseline)

@@ -62,12 +62,7 @@ def leave_one_out_advantage(after: torch.Tensor, place: torch.Tensor) -> torch.T
 
 
 def turn_advantages(
-    episodes: Sequence[Episode],
-    groups: Sequence[int],
-    grammar: Grammar,
-    items: HybridIndex,
-    config: RewardConfig,
-    decay: float = 1.0,
+    episodes: Sequence[Episode], groups: Sequence[int], grammar: Grammar, items: HybridIndex, config: RewardConfig
 ) -> torch.Tensor:
     """Return for each sampled token the A_j of its decision, (B, T); 0 at all other tokens."""
     # 1. compute r - V_j for every decision; each distinct (profile, target) is ranked only once
@@ -75,15 +70,10 @@ def turn_advantages(
     asked = {(decision.profile, episodes[row].query.target) for row, _, decision in made}
     profiles, targets = zip(*sorted(asked), strict=True)
     ranks = dict(zip(zip(profiles, targets, strict=True), items.ranks(list(profiles), list(targets)), strict=True))
-    after = torch.zeros(len(made), dtype=torch.float64)  # what was gained from decision j on, later gains decayed
-    following, later = None, 0.0
-    for i, (row, _, decision) in reversed(list(enumerate(made))):
+    after = torch.zeros(len(made), dtype=torch.float64)  # r - V_j
+    for i, (row, _, decision) in enumerate(made):
         gained = recommendation_reward(float(ranks[decision.profile, episodes[row].query.target]), config)
-        value = config.recommendation * gained + decision.spent
-        if following is None or following[0] != row:
-            following, later = (row, episodes[row].reward), 0.0
-        later = following[1] - value + decay * later
-        following, after[i] = (row, value), later
+        after[i] = episodes[row].reward - (config.recommendation * gained + decision.spent)
     # 2. compare each decision with the same decision of the other episodes in the group
     depth = 1 + max(j for _, j, _ in made)
     place = torch.tensor([groups[row] * depth + j for row, j, _ in made])  # a different number for each (group, j)
