@@ -73,21 +73,21 @@ class RecR1Config:
     temperature: float = 0.6
     k1: float = 1.2
     b: float = 0.75
-    grpo: GRPOConfig = field(default_factory=lambda: GRPOConfig(sigma="group", clip=(0.2, 0.2), beta=0.001))
+    grpo: GRPOConfig = field(default_factory=lambda: GRPOConfig(sigma="none", clip=(0.2, 0.2), beta=0.001))
     # for a small policy
     steps: int = 150  # 0: no reinforcement after the warm start
     requests: int = 16  # per step
     learning_rate: float = 1e-3
-    keep: float = 0.8  # chance that the script repeats a word of the request
+    keep: float = 0.8  # chance that the script repeats a word of the request, or copies a line of memory if it copies
     stray: float = 0.3  # chance that the script adds one random word
-    borrow: float = 0.3  # chance that the script copies a line of memory
+    borrow: float = 0.7  # chance that the script copies lines of memory
     traces: int = 2000  # number of the script's episodes to imitate
-    warm: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=200))
+    warm: WarmStartConfig = field(default_factory=lambda: WarmStartConfig(steps=400))
     model: CausalLMConfig = field(default_factory=CausalLMConfig)
     max_words: int = 4000  # in the tokenizer's vocabulary
     request_tokens: int = 32  # a longer request is cut in the prompt
     memory_tokens: int = 160  # longer memory is cut in the prompt
-    answer_tokens: int = 48  # an answer that does not end within this number of tokens has bad form
+    answer_tokens: int = 96  # an answer that does not end within this number of tokens has bad form
     seed: int = 0
 
 
@@ -150,9 +150,10 @@ class RecR1:
         kept = [word for word in request if rng.random() < config.keep] or request
         if rng.random() < config.stray:
             kept.insert(rng.integers(len(kept) + 1), self.tokenizer.words[rng.integers(len(self.tokenizer.words))])
-        kept += [word for line in self.memory(query) if rng.random() < config.borrow for word in words(line)]
+        if rng.random() < config.borrow:
+            kept += [word for line in self.memory(query) if rng.random() < config.keep for word in words(line)]
         c = self.tokenizer.control
-        answer = self.tokenizer.encode(" ".join(kept))[: config.request_tokens]
+        answer = self.tokenizer.encode(" ".join(kept))[: config.answer_tokens - len(TAGS) - 1]
         written = [c["<think>"], c["</think>"], c["<answer>"], c["<query>"], *answer, c["</answer>"]]
         return self.episode(query, self.prompt(query), written, [0.0] * len(written))
 
