@@ -297,7 +297,7 @@ def rec_r1(context: SeedContext, kind: str) -> dict:
     _, tokenizer = context.load("start")
     config, arm = RecR1Config(seed=context.seed), f"Rec-R1, {kind} memory"
     if context.plan.fast:
-        config = replace(config, steps=3, requests=2, group=2, traces=20, warm=context.recipe.warm)
+        config = replace(config, steps=3, requests=2, group=2, traces=20, warm=context.recipe.warm, answer_tokens=16)
     lines = given_lines(context.shop.memory, kind)
 
     def rows_of(eval_set: EvalSet, rate: float, steps: int = config.steps // 3) -> list[Row]:
