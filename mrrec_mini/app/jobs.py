@@ -78,7 +78,7 @@ KS = (1, 2, 3, 4, 5)  # Fig. 6: memories per call; k = 3 is the job "grpo"
 FIRST_SEED = 20  # choices were made with seeds 0-2: no seed from here on was used for one
 COUNTS = (1, 3, 10)  # the numbers of memory lines that are tried: the latest records, or the strongest profile lines
 BLAIR_RATES = (1e-3, 3e-3, 1e-2)  # the learning rates that are tried
-REC_R1_RATES = (1e-4, 3e-4)
+REC_R1_RATES = (3e-4, 1e-3)
 GIVEN = {"naive": "record", "static": "profile"}  # kind of given memory -> level of its entries
 
 
@@ -228,7 +228,10 @@ class GivenMemory:
 
 
 def given_entries(memory: Memory, query: Query, kind: str, count: int = 10) -> list[MemoryEntry]:
-    """Return the user's latest records (naive memory) or strongest profile lines (static memory), at most `count`."""
+    """Return the user's latest records (naive memory) or strongest profile lines (static memory), at most `count`.
+
+    Another kind has no entries.
+    """
     return [entry for entry in memory.entries(query) if entry.level == GIVEN.get(kind)][:count]
 
 
@@ -474,6 +477,7 @@ JOBS = {  # in the order in which they start: long jobs first, but each job afte
     **{name: Job(partial(one_level, name=name), ("start",)) for name in LEVELS},
     "rec_r1": Job(partial(rec_r1, kind="no"), ("start",)),
     "blair": Job(blair, ("start",)),
+    # the place of "simple_learners": Job(simple_learners, ("start", "grpo")), the rivals of GRPO
     "contributions": Job(contributions, ("grpo",)),
     "references": Job(references, ("start",)),
     "given_memory": Job(given_memory, ("grpo",)),

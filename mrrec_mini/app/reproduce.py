@@ -248,6 +248,7 @@ def table1_arms(results: Results) -> Arms:
     arms |= {name: references(name) for name in ("query + latest records", "query + profile")}
     for policy in ("policy without learning", "MR.Rec's policy"):
         arms |= {f"{policy}, {memory}": results.rows("given_memory", f"{policy}, {memory}") for memory in MEMORIES}
+    # the place of the scripts' rows (job "references") and of those of "simple_learners"; in Fig. 3 too
     arms |= {"policy without learning, own look-ups": results.rows("start"), "MR.Rec": results.rows("grpo")}
     bounds = {f"({name})": references(name) for name in ("expert", "oracle")}
     return arms | {name: rows for name, rows in bounds.items() if rows}
