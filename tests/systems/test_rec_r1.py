@@ -10,7 +10,7 @@ import torch
 import small
 from mrrec_mini.data import DataError, Dataset, Split
 from mrrec_mini.datatypes import Item, Query
-from mrrec_mini.grpo import Formulas, GRPOConfig, grpo_loss
+from mrrec_mini.grpo import Formulas, GRPOConfig, group_advantages, grpo_loss
 from mrrec_mini.imitation import WarmStartConfig
 from mrrec_mini.metrics import MISSING, ndcg_at_k, target_ranks
 from mrrec_mini.models.causal_lm import CausalLMConfig
@@ -209,10 +209,28 @@ def fitted_with_memory() -> RecR1:
 def test_the_script_copies_lines_of_memory():
     system = fitted_with_memory()
     for borrow, expected in ((0.0, "mug"), (1.0, "mug mug u000001 answer line lamp")):
-        own = RecR1(replace(TINY, keep=1.0, stray=0.0, borrow=borrow), lines_of)
+        own = RecR1(replace(TINY, keep=1.0, stray=0.0, borrow=borrow, answer_tokens=48), lines_of)
         own.tokenizer = system.tokenizer
         episode = own.trace(asked("mug"), np.random.default_rng(0))
         assert episode.answer.profile == system.tokenizer.decode(system.tokenizer.encode(expected))
+
+
+def test_the_script_copies_most_lines_or_none():
+    """A share of 1 - borrow of the traces copies no line; the others copy each line with the chance keep."""
+    own = RecR1(replace(TINY, keep=0.8, stray=0.0, borrow=0.7, answer_tokens=48), lines_of)
+    own.tokenizer, rng = fitted_with_memory().tokenizer, np.random.default_rng(0)
+    said = [own.trace(asked("mug"), rng).answer.profile for _ in range(2000)]
+    copied = [("u000001" in text) + ("lamp" in text) for text in said]
+    assert np.mean(np.array(copied) == 0) == pytest.approx(0.3 + 0.7 * 0.2**2, abs=0.03)
+    assert np.mean(np.array(copied) == 2) == pytest.approx(0.7 * 0.8**2, abs=0.03)
+
+
+def test_a_trace_that_copies_much_still_ends():
+    """The written tokens fill the answer's limit exactly, so the policy learns answers that it can finish."""
+    own = RecR1(replace(TINY, keep=1.0, borrow=1.0, answer_tokens=12), lambda query: ["mug for hiking"] * 9)
+    own.tokenizer = fitted_with_memory().tokenizer
+    trace = own.trace(asked("mug"), np.random.default_rng(0))
+    assert sum(trace.mask) == 12 and trace.end == "answer"
 
 
 def test_each_query_has_its_own_rewriting():
@@ -274,12 +292,21 @@ def test_without_train_queries_there_is_nothing_to_fit():
 def test_the_published_settings():
     config = RecR1Config()
     assert (config.k, config.group, config.temperature, config.k1, config.b) == (3000, 12, 0.6, 1.2, 0.75)
-    assert config.grpo == GRPOConfig(sigma="group", clip=(0.2, 0.2), beta=0.001)
+    assert config.grpo == GRPOConfig(sigma="none", clip=(0.2, 0.2), beta=0.001)  # "group" is published: see below
 
 
-def test_the_first_update_is_on_policy_and_its_advantages_are_normalised(monkeypatch):
+def test_sigma_of_the_group_can_prefer_the_worse_answer():
+    """Why sigma is "none". A line costs nine of ten queries a little reward and gains the tenth much, so it is good on
+    average. Divided by sigma, each small loss weighs as much as the large gain, so the line would be unlearned."""
+    rewards = torch.tensor([[0.30, 0.25]] * 9 + [[0.30, 1.10]]).flatten()  # each group: without the line, with it
+    groups = torch.arange(10).repeat_interleave(2)
+    gain = {sigma: float(group_advantages(rewards, groups, sigma)[1::2].mean()) for sigma in ("none", "group")}
+    assert rewards[1::2].mean() > rewards[::2].mean() and gain["none"] > 0 > gain["group"]
+
+
+def test_the_first_update_is_on_policy_and_its_advantages_are_centred(monkeypatch):
     """At the first step the loss gets the same log-probabilities from sampler, policy and reference, at one
-    temperature, and the advantages (r - mean) / sigma of each group."""
+    temperature, and the advantages r - mean of each group."""
     given = []
 
     def watched(logprobs, old, advantages, mask, config, episodes, tokens, reference):
@@ -294,7 +321,7 @@ def test_the_first_update_is_on_policy_and_its_advantages_are_normalised(monkeyp
     assert torch.allclose(logprobs[mask], old[mask], atol=1e-5) and torch.allclose(
         reference[mask], old[mask], atol=1e-5
     )
-    assert advantages.squeeze(1).tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, 0, 0, 0], abs=1e-3)
+    assert advantages.squeeze(1).tolist() == pytest.approx([-2, -1, 3, 0, 0, 0], abs=1e-3)
     assert (episodes, tokens) == (6, int(mask.sum()))
     # at the next step the reference is still the first policy
     logprobs, old, _, mask, *_, reference = given[1]
