@@ -364,6 +364,8 @@ def test_bad_values_are_refused(call):
 
 CROSSED = [(0, "a", 0), (0, "a", 1), (0, "b", 4), (1, "a", 3), (1, "b", 9)]  # (seed, user, value); a asked twice
 NESTED = [(0, "a", 0), (0, "b", 4), (0, "b", 5), (1, "c", 10), (1, "d", 21), (1, "e", 37)]
+MIXED = [*CROSSED, (2, "c", 20), (2, "d", 33), (2, "d", 38)]  # seeds 0 and 1 share users, seed 2 has its own
+CASES = [(CROSSED, {"ab": [0, 1]}), (NESTED, {"ab": [0], "cde": [1]}), (MIXED, {"ab": [0, 1], "cd": [2]})]
 
 
 def columns(rows):
@@ -372,27 +374,37 @@ def columns(rows):
     return np.array(values, float), np.array(seeds), np.array(users)
 
 
+def product_of_draws(of_seed, of_user):
+    return of_seed * of_user
+
+
 def resamples(rows, sources, weight):
-    """All resamples, each as likely as any other: draws of the seeds, and of the users of each source."""
+    """Return all resamples, draw by draw: their means and their probabilities. `sources` maps users to their seeds."""
     seeds = sorted({seed for seed, _, _ in rows})
-    draws = [itertools.product(pool, repeat=len(pool)) for pool in (seeds, *sources)]
-    found = []
-    for drawn, *people in itertools.product(*draws):
-        people = list(itertools.chain(*people))
-        weights = [weight(drawn.count(seed), people.count(user)) for seed, user, _ in rows]
-        found.append(np.average([value for _, _, value in rows], weights=weights))
-    return np.array(found)
+    crossed = [seed for own in sources.values() if len(own) > 1 for seed in own]
+    values, means, chances = [value for _, _, value in rows], [], []
+    for drawn in itertools.product(seeds, repeat=len(seeds)):
+        # users are drawn once for crossed seeds, and anew for each copy of a nested seed
+        pools = [users for users, own in sources.items() for _ in range(1 if len(own) > 1 else drawn.count(own[0]))]
+        draws = [itertools.product(pool, repeat=len(pool)) for pool in pools]
+        people = ["".join(itertools.chain(*each)) for each in itertools.product(*draws)]
+        for names in people:
+            of_seeds = {seed: drawn.count(seed) if seed in crossed else 1 for seed in seeds}
+            weights = [weight(of_seeds[seed], names.count(user)) for seed, user, _ in rows]
+            means.append(np.average(values, weights=weights))
+        chances += [1 / len(seeds) ** len(seeds) / len(people)] * len(people)
+    return np.array(means), np.array(chances)
 
 
-def check_enumerated(interval, weight=lambda of_seed, of_user: of_seed * of_user):
-    for rows, sources in ((CROSSED, ["ab"]), (NESTED, ["ab", "cde"])):
-        exact = resamples(rows, sources, weight)
+def check_enumerated(interval, weight=product_of_draws):
+    for rows, sources in CASES:
+        exact, chances = resamples(rows, sources, weight)
         for level in (0.9, 0.5, 0.3):
             low, high = interval(*columns(rows), np.random.default_rng(2), 40_000, level)
-            # the share of resamples that lie below a bound; both ends count, since many resamples are equal
+            # the chance of a resample below a bound; both ends count, since many resamples are equal
             for bound, share in ((low, (1 - level) / 2), (high, (1 + level) / 2)):
                 assert np.isclose(exact, bound).any()
-                below, upto = np.mean(exact < bound - 1e-9), np.mean(exact <= bound + 1e-9)
+                below, upto = chances[exact < bound - 1e-9].sum(), chances[exact <= bound + 1e-9].sum()
                 assert below - 0.01 <= share <= upto + 0.01
 
 
@@ -407,14 +419,24 @@ def of_user_means(values, seeds, users, rng, n, level):
     return hierarchical_interval(means, *zip(*pairs, strict=True), rng, n, level)[1:]
 
 
-def of_one_pool(values, seeds, users, rng, n, level):
-    """Wrong: users are drawn from all sources together, so that the share of each source varies."""
-    names, means = np.unique(users), []
-    for _ in range(4000):
-        drawn_seeds, drawn_users = rng.choice([0, 1], 2).tolist(), rng.choice(names, len(names)).tolist()
-        weights = [drawn_seeds.count(s) * drawn_users.count(u) for s, u in zip(seeds.tolist(), users, strict=True)]
-        means += [np.average(values, weights=weights)] if any(weights) else []
-    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+def with_pools(pools):
+    """Return an interval whose users are drawn once per resample, whatever the seeds; `pools` splits their names."""
+
+    def interval(values, seeds, users, rng, n, level):
+        (numbers, seeds), (names, users) = (np.unique(labels, return_inverse=True) for labels in (seeds, users))
+        of_seed, *of_users = (  # how often each was drawn: (n, S) and, for each pool, (n, u)
+            rng.multinomial(len(pool), np.full(len(pool), 1 / len(pool)), size=n) for pool in (numbers, *pools(names))
+        )
+        weights = of_seed[:, seeds] * np.hstack(of_users)[:, users]  # (n, M)
+        used = weights.any(axis=1)
+        means = weights[used] @ values / weights[used].sum(axis=1)
+        return np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+
+    return interval
+
+
+OF_ONE_POOL = with_pools(lambda names: [names])  # wrong: the share of each source varies
+OF_PRODUCTS = with_pools(lambda names: [names[:2], names[2:]][: len(names) - 1])  # wrong: nested users drawn once
 
 
 WRONG_DRAWS = [
@@ -429,7 +451,7 @@ WRONG_DRAWS = [
 ]
 
 
-@pytest.mark.parametrize("wrong", [*WRONG_DRAWS, of_user_means, of_one_pool])
+@pytest.mark.parametrize("wrong", [*WRONG_DRAWS, of_user_means, OF_ONE_POOL, OF_PRODUCTS])
 def test_wrong_draws_of_seeds_and_users_are_rejected(wrong):
     rejects(check_enumerated, wrong)
 
@@ -478,12 +500,13 @@ def test_seeds_that_share_users_are_one_source():
     def sources(*users_of_seed):
         names = sorted(set("".join(users_of_seed)))
         present = np.array([[name in users for name in names] for users in users_of_seed])
-        return ["".join(names[user] for user in source) for source in _sources(present)]
+        return [(seeds.tolist(), "".join(names[user] for user in users)) for seeds, users in _sources(present)]
 
-    assert sources("abc") == sources("abc", "abc") == ["abc"]  # one seed; crossed
-    assert sources("ab", "cd") == ["ab", "cd"]  # nested
-    assert sources("ab", "de", "bc") == ["abc", "de"]
-    assert sources("ab", "bc", "cd", "de", "ef") == ["abcdef"]  # a and f are linked by the seeds between them
+    assert sources("abc") == [([0], "abc")]
+    assert sources("abc", "abc") == [([0, 1], "abc")]  # crossed
+    assert sources("ab", "cd") == [([0], "ab"), ([1], "cd")]  # nested
+    assert sources("ab", "de", "bc") == [([0, 2], "abc"), ([1], "de")]
+    assert sources("ab", "bc", "cd", "de", "ef") == [([0, 1, 2, 3, 4], "abcdef")]  # seeds between a and f link them
 
 
 def test_the_labels_and_the_order_of_the_rows_do_not_matter():
