@@ -160,31 +160,32 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
             groups.setdefault((one.scenario, one.aspect), []).append(one)
     entries = []
     for (scenario, aspect), group in groups.items():
-        written = preference_words(group)
-        if not written:
+        firm, latest = stated(group)
+        if not firm:
             continue
         level = "pattern" if scenario else "profile"
-        rests_on = tuple(dict.fromkeys(record for preference in group for record in preference.rests_on))
+        rests_on = tuple(dict.fromkeys(record for one in (*firm, *latest) for record in one.rests_on))
         identity = entry_id(user, level, scenario, aspect) if scenario else entry_id(user, level, aspect)
-        text = plain(" ".join([scenario or "overall", aspect, *written]), config.line_words)
+        text = plain(" ".join([scenario or "overall", aspect, *preference_words(firm, latest)]), config.line_words)
         entries.append(MemoryEntry(identity, user, level, text, rests_on, scenario, len(rests_on)))
     return entries
 
 
-def preference_words(group: Sequence[Preference]) -> list[str]:
-    """Return the words of a line after its aspect: `red 5 lately blue 2 2021q1`; [] if no preference is firm.
-
-    The firm values come first, each with the number of its records. The value of the latest record follows if it is
-    another one. The last word is the quarter of that record.
-    """
+def stated(group: Sequence[Preference]) -> tuple[list[Preference], list[Preference]]:
+    """Return the preferences that a line states: (the firm ones, the latest one if it is later than all firm ones)."""
     firm = [one for one in group if one.firm]
-    if not firm:
-        return []
-    words = [word for one in firm for word in (one.value, str(len(one.rests_on)))]
     latest = max(group, key=lambda one: one.last)  # of several, the first, which is the strongest
-    if latest.value not in {one.value for one in firm} and all(one.last < latest.last for one in firm):
-        words += ["lately", latest.value, str(len(latest.rests_on))]
-    return [*words, quarter(latest.last)] if latest.last else words
+    return firm, [latest] if all(one.last < latest.last for one in firm) else []
+
+
+def preference_words(firm: Sequence[Preference], latest: Sequence[Preference]) -> list[str]:
+    """Return the words of a line after its aspect: `red 5 lately blue 2 2021q1`.
+
+    Each value is followed by the number of its records. The last word is the quarter of the latest record.
+    """
+    words = [word for one in firm for word in (one.value, str(len(one.rests_on)))]
+    words += [word for one in latest for word in ("lately", one.value, str(len(one.rests_on)))]
+    return [*words, quarter(max(one.last for one in (*firm, *latest)))]
 
 
 def quarter(time: int) -> str:
