@@ -189,7 +189,7 @@ class ExtractiveSummarizer:
     def informed(self, aspects: Sequence[Aspect]) -> ExtractiveSummarizer:
         """Return a summariser that counts a value only if its aspect decides: see `stances`."""
         deciding: dict[str, dict[str, frozenset[str]]] = {}
-        for scenario in {aspect.scenario for aspect in aspects}:
+        for scenario in sorted({aspect.scenario for aspect in aspects}):  # sorted, so that `pack` is reproducible
             here = [aspect for aspect in aspects if aspect.scenario == scenario]
             deciding[scenario] = {
                 use: frozenset(aspect.name for aspect in here if aspect.use in ("", use)) for use in self.reading.uses
@@ -242,7 +242,11 @@ class ExtractiveSummarizer:
         return self._preferences("", evidence, several, self.config.min_profile)
 
     def _preferences(
-        self, scenario: str, evidence: Iterable[tuple[Value, float, tuple]], several: Mapping[str, int], least: float
+        self,
+        scenario: str,
+        evidence: Iterable[tuple[Value, float, tuple[str, ...], int]],
+        several: Mapping[str, int],
+        least: float,
     ) -> list[Preference]:
         """Return all preferences, strongest first. The `several[aspect]` best are firm if they reach `least`."""
         strength: dict[Value, float] = defaultdict(float)
