@@ -188,10 +188,9 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
 
 
 def stated(group: Sequence[Preference]) -> tuple[list[Preference], list[Preference]]:
-    """Return the preferences that a line states: (the firm ones, the latest one if it is later than all firm ones)."""
-    firm = [one for one in group if one.firm]
+    """Return the preferences of `group` (strongest first) that a line states: (the firm ones, the latest if not firm)."""
     latest = max(group, key=lambda one: one.last)  # of several, the first, which is the strongest
-    return firm, [latest] if all(one.last < latest.last for one in firm) else []
+    return [one for one in group if one.firm], [] if latest.firm else [latest]
 
 
 def preference_words(firm: Sequence[Preference], latest: Sequence[Preference]) -> list[str]:

