@@ -188,7 +188,7 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
 
 
 def stated(group: Sequence[Preference]) -> tuple[list[Preference], list[Preference]]:
-    """Return what a line states of `group` (strongest first): (the firm ones, the latest one if it is not firm)."""
+    """Return what a line states of `group`, strongest first: (the firm preferences, the latest if it is not firm)."""
     latest = max(group, key=lambda one: one.last)  # of several, the first, which is the strongest
     return [one for one in group if one.firm], [] if latest.firm else [latest]
 
