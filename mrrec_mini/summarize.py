@@ -66,6 +66,9 @@ class ExtractiveConfig:
     word_z: float = 4.0  # standard errors by which the share must exceed the value's share of all purchases
     word_users: int = 3  # fewest users who wrote the word; the word is kept when one of them is forgotten
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "certain", tuple(self.certain))  # JSON gives a list
+
 
 def values_of(item: Item) -> list[Value]:
     """Return the item's distinct (aspect, value) pairs in plain words."""

@@ -305,9 +305,7 @@ def gains_of_votes() -> tuple[float, float]:
         for query in env.dataset.queries_of([first.user]):
             words = [query.text]
             for aspect in query.truth:
-                votes = Counter(
-                    value for one in entries if one.level == "record" and (value := value_of(one, aspect)[0])
-                )
+                votes = Counter(filter(None, (value_of(record, aspect)[0] for record in records)))
                 words += [f"{aspect} {value}" for value, _ in votes.most_common(1)]
             queries.append(query)
             profiles.append(" ".join(words))
