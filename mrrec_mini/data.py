@@ -253,10 +253,11 @@ def _read_meta(path: Path) -> dict:
         raise DataError.at(path, None, None, f"not JSON ({error}); correct it or remove the file") from None
     if not isinstance(meta, dict) or not isinstance(meta.get("sha256", {}), dict):
         raise DataError.at(path, None, "sha256", "the file must be a JSON object, and its sha256 too")
-    try:
-        _names(meta.get("held_categories", []))
-    except ValueError as error:
-        raise DataError.at(path, None, "held_categories", str(error)) from None
+    for key in ("held_categories", "held_phrases"):
+        try:
+            _names(meta.get(key, []))
+        except ValueError as error:
+            raise DataError.at(path, None, key, str(error)) from None
     return meta
 
 
@@ -267,8 +268,9 @@ def _read_meta(path: Path) -> dict:
 class Split:
     """Users in three disjoint parts, and the queries of each part (in the order of `Dataset.queries`).
 
-    `train` also holds all users without queries, since a model may learn from their histories. A query with a target in
-    a held category (`meta["held_categories"]`) is in `held_queries` if its user is a test user, otherwise nowhere.
+    `train` also holds all users without queries, since a model may learn from their histories. A query is held if its
+    target is in a held category (`meta["held_categories"]`), or if its text is a held phrase (`meta["held_phrases"]`),
+    or begins with one and a space. It is in `held_queries` if its user is a test user, otherwise nowhere.
     """
 
     train: frozenset[str]

@@ -5,9 +5,22 @@ Flow: `Memory.build` reads a `Dataset`; `rollout.py` queries the result (eq. 8);
 Equations: M_u = M(H_u) (eq. 1) is `local_entries`. A `Summarizer` derives patterns and profile (eq. 4, 5) from one
 user's purchases, and global aspects (eq. 6) from the pairs of `sample_contrasts`. Eq. 8 is `Memory.search`.
 
-Departures from the paper: lines are short, lower-case and regular (`mug price luxury`, `overall price midrange`), one
-per category and aspect, because a policy of 0.1M parameters has to copy from them. Global memory is built from what
-train users bought before their first query, not from the queries, so no target can leak into it.
+Lines, one example per level:
+
+    record     bought vel mug 2021q1 rated 5 price luxury: so lavish
+    pattern    mug price luxury 2 2021q1
+    profile    overall color red 5 lately blue 2 2021q1
+    global     likely mug hiking price
+
+A record states quarter, rating, the values for which the purchase speaks, and the first words of the review. A pattern
+or a profile line states the value with the most evidence and the number of records behind it. If the latest record
+speaks for another value, this value follows after "lately", also with its number. The quarter is that of the latest
+record. So a reader can choose between the usual and the latest value. A global line states how certain it is, then
+category, use and aspect. Without a use, it holds for all uses. Some lines are wrong, most often those with "maybe".
+
+Departures from the paper: lines are short, lower-case and regular, one per category and aspect, because a policy of
+0.1M parameters has to copy from them. Global memory is built from what train users bought before their first query, not
+from the queries, so no target can leak into it.
 Guessed: to find similar unchosen items, we draw random items of the category and keep those that share the most
 attributes and title words (Jaccard) with the bought item. "Unchosen" means absent from this user's history. Only liked
 purchases (rating above 3) are compared with unchosen items.
@@ -144,7 +157,7 @@ def entry_id(*parts: object) -> str:
 
 
 def record_entry(purchase: Purchase, values: Iterable[tuple[str, str]], config: MemoryConfig) -> MemoryEntry:
-    """Return the record of a purchase: `bought vel mug 2021q1 rated 5 price luxury: love that it is luxury`."""
+    """Return the record of a purchase that states `values`: `bought vel mug 2021q1 rated 5 price luxury: so lavish`."""
     facts = ["bought", plain(purchase.item.title, config.title_words), quarter(purchase.time), "rated"]
     facts += [f"{purchase.rating:g}", *(f"{aspect} {value}" for aspect, value in values)]
     text = " ".join(filter(None, facts))
@@ -154,7 +167,10 @@ def record_entry(purchase: Purchase, values: Iterable[tuple[str, str]], config: 
 
 
 def preference_entries(user: str, preferences: Iterable[Preference], config: MemoryConfig) -> list[MemoryEntry]:
-    """Return one self-contained entry per (scenario, aspect) with a firm preference, for `config.levels`."""
+    """Return one self-contained entry per (scenario, aspect) with a firm preference, for `config.levels`.
+
+    An entry rests on the records behind all values that it states.
+    """
     groups: dict[tuple[str, str], list[Preference]] = {}
     for one in preferences:
         if ("pattern" if one.scenario else "profile") in config.levels:
@@ -325,7 +341,7 @@ class Memory:
         # 2. Let the summariser learn how people write.
         purchases = [purchase for history in histories for purchase in history]
         summarizer = summarizer.fit(purchases, dataset.meta.get("uses", ()))
-        # 3. Eq. 6: find the aspects that decide between bought and unchosen items.
+        # 3. Eq. 6: find the aspects that decide between bought and unchosen items. Local memory counts only these.
         contrasts = sample_contrasts(histories, dataset.items.values(), config, rng)
         aspects = global_aspects(summarizer, contrasts, config)
         summarizer, shared = summarizer.informed(aspects), tuple(global_line(aspect, config) for aspect in aspects)
@@ -391,7 +407,10 @@ def common_words(texts_by_user: Sequence[Sequence[str]], min_users: int) -> list
 
 
 def global_aspects(summarizer: Summarizer, contrasts: Sequence[Contrast], config: MemoryConfig) -> list[Aspect]:
-    """Eq. (6): return the canonical aspects that at least `min_users` users support, best supported first."""
+    """Eq. (6): return the canonical aspects that at least `min_users` users support.
+
+    They are sorted by scenario and use; of one use, the best supported aspect comes first.
+    """
     merged = summarizer.merge(summarizer.aspects(contrasts)) if contrasts else []
     supported = [aspect for aspect in merged if len(aspect.users) >= config.min_users]
     return sorted(supported, key=lambda aspect: (aspect.scenario, aspect.use, -len(aspect.users), aspect.name))

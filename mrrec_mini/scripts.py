@@ -90,35 +90,40 @@ def aspect_of(line: MemoryEntry) -> str:
 
 def is_about(line: MemoryEntry, query: str) -> bool:
     """Return whether a global line names the query's category, and no use or the query's use."""
-    said = set(plain(query).split())
     head = line.text.split(":")[0].split()  # the rest is a description
-    return set(head) - {*CERTAINTY, *aspect_of(line).split()} <= said and set(plain(line.scenario).split()) <= said
+    situation = set(head) - {*CERTAINTY, *aspect_of(line).split()}  # the words of category and use
+    return names_category(query, line) and situation <= set(plain(query).split())
+
+
+def names_category(query: str, line: MemoryEntry) -> bool:
+    """Return whether the query contains all words of the line's category."""
+    return set(plain(line.scenario).split()) <= set(plain(query).split())
 
 
 def value_of(entry: MemoryEntry, aspect: str) -> tuple[str, int]:
     """Return the value that an entry states for an aspect, and the number of records behind it; ("", 0) if none."""
     words = plain(entry.text).split()
     if entry.level == "record":
-        place = next((i for i in range(1, len(words) - 1) if words[i] == aspect), 0)
-        return (words[place + 1], 1) if place else ("", 0)
+        facts = stated_facts(entry)
+        return (facts[facts.index(aspect) + 1], 1) if aspect in facts[:-1] else ("", 0)
+    words = plain(entry.text).split()
     if aspect_of(entry) != aspect:
         return "", 0
     found = words[len((plain(entry.scenario) or OVERALL).split()) + len(aspect.split()) :]  # LATELY is one word too
-    count = next((i for i, word in enumerate(found) if word.isdigit()), len(found))
+    count = next((i for i, word in enumerate(found) if i and word.isdigit()), len(found))  # a value may be a number
     return " ".join(found[:count]), int(found[count]) if count < len(found) else 1
 
 
 def note_of(entry: MemoryEntry, aspect: str = "") -> str:
     """Return "aspect value" as an entry states it; "" if it states nothing. `aspect` "": the first that it is about."""
-    aspect = aspect or aspect_of(entry) or first_aspect(entry)
+    aspect = aspect or aspect_of(entry) or next(iter(stated_facts(entry)), "")
     value, _ = value_of(entry, aspect)
     return f"{aspect} {value}" if value else ""
 
 
-def first_aspect(record: MemoryEntry) -> str:
-    """Return the word after the rating of a record: the first aspect that it states; "" if it states none."""
-    words = record.text.split(":")[0].split()
-    return words[words.index("rated") + 2] if "rated" in words[:-2] else ""
+def stated_facts(record: MemoryEntry) -> list[str]:
+    """Return the words of a record between its rating and its review: aspect, value, aspect, value, ..."""
+    return record.text.split(":")[0].partition(" rated ")[2].split()[1:]
 
 
 def best_lines(entries: Sequence[MemoryEntry], aspect: str, scenario: str, config: ScriptConfig) -> list[MemoryEntry]:
@@ -160,7 +165,7 @@ def planned(state: State, config: ScriptConfig) -> list[MemoryEntry]:
     """Return the global lines that an untold script looks up, in the order of the prompt."""
     shown, text = list(state.global_entries), state.query.text
     if config.lines == "category":
-        shown = [line for line in shown if plain(line.scenario) in plain(text)]
+        shown = [line for line in shown if names_category(text, line)]
     elif config.lines == "situation":
         shown = [line for line in shown if is_about(line, text)]
     lines = [line for line in shown if not (config.certain and CERTAINTY[0] in line.text.split())]

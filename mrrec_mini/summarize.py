@@ -1,20 +1,29 @@
 """Summarise purchases without a language model (f_LLM of eq. 4-6): this summariser counts attribute values.
 
-Flow: `Memory.build` turns its results into pattern, profile and global entries; the alternative is `summarize_lm.py`.
+Flow: `Memory.build` calls `fit` (learn how people write), `aspects` (find what decides choices) and `informed` (from
+then on, count only that). `patterns`, `profile` and `telling` then read the purchases of one user, and memory turns the
+results into lines. The alternative is `summarize_lm.py`.
 
 Equations:
-- A purchase has a stance for (+) or against (-) each attribute value of its item (`stances`). Let liking =
+- Stance: a purchase speaks for (+) or against (-) each attribute value of its item (`stances`). Let liking =
   (rating - 3) / 2, in -1..1, and m = `mention_weight`. The stance is liking if the review does not mention the value,
   m (1 + min(liking, 0)) if it does, and -m if a complaint mentions it. So a complaint in a good review counts only
-  against the value that it mentions. A stance is multiplied by the attention, 0..1, that the scenario's reviews pay to
-  the aspect (`learn_attention`); without reviews, the attention is 1.
+  against the value that it mentions.
+- Attention, 0 or 1: a stance is 0 unless global memory holds the aspect for the category of the purchase. If the review
+  names a use ("bought for hiking") and does not mention the value, the aspect must also matter for this use. If global
+  memory holds nothing for the category, all aspects count.
 - A review mentions a value by the value's words, by the aspect's name, or by a word that train users' reviews use for
   that value (`learn_words`). A sentence that contains one of `COMPLAINTS` is a complaint.
 - Eq. (4), (5): the strength of a value is the sum of its stances in one category (4) or over all categories (5). The
-  strongest value of an aspect is written if its strength reaches a threshold. Several values are written only if items
-  have several (genres of a film).
-- Eq. (6): an aspect decides in a scenario if the bought item has the value that its user prefers, judged by all other
-  purchases, more often than similar unchosen items do (`agreement_gain`, averaged over users by `lift`).
+  strongest value of an aspect is *firm* if its strength reaches a threshold; only aspects with a firm value get a line.
+  Several values are firm only if items have several (genres of a film). Each value carries the records whose stance is
+  above 0 and the time of the latest, so that memory can write counts, dates and the latest value.
+- Eq. (6): the gain of a contrast is (1 if i+ has the value that its user prefers, else 0) - the share of I- with this
+  value (`agreement_gain`). All *other* purchases of the user tell which value this is. The lift of an aspect is the
+  mean gain over users, and z is the lift divided by its standard error (`lift`). An aspect decides for one use of a
+  category if its lift exceeds `min_lift` and its z exceeds `min_z_use`. If the lift exceeds `min_lift` in most uses, it
+  decides for the whole category instead, if all purchases together give a z above `min_z`. z also sets the certainty
+  of the global line (`certainty`). This is done twice: the second round counts only aspects that the first round found.
 Departures: global lines have no description. An aspect without evidence in the purchases is never written.
 Guessed: the weights and thresholds of `ExtractiveConfig`, chosen on the synthetic shop.
 """
@@ -37,9 +46,7 @@ COMPLAINTS = frozenset(
     """not no never too sadly unfortunately however but wish disappointed disappointing hate lacks
     isn't wasn't doesn't didn't don't won't can't""".split()  # noqa: SIM905 words read better than a list of strings
 )
-
-
-CERTAINTY = ("maybe", "likely", "surely")
+CERTAINTY = ("maybe", "likely", "surely")  # the words of global lines, from the least to the most certain
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,9 @@ class ExtractiveConfig:
     word_share: float = 0.8  # smallest share of these reviews whose item has the value
     word_z: float = 4.0  # standard errors by which the share must exceed the value's share of all purchases
     word_users: int = 3  # fewest users who wrote the word; the word is kept when one of them is forgotten
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "certain", tuple(self.certain))  # JSON gives a list
 
 
 def values_of(item: Item) -> list[Value]:
@@ -100,12 +110,13 @@ class Reading:
 
     words: Mapping[str, Value] = field(default_factory=dict)  # review word -> the value it stands for
     uses: tuple[str, ...] = ()  # what people buy things for
-    deciding: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)  # scenario -> use -> aspects
+    # scenario -> use -> aspects that decide; use "": the aspects that decide for any use
+    deciding: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
 
     def attended(self, purchase: Purchase) -> tuple[frozenset[str], frozenset[str]] | None:
-        """Return the aspects that decide (in the purchase's category for its use, in its category for any use).
+        """Return (aspects that decide in the purchase's category for its use, aspects that decide there for any use).
 
-        None if no aspect is known to decide in this category: then all count.
+        Both are equal if the use is unknown. None if no aspect is known to decide in the category: then all count.
         """
         by_use = self.deciding.get(plain(purchase.scenario))
         return by_use and (by_use[use_of(purchase, self.uses)], by_use[""])
@@ -183,18 +194,18 @@ class ExtractiveSummarizer:
     reading: Reading = field(default_factory=Reading, repr=False)  # what `fit` learned
 
     def fit(self, purchases: Sequence[Purchase], uses: Sequence[str] = ()) -> ExtractiveSummarizer:
-        """Learn which words reviews use for values."""
+        """Learn which words reviews use for values, and keep the `uses` that reviews may name."""
         return replace(self, reading=Reading(learn_words(purchases, self.config), tuple(map(plain, uses))))
 
     def informed(self, aspects: Sequence[Aspect]) -> ExtractiveSummarizer:
-        """Return a summariser that counts a value only if its aspect decides: see `stances`."""
+        """Return a summariser that counts a value only if its aspect decides: "attention" in the module docstring."""
         deciding: dict[str, dict[str, frozenset[str]]] = {}
-        for scenario in {aspect.scenario for aspect in aspects}:
+        for scenario in sorted({aspect.scenario for aspect in aspects}):  # sorted, so that `pack` is reproducible
             here = [aspect for aspect in aspects if aspect.scenario == scenario]
             deciding[scenario] = {
                 use: frozenset(aspect.name for aspect in here if aspect.use in ("", use)) for use in self.reading.uses
             }
-            deciding[scenario][""] = frozenset(aspect.name for aspect in here)  # the use of a purchase is not known
+            deciding[scenario][""] = frozenset(aspect.name for aspect in here)
         return replace(self, reading=replace(self.reading, deciding=deciding))
 
     def telling(self, purchase: Purchase) -> list[Value]:
@@ -242,7 +253,11 @@ class ExtractiveSummarizer:
         return self._preferences("", evidence, several, self.config.min_profile)
 
     def _preferences(
-        self, scenario: str, evidence: Iterable[tuple[Value, float, tuple]], several: Mapping[str, int], least: float
+        self,
+        scenario: str,
+        evidence: Iterable[tuple[Value, float, tuple[str, ...], int]],
+        several: Mapping[str, int],
+        least: float,
     ) -> list[Preference]:
         """Return all preferences, strongest first. The `several[aspect]` best are firm if they reach `least`."""
         strength: dict[Value, float] = defaultdict(float)
@@ -262,9 +277,9 @@ class ExtractiveSummarizer:
         return preferences
 
     def aspects(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
-        """Eq. (6): return the aspects that decide, first judged by all values, then by the values that decide.
+        """Eq. (6): return the aspects that decide in a category or for one use of it, then those of parent categories.
 
-        An aspect decides in a whole category if it does so in most of its uses, otherwise for single uses.
+        The first round judges by all aspects, the second only by the aspects that the first round found.
         """
         first = self.decisive(contrasts)
         found = self.informed(first).decisive(contrasts)
@@ -272,19 +287,22 @@ class ExtractiveSummarizer:
         return found + parents(general, {contrast.bought.item.category for contrast in contrasts})
 
     def decisive(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
-        """Return the aspects with a lift above `min_lift` and enough standard errors."""
+        """Return the aspects with a lift above `min_lift` and enough standard errors: one round of `aspects`."""
         config, found = self.config, []
         measured = {key: (lift(list(by_user.values())), by_user) for key, by_user in self.lifts(contrasts).items()}
         uses: dict[str, set[str]] = defaultdict(set)
         for scenario, use, _ in measured:
             uses[scenario] |= {use} - {""}
         for (scenario, use, name), ((mean, error), by_user) in measured.items():
+            # 1. Is the effect large, and is it more than chance?
             if mean <= config.min_lift or mean <= (config.min_z_use if use else config.min_z) * error:
                 continue
+            # 2. Does it hold in most uses? Then write one line for the category, otherwise one line per use.
             lifts = [measured[scenario, u, name][0][0] for u in uses[scenario] if (scenario, u, name) in measured]
             everywhere = sum(one > config.min_lift for one in lifts) > len(uses[scenario]) / 2 or not uses[scenario]
             if everywhere != (use == ""):
                 continue
+            # 3. The users with a gain above 0 support the line.
             users = frozenset(user for user, gain in by_user.items() if gain > 0)
             sure = certainty(mean / error if error else math.inf, config)
             found.append(Aspect(scenario, name, users, use=use, certainty=sure))

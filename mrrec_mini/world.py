@@ -264,7 +264,7 @@ def world_meta(config: WorldConfig) -> dict:
 def held_pairs(config: WorldConfig) -> list[tuple[int, int]]:
     """Return the (category, use) pairs that no training query names, outside the held categories."""
     known = config.categories - config.held
-    return [(i % known, (i + i // known) % config.uses) for i in range(config.held_pairs)]
+    return [(i % known, (i % known + i // known) % config.uses) for i in range(config.held_pairs)]
 
 
 def oracle_profile(query: Query) -> str:

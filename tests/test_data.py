@@ -176,6 +176,7 @@ def test_a_file_that_does_not_match_its_sum_is_named(tmp_path, name):
         (b"[]", "meta.json: sha256: the file must be a JSON object"),
         (b'{"sha256": 3}', "meta.json: sha256"),
         (b'{"held_categories": "mugs"}', "meta.json: held_categories: 'mugs' is not a list"),
+        (b'{"held_phrases": "mug for tea"}', "meta.json: held_phrases: 'mug for tea' is not a list"),
     ],
 )
 def test_a_wrong_meta_is_named(folder, raw, said):
@@ -284,6 +285,24 @@ def test_only_test_users_have_queries_for_held_categories():
         assert queries and all(query.target == "i1" for query in queries)
     assert len(split.held_queries) == 2  # two test users, one cup query each
     assert all(query.target == "i2" and query.user in split.test for query in split.held_queries)
+
+
+def test_only_test_users_have_queries_for_held_phrases():
+    """A phrase holds a query back if the query's text is the phrase, or begins with it and a space."""
+    texts = ["mug for tea", "mug for tea color red", "mug for teas", "a mug for tea", "mug"]
+    queries = tuple(Query(f"q{n}-{i}", f"u{n}", text, "i1", 50) for n in range(10) for i, text in enumerate(texts))
+    dataset = replace(shop(), interactions=(), queries=queries, meta={"held_phrases": ["mug for tea"]})
+    split = dataset.split(seed=0, train=0.6, validation=0.2, test=0.2)
+    for part, users in ((split.train_queries, 6), (split.validation_queries, 2), (split.test_queries, 2)):
+        assert [query.text for query in part] == texts[2:] * users
+    assert [query.text for query in split.held_queries] == texts[:2] * 2
+    assert {query.user for query in split.held_queries} == split.test
+
+
+def test_a_query_is_held_by_its_category_or_by_its_phrase():
+    queries = tuple(replace(q, text="mug for tea") if q.id == "q0-i1" else q for q in crowd(1).queries)
+    dataset = replace(crowd(1), queries=queries, meta={"held_categories": ["cups"], "held_phrases": ["mug for tea"]})
+    assert [query.target for query in dataset.split(0, 0.0, 0.0, 1.0).held_queries] == ["i1", "i2"]
 
 
 @given(users=st.integers(3, 30), seed=st.integers(0, 5), cut=st.tuples(st.integers(1, 8), st.integers(1, 8)))

@@ -1,5 +1,6 @@
 """The extractive summariser, checked against counts made by hand."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -14,13 +15,14 @@ from mrrec_mini.summarize import (
     Reading,
     agreement_gain,
     canonical_names,
+    certainty,
     favourites,
-    learn_attention,
     learn_words,
     lift,
     merge_names,
     parents,
     stances,
+    use_of,
 )
 
 CONFIG = ExtractiveConfig()
@@ -31,8 +33,8 @@ def item(name="i", category="mug", **attributes):
     return Item(name, f"Vel {name}", ("kitchen", category), values)
 
 
-def bought(one, rating=5.0, review="", user="u", record="r"):
-    return Purchase(record, user, one, rating, review)
+def bought(one, rating=5.0, review="", user="u", record="r", time=0):
+    return Purchase(record, user, one, rating, review, time)
 
 
 # --- stances --------------------------------------------------------------------------------------------------------
@@ -61,11 +63,80 @@ def test_stance_by_hand(rating, review, price):
     assert said["size", "small"] == (rating - 3) / 2  # the review is silent on it in all cases
 
 
-def test_stance_uses_learned_words_and_attention():
-    reading = Reading({"lavish": ("price", "luxury")}, {("mug", "price"): 0.5})
-    assert stances(bought(item(price="luxury"), 5, "lavish"), reading, CONFIG) == {("price", "luxury"): 3.0}
+def test_stance_uses_learned_words():
+    reading = Reading({"lavish": ("price", "luxury")})
+    assert stances(bought(item(price="luxury"), 5, "lavish"), reading, CONFIG) == {("price", "luxury"): 6.0}
     # the word stands for luxury, so it does not mention a budget price
-    assert stances(bought(item(price="budget"), 5, "lavish"), reading, CONFIG) == {("price", "budget"): 0.5}
+    assert stances(bought(item(price="budget"), 5, "lavish"), reading, CONFIG) == {("price", "budget"): 1.0}
+
+
+USES = ("hiking", "travel")
+
+
+@pytest.mark.parametrize(
+    "review, use",
+    [
+        ("bought for hiking. so red", "hiking"),
+        ("So red. Bought FOR Travel!", "travel"),
+        ("too red for me, but good for travel", "travel"),  # `me` is no use of the shop
+        ("for hiking and for hiking again", "hiking"),  # one use, named twice
+        ("for hiking, not for travel", ""),  # two uses: nobody knows for which it was bought
+        ("hiking is fun", ""),  # "for" is missing
+        ("bought for hikings", ""),
+        ("therefor hiking", ""),  # part of another word
+        ("", ""),
+    ],
+)
+def test_the_use_that_a_review_names(review, use):
+    assert use_of(bought(item(), review=review), USES) == use
+    assert use_of(bought(item(), review=review), ()) == ""
+
+
+def informed():
+    """It knows: for mugs, price decides for all uses, size for hiking, color for travel. It knows nothing of lamps."""
+    aspects = [("price", ""), ("size", "hiking"), ("color", "travel")]
+    return (
+        ExtractiveSummarizer()
+        .fit([], USES)
+        .informed([Aspect("mug", name, frozenset("abc"), use=use) for name, use in aspects])
+    )
+
+
+@pytest.mark.parametrize(
+    "review, counted",
+    [
+        ("bought for hiking", {"price": 1.0, "size": 1.0}),  # what decides for another use does not count
+        ("bought for travel", {"price": 1.0, "color": 1.0}),
+        ("it does the job", {"price": 1.0, "size": 1.0, "color": 1.0}),  # for an unknown use
+        ("bought for hiking. so red", {"price": 1.0, "size": 1.0, "color": 6.0}),  # a mention counts for any use
+        ("bought for hiking. so glass", {"price": 1.0, "size": 1.0}),  # material decides for no use of a mug
+        ("bought for hiking. too red", {"price": 1.0, "size": 1.0, "color": -6.0}),
+    ],
+)
+def test_attention_is_0_or_1(review, counted):
+    values = {"price": "luxury", "size": "small", "color": "red", "material": "glass"}
+    found = stances(bought(item(**values), 5, review), informed().reading, CONFIG)
+    assert found == {(aspect, value): counted.get(aspect, 0.0) for aspect, value in values.items()}
+    # nothing is known about lamps, so everything counts there
+    lamp = stances(bought(item(category="lamp", **values), 5, review), informed().reading, CONFIG)
+    assert all(lamp.values()) and lamp["price", "luxury"] == 1.0
+
+
+def test_a_record_tells_what_counts_and_speaks_for_something_the_strongest_first():
+    one = bought(item(price="luxury", size="small", color="red", material="glass"), 5, "bought for hiking. so red")
+    assert informed().telling(one) == [("color", "red"), ("price", "luxury"), ("size", "small")]
+    assert informed().telling(replace(one, rating=3.0)) == [("color", "red")]  # the others have stance 0
+    assert informed().telling(replace(one, review="too red", rating=1.0)) == []
+
+
+def test_a_packed_summariser_reads_in_the_same_way():
+    """Through JSON, and with scenarios in a fixed order, whatever the order of Python's sets."""
+    pairs = [(scenario, *one) for scenario in ("pan", "mug") for one in (("size", ""), ("color", "hiking"))]
+    told = [Aspect(scenario, name, frozenset("abc"), use=use) for scenario, name, use in pairs]
+    summarizer = ExtractiveSummarizer().fit([], USES).informed(told)
+    packed = json.loads(json.dumps(summarizer.pack()))
+    assert ExtractiveSummarizer.unpack(packed) == summarizer
+    assert list(packed["deciding"]) == ["mug", "pan"] and packed["deciding"]["mug"]["hiking"] == ["color", "size"]
 
 
 def test_words_are_learned_only_if_they_tell_values_apart():
@@ -79,16 +150,6 @@ def test_words_are_learned_only_if_they_tell_values_apart():
     assert words == {"lavish": ("price", "luxury"), "cheap": ("price", "budget")}
     two = [replace(one, user=one.user.replace("u2", "u1")) for one in purchases]
     assert learn_words(two, CONFIG) == {}  # words of two users only are not learned
-
-
-def test_attention_by_hand():
-    purchases = [bought(item(price="luxury", size="small", color="red"), 5, "luxury small") for _ in range(1)]
-    purchases += [bought(item(price="luxury", size="small", color="red"), 5, "luxury") for _ in range(3)]
-    # shares: price 4/4, size 1/4, color 0. (1 - (1 - 1))^2 = 1, (1 - 3/4)^2 = 1/16, (1 - 1)^2 = 0
-    found = learn_attention(purchases, {}, CONFIG)
-    assert found == {("mug", "price"): 1.0, ("mug", "size"): 1 / 16, ("mug", "color"): 0.0}
-    silent = learn_attention([bought(item(price="luxury", size="small"))], {}, CONFIG)
-    assert set(silent.values()) == {1.0}  # without reviews every aspect counts in full
 
 
 # --- eq. 4 and 5 ----------------------------------------------------------------------------------------------------
@@ -110,16 +171,30 @@ def test_patterns_eq_4():
     strengths = {key: preference.strength for key, preference in found.items()}
     assert strengths == {("price", "luxury"): 6, ("price", "budget"): 0.5, ("size", "small"): 1.5, ("size", "large"): 0}
     # counting purchases would write `price budget` (3 of 4); ignoring the ratings would tie the sizes
-    assert [key for key, preference in found.items() if preference.firm] == [("price", "luxury")]  # 1.5 < min_pattern
+    assert [key for key, preference in found.items() if preference.firm] == [("price", "luxury"), ("size", "small")]
+    strict = ExtractiveSummarizer(replace(CONFIG, min_pattern=2.0)).patterns(history())
+    assert [(p.aspect, p.value) for p in strict if p.firm] == [("price", "luxury")]  # 1.5 < 2
     assert found["size", "small"].rests_on == ("r0", "r2")  # r3, rated 1, supports nothing
     assert found["size", "large"].rests_on == ("r1",)
     assert all(preference.scenario == "mug" for preference in found.values())
 
 
-def test_two_silent_purchases_make_a_pattern_and_one_does_not():
-    silent = [bought(item(price="luxury")), bought(item(price="luxury"))]
-    assert [p.firm for p in ExtractiveSummarizer().patterns(silent)] == [True]
-    assert [p.firm for p in ExtractiveSummarizer().patterns(silent[:1])] == [False]
+def test_one_liked_purchase_makes_a_pattern():
+    assert [p.firm for p in ExtractiveSummarizer().patterns([bought(item(price="luxury"), 4)])] == [True]
+    assert [p.firm for p in ExtractiveSummarizer().patterns([bought(item(price="luxury"), 3)])] == [False]
+
+
+def test_the_time_of_a_preference_is_that_of_its_latest_liked_purchase():
+    one, other = item(price="luxury"), item(price="budget")
+    purchases = [bought(one, 5, "", record="r0", time=10), bought(other, 5, "", record="r1", time=20)]
+    purchases += [bought(one, 4, "", record="r2", time=30), bought(one, 1, "", record="r3", time=40)]
+    summarizer = ExtractiveSummarizer()
+    found = {p.value: (p.last, p.rests_on) for p in summarizer.patterns(purchases)}
+    assert found == {"luxury": (30, ("r0", "r2")), "budget": (20, ("r1",))}  # r3, rated 1, supports nothing
+    lamp = bought(item(category="lamp", price="budget"), 5, "", record="r4", time=35)
+    patterns = summarizer.patterns(purchases) + summarizer.patterns([lamp])
+    profile = {p.value: (p.last, p.rests_on) for p in summarizer.profile(patterns)}
+    assert profile == {"luxury": (30, ("r0", "r2")), "budget": (35, ("r1", "r4"))}
 
 
 def test_profile_eq_5_sums_the_patterns_including_weak_ones():
@@ -132,7 +207,7 @@ def test_profile_eq_5_sums_the_patterns_including_weak_ones():
     ]
     found = {(p.aspect, p.value): p for p in ExtractiveSummarizer().profile(patterns)}
     assert found["price", "budget"].strength == 7.5 and found["price", "budget"].rests_on == ("r1", "r2")
-    assert [key for key, p in found.items() if p.firm] == [("price", "budget")]  # .4 < min_profile
+    assert [key for key, p in found.items() if p.firm] == [("price", "budget")]  # size: .4 < .5
     # wrong versions: only firm patterns would tie 6 : 6; one vote per pattern would ignore the strength
     assert all(p.scenario == "" for p in found.values())
 
@@ -184,9 +259,92 @@ def test_the_contrasted_purchase_does_not_count_as_its_users_preference():
     other = bought(item("b", price="budget"), 5, "budget", record="r1")
     contrast = Contrast(one, (item("c", price="budget"),), (one, other))
     # without r0 the user's price is budget: 0 - 1. Wrong version: with r0 there is a tie
-    assert ExtractiveSummarizer().lifts([contrast]) == {("mug", "price"): {"u": -1.0}}
+    assert ExtractiveSummarizer().lifts([contrast]) == {("mug", "", "price"): {"u": -1.0}}
     alone = Contrast(one, (item("c", price="budget"),), (one,))
     assert ExtractiveSummarizer().lifts([alone]) == {}  # nothing else is known about this user
+
+
+def test_a_lift_is_measured_for_the_category_and_for_the_use():
+    def contrast(user, review, unchosen):
+        one = bought(item("a", price="luxury"), 5, review, user, f"{user}0")
+        other = bought(item("b", price="luxury"), 5, "", user, f"{user}1")
+        return Contrast(one, tuple(item(f"x{n}", price=price) for n, price in enumerate(unchosen)), (one, other))
+
+    contrasts = [contrast("u", "for hiking", ["budget"]), contrast("u", "for travel", ["luxury"])]
+    contrasts += [contrast("v", "for hiking", ["budget", "luxury"]), contrast("v", "", ["budget"])]
+    # u: 1 for hiking, 0 for travel; v: 1/2 for hiking, 1 for an unknown use
+    assert ExtractiveSummarizer().fit([], USES).lifts(contrasts) == {
+        ("mug", "", "price"): {"u": 0.5, "v": 0.75},
+        ("mug", "hiking", "price"): {"u": 1.0, "v": 0.5},
+        ("mug", "travel", "price"): {"u": 0.0},
+    }
+
+
+def test_certainty_words_by_hand():
+    assert [certainty(z, CONFIG) for z in (0.0, 2.9, 3.0, 4.9, 5.0, math.inf)] == [
+        *("maybe", "maybe", "likely", "likely", "surely", "surely")
+    ]
+
+
+def decided(given):
+    """The aspects that decide in mugs, for given gains: {(use, aspect): {user: gain}}."""
+
+    class Measured(ExtractiveSummarizer):
+        def lifts(self, contrasts):
+            return {("mug", *key): by_user for key, by_user in given.items()}
+
+    return Measured().decisive([])
+
+
+def gains(mean, users=12, spread=0.2):
+    """{user: gain}: half of the users `spread` above the mean, half below it."""
+    return {f"u{n}": mean + (spread if n % 2 else -spread) for n in range(users)}
+
+
+@pytest.mark.parametrize(
+    "by_use, found",
+    [
+        # large in two of three uses: one line for the category
+        ({"": gains(0.5), "hiking": gains(0.6), "travel": gains(0.6), "office": gains(0.0)}, {""}),
+        # large in one of three: one line for this use, although the whole category passes the thresholds
+        ({"": gains(0.3), "hiking": gains(0.6), "travel": gains(0.0), "office": gains(0.0)}, {"hiking"}),
+        ({"": gains(0.3), "hiking": gains(0.6), "travel": gains(0.0)}, {"hiking"}),  # half is not most
+        ({"": gains(0.5)}, {""}),  # no review names a use
+        ({"": gains(0.1), "hiking": gains(0.1)}, set()),  # below min_lift
+        ({"": gains(0.2, spread=2), "hiking": gains(0.2, spread=2)}, set()),  # not more than chance
+        ({"": gains(0.6, users=1)}, set()),  # one user has no standard error
+    ],
+)
+def test_an_aspect_decides_in_the_category_or_for_single_uses(by_use, found):
+    aspects = decided({(use, "price"): by_user for use, by_user in by_use.items()})
+    assert {aspect.use for aspect in aspects} == found and len(aspects) == len(found)
+    for aspect in aspects:
+        assert aspect.users == {user for user, gain in by_use[aspect.use].items() if gain > 0}
+        mean, error = lift(list(by_use[aspect.use].values()))
+        assert aspect.certainty == certainty(mean / error, CONFIG)
+
+
+def test_a_use_needs_fewer_standard_errors_than_a_category():
+    weak = gains(0.4, users=6, spread=0.4)  # z = .4 / (.4 sqrt(6/5) / sqrt(6)) = 2.2
+    found = decided({("", "price"): weak, ("hiking", "size"): weak, ("travel", "size"): gains(0.0)})
+    assert [(one.name, one.use, one.certainty) for one in found] == [("size", "hiking", "maybe")]
+    sure = decided({("", "price"): gains(0.4), ("hiking", "price"): gains(0.4)})  # z = 6.6
+    assert [(one.name, one.use, one.certainty) for one in sure] == [("price", "", "surely")]
+
+
+def test_the_second_round_counts_only_what_the_first_round_found():
+    rounds = []
+
+    class Spy(ExtractiveSummarizer):
+        def decisive(self, contrasts):
+            rounds.append(self.reading.deciding)
+            return [Aspect("mug", "price", frozenset("abc")), Aspect("mug", "size", frozenset("abc"), use="hiking")]
+
+    found = Spy().fit([], USES).aspects([Contrast(bought(item()), (), ())])
+    assert rounds[0] == {} and rounds[1] == {
+        "mug": {"hiking": {"price", "size"}, "travel": {"price"}, "": {"price", "size"}}
+    }
+    assert len(rounds) == 2 and [aspect.name for aspect in found] == ["price", "size"]
 
 
 def tiny_shop(seed, users=40):

@@ -1,5 +1,6 @@
 """The synthetic shop: its data follow its truth, at any size, and knowing the truth helps retrieval."""
 
+import hashlib
 import re
 from collections import Counter
 from dataclasses import replace
@@ -18,6 +19,7 @@ from mrrec_mini.world import (
     CATEGORIES,
     COMPLAINT,
     DAY,
+    EASY,
     NAMES,
     PRAISE,
     USES,
@@ -38,7 +40,7 @@ from mrrec_mini.world import (
 from small import SHOP
 
 # 500 items per category, all of them compared: every wish can be met
-ROOMY = WorldConfig(users=60, items=2500, categories=5, held=1, history=14, queries=3, shown=500)
+ROOMY = replace(EASY, users=60, items=2500, categories=5, held=1, history=14, queries=3, shown=500)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def user_number(user):
 def broken(config, purchase, item, care):
     """The aspects in which a purchase is not what its buyer wants, according to the truth."""
     category = CATEGORIES.index(item.category[-1])
-    wants = preferences(config, user_number(purchase.user))[category]
+    wants = preferences(config, user_number(purchase.user))[-1, category]  # in this shop, tastes never change
     return [NAMES[a] for a in care[category] if item.attributes[NAMES[a]] != (VALUES[a][wants[a]],)]
 
 
@@ -65,6 +67,14 @@ def test_a_config_fixes_the_shop():
     for change in ({"seed": 1}, {"map_seed": 1}):
         other = make_world(replace(SHOP, **change))
         assert other.interactions != make_world(SHOP).interactions and other.queries != make_world(SHOP).queries
+
+
+def test_the_easy_shop_never_changes():
+    """The first notebooks show its numbers. Any change of its items, purchases or queries changes this digest."""
+    made = make_world(replace(EASY, users=40, items=600, seed=3))
+    parts = (list(made.items.values()), made.interactions, made.queries)
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
+    assert digest == "1719a09beabd8812e1436bca833bacc878bd8fcb3779133c9968412e09f86ddc"
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 99, 100, 10_000])
@@ -122,19 +132,19 @@ def test_the_hash_is_splitmix64_for_every_shape():
 
 
 def test_some_aspects_matter_in_every_category_and_every_aspect_is_used():
-    config = WorldConfig()
-    care = category_map(config)
+    config = WorldConfig(categories=20)
+    care = category_map(config, 3)
     assert care.shape == (20, 3) and all(len(set(row)) == 3 for row in care.tolist())
     counts = np.bincount(care.ravel(), minlength=len(NAMES))  # 60 over 10
     assert counts.min() >= 5 and counts.max() <= 7
-    assert not np.array_equal(care, category_map(replace(config, map_seed=1)))
-    assert np.array_equal(care, category_map(replace(config, seed=9)))  # people and items do not change the map
+    assert not np.array_equal(care, category_map(replace(config, map_seed=1), 3))
+    assert np.array_equal(care, category_map(replace(config, seed=9), 3))  # people and items do not change the map
 
 
 def test_siblings_have_another_map_and_the_same_words():
     other = sibling(SHOP, 2, users=7)
     one, two = make_world(SHOP), make_world(other)
-    assert not np.array_equal(category_map(SHOP), category_map(other))
+    assert not np.array_equal(category_map(SHOP, 3), category_map(other, 3))
     assert one.meta["held_categories"] == two.meta["held_categories"] == [CATEGORIES[4]]
     assert len(two.users()) == 7 and other.items == SHOP.items
     values = [{item.attributes[name] for item in shop.items.values() for name in NAMES} for shop in (one, two)]
@@ -142,17 +152,18 @@ def test_siblings_have_another_map_and_the_same_words():
 
 
 def test_preferences_are_the_same_everywhere_except_for_exceptions():
-    config = WorldConfig(categories=20)
-    wants = np.stack([preferences(config, user) for user in range(200)])  # (users, categories, aspects)
+    config = replace(EASY, categories=20)
+    wants = np.stack([preferences(config, user)[-1] for user in range(200)])  # (users, categories, aspects)
     assert wants.min() == 0 and wants.max() == 4
     usual = np.apply_along_axis(lambda v: np.bincount(v, minlength=5).argmax(), 1, wants)
     assert (wants != usual[:, None, :]).mean() == pytest.approx(config.exceptions, abs=0.01)
-    assert (preferences(replace(config, exceptions=0.0), 3) == preferences(replace(config, exceptions=0.0), 3)[0]).all()
+    steady = preferences(replace(config, exceptions=0.0), 3)
+    assert steady.shape == (config.history + 1, 20, len(NAMES)) and (steady == steady[0, 0]).all()
 
 
 def test_every_combination_of_the_aspects_that_matter_occurs():
     """500 items per category over 5^3 combinations: 4 of each."""
-    care = category_map(ROOMY)
+    care = category_map(ROOMY, 3)
     for c in range(5):
         combos = Counter(
             tuple(item.attributes[NAMES[a]][0] for a in care[c]) for item in islice(iter_items(ROOMY), c, None, 5)
@@ -186,10 +197,10 @@ def test_a_query_names_category_and_use_and_nothing_else(shop):
 
 
 def test_truth_is_what_the_person_wants(shop):
-    care = category_map(ROOMY)
+    care = category_map(ROOMY, 3)
     for query in shop.queries:
         category = CATEGORIES.index(query.text.split()[0])
-        wants = preferences(ROOMY, user_number(query.user))[category]
+        wants = preferences(ROOMY, user_number(query.user))[-1, category]
         assert query.truth == {NAMES[a]: VALUES[a][wants[a]] for a in care[category]}
 
 
@@ -212,11 +223,11 @@ def test_a_query_may_name_wanted_values_and_truth_holds_the_rest(shop):
 @pytest.mark.parametrize("said", [(), (0.5,), (0.5, 0.6), (1.5, -0.5), (0.2,) * 5])
 def test_the_chances_in_said_must_be_probabilities(said):
     with pytest.raises(ValueError, match="said holds the chances of 0 to 3 values"):
-        WorldConfig(said=said)
+        WorldConfig(relevant=3, said=said)
 
 
 def test_people_follow_their_preferences_as_often_as_configured(shop):
-    care = category_map(ROOMY)
+    care = category_map(ROOMY, 3)
     targets = {(q.user, q.target) for q in shop.queries}
     honoured = {True: [], False: []}
     for purchase in shop.interactions:
@@ -238,7 +249,7 @@ def test_what_is_bought_suits_the_use(shop):
 
 
 def test_ratings_fall_with_each_broken_preference(shop):
-    care = category_map(ROOMY)
+    care = category_map(ROOMY, 3)
     kept = []
     for purchase in shop.interactions:
         best = 5 - 2 * len(broken(ROOMY, purchase, shop.items[purchase.item], care))
@@ -249,7 +260,7 @@ def test_ratings_fall_with_each_broken_preference(shop):
 
 
 def test_reviews_mention_the_items_values_in_varied_words(shop):
-    care = category_map(ROOMY)
+    care = category_map(ROOMY, 3)
     word_of = {
         word: (name, value) for name, values in ASPECTS.items() for value, words in values.items() for word in words
     }
@@ -310,6 +321,8 @@ def test_the_oracle_beats_the_query_and_each_aspect_helps(shop):
     assert (np.diff(means) > 0).all()
 
 
+PROBABILITIES = ("drift", "exceptions", "follow", "follow_target", "suits", "mention", "named_use", "chatter")
+
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
@@ -319,8 +332,12 @@ def test_the_oracle_beats_the_query_and_each_aspect_helps(shop):
         *({"categories": n} for n in (0, 41)),
         *({"relevant": n} for n in (0, 11)),
         *({"held": n} for n in (-1, 5)),
-        *({"items": 4}, {"users": 0}, {"history": -1}, {"queries": 0}, {"shown": 0}),
-        *({name: p} for name in ("follow", "suits", "mention", "exceptions") for p in (-0.1, 1.1, float("nan"))),
+        *({"uses": n} for n in (0, 9)),
+        *({"by_use": n} for n in (-1, 4)),
+        *({"held_pairs": n} for n in (-1, 32)),  # 4 categories are not held, with 8 uses each
+        *({"items": 4}, {"users": 0}, {"history": -1}, {"queries": 0}, {"shown": 0}, {"days": 0}),
+        {"drifting": ("taste",)},
+        *({name: p} for name in PROBABILITIES for p in (-0.1, 1.1, float("nan"))),
     ],
     ids=str,
 )
