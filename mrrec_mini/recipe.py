@@ -154,8 +154,8 @@ def script_traces(
     The teacher plays, or an untold `script`. With `tries` above 1, the best of so many episodes per query is kept.
     """
     rules = recipe.train.rules
-    # The teacher's habits are random, but differ between aspects. So the policy learns that the choice may depend on the
-    # aspect. Without this, reinforcement first makes the same choice for all aspects, and then tries no other.
+    # The teacher's habits are random, but differ between aspects. So the policy learns that the choice may depend on
+    # the aspect. Without this, reinforcement first makes the same choice for all aspects, and then tries no other.
     habits = {aspect: rng.uniform(0.1, 0.9) for aspect in aspect_names(environments[0].dataset)}
     traces: list[Episode] = []
     for env in environments:

@@ -54,13 +54,26 @@ from mrrec_mini.evaluate import (
     reference_rows,
     system_rows,
 )
+from mrrec_mini.evidence import citations
 from mrrec_mini.files import write_text
 from mrrec_mini.grammar import CONTROL
 from mrrec_mini.hybrid import HybridIndex, TextSpace
 from mrrec_mini.imitation import warm_start
 from mrrec_mini.memory import Memory
 from mrrec_mini.models.causal_lm import load_causal_lm, make_causal_lm, save_causal_lm
-from mrrec_mini.recipe import Recipe, Say, chosen_recipe, make_tokenizer, prepare, quiet, start_policy
+from mrrec_mini.recipe import (
+    Recipe,
+    Say,
+    chosen_recipe,
+    copying_policy,
+    imitate,
+    make_tokenizer,
+    prepare,
+    quiet,
+    start_policy,
+)
+from mrrec_mini.rivals import RIVALS, Contest, train_rival
+from mrrec_mini.scripts import best_untold
 from mrrec_mini.systems import System
 from mrrec_mini.systems.blair import Blair, BlairConfig
 from mrrec_mini.systems.query_text import bm25_query, dense_query
@@ -128,6 +141,10 @@ class SeedContext:
         """Return the folder of the policy that a job trained."""
         return self.plan.result_path(job, self.seed).with_suffix("")
 
+    def result(self, job: str) -> dict:
+        """Return the saved result of a job of this seed."""
+        return json.loads(self.plan.result_path(job, self.seed).read_text(encoding="utf-8"))
+
     def load(self, job: str):
         """Load the (model, tokenizer) that a job saved."""
         return load_causal_lm(str(self.policy_path(job)), CONTROL)
@@ -147,10 +164,12 @@ class SeedContext:
 
 def trained(context: SeedContext, model, tokenizer, arm: str) -> dict:
     """Train `model` in place, evaluate it greedily, and return its rows and its learning curve."""
+    started = time.process_time()
     log = train(Trainer(model, tokenizer, context.environments, context.recipe.train))
+    seconds = time.process_time() - started
     names = ("reward", "rewards/format/mean", "calls/mean", "entropy")
     curve = [{name: line[name] for name in names if name in line} for line in log]
-    return {"rows": greedy_rows(context.eval_set(tokenizer), model, arm), "curve": curve}
+    return {"rows": greedy_rows(context.eval_set(tokenizer), model, arm), "curve": curve, "cpu_seconds": seconds}
 
 
 def greedy_rows(eval_set: EvalSet, model: PreTrainedModel, arm: str) -> list[Row]:
@@ -160,9 +179,14 @@ def greedy_rows(eval_set: EvalSet, model: PreTrainedModel, arm: str) -> list[Row
 
 def start(context: SeedContext) -> dict:
     """Train, save and evaluate the warm start, from which most other jobs begin."""
-    model, tokenizer = start_policy(context.environments, context.recipe, context.seed)
+    started = time.process_time()
+    model, tokenizer = copying_policy(context.environments, context.recipe, context.seed)
+    save_causal_lm(context.policy_path("copying"), model, tokenizer)
+    imitate(model, tokenizer, context.environments, context.recipe, context.seed)
+    seconds = time.process_time() - started
     save_causal_lm(context.policy_path("start"), model, tokenizer)
-    return {"rows": greedy_rows(context.eval_set(tokenizer), model, "policy without learning")}
+    rows = greedy_rows(context.eval_set(tokenizer), model, "policy without learning")
+    return {"rows": rows, "cpu_seconds": seconds}
 
 
 def grpo(context: SeedContext) -> dict:
@@ -171,6 +195,33 @@ def grpo(context: SeedContext) -> dict:
     result = trained(context, model, tokenizer, "MR.Rec")
     save_causal_lm(context.policy_path("grpo"), model, tokenizer)
     return result
+
+
+def script(context: SeedContext) -> dict:
+    """Choose the best untold script on validation users."""
+    _, tokenizer = context.load("start")
+    best, tried = best_untold(context.shop, grammar_of(tokenizer), context.recipe.train.rules)
+    return {"rows": [], "chosen": best, "tried": tried}
+
+
+def rival(context: SeedContext, arm: str) -> dict:
+    """Train and evaluate one of GRPO's rivals (Table 1). The clone is saved, because grpo_from_clone starts from it."""
+    (copying, tokenizer), (warm, _) = context.load("copying"), context.load("start")
+    seconds = {job: context.result(job)["cpu_seconds"] for job in ("start", "grpo")}
+    contest = Contest(
+        context.environments,
+        context.recipe,
+        context.seed,
+        tokenizer,
+        copying,
+        warm,
+        script=context.result("script")["chosen"],
+        budget=1 + seconds["grpo"] / seconds["start"],
+    )
+    model = train_rival(arm, contest, clone=context.load("clone")[0] if arm == "grpo_from_clone" else None)
+    if arm == "clone":
+        save_causal_lm(context.policy_path("clone"), model, tokenizer)
+    return {"rows": greedy_rows(context.eval_set(tokenizer), model, arm)}
 
 
 def ablated(context: SeedContext, **rules: int) -> dict:
@@ -253,7 +304,8 @@ def references(context: SeedContext) -> dict:
     """Evaluate the arms without a policy: systems, the query alone, the query followed by memory (Table 1)."""
     _, tokenizer = context.load("start")
     eval_set, validation, tuning = context.eval_set(tokenizer), context.validation_set(tokenizer), {}
-    rows = reference_rows(eval_set, np.random.default_rng([context.seed, 3]), context.recipe.teacher)
+    best = context.result("script")["chosen"]
+    rows = reference_rows(eval_set, np.random.default_rng([context.seed, 3]), context.recipe.teacher, best)
     rows += followed_by(eval_set, 10, "ten latest records", "naive")
     for arm, kind in (("query + latest records", "naive"), ("query + profile", "static")):
         tuning[arm] = tuned(validation, COUNTS, partial(followed_by, arm=arm, kind=kind))
@@ -454,6 +506,14 @@ def best_episode(context: SeedContext) -> dict:
     }
 
 
+def evidence(context: SeedContext) -> dict:
+    """Count which memories MR.Rec's policy cites, and from which its profiles are copied (Table 3)."""
+    model, tokenizer = context.load("grpo")
+    episodes = play_greedily(context.eval_set(tokenizer), model)
+    found = [{"query": e.query.id, **citations(e, grammar_of(tokenizer))._asdict()} for e in episodes]
+    return {"rows": [], "citations": found}
+
+
 # --- running them ----------------------------------------------------------------------------------------------------
 
 
@@ -477,9 +537,12 @@ JOBS = {  # in the order in which they start: long jobs first, but each job afte
     **{name: Job(partial(one_level, name=name), ("start",)) for name in LEVELS},
     "rec_r1": Job(partial(rec_r1, kind="no"), ("start",)),
     "blair": Job(blair, ("start",)),
-    # the place of "simple_learners": Job(simple_learners, ("start", "grpo")), the rivals of GRPO
+    "script": Job(script, ("start",)),
+    **{arm: Job(partial(rival, arm=arm), ("grpo", "script")) for arm in RIVALS[:-1]},
+    RIVALS[-1]: Job(partial(rival, arm=RIVALS[-1]), ("grpo", "clone")),
+    "evidence": Job(evidence, ("grpo",)),
     "contributions": Job(contributions, ("grpo",)),
-    "references": Job(references, ("start",)),
+    "references": Job(references, ("script",)),
     "given_memory": Job(given_memory, ("grpo",)),
     "retrievers": Job(retrievers, ("grpo",)),
     "costs": Job(costs, ("start",)),

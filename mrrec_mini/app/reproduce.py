@@ -34,6 +34,7 @@ from mrrec_mini.data import DataError, printable, shorten
 from mrrec_mini.evaluate import Row, difference, interval, means, ndcg_10
 from mrrec_mini.files import replacing_file, write_text
 from mrrec_mini.recipe import Say, quiet
+from mrrec_mini.rivals import RIVALS
 
 REPRODUCTION = "reproduction.json"
 HOLDS, FAILS, NOT_COMPARABLE = "holds", "does not hold", "not comparable"
@@ -54,16 +55,17 @@ PUBLISHED = {  # the paper's nDCG@10 in Table 1, and the model that has it if th
     "policy without learning, static memory": ".065 (GPT-4o)",
 }
 NEEDED = {  # exhibit -> the jobs that it reads
-    "table1": ("references", "blair", *REC_R1.values(), "given_memory", "start", "grpo"),
+    "table1": ("references", "blair", *REC_R1.values(), "given_memory", "start", "grpo", "script", *RIVALS),
     "fig3": ("grpo", "no_global", "no_local", "start"),
     "table2": ("grpo", "no_local", *LEVELS),
-    "table3": ("contributions",),
+    "table3": ("contributions", "evidence"),
     "table4": ("references", "grpo", "costs"),
     "fig4": ("grpo", "plain_start"),
     "fig5": ("retrievers",),
     "fig6": ("grpo", *(f"k_{k}" for k in KS if k != 3)),
     "fig7": ("worked_episode",),
 }
+SCRIPTS = ("script_filter", "script_lookups", "best_script", "teacher")
 EXHIBITS = tuple(NEEDED)
 QUALITY = ("arm", "nDCG@10", "95 %", "nDCG@100", "recall@10", "recall@100", "calls", "memory tokens")
 
@@ -183,6 +185,12 @@ class Results:
         """Return BUILT with its reason for the synthetic shop, and `otherwise` for other data."""
         return (BUILT, why) if self.plan.data is None else otherwise
 
+    def citations(self) -> dict[str, float]:
+        """Return precision and recall of the cited memories, against those from which the profiles were copied."""
+        every = [one for result in self.load("evidence") for one in result["citations"]]
+        cited, copied, both = (sum(one[name] for one in every) for name in ("cited", "copied", "both"))
+        return {"precision": both / max(cited, 1), "recall": both / max(copied, 1)}
+
     def against(self, arm: str) -> Worth:
         """Return what the verdict "MR.Rec above `arm`" is worth: it depends on what the arm can know."""
         if arm in ("popularity", "neighbours"):
@@ -226,6 +234,8 @@ def table1(results: Results) -> Exhibit:
     for name, published in PUBLISHED.items():
         text, published = f"MR.Rec above {name}", f".084 against {published}"
         claims.append(results.above(text, published, ours, arms[name], results.against(name)))
+    for name in ("best_script", *RIVALS[:-1]):
+        claims.append(results.above(f"MR.Rec above {name}", "-", ours, arms[name], results.against(name)))
     published = "N@10 .084, N@100 .113, R@10 .122, R@100 .270"
     why = "another pool (a few thousand items instead of a million), other queries, other models"
     claims.append(results.not_comparable("absolute numbers", published, results.quality("", ours)[1], why))
@@ -248,7 +258,7 @@ def table1_arms(results: Results) -> Arms:
     arms |= {name: references(name) for name in ("query + latest records", "query + profile")}
     for policy in ("policy without learning", "MR.Rec's policy"):
         arms |= {f"{policy}, {memory}": results.rows("given_memory", f"{policy}, {memory}") for memory in MEMORIES}
-    # the place of the scripts' rows (job "references") and of those of "simple_learners"; in Fig. 3 too
+    arms |= {name: references(name) for name in SCRIPTS} | {name: results.rows(name) for name in RIVALS}
     arms |= {"policy without learning, own look-ups": results.rows("start"), "MR.Rec": results.rows("grpo")}
     bounds = {f"({name})": references(name) for name in ("expert", "oracle")}
     return arms | {name: rows for name, rows in bounds.items() if rows}
@@ -309,6 +319,8 @@ def table3(results: Results) -> Exhibit:
             worse = average([one["rank_after"] > one["rank_before"] for one in changes])
             rows.append([f"removed: {kind} ({len(changes)})", f"{changed[kind]:.3f}", f"{worse:.3f}", f"{better:.3f}"])
 
+    counts = results.citations()
+    rows += [[f"citations: {name}", f"{value:.3f}", "", ""] for name, value in counts.items()]
     mpc, mrc = share["local", "mpc"], share["local", "mrc"]
     less = {row: mpc[row] - mrc[row] for row in mpc if row in mrc}
     named, other = (changes_per_row(removed[kind]) for kind in ("named as evidence", "retrieved, not named"))
