@@ -148,9 +148,9 @@ class WorldConfig:
     days: int = 30  # between two purchases
     queries: int = 6  # number of queries of a person; all at one time, after the history
     drifting: tuple[str, ...] = ("color", "style", "texture", "scent", "sound")  # the aspects whose tastes may change
-    drift: float = 1.0  # chance that a person's taste in such an aspect changes once during the history
+    drift: float = 0.8  # chance that a person's taste in such an aspect changes once during the history
     exceptions: float = 0.05  # chance that a person wants another value of an aspect in one category
-    whims: float = 0.15  # chance that a person wants another value of any other aspect for a single purchase
+    whims: float = 0.25  # chance that a person wants another value of any other aspect for a single purchase
     follow: float = 0.85  # chance that a purchase follows a preference
     follow_target: float = 0.95  # the same chance for the target of a query
     suits: float = 0.7  # chance that an item suits a use
