@@ -306,7 +306,7 @@ def read_at_random(
     if not entries or rng.random() < config.silent:
         return "", None
     aspect = aspect_of(line)
-    own = ScriptConfig(pattern_first=rng.random() < 0.5, value=value)
+    own = ScriptConfig(pattern_first=False, value=value)
     entry = next(iter(best_lines(entries, aspect, line.scenario, own)), None) if rng.random() < config.believe else None
     if entry is None:
         entry, aspect = entries[rng.integers(len(entries))], ""
