@@ -82,7 +82,10 @@ def test_a_rated_item_is_remembered_and_not_recommended_again(session):
     assert entry.text == f"bought {second.title} {quarter(purchase.time)} rated 5{told}: love that it is small"
     assert (purchase.item.id, purchase.rating, purchase.review) == (second.id, 5.0, "love that it is small")
     *items, why = session.reply("lamp")
-    assert second.id not in " ".join(items) and "love that it is small" in why
+    assert second.id not in " ".join(items)
+    used = session.last.memories
+    assert used and all(one.rests_on == (entry.id,) for one in used)  # the record, and the lines made from it
+    assert why == f"because: {'; '.join(one.text for one in used)}"
     assert session.reply("/rate 1 2.5") and session.memory.purchases()[1].rating == 2.5
 
 
