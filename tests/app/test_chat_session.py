@@ -81,11 +81,11 @@ def test_a_rated_item_is_remembered_and_not_recommended_again(session):
     told = "".join(f" {aspect} {value}" for aspect, value in session.assistant.store.summarizer.telling(purchase))
     assert entry.text == f"bought {second.title} {quarter(purchase.time)} rated 5{told}: love that it is small"
     assert (purchase.item.id, purchase.rating, purchase.review) == (second.id, 5.0, "love that it is small")
-    *items, why = session.reply("lamp")
+    *items, _, cited = session.reply("lamp")
     assert second.id not in " ".join(items)
-    used = session.last.memories
+    used = session.last.cited
     assert used and all(one.rests_on == (entry.id,) for one in used)  # the record, and the lines made from it
-    assert why == f"because: {'; '.join(one.text for one in used)}"
+    assert cited == f"the policy cites: {'; '.join(f'{one.text} [{one.id}]' for one in used)}"
     assert session.reply("/rate 1 2.5") and session.memory.purchases()[1].rating == 2.5
 
 
