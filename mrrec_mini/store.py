@@ -495,7 +495,7 @@ class Scope:
         for kind, (columns, order) in EXPORTED.items():
             table = self._execute(f"SELECT {columns} FROM {kind} WHERE user = ? ORDER BY {order}")
             rows += [(kind, dict(zip(columns.split(", "), row, strict=True))) for row in table]
-        return [json.dumps({"line": kind, **fields}, sort_keys=True) for kind, fields in rows]
+        return [json.dumps({"line": kind, **fields}) for kind, fields in rows]
 
     def restore(self, lines: Iterable[bytes], name: str = "import") -> dict[str, int]:
         """Insert the rows of an export, all or nothing; return {kind: number of rows}. Errors show the file's `name`.
@@ -600,7 +600,7 @@ class Scope:
         self._event(entry.id, "delete", entry.text, None)
 
     def _write_item(self, item: Item) -> None:
-        content = json.dumps({**vars(item), "attributes": dict(item.attributes)}, sort_keys=True)
+        content = json.dumps({**vars(item), "attributes": dict(item.attributes)})  # in their order, as in records
         statement = "INSERT INTO item VALUES (?, ?, ?) ON CONFLICT (user, id) DO UPDATE SET content = excluded.content"
         self._execute(statement, item.id, content)
 

@@ -14,7 +14,7 @@ from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.rollout import ScriptActor
 from mrrec_mini.run import Run
 from mrrec_mini.store import Store
-from mrrec_mini.world import WorldConfig, make_world
+from mrrec_mini.world import EASY, make_world
 from runs import copied_run, made_run, shop
 
 USER = "u000003"
@@ -175,9 +175,9 @@ def test_the_store_holds_the_memory_of_the_run(helper, tmp_path):
 
 def test_rebuilding_the_global_memory_with_the_same_seed_changes_nothing(tmp_path):
     """All queries are moved to the end, since an earlier one hides later purchases. 60 users give global entries."""
-    shop = make_world(WorldConfig(users=60, items=240, categories=4, held=1, history=10, queries=1, seed=3))
+    shop = make_world(replace(EASY, users=60, items=240, categories=4, held=1, history=10, queries=1, seed=3))
     now = [replace(query, time=max(met.time for met in shop.interactions) + 1) for query in shop.queries]
-    data = Dataset(shop.items, shop.interactions, now, {}).save(tmp_path / "data")
+    data = Dataset(shop.items, shop.interactions, now, shop.meta).save(tmp_path / "data")
     assistant.make_store(data, tmp_path / "memory.db", 5)
     with assistant.Store.open(tmp_path / "memory.db") as store:
         before = store.entry_index().entries

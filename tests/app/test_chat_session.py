@@ -15,6 +15,7 @@ from mrrec_mini.app.chat_session import LONGEST, Session, lines_from
 from mrrec_mini.app.cli import app
 from mrrec_mini.data import DataError
 from mrrec_mini.grammar import CONTROL
+from mrrec_mini.memory import quarter
 from mrrec_mini.rollout import ScriptActor
 from mrrec_mini.store import Scope, Store
 from runs import HOSTILE, copied_run, made_run, mrrec, refused, started
@@ -76,11 +77,15 @@ def test_a_rated_item_is_remembered_and_not_recommended_again(session):
     [line] = session.reply("/rate 2 5 love that it is small")
     [entry] = session.memory.list(level="record").rows
     assert line == f"remembered: {entry.text} [{entry.id}]"
-    assert entry.text == f"bought {second.title} rated 5: love that it is small"
     [purchase] = session.memory.purchases()
+    told = "".join(f" {aspect} {value}" for aspect, value in session.assistant.store.summarizer.telling(purchase))
+    assert entry.text == f"bought {second.title} {quarter(purchase.time)} rated 5{told}: love that it is small"
     assert (purchase.item.id, purchase.rating, purchase.review) == (second.id, 5.0, "love that it is small")
-    *items, why = session.reply("lamp")
-    assert second.id not in " ".join(items) and "love that it is small" in why
+    *items, _, cited = session.reply("lamp")
+    assert second.id not in " ".join(items)
+    used = session.last.cited
+    assert used and all(one.rests_on == (entry.id,) for one in used)  # the record, and the lines made from it
+    assert cited == f"the policy cites: {'; '.join(f'{one.text} [{one.id}]' for one in used)}"
     assert session.reply("/rate 1 2.5") and session.memory.purchases()[1].rating == 2.5
 
 
