@@ -101,14 +101,16 @@ def told(grammar: Grammar, drifting: Sequence[str], abstains: bool):
     def reading(state: State) -> Read:
         wanted = state.query.truth
 
-        def read(entries: Sequence[MemoryEntry], line: MemoryEntry) -> tuple[str, MemoryEntry | None]:
+        def read(
+            entries: Sequence[MemoryEntry], line: MemoryEntry, value: str
+        ) -> tuple[str, MemoryEntry | None]:
             aspect = aspect_of(line)
             right = [entry for entry in entries if value_of(entry, aspect)[0] == wanted[aspect]]
             if right:
                 return note_of(right[0], aspect), right[0]
-            value = "lately" if aspect in drifting else "often"
-            rules = ScriptConfig(value=value, pattern_first=False)  # those of the expert
-            return ("", None) if abstains else read_by_rule(entries, line, lambda _: rules)
+            # read as the expert does
+            rules = ScriptConfig(value="lately" if aspect in drifting else "often", pattern_first=False)
+            return ("", None) if abstains else read_by_rule(entries, line, rules.value, lambda _: rules)
 
         return read
 

@@ -35,6 +35,7 @@ from mrrec_mini.evaluate import names_aspect
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace, tune_weight
 from mrrec_mini.memory import EntryIndex, plain
 from mrrec_mini.metrics import bootstrap_interval, ndcg_at_k, paired_interval
+from mrrec_mini.scripts import ScriptConfig, best_lines
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import WorldConfig, make_world, oracle_profile
 
