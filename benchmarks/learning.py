@@ -1,20 +1,35 @@
-"""Compare choices in the training of a policy: all arms of an experiment share seeds, number of steps and queries.
+"""Compare ways to learn the same task, and choices in the training of a policy, on the synthetic shop.
 
-    python -m benchmarks.learning credit|estimators|frontier|fresh [--seeds 0 1 2] [--fast] [--json] [--out DIR]
+    python -m benchmarks.learning fresh|worlds|credit|estimators|frontier|tried [--seeds 0 1 2] [--fast] [--json]
+                                  [--out DIR] [--plot FILE]
 
+    fresh       GRPO, its rivals (`mrrec_mini.rivals`) and all arms without a policy, on shops that no choice was based
+                on (seeds 30 to 34)
+    worlds      warm start and GRPO on ten further shops, those of `mrrec data make-world --users 440 --items 3000
+                --seed N` for N = 40 to 49: is the result steady? Seed N also splits the users and trains
     credit      {trajectory, turn credit} x {free, constrained decoding} x {several, one shop to train in}
     estimators  REINFORCE with each baseline; GRPO, and GRPO with each other sigma and length rule; all with the same
                 number of episodes
-    frontier    nDCG@10 against memory tokens, for several costs per call and one cost per token of memory; the shop's
-                queries state none, one, two or all three of the wanted values
-    fresh       the chosen recipe, run once on shops that no choice was based on (seeds 10, 11, 12), next to the paper's
-                recipe (trajectory credit, free decoding) and the references that it must beat
+    frontier    nDCG@10 against memory tokens: no cost, half to five times the recipe's cost of a call (.1 if the recipe
+                has none), and a cost per token of memory. Some queries of the shop state wanted values
+                (`WorldConfig.said`), so not every look-up is worth its cost
+    tried       the chosen recipe, and one change at a time: turn credit, free calls, a larger policy, twice the steps,
+                no sibling shops
 
-An arm differs from the first arm of its experiment only in what its name says. All arms of a seed that train in equal
-shops have the same warm start. Each run is saved in DIR as soon as it is done, under a name derived from its
+A seed makes the shop, splits the users and makes all random draws. The arms of a seed share the shop and the queries.
+Unless an arm changes the shops or the model, they also share the warm start. In `fresh`, each policy starts from the
+same copy drill. GRPO, RAFT and GRPO from the clone play equally many episodes. `imitation_long` makes as many steps as
+fit into the CPU seconds that GRPO took. In the other experiments, an arm differs from the first one only in what its
+name says.
+
+Everything that was trained or measured is saved in DIR as soon as it is done, under a name derived from its
 configuration, and is not repeated. So an interrupted experiment resumes where it stopped, experiments share runs, and
-several processes (of one thread each) can share the seeds. (After a change of the code, use another DIR.) The tables
-show nDCG@10 over the whole pool and paired differences to the first arm. The 95 % intervals resample seeds and users.
+several processes (of one thread each) can share the seeds: start one process per seed, then one for all seeds, which
+prints the tables. After a change of the code that changes results, change `CODE` or use another DIR.
+
+The tables show nDCG@10 over the whole pool. "minus it" is the paired difference of the first trained arm minus the arm
+of the row. The 95 % intervals resample seeds and users. CPU seconds count from the random start of a policy, with the
+copy drill and imitation, but without the shop and its memory. A *claim* must hold; an *aim* is only reported.
 """
 
 from __future__ import annotations
@@ -26,159 +41,115 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
-from benchmarks.common import claim, document, finish, show
-from mrrec_mini.files import write_text
+import numpy as np
+import torch
 
-SAID = (0.25, 0.25, 0.25, 0.25)
-FRESH = (10, 11, 12)
+from benchmarks.common import claim, document, finish, show
+from mrrec_mini.environment import Environment
+from mrrec_mini.evaluate import (
+    ARMS,
+    SAMPLED,
+    Row,
+    difference,
+    eval_sets,
+    interval,
+    means,
+    ndcg_10,
+    policy_rows,
+    reference_rows,
+)
+from mrrec_mini.files import write_text
+from mrrec_mini.grammar import CONTROL, Grammar
+from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
+from mrrec_mini.recipe import FAST, FAST_WORLD, Recipe, copying_policy, imitate, prepare
+from mrrec_mini.rivals import RIVALS, Contest, train_rival
+from mrrec_mini.rollout import RolloutConfig
+from mrrec_mini.scripts import best_untold
+from mrrec_mini.train import Trainer, train
+from mrrec_mini.world import WorldConfig, make_world
+
+CODE = "hard shop"  # part of every saved name: results of code with another word are not used
+EXPERIMENTS = ("fresh", "worlds", "credit", "estimators", "frontier", "tried")
+SEEDS = {"fresh": range(30, 35), "worlds": range(40, 50)}  # no choice was based on them; the others use 0, 1, 2
+PARTS = {
+    "test": "unseen people",
+    "held": "unseen people, categories or uses of a category that no training query named",
+}
+STEADY = 0.95  # of the expert's nDCG@10, on test and held
+TOKENS_PER_CALL = 20  # that memory returns, roughly: turns a cost per call into one per token
 LABELS = (("left", (6, 4)), ("right", (-6, 4)), ("left", (6, -12)))  # taken in turn, so that labels do not overlap
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How an arm differs from the default recipe."""
-
-    train: dict  # fields of TrainConfig
-    grpo: dict
-    rules: dict
-    reward: dict
-    siblings: int | None = None
-    said: tuple[float, ...] = (1.0,)
+# --- what is compared -------------------------------------------------------------------------------------------------
 
 
-def setting(siblings: int | None = None, said: tuple[float, ...] = (1.0,), **changed) -> Setting:
-    kinds = {"grpo": {}, "rules": {}, "reward": {}} | {k: changed.pop(k) for k in list(changed) if k in PARTS_OF_TRAIN}
-    return Setting(changed, **kinds, siblings=siblings, said=said)
-
-
-PARTS_OF_TRAIN = ("grpo", "rules", "reward")
-
-
-def experiments() -> dict[str, dict[str, Setting]]:
-    """Return {experiment: {arm: setting}}. The first arm is the one that the others are compared with."""
-    credit = {}
-    for siblings, shops in ((None, "several shops"), (0, "one shop")):
-        for constrained, decoding in ((False, "free"), (True, "constrained")):
-            for kind in ("trajectory", "turn"):
-                rules = {"constrained": constrained}
-                credit[f"{kind}, {decoding}, {shops}"] = setting(siblings, credit=kind, rules=rules)
-    estimators = {"GRPO, token, no sigma": setting()}
-    estimators |= {
-        f"REINFORCE, baseline {kind}": setting(algo="reinforce", baseline=kind)
-        for kind in ("none", "group", "leave_one_out")
-    }
-    estimators |= {f"GRPO, {length}, no sigma": setting(grpo={"length": length}) for length in ("sequence", "constant")}
-    estimators |= {
-        f"GRPO, token, sigma of {sigma}": setting(grpo={"sigma": sigma}) for sigma in ("group", "population")
-    }
-    costs = [{}, *({"call_cost": c} for c in (0.1, 0.3, 0.5, 1.0)), {"token_cost": 0.02}]
-    frontier = {
-        " ".join(f"{name.replace('_', ' ')} {value}" for name, value in cost.items()) or "free": setting(
-            said=SAID, reward=cost
-        )
-        for cost in costs
-    }
-    fresh = {"chosen": setting(), "the paper's own": setting(rules={"constrained": False}, credit="trajectory")}
-    return {"credit": credit, "estimators": estimators, "frontier": frontier, "fresh": fresh}
-
-
-def shop_and_recipe(arm: Setting, seed: int, fast: bool):
-    from mrrec_mini.grpo import GRPOConfig
-    from mrrec_mini.recipe import FAST, FAST_WORLD, Recipe
-    from mrrec_mini.reward import RewardConfig
-    from mrrec_mini.world import WorldConfig
-
-    recipe = FAST if fast else Recipe()
+def varied(recipe: Recipe, **changes) -> Recipe:
+    """Return the recipe with other fields of `train`. A dict changes fields of a part: `reward={"call_cost": 0.1}`."""
     train = recipe.train
-    train = replace(
-        train,
-        seed=seed,
-        grpo=GRPOConfig(**{**asdict(train.grpo), **arm.grpo}),
-        rules=replace(train.rules, **arm.rules),
-        reward=RewardConfig(**{**asdict(train.reward), **arm.reward}),
-        **arm.train,
-    )
-    siblings = recipe.siblings if arm.siblings is None else arm.siblings
-    world = replace(FAST_WORLD if fast else WorldConfig(), seed=seed, said=arm.said)
-    return world, replace(recipe, siblings=siblings, train=train)
+    parts = {k: replace(getattr(train, k), **v) if isinstance(v, dict) else v for k, v in changes.items()}
+    return replace(recipe, train=replace(train, **parts))
 
 
-@lru_cache(maxsize=1)  # the arms of a seed share their shops
-def shops(world, recipe, seed: int):
-    """Return the environments of a seed. `recipe` must be the default except in the fields that define environments."""
-    from mrrec_mini.recipe import prepare
-    from mrrec_mini.world import make_world
+def arms_of(experiment: str, recipe: Recipe) -> dict[str, Recipe]:
+    """Return {arm: its recipe} of the arms that GRPO or REINFORCE trains. The others are compared with the first."""
+    if experiment == "credit":
+        return {
+            f"{kind}, {decoding}, {shops}": varied(
+                replace(recipe, siblings=siblings), credit=kind, rules={"constrained": decoding == "constrained"}
+            )
+            for siblings, shops in ((recipe.siblings, "several shops"), (0, "one shop"))
+            for decoding in ("free", "constrained")
+            for kind in ("trajectory", "turn")
+        }
+    if experiment == "estimators":
+        arms = {"GRPO, token, no sigma": recipe}
+        for kind in ("none", "group", "leave_one_out"):
+            arms[f"REINFORCE, baseline {kind}"] = varied(recipe, algo="reinforce", baseline=kind)
+        for length in ("sequence", "constant"):
+            arms[f"GRPO, {length}, no sigma"] = varied(recipe, grpo={"length": length})
+        for sigma in ("group", "population"):
+            arms[f"GRPO, token, sigma of {sigma}"] = varied(recipe, grpo={"sigma": sigma})
+        return arms
+    if experiment == "frontier":
+        own = recipe.train.reward.call_cost or 0.1
+        arms = {"free": varied(recipe, reward={"call_cost": 0.0, "token_cost": 0.0})}
+        for cost in (own / 2, own, 2 * own, 5 * own):
+            arms[f"call cost {cost:.3g}"] = varied(arms["free"], reward={"call_cost": cost})
+        cost = own / TOKENS_PER_CALL
+        arms[f"token cost {cost:.2g}"] = varied(arms["free"], reward={"token_cost": cost})
+        return arms
+    if experiment == "tried":
+        model = recipe.model
+        wider = replace(model, width=2 * model.width, heads=2 * model.heads, feed_forward=2 * model.feed_forward)
+        return {
+            "chosen": recipe,
+            "turn credit": varied(recipe, credit="turn"),
+            "cost 0": varied(recipe, reward={"call_cost": 0.0, "token_cost": 0.0}),
+            "larger policy": replace(recipe, model=wider),
+            "longer RL": varied(recipe, steps=2 * recipe.train.steps),
+            "no siblings": replace(recipe, siblings=0),
+        }
+    return {"grpo": recipe}
 
-    return prepare(make_world(world), recipe, seed)
+
+def world_of(experiment: str, seed: int, fast: bool) -> WorldConfig:
+    if fast:
+        return replace(FAST_WORLD, seed=seed)
+    return WorldConfig(users=440, items=3000, seed=seed) if experiment == "worlds" else WorldConfig(seed=seed)
 
 
-def environments_of(world, recipe, seed: int):
-    from mrrec_mini.recipe import Recipe
-
-    defining = ("shares", "siblings", "sibling_users")
-    return shops(world, Recipe(**{name: getattr(recipe, name) for name in defining}), seed)
+# --- what is saved ----------------------------------------------------------------------------------------------------
 
 
 def digest(*parts) -> str:
     """Return a file name derived from dataclasses and plain values; equal values give equal names in every process."""
-    plain = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]
+    plain = [CODE, *(asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts)]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def warm_policy(folder: Path, environments, recipe, seed: int):
-    """Return (model, tokenizer) of the warm start in `folder`; train it and save it there if it is missing."""
-    from mrrec_mini.grammar import CONTROL
-    from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
-    from mrrec_mini.recipe import start_policy
-
-    if not (folder / "words.json").is_file():  # the tokenizer is written last
-        model, tokenizer = start_policy(environments, recipe, seed)
-        save_causal_lm(folder, model, tokenizer)
-    return load_causal_lm(str(folder), CONTROL)
-
-
-def run(world, recipe, seed: int, warm: Path) -> dict:
-    """Train one arm on one seed and evaluate it. Returns rows, learning curve and cost."""
-    import torch
-
-    from mrrec_mini.evaluate import eval_sets, policy_rows
-    from mrrec_mini.grammar import Grammar
-    from mrrec_mini.train import Trainer, train
-
-    environments = environments_of(world, recipe, seed)
-    model, tokenizer = warm_policy(warm, environments, recipe, seed)
-    started = time.process_time()
-    trainer = Trainer(model, tokenizer, environments, recipe.train)
-    log = train(trainer, report=lambda line: print(f"\r{line['step']}", end="", file=sys.stderr))
-    spent = time.process_time() - started
-    rows = []
-    for eval_set in eval_sets(environments[0], Grammar(tokenizer), recipe.train.rules, seed):
-        rows += policy_rows(eval_set, "grpo", model, torch.Generator().manual_seed(1000 + seed))
-    curve = [{key: line[key] for key in ("reward", "entropy", "calls/mean", "frac_reward_zero_std")} for line in log]
-    tokens = sum(line["num_tokens"] for line in log)
-    return {"rows": [asdict(row) for row in rows], "curve": curve, "cpu_seconds": spent, "tokens": tokens}
-
-
-def reference(world, recipe, seed: int, warm: Path) -> dict:
-    """Evaluate a seed's references: the warm start (free, and forced to use all calls) and arms without a policy."""
-    import numpy as np
-    import torch
-
-    from mrrec_mini.evaluate import eval_sets, policy_rows, reference_rows
-    from mrrec_mini.grammar import Grammar
-
-    environments = environments_of(world, recipe, seed)
-    model, tokenizer = warm_policy(warm, environments, recipe, seed)
-    rows = []
-    for eval_set in eval_sets(environments[0], Grammar(tokenizer), recipe.train.rules, seed):
-        rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher)
-        for name, all_calls in (("warm_start", False), ("warm_start_all_calls", True)):
-            rows += policy_rows(eval_set, name, model, torch.Generator().manual_seed(1000 + seed), all_calls)
-    return {"rows": [asdict(row) for row in rows]}
 
 
 def kept(path: Path, make) -> dict:
@@ -188,99 +159,278 @@ def kept(path: Path, make) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def measure(experiment: str, seeds: Sequence[int], out: Path, fast: bool) -> dict[str, dict[int, dict]]:
-    """Return {arm: {seed: run}}; the key "references" has the references, which decode as in the default recipe."""
-    import torch
+def load(folder: Path):
+    """Return (model, tokenizer) of a saved policy."""
+    return load_causal_lm(str(folder), CONTROL)
 
-    from mrrec_mini.recipe import FAST, Recipe
 
+@lru_cache(maxsize=1)  # the arms of a seed share their shops
+def shops(world: WorldConfig, recipe: Recipe, seed: int) -> list[Environment]:
+    """Return the environments of a seed. `recipe` must be the default except in the fields that define environments."""
+    return prepare(make_world(world), recipe, seed)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the arms of one seed share: shop, warm start, and the arms that are not trained. It is saved in `out`."""
+
+    world: WorldConfig
+    recipe: Recipe  # its part `train` is the default
+    seed: int
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "starts" / digest(self.world, self.recipe, self.seed)
+
+    @property
+    def environments(self) -> list[Environment]:
+        fields = {name: getattr(self.recipe, name) for name in ("shares", "siblings", "sibling_users")}
+        return shops(self.world, Recipe(**fields), self.seed)
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """CPU seconds of the copy "drill", of the drill and the "warm" start, and of the latter's "steps" alone.
+
+        Trains and saves the policies if they are missing.
+        """
+        return kept(self.folder / "seconds.json", self._train)
+
+    def policy(self, name: str):
+        """Return (model, tokenizer) after the copy drill ("copying") or after the warm start ("warm")."""
+        assert self.seconds  # the policies are there
+        return load(self.folder / name)
+
+    def _train(self) -> dict[str, float]:
+        environments, steps = self.environments, []
+
+        def note(phase: str, *_) -> None:
+            if phase == "warm start":
+                steps.append(time.process_time())
+
+        started = time.process_time()
+        copying, tokenizer = copying_policy(environments, self.recipe, self.seed)
+        drilled = time.process_time()
+        warm = imitate(deepcopy(copying), tokenizer, environments, self.recipe, self.seed, note)
+        ended = time.process_time()
+        for name, model in (("copying", copying), ("warm", warm)):
+            save_causal_lm(self.folder / name, model, tokenizer)
+        per_step = (steps[-1] - steps[0]) / (len(steps) - 1)  # the first note comes after the first step
+        return {"drill": drilled - started, "warm": ended - started, "steps": per_step * len(steps)}
+
+    @cached_property
+    def references(self) -> dict:
+        """{"rows": of the warm start and of the arms without a policy, "script": the best untold one, "scores"}.
+
+        "scores" is {untold script: mean nDCG@10 of the validation users}.
+        """
+        return kept(self.folder / "references.json", self._evaluate)
+
+    def _evaluate(self) -> dict:
+        model, tokenizer = self.policy("warm")
+        rules, rows = self.recipe.train.rules, []
+        best, scores = best_untold(self.environments[0], Grammar(tokenizer), rules)
+        for eval_set in eval_sets(self.environments[0], Grammar(tokenizer), rules, self.seed):
+            rows += reference_rows(eval_set, np.random.default_rng([self.seed, 3]), self.recipe.teacher, best)
+        rows += evaluated(self, "warm_start", model, tokenizer, rules)
+        rows += evaluated(self, "warm_start_all_calls", model, tokenizer, rules, all_calls=True)
+        return {"rows": [asdict(row) for row in rows], "script": best, "scores": scores}
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def evaluated(start: Start, arm: str, model, tokenizer, rules: RolloutConfig, all_calls: bool = False) -> list[Row]:
+    """Return the rows of a policy, greedy and sampled. The seed of sampling does not depend on the arm."""
+    rows = []
+    for eval_set in eval_sets(start.environments[0], Grammar(tokenizer), rules, start.seed):
+        rows += policy_rows(eval_set, arm, model, torch.Generator().manual_seed(1000 + start.seed), all_calls)
+    return rows
+
+
+def result(rows: Sequence[Row], log: Sequence[dict], seconds: float) -> dict:
+    """Return what is saved of a run. `seconds` of CPU count from the random start of the policy."""
+    curve = [{key: line[key] for key in ("reward", "entropy", "calls/mean", "frac_reward_zero_std")} for line in log]
+    tokens = sum(line["num_tokens"] for line in log)
+    return {"rows": [asdict(row) for row in rows], "curve": curve, "tokens": tokens, "cpu_seconds": seconds}
+
+
+def learn(start: Start, recipe: Recipe) -> dict:
+    """Train the warm start as `recipe.train` says, and evaluate it."""
+    model, tokenizer = start.policy("warm")
+    trainer = Trainer(model, tokenizer, start.environments, recipe.train)
+    started = time.process_time()
+    log = train(trainer, report=told)
+    seconds = start.seconds["warm"] + time.process_time() - started
+    return result(evaluated(start, "grpo", model, tokenizer, recipe.train.rules), log, seconds)
+
+
+def told(line: dict) -> None:
+    print(f"\r{line['step']}", end="", file=sys.stderr)
+
+
+def compete(start: Start, arm: str, done: dict[str, dict]) -> dict:
+    """Train one of `RIVALS` and evaluate it. `done` holds the runs of GRPO and of the rivals before this one."""
+    # 1. GRPO's seconds buy more steps of imitation: times (1 + GRPO's seconds / those of the warm start's steps). All
+    #    were measured once and saved, so a repeated run makes equally many steps.
+    warm_seconds = start.seconds["warm"]
+    budget = 1 + (done["grpo"]["cpu_seconds"] - warm_seconds) / start.seconds["steps"]
+    # 2. Train it.
+    (copying, tokenizer), (warm, _) = start.policy("copying"), start.policy("warm")
+    script = start.references["script"]
+    contest = Contest(start.environments, start.recipe, start.seed, tokenizer, copying, warm, script, budget)
+    clone = load(start.folder / "clone")[0] if arm == "grpo_from_clone" else None
+    log: list[dict] = []
+    started = time.process_time()
+    model = train_rival(arm, contest, clone=clone, report=log.append)
+    seconds = time.process_time() - started
+    if arm == "clone":
+        save_causal_lm(start.folder / "clone", model, tokenizer)
+    # 3. Add the seconds of the policy from which it started.
+    if arm == "raft":
+        seconds += warm_seconds
+    else:
+        seconds += done["clone"]["cpu_seconds"] if arm == "grpo_from_clone" else start.seconds["drill"]
+    return result(evaluated(start, arm, model, tokenizer, start.recipe.train.rules), log, seconds)
+
+
+Found = dict[str, dict[int, dict]]  # arm -> seed -> run; the key "references" has `Start.references`
+
+
+def measure(experiment: str, seeds: Sequence[int], out: Path, fast: bool) -> Found:
+    """Return the runs of all arms and seeds. Those that are not saved yet are made."""
     torch.set_num_threads(1)
-    arms = experiments()[experiment]
-    found: dict[str, dict[int, dict]] = {name: {} for name in arms}
-    found["references"] = {}
+    found: Found = {"references": {}}
     for seed in seeds:
-        for name, arm in arms.items():
-            print(f"{experiment}: {name}, seed {seed}", file=sys.stderr)
-            world, recipe = shop_and_recipe(arm, seed, fast)
-            # the warm start and the references do not depend on how the arm learns afterwards
-            common = replace(recipe, train=(FAST if fast else Recipe()).train)
-            base = digest(world, common, seed)
-            warm = out / "warm" / base
-            if seed not in found["references"]:  # evaluated in the shop of the first arm
-                path = out / "references" / f"{base}.json"
-                found["references"][seed] = kept(path, lambda w=world, r=common, s=seed, p=warm: reference(w, r, s, p))
+        base = (FAST if fast else Recipe()).with_seed(seed)
+        world = world_of(experiment, seed, fast)
+        for arm, recipe in arms_of(experiment, base).items():
+            print(f"{experiment}: {arm}, seed {seed}", file=sys.stderr)
+            # The warm start and the references do not depend on how an arm learns afterwards.
+            start = Start(world, replace(recipe, train=base.train), seed, out)
             path = out / "runs" / f"{digest(world, recipe, seed)}.json"
-            found[name][seed] = kept(path, lambda w=world, r=recipe, s=seed, p=warm: run(w, r, s, p))
+            found.setdefault(arm, {})[seed] = kept(path, partial(learn, start, recipe))
+            if seed not in found["references"]:  # those of the first arm
+                found["references"][seed] = start.references | {"cpu_seconds": start.seconds["warm"]}
             print(file=sys.stderr)
+        for arm in RIVALS if experiment == "fresh" else ():
+            print(f"{experiment}: {arm}, seed {seed}", file=sys.stderr)
+            path = out / "runs" / f"{digest(world, base, seed, arm)}.json"
+            done = {name: runs[seed] for name, runs in found.items() if seed in runs}
+            found.setdefault(arm, {})[seed] = kept(path, partial(compete, start, arm, done))
     return found
 
 
-def rows_of(runs: dict[int, dict], part: str, mode: str, arm: str = "grpo") -> list:
-    from mrrec_mini.evaluate import Row
-
-    rows = [Row(**row) for one in runs.values() for row in one["rows"]]
-    return [row for row in rows if (row.part, row.mode, row.arm) == (part, mode, arm)]
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def summarize(found: dict[str, dict[int, dict]]) -> dict[str, dict]:
-    """Return {arm: {part: means, interval, share of the expert, differences to the first arm and to references}}."""
-    import numpy as np
+def rows_by_arm(found: Found) -> dict[str, list[Row]]:
+    """Return {arm: its rows of all seeds}, in the order of `ARMS`; the other arms come last."""
+    rows: dict[str, list[Row]] = {}
+    for name, runs in found.items():
+        for row in (row for run in runs.values() for row in run["rows"]):
+            rows.setdefault(row["arm"] if name == "references" else name, []).append(Row(**row))
+    return dict(sorted(rows.items(), key=lambda pair: ARMS.index(pair[0]) if pair[0] in ARMS else len(ARMS)))
 
-    from mrrec_mini.evaluate import difference, interval, means, ndcg_10
 
-    arms = [name for name in found if name != "references"]
-    references = {
-        name: (found["references"], name, "greedy" if "warm" in name else "")
-        for name in ("query_only", "static_memory", "warm_start", "warm_start_all_calls", "expert", "oracle")
-    }
-    table: dict[str, dict] = {}
-    for name, (runs, arm, mode) in (references | {n: (found[n], "grpo", "greedy") for n in arms}).items():
-        table[name] = {}
-        for part in ("test", "held"):
-            rows = rows_of(runs, part, mode, arm)
-            line = means(rows) | {"interval": interval([ndcg_10(row) for row in rows], rows, ("mean", name, part))}
-            experts = rows_of(found["references"], part, "", "expert")
-            line["of_expert"] = line["ndcg@10"] / means(experts)["ndcg@10"]
-            line["to_expert"] = difference(rows, experts, ("difference", name, "expert", part))
-            if arm == "grpo":
-                line["sampled"] = means(rows_of(runs, part, "sampled"))["ndcg@10"]
-                first = rows_of(found[arms[0]], part, "greedy")
-                about = ("difference", name, arms[0], part)
-                line["to_first"] = difference(rows, first, about) if name != arms[0] else None
-                forced = rows_of(found["references"], part, "greedy", "warm_start_all_calls")
-                line["to_forced"] = difference(rows, forced, ("difference", name, "warm_start_all_calls", part))
-                line["seeds"] = [means([r for r in rows if r.seed == seed])["ndcg@10"] for seed in runs]
+def summarize(found: Found) -> dict[str, dict]:
+    """Return {arm: {part: its numbers}, and for a policy the means of "cpu_seconds" and "tokens" over the seeds}."""
+    rows = rows_by_arm(found)
+    first = first_of(found)
+    table: dict[str, dict] = {name: {} for name in rows}
+    for part in PARTS:
+        greedy = {name: [r for r in own if r.part == part and r.mode != SAMPLED] for name, own in rows.items()}
+        best = {name: means(greedy[name])["ndcg@10"] for name in ("expert", "oracle")}
+        for name, own in greedy.items():
+            line = means(own) | {"interval": interval([ndcg_10(r) for r in own], own, ("mean", name, part))}
+            line |= {f"of_{other}": line["ndcg@10"] / score for other, score in best.items()}
+            if name != first:
+                line["first_minus"] = difference(greedy[first], own, ("difference", first, name, part))
+            if sampled := [r for r in rows[name] if r.part == part and r.mode == SAMPLED]:
+                line["sampled"] = means(sampled)["ndcg@10"]
+            seeds = sorted({r.seed for r in own})
+            line["seeds"] = {seed: means([r for r in own if r.seed == seed])["ndcg@10"] for seed in seeds}
             table[name][part] = line
-        if arm == "grpo":
-            table[name]["cpu_seconds"] = float(np.mean([one["cpu_seconds"] for one in runs.values()]))
-            table[name]["tokens"] = float(np.mean([one["tokens"] for one in runs.values()]))
-    return {name: table[name] for name in (*references, *arms)}
+    for name, runs in found.items():
+        for cost in ("cpu_seconds", "tokens"):
+            values = [run[cost] for run in runs.values() if cost in run]
+            if values:
+                table["warm_start" if name == "references" else name][cost] = float(np.mean(values))
+    return table
 
 
-def print_table(table: dict[str, dict], part: str, file) -> None:
-    names = "arm|nDCG@10|95 %|to the first|95 %|sampled|of expert|right|calls|memory|CPU s"
-    heading = tuple(names.split("|"))
-    rows = [heading]
+def first_of(found: Found) -> str:
+    """Return the first trained arm, with which the others are compared."""
+    return next(name for name in found if name != "references")
+
+
+def print_table(table: dict[str, dict], part: str, first: str, file) -> None:
+    names = (
+        "arm|nDCG@10|95 %|first minus it|95 %|sampled|of expert|of oracle|right|calls|memory|CPU s|k tokens|per seed"
+    )
+    rows = [tuple(names.split("|"))]
     for name, parts in table.items():
         line = parts[part]
-        gain = line.get("to_first")
+        lead = line.get("first_minus")
+        right = line["aspects_right"]
         rows.append(
             (
                 *(name, f"{line['ndcg@10']:.3f}", _span(line["interval"])),
-                *((f"{gain['ndcg@10']:+.3f}", _span(gain["interval"], "+")) if gain else ("", "")),
+                *((f"{lead['ndcg@10']:+.3f}", _span(lead["interval"], "+")) if lead else ("", "")),
                 f"{line['sampled']:.3f}" if "sampled" in line else "",
-                f"{line['of_expert']:.0%}",
-                "" if line["aspects_right"] is None else f"{line['aspects_right']:.2f}",
+                *(f"{line[f'of_{name}']:.0%}" for name in ("expert", "oracle")),
+                "" if right is None else f"{right:.2f} of {line['aspects_that_matter']:.2f}",
                 *(f"{line['calls']:.2f}", f"{line['memory_tokens']:.0f}"),
                 f"{parts['cpu_seconds']:.0f}" if "cpu_seconds" in parts else "",
+                f"{parts['tokens'] / 1000:.0f}" if parts.get("tokens") else "",
+                " ".join(f"{score:.3f}" for score in line["seeds"].values()),
             )
         )
-    titles = {"test": "unseen people, familiar categories", "held": "categories that no training query named"}
-    show(titles[part], rows, file)
+    show(f"{part}: {PARTS[part]}; first: {first}", rows, file)
 
 
 def _span(ends: Sequence[float], sign: str = "") -> str:
     return f"{ends[0]:{sign}.3f}..{ends[1]:{sign}.3f}"
+
+
+def scripts_of(found: Found) -> dict[str, dict[int, float]]:
+    """Return {untold script: {seed: its mean nDCG@10 on validation users}}."""
+    seeds = found["references"]
+    names = dict.fromkeys(name for one in seeds.values() for name in one["scores"])
+    return {name: {seed: one["scores"][name] for seed, one in seeds.items()} for name in names}
+
+
+def print_scripts(found: Found, file) -> None:
+    """Print the validation scores of the untold scripts; a star marks the best one of a seed: best_script."""
+    seeds = found["references"]
+    rows = [("script", *(f"seed {seed}" for seed in seeds))]
+    for name, scores in scripts_of(found).items():
+        rows.append((name, *(f"{scores[s]:.3f}{' *' * (seeds[s]['script'] == name)}" for s in seeds)))
+    show("untold scripts, nDCG@10 of validation users", rows, file)
+
+
+def steady_worlds(table: dict[str, dict]) -> dict[int, bool]:
+    """Return {seed of the world: GRPO reaches `STEADY` of the expert, on test and held}."""
+    seeds = table["grpo"]["test"]["seeds"]
+    return {seed: min(share(table, seed, part) for part in PARTS) >= STEADY for seed in seeds}
+
+
+def share(table: dict[str, dict], seed: int, part: str) -> float:
+    """Return GRPO's share of the expert's nDCG@10 in one world."""
+    return table["grpo"][part]["seeds"][seed] / table["expert"][part]["seeds"][seed]
+
+
+def print_worlds(table: dict[str, dict], file) -> None:
+    arms = ("warm_start", "best_script", "grpo", "expert")
+    rows = [("world", *(f"{part} {name}" for part in PARTS for name in (*arms, "grpo / expert")), "steady")]
+    for seed, steady in steady_worlds(table).items():
+        cells = []
+        for part in PARTS:
+            cells += [f"{table[name][part]['seeds'][seed]:.3f}" for name in arms] + [f"{share(table, seed, part):.2f}"]
+        rows.append((seed, *cells, "yes" if steady else "no"))
+    steady = list(steady_worlds(table).values())
+    title = f"GRPO / expert is at least {STEADY} on test and held in {sum(steady)} of {len(steady)} worlds"
+    show(title, rows, file)
 
 
 def draw(table: dict[str, dict], path: Path) -> None:
@@ -291,12 +441,11 @@ def draw(table: dict[str, dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
-    titles = ("unseen people, familiar categories", "categories that no training query named")
-    for panel, part, title in zip(panels, ("test", "held"), titles, strict=True):
+    for panel, part in zip(panels, PARTS, strict=True):
         sides = itertools.cycle(LABELS)
         for name, parts in table.items():
-            line, learned = parts[part], "cpu_seconds" in parts
-            if not learned and name not in ("query_only", "static_memory", "expert"):
+            line, learned = parts[part], "tokens" in parts
+            if not learned and name not in ("query_only", "static_memory", "best_script", "expert"):
                 continue
             low, high = (abs(line["ndcg@10"] - end) for end in line["interval"])
             mark = {"marker": "o", "color": "tab:blue"} if learned else {"marker": "s", "color": "tab:gray"}
@@ -304,29 +453,47 @@ def draw(table: dict[str, dict], path: Path) -> None:
             panel.errorbar(*place, yerr=[[low], [high]], capsize=3, **mark)
             side, shift = next(sides) if learned else LABELS[1]
             panel.annotate(name.replace("_", " "), place, shift, ha=side, textcoords="offset points", fontsize=8)
-        panel.set(title=title, xlabel="memory tokens per episode")
+        panel.set(xlabel="memory tokens per episode")
+        panel.set_title(PARTS[part], fontsize=8)
         panel.grid(alpha=0.3)
         panel.margins(x=0.2)
     panels[0].set_ylabel("nDCG@10, 95 % interval")
     figure.savefig(path, dpi=110)
 
 
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
 def claims_of(experiment: str, table: dict[str, dict]) -> list[dict]:
-    """Return the claims about the chosen recipe. The other experiments serve to choose the recipe and claim nothing."""
+    """Return what must hold. Only `fresh` and `worlds` claim something: the others served to choose the recipe."""
+    if experiment == "fresh":
+        return [above(table, part, rival) for part in PARTS for rival in ("warm_start", "imitation_long")]
+    if experiment == "worlds":
+        steady = list(steady_worlds(table).values())
+        name = f"share of the worlds in which GRPO reaches {STEADY} of the expert, test and held"
+        return [claim(name, sum(steady) / len(steady), 0.9)]
+    return []
+
+
+def aims_of(experiment: str, table: dict[str, dict]) -> list[dict]:
+    """Return what is aimed at: reported like claims, but the exit status does not depend on it."""
     if experiment != "fresh":
         return []
-    found = []
-    for part in ("test", "held"):
-        line, forced = table["chosen"][part], table["warm_start_all_calls"][part]
-        apart = line["interval"][0] - forced["interval"][1]
-        found.append(claim(f"{part}: above warm_start_all_calls, gap between the intervals", apart, 0.0))
-        found.append(claim(f"{part}: share of the scripted expert's nDCG@10", line["of_expert"], 0.9))
-    return found
+    aims = [above(table, part, rival) for part in PARTS for rival in ("imitation_filtered", "raft")]
+    for rival in ("best_script", "clone"):
+        aims.append(claim(f"held: GRPO minus {rival}", table[rival]["held"]["first_minus"]["ndcg@10"], 0.03))
+    return aims + [claim(f"{part}: share of the oracle", table["grpo"][part]["of_oracle"], 0.85) for part in PARTS]
+
+
+def above(table: dict[str, dict], part: str, rival: str) -> dict:
+    """Return the claim that the interval of GRPO minus `rival` lies above 0."""
+    low = table[rival][part]["first_minus"]["interval"][0]
+    return claim(f"{part}: GRPO minus {rival}, lower end of the interval", low, 0.0) | {"holds": low > 0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=list(experiments()))
+    parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--fast", action="store_true", help="tiny shops and three steps, to see that it runs")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, tables on stderr")
@@ -335,14 +502,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.plot and given.experiment != "frontier":
         parser.error("--plot works with the frontier experiment only")
-    seeds = given.seeds or (FRESH if given.experiment == "fresh" else (0, 1, 2))
-    table = summarize(measure(given.experiment, seeds, given.out, given.fast))
-    for part in ("test", "held"):
-        print_table(table, part, sys.stderr if given.json else None)
+    seeds = list(given.seeds or SEEDS.get(given.experiment, (0, 1, 2)))
+    found = measure(given.experiment, seeds, given.out, given.fast)
+    table, file = summarize(found), sys.stderr if given.json else None
+    if given.experiment == "worlds":
+        print_worlds(table, file)
+    else:
+        for part in PARTS:
+            print_table(table, part, first_of(found), file)
+        print_scripts(found, file)
     if given.plot:
         draw(table, given.plot)
-    found = document(claims_of(given.experiment, table), experiment=given.experiment, seeds=list(seeds), arms=table)
-    return finish(found, given.json)
+    claims, aims = claims_of(given.experiment, table), aims_of(given.experiment, table)
+    if aims:
+        rows = [(a["name"], a["value"], a["target"], "yes" if a["holds"] else "no") for a in aims]
+        show("aims, not claimed", [("aim", "value", "target", "reached"), *rows], file)
+    scripts = {seed: one["script"] for seed, one in found["references"].items()}
+    measured = {"arms": table, "best_script": scripts, "validation": scripts_of(found), "aims": aims}
+    return finish(document(claims, experiment=given.experiment, seeds=seeds, **measured), given.json)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality [--fast] [--json] [--data DIR]
 
-Memory. On the synthetic shop it is known which line of a user's memory answers which aspect (`scripts.best_line`). The
+Memory. On the synthetic shop it is known which line of a user's memory answers which aspect (`scripts.best_lines`). The
 search text is either the expert's, one aspect per call ("shop, by aspect"), or the bare query ("shop, by query"), which
 should find the lines of all aspects that matter. On real data (data/magazine, or `--data`) the right lines are unknown.
 There the search text is the query, and an entry matters if it contains a value of the target, as consecutive whole
@@ -35,7 +35,7 @@ from mrrec_mini.evaluate import names_aspect
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace, tune_weight
 from mrrec_mini.memory import EntryIndex, plain
 from mrrec_mini.metrics import bootstrap_interval, ndcg_at_k, paired_interval
-from mrrec_mini.scripts import best_line
+from mrrec_mini.scripts import ScriptConfig, best_lines
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.world import WorldConfig, make_world, oracle_profile
 
@@ -61,12 +61,11 @@ class Request:
 
 def by_aspect(query: Query, entries: Sequence[MemoryEntry]) -> list[Request]:
     """Return one request per aspect that matters."""
-    head = query.text.split(" for ")[0]
+    head, lines = query.text.split(" for ")[0], [entry for entry in entries if entry.level != "record"]
     found = []
     for aspect in query.truth or {}:
-        text = f"{head} {aspect}"
-        line = best_line(entries, MemoryEntry("", None, "global", text, scenario=head))
-        found.append(Request(query, text, frozenset({line.text} if line else ())))
+        right = best_lines(lines, aspect, head, ScriptConfig())[:1]
+        found.append(Request(query, f"{head} {aspect}", frozenset(line.text for line in right)))
     return found
 
 

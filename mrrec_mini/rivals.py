@@ -14,7 +14,7 @@ Equations: none. Departure: the paper compares with none of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -51,8 +51,17 @@ class Contest:
         return imitate(model, self.tokenizer, self.environments, recipe, self.seed, say, **traces)
 
 
-def train_rival(arm: str, contest: Contest, say: Say = quiet, clone: PreTrainedModel | None = None) -> PreTrainedModel:
-    """Train one of `RIVALS` and return its policy. `clone` is the policy from which grpo_from_clone starts."""
+def train_rival(
+    arm: str,
+    contest: Contest,
+    say: Say = quiet,
+    clone: PreTrainedModel | None = None,
+    report: Callable[[dict], None] = lambda line: None,
+) -> PreTrainedModel:
+    """Train one of `RIVALS` and return its policy. `clone` is the policy from which grpo_from_clone starts.
+
+    `report` receives each line of the log of reinforcement learning; imitation has no such log.
+    """
     said = lambda phase, *rest: say(f"{arm}: {phase}", *rest)  # noqa: E731
     if arm == "clone":
         return contest.imitating(said, script=UNTOLD[contest.script])
@@ -64,5 +73,10 @@ def train_rival(arm: str, contest: Contest, say: Say = quiet, clone: PreTrainedM
     model = deepcopy(contest.warm if arm == "raft" else clone)
     maker = raft_trainer if arm == "raft" else Trainer
     trainer = maker(model, contest.tokenizer, list(contest.environments), config)
-    train(trainer, report=lambda line: said("learn", line["step"], config.steps, f"reward {line['reward']:.2f}"))
+
+    def note(line: dict) -> None:
+        said("learn", line["step"], config.steps, f"reward {line['reward']:.2f}")
+        report(line)
+
+    train(trainer, report=note)
     return model
