@@ -152,8 +152,11 @@ def lookup_text(line: MemoryEntry, value: str = "often") -> str:
 
 
 def one_per_aspect(lines: Sequence[MemoryEntry]) -> list[MemoryEntry]:
-    """Return the lines without those that repeat an aspect: they would ask the same thing twice."""
-    return list({aspect_of(line): line for line in reversed(lines)}.values())[::-1]
+    """Return the first line about each aspect, in the order of `lines`: the others would ask the same thing again."""
+    first: dict[str, MemoryEntry] = {}
+    for line in lines:
+        first.setdefault(aspect_of(line), line)
+    return list(first.values())
 
 
 def states(query: Query, aspect: str) -> bool:
