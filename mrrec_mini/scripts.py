@@ -102,7 +102,6 @@ def names_category(query: str, line: MemoryEntry) -> bool:
 
 def value_of(entry: MemoryEntry, aspect: str) -> tuple[str, int]:
     """Return the value that an entry states for an aspect, and the number of records behind it; ("", 0) if none."""
-    words = plain(entry.text).split()
     if entry.level == "record":
         facts = stated_facts(entry)
         return (facts[facts.index(aspect) + 1], 1) if aspect in facts[:-1] else ("", 0)
