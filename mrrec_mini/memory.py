@@ -9,14 +9,15 @@ Lines, one example per level:
 
     record     bought vel mug 2021q1 rated 5 price luxury: so lavish
     pattern    mug price luxury 2 2021q1
-    profile    overall color red 5 lately blue 2 2021q1
+    profile    overall color red 5 2020q3
+    profile    lately color blue 2 2021q1
     global     likely mug hiking price
 
 A record states quarter, rating, the values for which the purchase speaks, and the first words of the review. A pattern
-or a profile line states the value with the most evidence and the number of records behind it. If the latest record
-speaks for another value, this value follows after "lately", also with its number. The quarter is that of the latest
-record. So a reader can choose between the usual and the latest value. A global line states how certain it is, then
-category, use and aspect. Without a use, it holds for all uses. Some lines are wrong, most often those with "maybe".
+and an "overall" line state the value with the most evidence, the number of records behind it, and the quarter of the
+latest of these. A "lately" line does the same for the value for which the latest record speaks. So what a person looks
+up decides between the usual and the latest value. A global line states how certain it is, then category, use and
+aspect. Without a use, it holds for all uses. Some lines are wrong, most often those with "maybe".
 
 Departures from the paper: lines are short, lower-case and regular, one per category and aspect, because a policy of
 0.1M parameters has to copy from them. Global memory is built from what train users bought before their first query, not

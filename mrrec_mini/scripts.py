@@ -102,7 +102,6 @@ def names_category(query: str, line: MemoryEntry) -> bool:
 
 def value_of(entry: MemoryEntry, aspect: str) -> tuple[str, int]:
     """Return the value that an entry states for an aspect, and the number of records behind it; ("", 0) if none."""
-    words = plain(entry.text).split()
     if entry.level == "record":
         facts = stated_facts(entry)
         return (facts[facts.index(aspect) + 1], 1) if aspect in facts[:-1] else ("", 0)
@@ -152,8 +151,11 @@ def lookup_text(line: MemoryEntry, value: str = "often") -> str:
 
 
 def one_per_aspect(lines: Sequence[MemoryEntry]) -> list[MemoryEntry]:
-    """Return the lines without those that repeat an aspect: they would ask the same thing twice."""
-    return list({aspect_of(line): line for line in reversed(lines)}.values())[::-1]
+    """Return the first line about each aspect, in the order of `lines`: the others would ask the same thing again."""
+    first: dict[str, MemoryEntry] = {}
+    for line in lines:
+        first.setdefault(aspect_of(line), line)
+    return list(first.values())
 
 
 def states(query: Query, aspect: str) -> bool:

@@ -186,7 +186,7 @@ class WorldConfig:
             raise ValueError(f"drifting names no aspect of the shop: {', '.join(sorted(unknown))}")
         if not 1 <= len(self.said) <= self.relevant + 1 or min(self.said) < 0 or abs(sum(self.said) - 1) > 1e-6:
             raise ValueError(f"said holds the chances of 0 to {self.relevant} values, which sum to 1, got {self.said}")
-        for name in (
+        chances = (
             "drift",
             "exceptions",
             "whims",
@@ -196,7 +196,8 @@ class WorldConfig:
             "mention",
             "named_use",
             "chatter",
-        ):
+        )
+        for name in chances:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
 

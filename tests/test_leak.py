@@ -25,10 +25,10 @@ from mrrec_mini.scripts import TeacherConfig, expert, teacher
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.systems.neighbours import Neighbours
 from mrrec_mini.systems.popularity import Popularity
-from mrrec_mini.world import WorldConfig, make_world
+from mrrec_mini.world import EASY, make_world
 
 # 40 users: the summariser learns a word for a value only after 8 reviews
-WORLD = WorldConfig(users=40, items=200, categories=6, held=2, history=10, queries=3)
+WORLD = replace(EASY, users=40, items=200, categories=6, held=2, history=10, queries=3)
 
 
 # --- marked data ------------------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_preferences_become_one_line_per_scenario_and_aspect():
         Preference("film", "year", "old", 1, ("r1",), firm=False),
         Preference("", "genre", "drama", 5, ("r1",)),
     ]
-    pattern, profile = preference_entries("u", chunk, CONFIG)
+    pattern, profile, lately = preference_entries("u", chunk, CONFIG)
     assert (pattern.id, pattern.text, pattern.level) == (
         "u/pattern/film/genre",
         "film genre drama 2 comedy 2",
@@ -190,6 +190,7 @@ def test_preferences_become_one_line_per_scenario_and_aspect():
     )
     assert pattern.rests_on == ("r1", "r2", "r3") and pattern.support == 3 and pattern.scenario == "film"
     assert (profile.id, profile.text, profile.level) == ("u/profile/genre", "overall genre drama 1", "profile")
+    assert (lately.id, lately.text, lately.scenario) == ("u/profile/lately/genre", "lately genre drama 1", "")
     assert preference_entries("u", chunk[:1], replace(CONFIG, line_words=2))[0].text == "film genre"
 
 
@@ -209,54 +210,45 @@ def test_a_record_states_the_values_that_speak_for_something_the_strongest_first
     assert record_entry(replace(one, time=0, review=""), [], CONFIG).text == "bought vel i1 rated 4"
 
 
-def stated(*values):
-    """The line about u's mug colors, from (value, number of records, time of the latest, firm), strongest first."""
+def lines_on_color(scenario, *values):
+    """(text, rests_on) of u's lines about color, from (value, number of records, time of the latest, firm)."""
     group = [
-        Preference("mug", "color", value, 9.0 - i, tuple(f"{value}{r}" for r in range(records)), firm, last)
+        Preference(scenario, "color", value, 9.0 - i, tuple(f"{value}{r}" for r in range(records)), firm, last)
         for i, (value, records, last, firm) in enumerate(values)
     ]
-    return preference_entries("u", group, CONFIG)
+    lines = preference_entries("u", group, CONFIG)
+    assert all(line.support == len(line.rests_on) for line in lines)
+    return [(line.text, " ".join(line.rests_on)) for line in lines]
 
 
 LATE = 1_609_459_200  # 2021q1
+USUAL, LATER = ("red", 2, LATE - YEAR, True), ("blue", 1, LATE, False)
 
 
 @pytest.mark.parametrize(
-    ("values", "text", "rests_on"),
+    ("values", "overall", "lately"),
     [
-        ([("red", 2, LATE, True)], "mug color red 2 2021q1", "red0 red1"),
-        # another value is later than the firm one: it follows, with its own count and the later quarter
-        (
-            [("red", 2, LATE - YEAR, True), ("blue", 1, LATE, False)],
-            "mug color red 2 lately blue 1 2021q1",
-            "red0 red1 blue0",
-        ),
-        # the firm value is also the latest: nothing follows, and the line does not rest on the other value's records
-        ([("red", 2, LATE, True), ("blue", 1, LATE - DAY, False)], "mug color red 2 2021q1", "red0 red1"),
-        ([("red", 2, LATE, True), ("blue", 1, LATE, False)], "mug color red 2 2021q1", "red0 red1"),  # equal times
-        # of several later values, only the latest follows
-        (
-            [("red", 1, LATE - YEAR, True), ("green", 1, LATE, False), ("blue", 3, LATE - DAY, False)],
-            "mug color red 1 lately green 1 2021q1",
-            "red0 green0",
-        ),
-        # items with several values: both are written, and a third one only if it is later than both
-        ([("red", 2, LATE, True), ("blue", 1, 1, True)], "mug color red 2 blue 1 2021q1", "red0 red1 blue0"),
-        (
-            [("red", 1, 1, True), ("blue", 1, LATE, True), ("green", 1, 2, False)],
-            "mug color red 1 blue 1 2021q1",
-            "red0 blue0",
-        ),
-        ([("red", 2, 0, True), ("blue", 1, 0, False)], "mug color red 2", "red0 red1"),  # times unknown
+        ([USUAL, LATER], ("red 2 2020q1", "red0 red1"), ("blue 1 2021q1", "blue0")),
+        # the firm value is also the latest, so both lines state it, and none rests on the other value's records
+        ([("red", 1, LATE, True), ("blue", 1, LATE - DAY, False)], ("red 1 2021q1", "red0"), ("red 1 2021q1", "red0")),
+        ([("red", 1, LATE, True), LATER], ("red 1 2021q1", "red0"), ("red 1 2021q1", "red0")),  # equal times
+        # the latest of several later values, wherever it stands
+        ([USUAL, LATER, ("green", 3, LATE - DAY, False)], ("red 2 2020q1", "red0 red1"), ("blue 1 2021q1", "blue0")),
+        ([("red", 1, 0, True), ("blue", 1, 0, False)], ("red 1", "red0"), ("red 1", "red0")),  # times unknown
+        # if items have several values, the usual ones stand in one line, with the quarter of the latest record
+        ([USUAL, ("blue", 1, LATE, True)], ("red 2 blue 1 2021q1", "red0 red1 blue0"), ("blue 1 2021q1", "blue0")),
     ],
 )
-def test_a_line_states_counts_the_latest_value_and_its_quarter(values, text, rests_on):
-    [line] = stated(*values)
-    assert (line.text, line.rests_on, line.support) == (text, tuple(rests_on.split()), len(rests_on.split()))
+def test_lines_state_counts_and_quarters_and_a_profile_also_the_latest_value(values, overall, lately):
+    assert lines_on_color("", *values) == [
+        (f"overall color {overall[0]}", overall[1]),
+        (f"lately color {lately[0]}", lately[1]),
+    ]
+    assert lines_on_color("mug", *values) == [(f"mug color {overall[0]}", overall[1])]  # a pattern has one line
 
 
 def test_without_a_firm_value_there_is_no_line():
-    assert stated(("red", 1, LATE, False)) == [] and stated(("red", 0, 0, False), ("blue", 0, 0, False)) == []
+    assert lines_on_color("", LATER) == lines_on_color("mug", ("red", 0, 0, False), ("blue", 0, 0, False)) == []
 
 
 def test_levels_in_use_and_stable_ids():

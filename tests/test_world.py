@@ -321,7 +321,7 @@ def test_the_oracle_beats_the_query_and_each_aspect_helps(shop):
     assert (np.diff(means) > 0).all()
 
 
-PROBABILITIES = ("drift", "exceptions", "follow", "follow_target", "suits", "mention", "named_use", "chatter")
+PROBABILITIES = ("drift", "exceptions", "whims", "follow", "follow_target", "suits", "mention", "named_use", "chatter")
 
 # --- refusals -----------------------------------------------------------------------------------------------------
 
