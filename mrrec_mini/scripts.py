@@ -76,7 +76,7 @@ class TeacherConfig:
     on_topic: float = 0.7  # that a look-up asks for a global line of the query's situation
     believe: float = 0.6  # that the teacher reads the line that answers the look-up; otherwise it reads a random line
     lately: float = 0.5  # that it asks for the latest value, not for the most frequent one
-    open: float = 0.9  # that it leaves out the aspects that the query states
+    open: float = 0.97  # that it leaves out the aspects that the query states
     silent: float = 0.1  # that it notes nothing
 
 
