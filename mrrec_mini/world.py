@@ -156,7 +156,7 @@ class WorldConfig:
     suits: float = 0.7  # chance that an item suits a use
     mention: float = 0.7  # chance that a review mentions an aspect that mattered
     named_use: float = 0.9  # chance that a review says for which use the item was bought
-    said: tuple[float, ...] = (0.3, 0.4, 0.3)  # chances that a query names 0, 1, 2, ... of the wanted values
+    said: tuple[float, ...] = (0.6, 0.3, 0.1)  # chances that a query names 0, 1, 2, ... of the wanted values
     chatter: float = 0.08  # chance that a review mentions an aspect that did not matter
     shown: int = 250  # a person compares at most this many items per purchase
     seed: int = 0
