@@ -131,7 +131,8 @@ def token_logprobs(
     log_pi = torch.log_softmax(logits, -1)
     # 4. pick the log-probability of each sampled token and put it back in its row and column
     chosen = log_pi.gather(1, tokens[at][:, None]).squeeze(1)  # (N,)
-    entropy = torch.special.entr(log_pi.exp()).sum(-1)
+    # a forbidden token adds 0; with its log pi of minus infinity, the gradient would be nan
+    entropy = -(log_pi.exp() * log_pi.masked_fill(log_pi.isinf(), 0.0)).sum(-1)
     empty = torch.zeros(mask.shape, device=mask.device)
     return empty.index_put(at, chosen), empty.index_put(at, entropy)
 
