@@ -240,10 +240,8 @@ USUAL, LATER = ("red", 2, LATE - YEAR, True), ("blue", 1, LATE, False)
     ],
 )
 def test_lines_state_counts_and_quarters_and_a_profile_also_the_latest_value(values, overall, lately):
-    assert lines_on_color("", *values) == [
-        (f"overall color {overall[0]}", overall[1]),
-        (f"lately color {lately[0]}", lately[1]),
-    ]
+    profile = [(f"overall color {overall[0]}", overall[1]), (f"lately color {lately[0]}", lately[1])]
+    assert lines_on_color("", *values) == profile
     assert lines_on_color("mug", *values) == [(f"mug color {overall[0]}", overall[1])]  # a pattern has one line
 
 

@@ -310,6 +310,7 @@ def gains(mean, users=12, spread=0.2):
         ({"": gains(0.3), "hiking": gains(0.6), "travel": gains(0.0), "office": gains(0.0)}, {"hiking"}),
         ({"": gains(0.3), "hiking": gains(0.6), "travel": gains(0.0)}, {"hiking"}),  # half is not most
         ({"": gains(0.5)}, {""}),  # no review names a use
+        ({"": gains(0.5, users=60, spread=0.6)}, {""}),  # half of the users have a gain below 0: they support nothing
         ({"": gains(0.1), "hiking": gains(0.1)}, set()),  # below min_lift
         ({"": gains(0.2, spread=2), "hiking": gains(0.2, spread=2)}, set()),  # not more than chance
         ({"": gains(0.6, users=1)}, set()),  # one user has no standard error
@@ -328,6 +329,7 @@ def test_a_use_needs_fewer_standard_errors_than_a_category():
     weak = gains(0.4, users=6, spread=0.4)  # z = .4 / (.4 sqrt(6/5) / sqrt(6)) = 2.2
     found = decided({("", "price"): weak, ("hiking", "size"): weak, ("travel", "size"): gains(0.0)})
     assert [(one.name, one.use, one.certainty) for one in found] == [("size", "hiking", "maybe")]
+    assert decided({("", "price"): weak}) == decided({("", "price"): weak, ("hiking", "price"): weak}) == []
     sure = decided({("", "price"): gains(0.4), ("hiking", "price"): gains(0.4)})  # z = 6.6
     assert [(one.name, one.use, one.certainty) for one in sure] == [("price", "", "surely")]
 
