@@ -211,9 +211,10 @@ def test_experiments_share_exactly_the_runs_they_have_in_common():
     assert default == name_of("credit", f"{recipe.credit}, {decoding}, several shops")
     assert default not in (name_of("fresh", "grpo", seed=1), name_of("worlds", "grpo"))
     for experiment in learning.EXPERIMENTS:
-        names = Counter(name_of(experiment, arm) for arm in learning.arms_of(experiment, Recipe()))
-        names.subtract([default])  # an arm of `tried` may be what the recipe already does
-        assert max(names.values()) == 1 or (experiment == "tried" and len(names) >= 5)
+        names = [name_of(experiment, arm) for arm in learning.arms_of(experiment, Recipe())]
+        if experiment == "tried":  # an arm may be what the recipe already does: free calls, turn credit
+            names = [default, *(name for name in names if name != default)]
+        assert len(set(names)) == len(names)
 
 
 def test_a_saved_name_depends_on_the_shop_and_on_the_version_of_the_code(monkeypatch):
@@ -273,9 +274,7 @@ def test_long_imitation_gets_the_seconds_of_grpo_and_every_rival_counts_from_its
     for arm in learning.RIVALS:
         done[arm] = learning.compete(start, arm, done)
     # the warm start's steps took 50 s and GRPO 100 s: long imitation makes three times as many steps
-    assert {budget for budget, _, _ in seen.values()} == {3.0} and {script for _, script, _ in seen.values()} == {
-        "category"
-    }
+    assert {one[:2] for one in seen.values()} == {(3.0, "category")}
     assert seen["grpo_from_clone"][2] == "clone" and seen["raft"][2] is None
     seconds = {arm: run["cpu_seconds"] for arm, run in done.items()}
     assert seconds["clone"] == seconds["imitation_long"] == seconds["imitation_filtered"] == 10 + 5
@@ -536,17 +535,15 @@ def test_the_other_learning_experiments_print_one_document(experiment, arms, tmp
 
 def told_note(drifting: tuple[str, ...], abstains: bool, shown: list[str]) -> str:
     """Return what a told reader notes if `shown` is the reply and red is right."""
-    levels = {"mug": "pattern", "overall": "profile", "lately": "profile", "velmo": "record"}
+    levels = {"mug": "pattern", "overall": "profile", "lately": "profile"}
     entries = [
         MemoryEntry(f"u/{n}/color", "u", level, text, (), "mug" * (level != "profile"))
         for n, text in enumerate(shown)
         for level in [levels[text.split()[0]]]
     ]
     query = Query("q", "u", "mug for hiking", "i", 0, {"color": "red"})
-    tokenizer = WordTokenizer(
-        CONTROL, ["mug", "for", "hiking", *["color", "red", "blue", "green", "overall", "lately", "velmo"]]
-    )
-    grammar = Grammar(tokenizer)
+    words = ["mug", "for", "hiking", "color", "red", "blue", "green", "overall", "lately"]
+    grammar = Grammar(WordTokenizer(CONTROL, words))
     state = State(query, ())
     script = ceilings.told(grammar, drifting, abstains)(state)
     asked = grammar.parse(script(state), 0)
