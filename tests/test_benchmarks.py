@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,8 +20,15 @@ sys.path.insert(0, str(ROOT))  # the scripts are not part of the package
 from benchmarks import bm25, ceilings, corpus, dense, grpo_vs_trl, hybrid, index, learning, quality, sampler, store
 from benchmarks.common import SIZES, at_most, claim, fresh_model, median
 from mrrec_mini.data import Dataset
-from mrrec_mini.datatypes import Item, MemoryEntry, Query
+from mrrec_mini.datatypes import Call, Item, MemoryEntry, Query
+from mrrec_mini.evaluate import ARMS, Row
+from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.hybrid import HybridConfig
+from mrrec_mini.models.causal_lm import WordTokenizer
+from mrrec_mini.recipe import Recipe
+from mrrec_mini.rollout import State
+from mrrec_mini.scripts import UNTOLD
+from mrrec_mini.world import WorldConfig
 
 SCRIPTS = {
     **{"grpo_vs_trl": grpo_vs_trl, "sampler": sampler, "learning": learning, "ceilings": ceilings},
@@ -190,18 +199,166 @@ def test_index_counts_what_the_store_holds(tmp_path):
 
 
 def name_of(experiment: str, arm: str, seed: int = 0) -> str:
-    world, recipe = learning.shop_and_recipe(learning.experiments()[experiment][arm], seed, False)
-    return learning.digest(world, recipe, seed)
+    recipe = learning.arms_of(experiment, Recipe().with_seed(seed))[arm]
+    return learning.digest(learning.world_of(experiment, seed, False), recipe, seed)
 
 
 def test_experiments_share_exactly_the_runs_they_have_in_common():
-    default = name_of("fresh", "chosen")
-    assert default == name_of("credit", "trajectory, constrained, several shops")
-    assert default == name_of("estimators", "GRPO, token, no sigma")
-    assert name_of("fresh", "the paper's own") == name_of("credit", "trajectory, free, several shops")
-    assert default != name_of("fresh", "chosen", seed=1) and default != name_of("frontier", "free")
-    for experiment, arms in learning.experiments().items():
-        assert len({name_of(experiment, arm) for arm in arms}) == len(arms)  # no two arms are the same run
+    default = name_of("fresh", "grpo")
+    assert default == name_of("tried", "chosen") == name_of("estimators", "GRPO, token, no sigma")
+    recipe = Recipe().train
+    decoding = "constrained" if recipe.rules.constrained else "free"
+    assert default == name_of("credit", f"{recipe.credit}, {decoding}, several shops")
+    assert default not in (name_of("fresh", "grpo", seed=1), name_of("worlds", "grpo"))
+    for experiment in learning.EXPERIMENTS:
+        names = [name_of(experiment, arm) for arm in learning.arms_of(experiment, Recipe())]
+        if experiment == "tried":  # an arm may be what the recipe already does: free calls, turn credit
+            names = [default, *(name for name in names if name != default)]
+        assert len(set(names)) == len(names)
+
+
+def test_a_saved_name_depends_on_the_shop_and_on_the_version_of_the_code(monkeypatch):
+    world, recipe = WorldConfig(), Recipe()
+    name = learning.digest(world, recipe, 0)
+    assert name == learning.digest(WorldConfig(), Recipe(), 0)
+    assert len({name, *(learning.digest(replace(world, **{f: 0.5}), recipe, 0) for f in ("drift", "whims"))}) == 3
+    monkeypatch.setattr(learning, "CODE", "another")
+    assert learning.digest(world, recipe, 0) != name
+
+
+@pytest.mark.parametrize("own", [0.0, 0.3])
+def test_the_costs_of_the_frontier_bracket_the_cost_of_the_recipe(own):
+    recipe = learning.varied(Recipe(), reward={"call_cost": own, "token_cost": 0.0})
+    arms = learning.arms_of("frontier", recipe)
+    costs = [arm.train.reward.call_cost for arm in arms.values()]
+    assert costs[0] == 0 and min(costs) <= own < max(costs) and (not own or own in costs)
+    [by_token] = [arm.train.reward for arm in arms.values() if arm.train.reward.token_cost]
+    assert by_token.call_cost == 0 and by_token.token_cost * learning.TOKENS_PER_CALL == pytest.approx(own or 0.1)
+
+
+def test_the_arms_that_were_tried_change_what_their_names_say():
+    recipe = Recipe()
+    arms = learning.arms_of("tried", recipe)
+    assert arms["chosen"] == recipe and arms["turn credit"].train.credit == "turn"
+    assert arms["cost 0"].train.reward.call_cost == 0 and arms["no siblings"].siblings == 0
+    assert arms["longer RL"].train.steps == 2 * recipe.train.steps
+    wider = arms["larger policy"]
+    assert wider.model.width == 2 * recipe.model.width and wider.train == recipe.train
+
+
+def test_the_further_worlds_are_those_of_make_world():
+    assert learning.world_of("worlds", 41, False) == WorldConfig(users=440, items=3000, seed=41)
+    assert list(learning.SEEDS["worlds"]) == list(range(40, 50))
+
+
+def test_long_imitation_gets_the_seconds_of_grpo_and_every_rival_counts_from_its_start(tmp_path, monkeypatch):
+    seen = {}
+
+    def train_rival(arm, contest, clone=None, report=None):
+        seen[arm] = (contest.budget, contest.script, clone)
+        report({"step": 1})
+        return "model"
+
+    monkeypatch.setattr(learning, "train_rival", train_rival)
+    monkeypatch.setattr(learning, "load", lambda folder: (folder.name, "words"))
+    monkeypatch.setattr(learning, "save_causal_lm", lambda *_: None)
+    monkeypatch.setattr(learning, "evaluated", lambda *_: [])
+    monkeypatch.setattr(learning, "result", lambda rows, log, seconds: {"cpu_seconds": seconds, "log": log})
+    monkeypatch.setattr(learning.Start, "environments", [])
+    clock = itertools.count(0, 5)  # every rival takes 5 CPU seconds
+    monkeypatch.setattr(learning.time, "process_time", lambda: next(clock))
+    start = learning.Start(WorldConfig(), Recipe(), 0, tmp_path)
+    learning.write_text(start.folder / "seconds.json", json.dumps({"drill": 10, "warm": 70, "steps": 50}))
+    learning.write_text(start.folder / "references.json", json.dumps({"script": "category"}))
+    done = {"grpo": {"cpu_seconds": 170}}
+    for arm in learning.RIVALS:
+        done[arm] = learning.compete(start, arm, done)
+    # the warm start's steps took 50 s and GRPO 100 s: long imitation makes three times as many steps
+    assert {one[:2] for one in seen.values()} == {(3.0, "category")}
+    assert seen["grpo_from_clone"][2] == "clone" and seen["raft"][2] is None
+    seconds = {arm: run["cpu_seconds"] for arm, run in done.items()}
+    assert seconds["clone"] == seconds["imitation_long"] == seconds["imitation_filtered"] == 10 + 5
+    assert (seconds["raft"], seconds["grpo_from_clone"]) == (70 + 5, 15 + 5)
+    assert done["raft"]["log"] == [{"step": 1}]
+
+
+def made_up_runs(scores: dict[str, float], seeds: int = 2) -> dict:
+    """Return what `measure` returns if each arm ranks the target first for that share of 40 queries, and else nowhere.
+
+    Sampled, a policy never finds the target. Names in `ARMS` that nobody trains are references.
+    """
+    found: dict = {"references": {seed: {"rows": []} for seed in range(seeds)}}
+    for (arm, score), seed in itertools.product(scores.items(), range(seeds)):
+        trained = arm in ("grpo", "chosen", *learning.RIVALS)
+        modes = ("greedy", "sampled") if trained else ("",)
+        rows = [
+            asdict(
+                Row("grpo" if arm == "chosen" else arm, mode, part, seed, f"s{seed}", f"q{i}", f"u{i}", rank, 1.0, 0, 0)
+            )
+            for part, mode, i in itertools.product(("test", "held"), modes, range(40))
+            for rank in [1 if i < 40 * score and mode != "sampled" else None]
+        ]
+        if trained:
+            found.setdefault(arm, {})[seed] = {"rows": rows, "tokens": 1000 * (seed + 1), "cpu_seconds": 10.0}
+        else:
+            found["references"][seed]["rows"] += rows
+    return found
+
+
+SCORES = {"grpo": 0.8, "clone": 0.8, "imitation_long": 0.5, "imitation_filtered": 0.6, "raft": 0.8}
+SCORES |= {"warm_start": 0.2, "best_script": 0.75, "expert": 0.8, "oracle": 1.0}
+
+
+def test_the_table_holds_each_arm_and_what_grpo_gains_over_it():
+    table = learning.summarize(made_up_runs(SCORES))
+    assert list(table) == [arm for arm in ARMS if arm in SCORES]
+    long = table["imitation_long"]["held"]
+    assert long["ndcg@10"] == pytest.approx(0.5) and long["first_minus"]["ndcg@10"] == pytest.approx(0.3)
+    assert long["of_expert"] == pytest.approx(5 / 8) and long["of_oracle"] == pytest.approx(0.5)
+    assert long["seeds"] == pytest.approx({0: 0.5, 1: 0.5}) and long["sampled"] == 0
+    assert table["imitation_long"]["tokens"] == 1500 and "first_minus" not in table["grpo"]["test"]
+    assert "sampled" not in table["expert"]["test"] and "tokens" not in table["expert"]
+
+
+def test_an_arm_that_no_other_module_knows_stands_last():
+    table = learning.summarize(made_up_runs({"chosen": 0.8, "expert": 0.9, "oracle": 1.0}))
+    assert list(table) == ["expert", "oracle", "chosen"]
+    assert table["expert"]["test"]["first_minus"]["ndcg@10"] == pytest.approx(-0.1)
+
+
+def verdicts(found: list[dict]) -> dict[str, bool]:
+    return {one["name"]: one["holds"] for one in found}
+
+
+def test_claims_and_aims_of_fresh():
+    table = learning.summarize(made_up_runs(SCORES))
+    assert set(verdicts(learning.claims_of("fresh", table)).values()) == {True}
+    assert verdicts(learning.aims_of("fresh", table)) == {
+        **{f"{part}: GRPO minus imitation_filtered, lower end of the interval": True for part in ("test", "held")},
+        # equal to GRPO on every query: the interval is 0..0, and 0 is not above 0
+        **{f"{part}: GRPO minus raft, lower end of the interval": False for part in ("test", "held")},
+        **{"held: GRPO minus best_script": True, "held: GRPO minus clone": False},
+        **{f"{part}: share of the oracle": False for part in ("test", "held")},
+    }
+    table = learning.summarize(made_up_runs(SCORES | {"imitation_long": 0.79}))  # the interval contains 0
+    assert [one["holds"] for one in learning.claims_of("fresh", table)] == [True, False] * 2
+    assert learning.claims_of("credit", table) == learning.aims_of("worlds", table) == []
+
+
+@pytest.mark.parametrize(("good", "holds"), [(9, True), (8, False)])
+def test_nine_of_ten_worlds_must_be_steady_on_both_parts(good, holds, capsys):
+    def line(scores):
+        return {"seeds": dict(enumerate(scores, start=40))}
+
+    expert = {part: line([0.5] * 10) for part in ("test", "held")}
+    grpo = {"test": line([0.475] * good + [0.47] * (10 - good)), "held": line([0.6] * 10)}
+    table = {"grpo": grpo, "expert": expert, "warm_start": expert, "best_script": expert}
+    [found] = learning.claims_of("worlds", table)
+    assert (found["value"], found["holds"]) == (good / 10, holds)
+    learning.print_worlds(table, None)
+    assert f"in {good} of 10 worlds" in capsys.readouterr().out
+    table["grpo"]["test"], table["grpo"]["held"] = grpo["held"], grpo["test"]
+    assert learning.claims_of("worlds", table)[0]["holds"] == holds
 
 
 def test_a_saved_run_is_not_repeated(tmp_path):
@@ -263,10 +420,10 @@ def test_a_small_pool_is_built_saved_and_queried_like_the_plain_way(tmp_path, mo
 
 def test_entries_that_matter_name_a_wanted_value():
     memory = [
-        MemoryEntry("1", "u", "pattern", "mug price luxury", (), "mug"),
-        MemoryEntry("2", "u", "pattern", "mug size large", (), "mug"),
-        MemoryEntry("3", "u", "profile", "overall size small", (), ""),
-        MemoryEntry("4", "u", "record", "mug sized larger", (), "mug"),
+        MemoryEntry("u/pattern/mug/price", "u", "pattern", "mug price luxury", (), "mug"),
+        MemoryEntry("u/pattern/mug/size", "u", "pattern", "mug size large", (), "mug"),
+        MemoryEntry("u/profile//size", "u", "profile", "overall size small", (), ""),
+        MemoryEntry("u/record/4", "u", "record", "mug sized larger", (), "mug"),
     ]
     query = Query("q", "u", "mug for camping", "i", 0, {"price": "luxury", "size": "large", "color": "red"})
     assert [(r.text, set(r.right)) for r in quality.by_aspect(query, memory)] == [
@@ -353,20 +510,85 @@ def test_grpo_against_trl_proves_the_gradients_equal_and_prints_one_document():
 
 @pytest.mark.slow
 def test_a_learning_experiment_prints_one_document_and_repeats_nothing_the_second_time(tmp_path):
-    command = ("benchmarks.learning", "fresh", "--seeds", "0", "1", "--fast", "--json", "--out", str(tmp_path))
+    command = ("benchmarks.learning", "fresh", "--seeds", "30", "--fast", "--json", "--out", str(tmp_path))
     found = document_of(*command)
-    assert len(found["claims"]) == 4 and set(found["arms"]) >= {"chosen", "the paper's own", "expert", "oracle"}
+    assert len(found["claims"]) == 4 and len(found["aims"]) == 8
+    unlisted = {"bm25_query", "dense_query", "blair", "rec_r1", "reinforce", "grpo_no_global", "grpo_no_local"}
+    assert set(found["arms"]) == set(ARMS) - unlisted
+    assert found["best_script"]["30"] in UNTOLD and set(found["validation"]) == set(UNTOLD)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     again = document_of(*command)
-    assert again["arms"] == found["arms"]
+    assert {**again, "machine": 0} == {**found, "machine": 0}
     assert made == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("experiment", "arms"), [("worlds", 1), ("credit", 8), ("frontier", 6), ("tried", 6)])
+def test_the_other_learning_experiments_print_one_document(experiment, arms, tmp_path):
+    found = document_of("benchmarks.learning", experiment, "--seeds", "0", "--fast", "--json", "--out", str(tmp_path))
+    assert sum("curve" in json.loads(path.read_text()) for path in (tmp_path / "runs").iterdir()) >= arms - 1
+    assert len(found["claims"]) == (experiment == "worlds") and {"expert", "best_script"} <= set(found["arms"])
+
+
+# --- ceilings --------------------------------------------------------------------------------------------------------
+
+
+def told_note(drifting: tuple[str, ...], abstains: bool, shown: list[str]) -> str:
+    """Return what a told reader notes if `shown` is the reply and red is right."""
+    levels = {"mug": "pattern", "overall": "profile", "lately": "profile"}
+    entries = [
+        MemoryEntry(f"u/{n}/color", "u", level, text, (), "mug" * (level != "profile"))
+        for n, text in enumerate(shown)
+        for level in [levels[text.split()[0]]]
+    ]
+    query = Query("q", "u", "mug for hiking", "i", 0, {"color": "red"})
+    words = ["mug", "for", "hiking", "color", "red", "blue", "green", "overall", "lately"]
+    grammar = Grammar(WordTokenizer(CONTROL, words))
+    state = State(query, ())
+    script = ceilings.told(grammar, drifting, abstains)(state)
+    asked = grammar.parse(script(state), 0)
+    assert asked.text == "mug color lately overall"  # both lines of the profile
+    state.calls.append(Call(asked.text, tuple(entries)))
+    return grammar.parse(script(state), len(entries)).profile.removeprefix("mug for hiking").strip()
+
+
+WRONG = ["mug color blue 2", "overall color blue 3", "lately color green 1"]
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("abstains", [False, True])
+def test_a_told_reader_notes_the_line_that_is_right_wherever_it_stands(place, abstains):
+    shown = [
+        text.replace("blue", "red").replace("green", "red") if i == place else text for i, text in enumerate(WRONG)
+    ]
+    assert told_note((), abstains, shown) == "color red"
+    assert told_note(("color",), abstains, shown) == "color red"
+
+
+def test_without_a_right_line_a_told_reader_reads_as_the_expert_or_abstains():
+    assert told_note((), False, WRONG) == "color blue"  # the most frequent value of the profile
+    assert told_note(("color",), False, WRONG) == "color green"  # the latest
+    assert told_note((), True, WRONG) == told_note(("color",), True, WRONG) == ""
+
+
+def test_usual_is_what_the_person_wants_in_most_categories_after_all_drift(monkeypatch):
+    wanted = np.zeros((3, 4, len(ceilings.NAMES)), dtype=int)  # (steps, categories, aspects)
+    wanted[-1, :, ceilings.NAMES.index("price")] = [2, 1, 1, 1]  # an exception in the first category: mug
+    wanted[-1, :, ceilings.NAMES.index("color")] = 3
+    monkeypatch.setattr(ceilings, "preferences", lambda config, user: wanted)
+    query = Query("q", "u000007", "mug for hiking", "i", 0, {"price": "midrange", "color": "black"})
+    assert ceilings.usual_profile(WorldConfig(), query) == "mug for hiking price fair color black"
+
+
+@pytest.mark.slow
 def test_the_ceilings_are_ordered():
-    found = document_of("benchmarks.ceilings", "--fast", "--json")["readers"]["test"]
-    assert found["expert"]["ndcg@10"] < found["oracle"]["ndcg@10"] and found["oracle"]["of_oracle"] == 1.0
-    assert found["usual"]["ndcg@10"] < found["oracle"]["ndcg@10"]  # it does not know the exceptions
+    found = document_of("benchmarks.ceilings", "--fast", "--json", "--histories", "6", "12")["histories"]
+    assert set(found) == {"6", "12"}
+    for readers in (parts["test"] for parts in found.values()):
+        score = {name: numbers["ndcg@10"] for name, numbers in readers.items()}
+        assert score["expert"] <= score["told"] < score["told, abstains"] < score["oracle"]
+        assert score["usual"] < score["oracle"] and readers["oracle"]["of_oracle"] == 1.0
+    assert found["12"]["test"]["expert"]["of_oracle"] > found["6"]["test"]["expert"]["of_oracle"]
 
 
 @pytest.mark.slow
