@@ -20,6 +20,7 @@
 # %%
 import inspect
 import os
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,10 +34,12 @@ from mrrec_mini.reward import RewardConfig, recommendation_reward, total_reward
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
 from mrrec_mini.scripts import expert
 from mrrec_mini.summarize import ExtractiveSummarizer
-from mrrec_mini.world import WorldConfig, make_world
+from mrrec_mini.world import EASY, make_world
 
 SMALL = os.environ.get("MRREC_SMALL") == "1"
-shop = make_world(WorldConfig(users=60 if SMALL else 200, items=600 if SMALL else 2000, categories=10, held=2, seed=1))
+shop = make_world(
+    replace(EASY, users=60 if SMALL else 200, items=600 if SMALL else 2000, categories=10, held=2, seed=1)
+)
 split = shop.split(0, 0.6, 0.1, 0.3)
 env = Environment.build(shop, split, ExtractiveSummarizer(), np.random.default_rng(0))
 
