@@ -261,8 +261,10 @@ assert shares["drifting", "lately"] > shares["drifting", "overall"]
 assert shares["steady", "overall"] > shares["steady", "lately"]
 
 # %% [markdown]
-# **4. It can be better to leave an aspect out.** A wrong value is worse than none. If no line about an aspect can be
-# trusted, a good policy writes nothing about it.
+# **4. It can be better to leave an aspect out.** A wrong value is worse than none. So a good policy writes a value only
+# if it is right often enough.
+#
+# **Predict.** How likely must a value be right, so that it is worth writing?
 
 
 # %%
@@ -281,6 +283,8 @@ def another(aspect, value):
 changes = {"right": lambda aspect, value: value, "left out": lambda aspect, value: "", "wrong": another}
 found = {name: quality_of(change) for name, change in changes.items()}
 print("the first value is", {name: round(score, 2) for name, score in found.items()})
+enough = (found["left out"] - found["wrong"]) / (found["right"] - found["wrong"])
+print(f"worth writing if it is right with a probability above {enough:.2f}")
 assert found["right"] > found["left out"] > found["wrong"]
 
 # %% [markdown]
@@ -288,7 +292,12 @@ assert found["right"] > found["left out"] > found["wrong"]
 
 # %%
 stated = [len(q.text.split()) // 2 - 1 for q in hard.queries]  # `mug for hiking` states none, then two words per value
-print("queries that state 0, 1 and 2 values:", (np.bincount(stated) / len(stated)).round(2), "expected:", HARD.said)
+print(
+    "share of queries that state 0, 1, 2, ... values:",
+    (np.bincount(stated) / len(stated)).round(2),
+    "expected:",
+    HARD.said,
+)
 example = hard.queries[int(np.argmax(stated))]
 print(example.text, "| left to look up:", dict(example.truth))
 assert all(n + len(q.truth) == HARD.relevant for n, q in zip(stated, hard.queries, strict=True))

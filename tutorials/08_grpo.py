@@ -252,7 +252,7 @@ if not SMALL:
 
 # %% [markdown]
 # In this small game all of them reach the optimum: with one update per batch and short answers the choices hardly
-# differ (`benchmarks/README.md` finds the same in the shop). They differ if answers are long, groups are small, or
+# differ (`benchmarks/README.md` finds the same in the easy shop). They differ if answers are long, groups are small, or
 # batches are used several times. So name your choices; the name "GRPO" does not tell them.
 #
 # ## What breaks it
