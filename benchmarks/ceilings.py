@@ -101,9 +101,7 @@ def told(grammar: Grammar, drifting: Sequence[str], abstains: bool):
     def reading(state: State) -> Read:
         wanted = state.query.truth
 
-        def read(
-            entries: Sequence[MemoryEntry], line: MemoryEntry, value: str
-        ) -> tuple[str, MemoryEntry | None]:
+        def read(entries: Sequence[MemoryEntry], line: MemoryEntry, value: str) -> tuple[str, MemoryEntry | None]:
             aspect = aspect_of(line)
             right = [entry for entry in entries if value_of(entry, aspect)[0] == wanted[aspect]]
             if right:

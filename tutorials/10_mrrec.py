@@ -36,7 +36,7 @@ from rich.console import Console
 from mrrec_mini.app.tables import arms_table
 from mrrec_mini.app.walkthrough import LESSON
 from mrrec_mini.chat_grammar import grammar_of
-from mrrec_mini.evaluate import GREEDY, difference, episode_rows, eval_sets, play, reference_rows, report_dict
+from mrrec_mini.evaluate import GREEDY, difference, episode_rows, eval_sets, means, play, reference_rows, report_dict
 from mrrec_mini.recipe import FAST, copying_policy, imitate, prepare
 from mrrec_mini.rollout import LMActor
 from mrrec_mini.scripts import UNTOLD, best_untold
@@ -122,8 +122,8 @@ cloned, _ = answers("clone", clone)
 #
 # **By hand.** A well-formed episode with a search and the target at rank 7 earns
 # $.1 + 5\,(\tfrac13 + \tfrac13) + .1 = 3.53$ (eq. 10), because $\log_2 8 = 3$. At rank 31 it earns
-# $.1 + 5 \cdot \tfrac25 + .1 = 2.2$. So a mean reward that rises from 2.2 to 3.5 is a target that moves from about
-# rank 31 to about rank 7.
+# $.1 + 5 \cdot \tfrac25 + .1 = 2.2$. So an episode that earns 3.5 and not 2.2 has its target at rank 7 and not at
+# rank 31. (A mean reward is a mean of such numbers. It does not say at which rank any target stands.)
 #
 # ## 4. Learning
 #
@@ -152,6 +152,8 @@ plt.show()
 # ## 5. Every arm on the same queries
 #
 # An arm is one of the systems that are compared. `warm_start` is the policy before this training, `grpo` after it.
+#
+# **Predict.** Will `grpo` beat its own start? And will it beat `clone`, which imitates the best plain rule?
 
 # %% tags=["learned"]
 rows = reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher, best) + before + cloned + after
@@ -165,11 +167,16 @@ if not SMALL:
     assert gains["warm_start"]["interval"][0] > 0
 
 # %% [markdown]
-# Read the table from the bottom. The *oracle* knows the values, and the *expert* knows what to look up. *static_memory*
-# appends the whole profile to the query. The policy knows none of this; it only received a number after each episode.
+# Read the table from the bottom. The *oracle* knows the values, and the *expert* knows what to look up and whose tastes
+# drift. *static_memory* appends the whole profile to the query. *best_script* and *clone* know no truth, but somebody
+# wrote the script and chose it on validation users. The policy only received a number after each episode.
+#
+# The two differences answer two questions. The first asks whether reinforcement improves a policy that imitated a weak
+# teacher. The second asks whether it is worth more than writing down a good rule and imitating it. A gain over a weak
+# start alone says little.
 #
 # This is one seed and some hundred queries, so the interval is wide. `make demo` uses two seeds and more steps.
-# `mrrec reproduce all` uses three seeds, and removes one part at a time.
+# `mrrec reproduce all` uses more seeds, and removes one part at a time.
 #
 # ## 6. What it learned to say
 #
@@ -202,23 +209,23 @@ quality = {}
 for name, rules in (("as learned", {}), ("no global memory", {"global_k": 0}), ("no search", {"max_calls": 0})):
     changed = replace(eval_set, rules=replace(eval_set.rules, **rules))
     found = play(changed, LMActor(model, grammar, None, 0.0))
-    quality[name] = float(
-        np.mean([row.rank is not None and row.rank <= 10 for row in episode_rows(changed, "grpo", GREEDY, found)])
-    )
-    print(f"{name:18} recall@10 {quality[name]:.2f}")
+    numbers = means(episode_rows(changed, "grpo", GREEDY, found))
+    quality[name] = numbers["ndcg@10"]
+    print(f"{name:18} nDCG@10 {quality[name]:.3f}, share of queries answered {numbers['format']:.2f}")
 if not SMALL:
     assert quality["as learned"] > quality["no search"]
 
 # %% [markdown]
-# This policy was trained with both, so it cannot do without them. How well does a policy that was *trained* without one
+# This policy was trained with both. Without them, it lacks information, and it stands in a situation that it never
+# met; an answer that it does not finish counts as 0. How well does a policy that was *trained* without one
 # of them do? That is another question, and the fair one: `mrrec reproduce fig3` answers it.
 #
 # ## Summary
 #
 # - Data → memory → a policy that knows the grammar → GRPO → all arms on the same queries.
-# - The paired difference between the policy and its own start, with an interval, shows what was learned.
-# - The episodes show what the numbers mean: the policy looks up the aspects that decide, reads the values, and writes
-#   them down.
+# - The paired difference between the policy and its own start, with an interval, shows what was learned. The difference
+#   to the clone of the best plain rule shows what it was worth.
+# - The episodes show what the numbers mean: what the policy looks up, which values it reads, and what it writes down.
 #
 # ## Exercises
 #
