@@ -25,7 +25,7 @@ SOURCES = sorted(TUTORIALS.glob("[0-9][0-9]_*.py"))
 by_name = pytest.mark.parametrize("source", SOURCES, ids=[path.stem for path in SOURCES])
 WAY = "`data -> memory -> retrieval -> rollout -> reward -> update -> evaluation`"
 EXERCISE = re.compile(r"`make exercise EX=(\w+)`")
-TRAINS = re.compile(r"(?<![.\w])(?:warm_start|warm_policy|start_policy|train)\(|tour\.start")
+TRAINS = re.compile(r"(?<![.\w])(?:warm_start|warm_policy|start_policy|copying_policy|imitate|train)\(|tour\.start")
 
 
 def notebook(source: Path) -> nbformat.NotebookNode:

@@ -19,7 +19,7 @@
 #
 # This notebook follows one person and one query through all seven stages. After each stage it prints the object that
 # the stage hands to the next one. The other notebooks explain one stage each. `mrrec walkthrough` shows the same tour
-# in a terminal.
+# in a terminal. The shop is the easy one; notebook 01 shows what makes the default shop harder.
 
 # %%
 import inspect
@@ -38,6 +38,7 @@ from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.reward import recommendation_reward, total_reward
 from mrrec_mini.rollout import LMActor
+from mrrec_mini.scripts import lookup_text
 
 torch.set_num_threads(1)
 SMALL = os.environ.get("MRREC_SMALL") == "1"  # the size at which CI runs this
@@ -80,8 +81,9 @@ for interaction in tour.environment.dataset.history(query)[-3:]:
 # ## 2. Memory: what was written down
 #
 # The memory of a person has three levels: records, patterns and a profile. *Global* memory is about nobody in
-# particular; its lines say which aspects decide in a category. All of these lines are extractive: they are counted
-# from the data, and no language model writes them.
+# particular; its lines say which aspects decide in a category, and how sure that is. All of these lines are
+# extractive: they are counted from the data, and no language model writes them. A count and a quarter at the end of a
+# line say how many purchases support it, and when the latest of them was made.
 
 # %%
 entries = tour.environment.memory.entries(query)
@@ -95,12 +97,13 @@ print([entry.text for entry in shared])
 #
 # ## 3. Retrieval: the memory tool
 #
-# The *memory tool* searches the person's memory. We ask it for the first line of global memory.
+# The *memory tool* searches the person's memory. The first line of global memory names a category and an aspect. We
+# ask for these two and for `overall`, the first word of the profile's lines.
 #
 # **Predict.** Which of the person's memories comes first: a record, a pattern, or the profile?
 
 # %%
-asked = shared[0].text if shared else query.text
+asked = lookup_text(shared[0]) if shared else query.text
 found = tour.environment.memory.local(query).find(asked, 5)
 print("asked for:", asked)
 for entry, hit in found:
@@ -109,8 +112,9 @@ for entry, hit in found:
     )
 
 # %% [markdown]
-# If the person has a pattern of that category, it comes first, because it shares both words. The profile's line comes
-# next; it holds the person's usual value, also for categories in which the person never bought anything.
+# A pattern of that category shares the category and the aspect; it exists only if the person bought there. The
+# profile's line shares the aspect and `overall`. It holds the person's usual value, also for categories in which the
+# person never bought anything.
 #
 # → notebook 03: BM25 by hand; notebook 04: dense and hybrid.
 #

@@ -50,6 +50,9 @@ SMALL = os.environ.get("MRREC_SMALL") == "1"  # nothing here is large
 # The idf (inverse document frequency) says how rare a word is. The term part says how much this text is about it.
 #
 # ## Three memories, one question
+#
+# (Real lines also hold a count and a quarter, as in `mug price luxury 2 2020q4`. They are left out here to keep the
+# arithmetic short.)
 
 # %%
 memories = ["mug price luxury", "overall price fair", "mug color red red red"]

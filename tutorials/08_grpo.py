@@ -158,8 +158,30 @@ plt.show()
 
 # %% [markdown]
 # MR.Rec averages over tokens (`length="token"`), and so do we. It also divides by sigma; we do not by default, and we
-# say so. Dividing by sigma gives a lucky hit in a group of failures 2.6 times the weight of an ordinary one. It also
-# turns noise into a full step if all rewards are nearly equal:
+# say so. Take a lucky hit, which is the only success of its group, and an ordinary one, which is one of many successes.
+# The lucky hit has the larger advantage even without sigma, because its group has the lower mean.
+#
+# **By hand.** In a group of 8, the advantage of the only success is $1 - \tfrac18 = \tfrac78$, and that of one of four
+# successes is $1 - \tfrac48 = \tfrac12$: 1.75 times as much. The sums of squares around the mean are $8 \cdot
+# \tfrac18 \cdot \tfrac78 = \tfrac78$ and $8 \cdot \tfrac12 \cdot \tfrac12 = 2$, so dividing by sigma multiplies this by
+# $\sqrt{2 / \tfrac78} = 1.51$, which gives $\sqrt 7 = 2.65$.
+
+# %%
+for size in (4, 8):
+    lucky, ordinary = torch.zeros(size), torch.zeros(size)
+    lucky[:1], ordinary[: size // 2] = 1.0, 1.0
+    both, of_group = torch.cat([lucky, ordinary]), torch.arange(2).repeat_interleave(size)
+    times = {}
+    for sigma in ("none", "group"):
+        advantages = group_advantages(both, of_group, sigma)
+        times[sigma] = float(advantages[0] / advantages[size])
+    print(
+        f"group of {size}: the lucky hit has {times['none']:.2f} times the advantage; by sigma {times['group']:.2f} times"
+    )
+assert abs(times["none"] - 1.75) < 1e-6 and abs(times["group"] - 7**0.5) < 1e-2
+
+# %% [markdown]
+# Dividing by sigma also turns noise into a full step if all rewards are nearly equal:
 
 # %%
 nearly = torch.tensor([0.500, 0.501, 0.500, 0.500])
@@ -230,7 +252,7 @@ if not SMALL:
 
 # %% [markdown]
 # In this small game all of them reach the optimum: with one update per batch and short answers the choices hardly
-# differ (`benchmarks/README.md` finds the same in the shop). They differ if answers are long, groups are small, or
+# differ (`benchmarks/README.md` finds the same in the easy shop). They differ if answers are long, groups are small, or
 # batches are used several times. So name your choices; the name "GRPO" does not tell them.
 #
 # ## What breaks it

@@ -40,11 +40,11 @@ from mrrec_mini.sources import cleaning
 from mrrec_mini.sources.amazon import import_amazon
 from mrrec_mini.sources.cleaning import Rejects
 from mrrec_mini.summarize import ExtractiveSummarizer
-from mrrec_mini.world import WorldConfig, make_world
+from mrrec_mini.world import EASY, make_world
 
 SMALL = os.environ.get("MRREC_SMALL") == "1"
 shop = make_world(
-    WorldConfig(users=40 if SMALL else 150, items=200 if SMALL else 800, categories=6, held=1, history=6, seed=4)
+    replace(EASY, users=40 if SMALL else 150, items=200 if SMALL else 800, categories=6, held=1, history=6, seed=4)
 )
 folder = TemporaryDirectory()
 here = Path(folder.name)

@@ -1,8 +1,8 @@
 """A tour in the terminal: it follows one user and one query through every stage and shows what each stage returns.
 
 Flow: after all other stages. `mrrec walkthrough` prints the tour step by step; notebook 00 visits the same stages and
-lets you try things. The shop (`SHOP`) and the training (`LESSON`) are small: the tour takes about 50 seconds on one
-core. Notebook 10 measures what so little training achieves.
+lets you try things. The shop (`SHOP`, an easy one) and the training (`LESSON`) are small: the tour takes about 50
+seconds on one core. Notebook 10 measures what so little training achieves.
 
 Equations: none of its own. Departure: the teacher of `LESSON` is weaker than the teacher of the default recipe, so that
 a few training steps make a difference. The query was not chosen for its result: it is the first test query.
@@ -34,9 +34,9 @@ from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.rollout import LMActor, RolloutConfig
 from mrrec_mini.scripts import TeacherConfig
 from mrrec_mini.train import TrainConfig, Trainer, train
-from mrrec_mini.world import WorldConfig, make_world
+from mrrec_mini.world import EASY, WorldConfig, make_world
 
-SHOP = WorldConfig(users=90, items=600, categories=8, held=2, history=14, queries=5)
+SHOP = replace(EASY, users=90, items=600, categories=8, held=2)
 RULES = RolloutConfig(constrained=True)
 LESSON = Recipe(
     siblings=1,

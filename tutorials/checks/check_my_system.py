@@ -8,12 +8,12 @@ import numpy as np
 from mrrec_mini.datatypes import Interaction
 from mrrec_mini.metrics import ndcg_at_k, target_ranks
 from mrrec_mini.systems.popularity import Popularity
-from mrrec_mini.world import WorldConfig, make_world
+from mrrec_mini.world import EASY, make_world
 
 
 @lru_cache(maxsize=1)
 def small():
-    shop = make_world(WorldConfig(users=40, items=200, categories=6, held=1, queries=3, seed=5))
+    shop = make_world(replace(EASY, users=40, items=200, categories=6, held=1, queries=3, seed=5))
     return shop, shop.split(0, 0.6, 0.1, 0.3)
 
 

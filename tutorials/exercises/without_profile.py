@@ -13,10 +13,10 @@ from mrrec_mini.environment import Environment
 def known_values(environment: Environment, queries: list[Query], levels: tuple[str, ...]) -> list[float]:
     """For each query, the share of its true values that this user's memory states if only `levels` are kept.
 
-    `query.truth` is {aspect: value}. Two kinds of line state a value: `CATEGORY ASPECT VALUE` (a pattern of the
-    category of the query's target, `environment.dataset.category(query.target)`) and `overall ASPECT VALUE` (the
-    profile). To get a memory with other levels, replace `memory.config` by one with these `levels`. Returns one number
-    in 0..1 per query.
+    `query.truth` is {aspect: value}. Two kinds of line state a value: `CATEGORY ASPECT VALUE ...` (a pattern of the
+    category of the query's target, `environment.dataset.category(query.target)`) and `overall ASPECT VALUE ...` (the
+    profile). After the value stand a count and a quarter, as in `mug price luxury 2 2020q4`. To get a memory with other
+    levels, replace `memory.config` by one with these `levels`. Returns one number in 0..1 per query.
 
     Hint: `dataclasses.replace(memory, config=replace(memory.config, levels=levels))`, then `.entries(query)`.
     """
