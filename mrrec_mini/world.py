@@ -144,11 +144,11 @@ class WorldConfig:
     by_use: int = 2  # so many of these depend on the use, the others hold for the whole category
     held: int = 3  # number of categories that no training query asks for
     held_pairs: int = 6  # number of pairs of another category and a use that no training query names
-    history: int = 24  # number of purchases of a person before the queries
+    history: int = 30  # number of purchases of a person before the queries
     days: int = 30  # between two purchases
     queries: int = 6  # number of queries of a person; all at one time, after the history
     drifting: tuple[str, ...] = ("color", "style", "texture", "scent", "sound")  # the aspects whose tastes may change
-    drift: float = 0.8  # chance that a person's taste in such an aspect changes once during the history
+    drift: float = 1.0  # chance that a person's taste in such an aspect changes once during the history
     exceptions: float = 0.05  # chance that a person wants another value of an aspect in one category
     whims: float = 0.25  # chance that a person wants another value of any other aspect for a single purchase
     follow: float = 0.85  # chance that a purchase follows a preference
