@@ -5,19 +5,22 @@ recommendation term depends on the rank of the target in the result. The target 
 in `evaluate`. The policy never sees the item pool.
 
     format          1 if the episode ended with an answer that parses, else 0
-    recommendation  nDCG@1000 + nDCG@100 of the target over the whole pool
+    recommendation  nDCG@1000 + nDCG@100 of the target over the whole pool, or `log_rank`
     memory          1 if at least one valid call was made, else 0
     evidence        F1 of the memories that the answer cites against those that its profile was copied from; else 0
     r = .1 format + 5 recommendation + .1 memory                                              Eq. (10)
         + w evidence - call_cost x calls - token_cost x retrieved tokens                     ours; all 0 by default
 
-As in the paper, except for the last line. If searching is free, a policy never learns when to stop. If citing is not
-rewarded, what a policy cites need not be what it copied (`evidence`). Guessed: a malformed episode gets recommendation
-0, and keeps its memory reward if it made a call before the malformed turn.
+As in the paper, except for `log_rank` and the last line. nDCG pays about as much for moving the target from rank 2 to 1
+as from rank 30 to 2. But in a small shop, luck decides which of several suitable items is first. With `log_rank`, each
+halving of the rank pays the same: 2 (1 - log rank / log 1000), at least 0. If searching is free, a policy never learns
+when to stop. If citing is not rewarded, what a policy cites need not be what it copied (`evidence`). Guessed: a
+malformed episode gets recommendation 0, and keeps its memory reward if it made a call before the malformed turn.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +29,8 @@ from mrrec_mini.evidence import citations
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.metrics import ndcg_at_k
+
+SHAPES = ("ndcg", "log_rank")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,11 @@ class RewardConfig:
     call_cost: float = 0.0  # per memory call
     token_cost: float = 0.0  # per token that the memory tool returned
 
+    shape: str = "ndcg"  # of the recommendation term; or "log_rank"
+
     def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"shape must be one of {SHAPES}, got {self.shape!r}")
         if min(self.evidence, self.call_cost, self.token_cost) < 0:
             raise ValueError("evidence, call_cost and token_cost must be >= 0")
 
@@ -52,7 +61,12 @@ def format_reward(episode: Episode) -> float:
 
 
 def recommendation_reward(rank: float, config: RewardConfig) -> float:
-    """Return nDCG@1000 + nDCG@100 (sec. 3.3) of a target at this 1-based rank: in 0..2; 0 at infinity (no profile)."""
+    """Return nDCG@1000 + nDCG@100 (sec. 3.3) of a target at this 1-based rank: in 0..2; 0 at infinity (no profile).
+
+    With the shape "log_rank", 2 (1 - log rank / log k_wide), at least 0 (ours).
+    """
+    if config.shape == "log_rank":
+        return 2 * max(0.0, 1 - math.log(rank) / math.log(config.k_wide))
     return float(ndcg_at_k([rank], config.k_wide)[0] + ndcg_at_k([rank], config.k_narrow)[0])
 
 
