@@ -325,6 +325,8 @@ def gains_of_votes() -> tuple[float, float]:
     for first, entries in people(HARD):
         records = [entry for entry in entries if entry.level == "record"]
         for query in env.dataset.queries_of([first.user]):
+            if len(query.text.split()) > 3:
+                continue  # a query that states values finds much without memory
             words = [query.text]
             for aspect in query.truth:
                 votes = Counter(filter(None, (value_of(record, aspect)[0] for record in records)))

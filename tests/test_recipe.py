@@ -9,7 +9,7 @@ import pytest
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.datatypes import Query
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.recipe import Recipe, _draw, make_tokenizer, prepare, start_policy, teacher_traces
+from mrrec_mini.recipe import Recipe, _draw, make_tokenizer, prepare, script_traces, start_policy
 from mrrec_mini.world import make_world
 from runs import QUICK, SHOP, same_weights
 
@@ -71,7 +71,7 @@ def test_queries_are_drawn_equally_often():
 def test_traces_are_the_teachers_answers_equally_many_per_environment():
     environments = prepare(make_world(SHOP), QUICK, 0)
     grammar = Grammar(make_tokenizer(environments, QUICK.max_words))
-    traces = teacher_traces(environments, grammar, QUICK, np.random.default_rng(0))
+    traces = script_traces(environments, grammar, QUICK, np.random.default_rng(0))
     assert len(traces) == QUICK.traces and all(trace.answer is not None for trace in traces)
     own = {query.id for query in environments[0].split.train_queries}
     texts = [env.split.train_queries for env in environments]
