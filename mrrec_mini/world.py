@@ -147,7 +147,7 @@ class WorldConfig:
     history: int = 30  # number of purchases of a person before the queries
     days: int = 30  # between two purchases
     queries: int = 6  # number of queries of a person; all at one time, after the history
-    drifting: tuple[str, ...] = ("color", "style", "scent")  # the aspects whose tastes may change
+    drifting: tuple[str, ...] = ("color", "style", "scent", "sound")  # the aspects whose tastes may change
     drift: float = 1.0  # chance that a person's taste in such an aspect changes once during the history
     exceptions: float = 0.05  # chance that a person wants another value of an aspect in one category
     whims: float = 0.25  # chance that a person wants another value of any other aspect for a single purchase
