@@ -72,12 +72,12 @@ UNTOLD: dict[str, ScriptConfig] = {
 class TeacherConfig:
     """Probabilities that set how good the teacher is, each in 0..1."""
 
-    stop: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # probability of at most 0, 1, 2, 3 look-ups
-    on_topic: float = 0.7  # that a look-up asks for a global line of the query's situation
-    believe: float = 0.6  # that the teacher reads the line that answers the look-up; otherwise it reads a random line
+    stop: tuple[float, ...] = (0.05, 0.1, 0.25, 0.6)  # probability of at most 0, 1, 2, 3 look-ups
+    on_topic: float = 0.9  # that a look-up asks for a global line of the query's situation
+    believe: float = 1.0  # that the teacher reads the line that answers the look-up; otherwise it reads a random line
     lately: float = 0.5  # that it asks for the latest value, not for the most frequent one
     open: float = 0.97  # that it leaves out the aspects that the query states
-    silent: float = 0.1  # that it notes nothing
+    silent: float = 0.02  # that it notes nothing
 
 
 # --- what a line says -------------------------------------------------------------------------------------------------
