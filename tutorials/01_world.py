@@ -236,9 +236,9 @@ print("wrong, for example:", wrong[:3])
 assert wrong and all(line.text.split()[0] in CERTAINTY for line in of_kinds)
 
 # %% [markdown]
-# **3. Tastes change.** In five aspects (`drifting`), a person's taste may change once, in the third quarter of the history.
-# In the other five it stays, but people have whims: a single purchase may go against the usual taste. The profile has
-# two lines per aspect: `overall` holds the most frequent value, `lately` the latest.
+# **3. Tastes change.** In five aspects (`drifting`), a person's taste may change once, in the third quarter of the
+# history. In the other five it stays, but people have whims: a single purchase may go against the usual taste. The
+# profile has two lines per aspect: `overall` holds the most frequent value, `lately` the latest.
 #
 # **Predict.** Which of the two lines is right more often for a drifting aspect, and which for a steady one?
 
