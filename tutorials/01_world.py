@@ -236,8 +236,8 @@ print("wrong, for example:", wrong[:3])
 assert wrong and all(line.text.split()[0] in CERTAINTY for line in of_kinds)
 
 # %% [markdown]
-# **3. Tastes change.** In five aspects (`drifting`), a person's taste changes once, in the third quarter of the
-# history. In the other five it stays, but people have whims: a single purchase may go against the usual taste. The
+# **3. Tastes change.** In some aspects (`drifting`), a person's taste changes once, in the third quarter of the
+# history. In the others it stays, but people have whims: a single purchase may go against the usual taste. The
 # profile has two lines per aspect: `overall` holds the most frequent value, `lately` the latest.
 #
 # **Predict.** Which of the two lines is right more often for a drifting aspect, and which for a steady one?
