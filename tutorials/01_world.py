@@ -236,9 +236,9 @@ print("wrong, for example:", wrong[:3])
 assert wrong and all(line.text.split()[0] in CERTAINTY for line in of_kinds)
 
 # %% [markdown]
-# **3. Tastes change.** In five aspects (`drifting`), a person's taste changes once, in the third quarter of the history.
-# In the other five it stays, but people have whims: a single purchase may go against the usual taste. The profile has
-# two lines per aspect: `overall` holds the most frequent value, `lately` the latest.
+# **3. Tastes change.** In some aspects (`drifting`), a person's taste changes once, in the third quarter of the
+# history. In the others it stays, but people have whims: a single purchase may go against the usual taste. The
+# profile has two lines per aspect: `overall` holds the most frequent value, `lately` the latest.
 #
 # **Predict.** Which of the two lines is right more often for a drifting aspect, and which for a steady one?
 
@@ -319,8 +319,8 @@ assert np.mean(known) > 0.5
 
 # %% [markdown]
 # So a policy in this shop has to decide for each query which lines concern it, whether to trust them, which of two
-# values to believe, and when to say nothing. Notebook 10 lets a policy learn there, beside the best plain
-# rule. The other notebooks stay in the easy shop, so that their numbers stay simple.
+# values to believe, and when to say nothing. `make demo` lets a policy learn there, beside the best plain rule. The
+# other notebooks stay in the easy shop, so that their numbers stay simple.
 #
 # No synthetic shop can tell us whether people talk like this, how their tastes change, or whether real categories have
 # a few deciding aspects. Real data can (notebook 11), but there nobody knows the answer. We need both.
