@@ -164,15 +164,12 @@ def script_traces(
     The teacher plays, or an untold `script`. With `tries` above 1, the best of so many episodes per query is kept.
     """
     rules = recipe.train.rules
-    # The teacher's habits are random, but differ between aspects. So the policy learns that the choice may depend on
-    # the aspect. Without this, reinforcement makes one choice for all aspects, and soon tries no other.
-    habits = {aspect: rng.uniform(0.1, 0.9) for aspect in aspect_names(environments[0].dataset)}
     traces: list[Episode] = []
     for env in environments:
         if script:
             make_script = untold(grammar, script, rules.max_calls)
         else:
-            make_script = teacher(grammar, recipe.teacher, rng, aspect_names(env.dataset), rules.max_calls, habits)
+            make_script = teacher(grammar, recipe.teacher, rng, aspect_names(env.dataset), rules.max_calls)
         queries = [env.split.train_queries[i] for i in _draw(env, recipe.traces // len(environments), rng)]
         traces += best_traces(env, ScriptActor(make_script), queries, grammar, rules, recipe.train.reward, tries)
     return traces

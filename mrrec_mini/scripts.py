@@ -19,7 +19,7 @@ Equations: none. Departure: the paper has no scripts; it starts from an instruct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import unquote
@@ -217,20 +217,17 @@ def teacher(
     rng: np.random.Generator,
     aspects: Sequence[str] = (),
     max_calls: int = 3,
-    habits: Mapping[str, float] | None = None,
 ) -> Callable[[State], Script]:
     """Return a function that makes the teacher's script for an episode from the first state of the episode.
 
     A script makes at most `max_calls` look-ups. If the prompt shows no global memory, it looks up names from `aspects`.
-    `habits` holds the chance, per aspect, that it asks for the latest value; the default is `config.lately`.
     """
     guesses = [MemoryEntry(f"guess/{name}", None, "global", name) for name in aspects]
     read = partial(read_at_random, config=config, rng=rng)
 
     def make(state: State) -> Script:
         lines = random_plan(state, guesses, config, rng)[:max_calls]
-        chances = [(habits or {}).get(aspect_of(line), config.lately) for line in lines]
-        values = ["lately" if rng.random() < chance else "often" for chance in chances]
+        values = ["lately" if rng.random() < config.lately else "often" for _ in lines]
         return run_plan(grammar, list(zip(lines, values, strict=True)), read)
 
     return make
