@@ -6,8 +6,9 @@ Flow: makes a `Dataset` from a seed, without any learned model. How people buy a
    which the person buys; the others hold for the whole category. The *map* says which aspects; global memory can learn
    it.
 2. A person prefers one value of each aspect in all categories, except for some (category, aspect) *exceptions*. Tastes
-   in the aspects `drifting` may change once during the history, other tastes never change. So the latest value that a
-   person bought is often right for the former, and the most frequent value for the latter.
+   in the aspects `drifting` may change once during the history, other tastes never change. But in other aspects a
+   person now and then wants another value for a single purchase (`whims`). So the latest value that a person bought is
+   often right for drifting aspects, and the most frequent value for the others.
 3. A person buys an item for a use: of at most `shown` items of the category, the one that matches most of the wanted
    values of the aspects that matter. An item that does not suit the use must match two more. Each wanted value is kept
    with probability `follow` (`follow_target` for the target of a query) and otherwise replaced by another value.
