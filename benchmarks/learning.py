@@ -479,7 +479,7 @@ def aims_of(experiment: str, table: dict[str, dict]) -> list[dict]:
     """Return what is aimed at: reported like claims, but the exit status does not depend on it."""
     if experiment != "fresh":
         return []
-    aims = [above(table, part, rival) for part in PARTS for rival in ("imitation_filtered", "raft")]
+    aims = [above(table, part, rival) for part in PARTS for rival in ("imitation_teacher", "raft")]
     for rival in ("best_script", "clone"):
         aims.append(claim(f"held: GRPO minus {rival}", table[rival]["held"]["first_minus"]["ndcg@10"], 0.03))
     return aims + [claim(f"{part}: share of the oracle", table["grpo"][part]["of_oracle"], 0.85) for part in PARTS]

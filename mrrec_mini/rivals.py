@@ -4,8 +4,8 @@ Flow: after `recipe`. All rivals of a seed have the same data, tokenizer and cop
 queries. `train_rival` makes one:
 
     clone               imitates the best untold script, chosen on validation users; as many steps as the warm start
-    imitation_long      imitates the teacher for as many CPU seconds as warm start and GRPO take together
-    imitation_filtered  imitates the best of `TRIES` episodes of the teacher per query; steps as the warm start
+    imitation_long      the warm start, trained for as many CPU seconds as warm start and GRPO take together
+    imitation_teacher   imitates the teacher's episodes as they come, good and bad; steps as the warm start
     raft                starts from the warm start and plays as many episodes as GRPO (`raft`)
     grpo_from_clone     GRPO that starts from the clone and not from the warm start
 
@@ -23,11 +23,10 @@ from transformers import PreTrainedModel
 from mrrec_mini.environment import Environment
 from mrrec_mini.raft import raft_trainer
 from mrrec_mini.recipe import Recipe, Say, imitate, quiet
-from mrrec_mini.scripts import UNTOLD
+from mrrec_mini.scripts import UNTOLD, ScriptConfig
 from mrrec_mini.train import Trainer, train
 
-RIVALS = ("clone", "imitation_long", "imitation_filtered", "raft", "grpo_from_clone")  # the last one needs the first
-TRIES = 8  # episodes per query from which filtered imitation keeps the best
+RIVALS = ("clone", "imitation_long", "imitation_teacher", "raft", "grpo_from_clone")  # the last one needs the first
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,16 @@ class Contest:
     copying: PreTrainedModel  # the policy after the copy drill
     warm: PreTrainedModel  # the policy after the warm start
     script: str  # name of the best untold script
-    budget: float  # CPU seconds of warm start and GRPO together / those of the warm start alone, above 1
+    budget: float  # CPU seconds of imitation and GRPO together / those of imitation alone, above 1
 
-    def imitating(self, say: Say, steps: float | None = None, **traces) -> PreTrainedModel:
-        recipe = self.recipe
-        if steps:
-            recipe = replace(recipe, warm=replace(recipe.warm, steps=round(steps)))
+    def imitating(
+        self, say: Say, steps: float | None = None, tries: int | None = None, script: ScriptConfig | None = None
+    ) -> PreTrainedModel:
+        """Return a policy that imitates as the warm start does, but for what is given."""
+        recipe = replace(self.recipe, tries=tries or self.recipe.tries)
+        recipe = replace(recipe, warm=replace(recipe.warm, steps=round(steps or recipe.warm.steps)))
         model = deepcopy(self.copying)
-        return imitate(model, self.tokenizer, self.environments, recipe, self.seed, say, **traces)
+        return imitate(model, self.tokenizer, self.environments, recipe, self.seed, say, script)
 
 
 def train_rival(
@@ -65,8 +66,8 @@ def train_rival(
     said = lambda phase, *rest: say(f"{arm}: {phase}", *rest)  # noqa: E731
     if arm == "clone":
         return contest.imitating(said, script=UNTOLD[contest.script])
-    if arm == "imitation_filtered":
-        return contest.imitating(said, tries=TRIES)
+    if arm == "imitation_teacher":
+        return contest.imitating(said, tries=1)
     if arm == "imitation_long":
         return contest.imitating(said, contest.recipe.warm.steps * contest.budget)
     config = contest.recipe.train

@@ -132,10 +132,10 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
     clock.lap("memory")
 
     # 2. warm start: the policy learns to copy, then imitates the teacher
-    started = time.process_time()
     copying, tokenizer = copying_policy(environments, recipe, seed, say)
+    started = time.process_time()
     model = imitate(deepcopy(copying), tokenizer, environments, recipe, seed, say)
-    warm_seconds = time.process_time() - started
+    imitation_seconds = time.process_time() - started
     clock.lap("warm start")
 
     # 3. evaluate the arms that need no training, and the policy before reinforcement learning
@@ -160,7 +160,7 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
         run.start_over(made_of)
         run.create(made_of, trainer)
         log = train(trainer, run, validation, lambda line: say("learn", line["step"], steps, progress_note(line)))
-        budget = 1 + (time.process_time() - started) / warm_seconds
+        budget = 1 + (time.process_time() - started) / imitation_seconds
         clock.lap("learn")
         run.finish(environments[0])
         clock.lap("memory")

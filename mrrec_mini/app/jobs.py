@@ -179,9 +179,9 @@ def greedy_rows(eval_set: EvalSet, model: PreTrainedModel, arm: str) -> list[Row
 
 def start(context: SeedContext) -> dict:
     """Train, save and evaluate the warm start, from which most other jobs begin."""
-    started = time.process_time()
     model, tokenizer = copying_policy(context.environments, context.recipe, context.seed)
     save_causal_lm(context.policy_path("copying"), model, tokenizer)
+    started = time.process_time()
     imitate(model, tokenizer, context.environments, context.recipe, context.seed)
     seconds = time.process_time() - started
     save_causal_lm(context.policy_path("start"), model, tokenizer)
