@@ -2,12 +2,12 @@
 
 Flow: between memory and rollout. An episode is one list of token ids:
 
-    <query> mug for hiking <global> <line> mug price <line> mug size <line> lamp color   the prompt (eq. 7: q, M_global)
-    <think> price size <search> mug price </search>                                        a turn of the policy
-    <memory> <m1> mug price luxury <m2> overall price fair </memory>                       the tool's reply (eq. 8)
-    <think> price luxury <search> mug size </search>
-    <memory> <m3> overall size small </memory>
-    <think> size small <profile> mug for hiking price luxury size small <evidence> <m1> <m3> <end>    the answer (eq. 9)
+    <query> mug for hiking <global> <line> surely mug price <line> likely mug hiking size  the prompt (eq. 7: q, M_global)
+    <think> <search> mug price overall </search>                                           a turn of the policy
+    <memory> <m1> overall price fair 4 2021q1 <m2> mug price luxury 1 2020q4 </memory>     the tool's reply (eq. 8)
+    <think> price fair <search> mug size lately </search>
+    <memory> <m3> lately size small 2 2021q1 </memory>
+    <think> size small <profile> mug for hiking price fair size small <evidence> <m1> <m3> <end>    the answer (eq. 9)
 
 Grammar of a turn: `<think> words (<search> words </search> | <profile> words <evidence> references <end>)`. Anything
 else is malformed. Each name in angle brackets is one control token. The texts of users, items and memories are encoded
