@@ -2,7 +2,7 @@
 
 Flow: between memory and rollout. An episode is one list of token ids:
 
-    <query> mug for hiking <global> <line> surely mug price <line> likely mug hiking size  the prompt (eq. 7: q, M_global)
+    <query> mug for hiking <global> <line> surely mug price <line> likely mug hiking size    the prompt (eq. 7)
     <think> <search> mug price overall </search>                                           a turn of the policy
     <memory> <m1> overall price fair 4 2021q1 <m2> mug price luxury 1 2020q4 </memory>     the tool's reply (eq. 8)
     <think> price fair <search> mug size lately </search>
