@@ -70,7 +70,7 @@ def test_the_stages_are_entered_in_reading_order(path):
 
 def test_a_step_changes_file_seldom(path):
     """Most changes are calls from the grammar to the tokenizer, and from the hybrid index to its two rankings."""
-    assert len(path) <= 910
+    assert len(path) <= 960
 
 
 def test_the_path_is_short_enough_to_be_read():
