@@ -284,8 +284,8 @@ def evaluation(tour: Tour) -> Iterator[Step]:
     yield Step(
         "before and after training (nDCG@10)",
         f"All {len(tour.before)} test queries are played before and after training; each profile ranks all items. "
-        "We judge the sampled policy (temperature 1), because GRPO trains the sampled policy. The second line shows the "
-        "same policy played greedily: it always takes the most likely token. We compare query by query; the mean "
+        "We judge the sampled policy (temperature 1), because GRPO trains the sampled policy. The second line shows "
+        "the same policy played greedily: it always takes the most likely token. We compare query by query; the mean "
         "difference has a 95 % interval.",
         "metrics.py, evaluate.py",
         table(
