@@ -204,7 +204,7 @@ plt.show()
 # The policy now answers all test queries, and each profile ranks the whole pool of items. The queries are the same
 # before and after training, so we can compare query by query (a paired difference).
 #
-# We judge the *sampled* policy (temperature 1), because GRPO trains the sampled policy. The second line shows the same
+# We judge the *sampled* policy (temperature 1), because GRPO trains the sampled policy. Beside it we show the same
 # policy played *greedily*: it always takes the most likely token.
 #
 # **Predict.** Which has more to gain: the sampled start or the greedy start?
@@ -221,8 +221,8 @@ if not SMALL:
     assert gains[SAMPLED]["interval"][0] > 0
 
 # %% [markdown]
-# The start spreads its probability over good and bad look-ups. When it samples, it often makes a bad one; greedy play
-# hides this. Training makes the good look-ups more likely, so most of the gain is in the sampled policy.
+# The warm start is much worse sampled than greedy: it imitated a teacher that searches at random, so it gives much
+# probability to bad look-ups. Training moves probability to what earned more, so the sampled policy has more to gain.
 #
 # Here is our query again, played greedily after training:
 
