@@ -236,6 +236,9 @@ print("wrong, for example:", wrong[:3])
 assert wrong and all(line.text.split()[0] in CERTAINTY for line in of_kinds)
 
 # %% [markdown]
+# Few lines are wrong in this shop, and few begin with `maybe`. So these numbers do not tell us how well the three words
+# fit.
+#
 # **3. Tastes change.** In some aspects (`drifting`), a person's taste changes once, in the third quarter of the
 # history. In the others it stays, but people have whims: a single purchase may go against the usual taste. The
 # profile has two lines per aspect: `overall` holds the most frequent value, `lately` the latest.

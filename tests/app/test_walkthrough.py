@@ -5,10 +5,15 @@ from dataclasses import replace
 from functools import lru_cache
 
 import pytest
+import torch
 from rich.console import Console
 
 from mrrec_mini.app import walkthrough as tour
 from mrrec_mini.app.walkthrough import STAGES, TINY_LESSON, TINY_SHOP, Tour, print_step, steps, table
+from mrrec_mini.evaluate import GREEDY, SAMPLED, play
+from mrrec_mini.metrics import ndcg_at_k
+from mrrec_mini.rollout import LMActor
+from mrrec_mini.scripts import lookup_text
 from runs import HOSTILE, mrrec, refused
 
 
@@ -56,6 +61,37 @@ def test_rewards_and_advantages_are_those_of_the_episodes():
     mean = sum(rewards) / len(rewards)
     assert all(f"{reward - mean:+.2f}" in shown("update") for reward in rewards)
     assert f"All {len(tiny().eval_set.queries)} test queries" in shown("evaluation")
+
+
+def test_the_gain_is_shown_for_the_sampled_policy_and_beside_it_for_the_greedy_one():
+    sampled, greedy = (line.split() for line in shown("evaluation").splitlines() if " to " in line and "0." in line)
+    learned, grammar = tiny().learned[0], tiny().eval_set.grammar
+    for (mode, *numbers), seed, temperature in ((sampled, 0, 1.0), (greedy, None, 0.0)):
+        assert mode == (GREEDY if seed is None else SAMPLED)
+        scores = []
+        for model in (tiny().start[0], learned):
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            episodes = play(tiny().eval_set, LMActor(model, grammar, generator, temperature))
+            scores.append(ndcg_at_k([episode.rewards["rank"] for episode in episodes], 10))
+        before, after = scores
+        assert numbers[:3] == [f"{before.mean():.3f}", f"{after.mean():.3f}", f"{(after - before).mean():+.3f}"]
+        assert float(numbers[3]) <= float(numbers[2]) <= float(numbers[5])
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"), [([0.1, 0.2], "above 0"), ([0.0, 0.2], "may be 0"), ([-0.2, -0.1], "below 0")]
+)
+def test_what_an_interval_says(interval, said, monkeypatch):
+    monkeypatch.setattr(tour, "difference", lambda *_: {"ndcg@10": 0.0, "interval": interval})
+    rows = tiny().rows("grpo", tiny().start[0])[SAMPLED]
+    assert tour.gain(rows, rows, SAMPLED)[-1] == said
+
+
+def test_the_memory_tool_is_asked_as_the_scripts_ask_it():
+    larger = Tour(0, tour.SHOP, TINY_LESSON)  # the tiny shop has no global line for the query
+    [first] = larger.environment.memory.search_global(larger.query.text, 1)
+    [(_, step)] = steps(larger, "retrieval")
+    assert f'searching for "{lookup_text(first)}"' in step.title
 
 
 def test_learning_does_not_change_the_start():
