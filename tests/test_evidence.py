@@ -346,7 +346,7 @@ def test_the_reward_makes_citing_the_right_memory_more_likely():
     reinforce_loss(logprobs(), advantages, batch.mask, 2).backward()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter -= 0.01 * parameter.grad
+            parameter -= 0.0001 * parameter.grad
     gains = (logprobs()[:, place].detach() - was).tolist()
     assert gains[0] > 0 > gains[1]
 

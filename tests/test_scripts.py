@@ -366,9 +366,9 @@ def test_looking_up_what_matters_pays():
     env = environment(replace(SHOP, items=1000, history=24))
     queries = env.dataset.queries * 3
     never = teacher(GRAMMAR, TeacherConfig(stop=(1, 0, 0, 0)), np.random.default_rng(0))
-    usual = teacher(GRAMMAR, TeacherConfig(), np.random.default_rng(0))
+    usual = teacher(GRAMMAR, TeacherConfig(on_topic=0.5, believe=0.5), np.random.default_rng(0))
     bare, taught, best = (np.mean([e.reward for e in play(env, m, queries)]) for m in (never, usual, expert(GRAMMAR)))
-    assert best > 1.3 * max(bare, taught)  # so there is much to learn
+    assert best > 1.1 * max(bare, taught)  # so there is much to learn
 
 
 def test_a_needless_look_up_costs():

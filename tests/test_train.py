@@ -558,13 +558,13 @@ def changed(name, value):
 @pytest.mark.parametrize(
     "file, change, named",
     [
-        ("model.safetensors", lambda path: save_model(tiny_model(len(TOK)), path), ["(559, 16)", "(559, 32)"]),
-        ("config.json", changed("hidden_size", 64), ["(559, 32)", "(559, 64)", "model.safetensors", "config.json"]),
+        ("model.safetensors", lambda path: save_model(tiny_model(len(TOK)), path), [f"({len(TOK)}, 16)", f"({len(TOK)}, 32)"]),
+        ("config.json", changed("hidden_size", 64), [f"({len(TOK)}, 32)", f"({len(TOK)}, 64)", "config.json"]),
         ("config.json", changed("num_hidden_layers", 3), ["model.layers.2", "absent in model.safetensors"]),
-        ("words.json", changed("words", ["mug", "lamp"]), [f"{len(CONTROL) + 258} tokens", "the model 559"]),
+        ("words.json", changed("words", ["mug", "lamp"]), [f"{len(CONTROL) + 258} tokens", f"the model {len(TOK)}"]),
         ("words.json", changed("control", [*CONTROL[:-1], "<new>"]), [CONTROL[-1], "<new>"]),
-        ("state.pt", other_state, ["(559, 16) in the optimizer", "(559, 32) in the model"]),
-        ("state.pt", other_reference, ["(559, 16) in the reference", "(559, 32) in the model"]),
+        ("state.pt", other_state, [f"({len(TOK)}, 16) in the optimizer", f"({len(TOK)}, 32) in the model"]),
+        ("state.pt", other_reference, [f"({len(TOK)}, 16) in the reference", f"({len(TOK)}, 32) in the model"]),
     ],
 )
 def test_files_of_two_models_are_refused_and_both_are_named(file, change, named, two_checkpoints):
