@@ -49,7 +49,7 @@ from mrrec_mini.models.causal_lm import ADAPTER_CONFIG, CausalLMConfig, WordToke
 from mrrec_mini.recipe import Recipe, Say, prepare, quiet
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig
-from mrrec_mini.scripts import TeacherConfig
+from mrrec_mini.scripts import TeacherConfig, best_untold
 from mrrec_mini.store import build_store
 from mrrec_mini.train import TrainConfig, Trainer
 from mrrec_mini.world import WorldConfig, make_world
@@ -272,14 +272,18 @@ class Run:
     def evaluate(self, warn: Warn = warnings.warn, device: str = "cpu") -> dict:
         """Evaluate the run's policy and the arms without a policy on the test users; also write evaluation.json.
 
+        Without validation queries, no script can be chosen, so the arm best_script is left out.
         Raises the errors of `policy`, and ValueError if torch cannot compute on `device`.
         """
         check_device(device)
         recipe, seed = self.config.recipe, self.config.seed
         model, tokenizer = self.policy(warn, device)
+        environment = self.environment()
+        grammar, rules = grammar_of(tokenizer), recipe.train.rules
+        best = best_untold(environment, grammar, rules)[0] if environment.split.validation_queries else ""
         rows: list[Row] = []
-        for eval_set in eval_sets(self.environment(), grammar_of(tokenizer), recipe.train.rules, seed):
-            rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher)
+        for eval_set in eval_sets(environment, grammar, rules, seed):
+            rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher, best)
             rows += policy_rows(eval_set, recipe.train.algo, model, torch.Generator().manual_seed(1000 + seed))
         arms = report_dict(rows)
         write_text(self.folder / EVALUATION, json.dumps(arms, indent=1))

@@ -97,11 +97,11 @@ def test_demo_passes_its_options_on(monkeypatch):
 def test_data_commands(tmp_path):
     made = mrrec("data", "make-world", "--users", 5, "--items", 40, "--seed", 2, "--out", tmp_path / "w")
     assert (made.exit_code, made.stdout) == (0, "")
-    assert made.stderr == f"wrote 40 items, 95 interactions, 25 queries, 5 users to {tmp_path / 'w'}\n"
+    assert made.stderr == f"wrote 40 items, 180 interactions, 30 queries, 5 users to {tmp_path / 'w'}\n"
     told = document("data", "info", tmp_path / "w")
-    assert told["items"] == 40 and told["queries"] == 25 and told["users"] == 5 and told["licence"] == "MIT"
+    assert told["items"] == 40 and told["queries"] == 30 and told["users"] == 5 and told["licence"] == "MIT"
     shown = mrrec("data", "info", tmp_path / "w")
-    assert "interactions" in shown.stdout and "95" in shown.stdout and shown.stderr == ""
+    assert "interactions" in shown.stdout and "180" in shown.stdout and shown.stderr == ""
     assert Dataset.load(tmp_path / "w").meta["world"]["seed"] == 2
 
 

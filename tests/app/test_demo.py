@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from mrrec_mini.app.demo import (
+    SHORT,
     DemoConfig,
     open_data,
     print_report,
@@ -16,14 +17,17 @@ from mrrec_mini.app.demo import (
     run_seed,
 )
 from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.evaluate import ARMS as EVERY_ARM
 from mrrec_mini.evaluate import report_dict
 from mrrec_mini.recipe import FAST_WORLD
+from mrrec_mini.rivals import RIVALS
 from mrrec_mini.run import Run
 from mrrec_mini.world import make_world
 from runs import QUICK, SHOP, copied_run, shop
 
-POLICY_ARMS = ("warm_start", "warm_start_all_calls", "grpo")
-NO_POLICY = ("popularity", "neighbours", "query_only", "naive_memory", "static_memory", "teacher")
+POLICY_ARMS = ("clone", "warm_start", "warm_start_all_calls", "grpo")
+SCRIPTS = ("script_filter", "script_lookups", "best_script", "teacher")
+NO_POLICY = ("popularity", "neighbours", "query_only", "naive_memory", "static_memory", *SCRIPTS)
 ARMS = [*NO_POLICY, *POLICY_ARMS, "expert", "oracle"]
 
 
@@ -57,7 +61,7 @@ def test_the_document(report):
         assert ("sampled" in numbers) == ("sampled" in numbers["held"]) == (arm in POLICY_ARMS)
         for part in (numbers, numbers["held"]):
             assert set(part.get("sampled", part)) - {"held"} == set(part) - {"sampled", "held"}  # the same dictionary
-    assert {"memory", "warm start", "evaluation", "learn", "total"} == set(document["seconds"])
+    assert {"memory", "warm start", "evaluation", "learn", "clone", "total"} == set(document["seconds"])
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
@@ -106,7 +110,7 @@ def test_a_seed_gives_the_same_rows_in_a_process_of_its_own(report, tmp_path):
         row.arm == "oracle" and row.part == "test" for result in both.results for row in result.rows
     )
     assert {phase.split(": ")[0] for phase, *_ in events} == {"seed 0", "seed 1"}
-    assert {phase.split(": ")[1] for phase, *_ in events} == {"memory", "copy drill", "warm start", "learn"}
+    assert {phase.split(": ")[1] for phase, *_ in events} == {"memory", "copy drill", "warm start", "learn", "clone"}
 
 
 @pytest.mark.slow
@@ -139,7 +143,8 @@ def test_without_data_each_seed_has_its_own_shop():
 @pytest.mark.slow
 def test_all_arms(tmp_path):
     report = run_demo(DemoConfig(data=shop(), all_arms=True, runs=tmp_path, recipe=QUICK))
-    assert list(report.arms) == [*ARMS[:-3], "reinforce", "grpo_no_global", "grpo_no_local", *ARMS[-3:]]
+    expected = {*ARMS, *RIVALS, "reinforce", "grpo_no_global", "grpo_no_local"}
+    assert list(report.arms) == [arm for arm in EVERY_ARM if arm in expected]
     assert report.arms["grpo_no_local"]["calls"] == 0.0
     assert report.arms["query_only"]["calls"] == 0.0
 
@@ -151,7 +156,7 @@ def test_a_run_is_evaluated_beside_the_arms_that_need_no_training(tmp_path, repo
     run = copied_run(tmp_path)
     told = Run(run).evaluate()
     assert told["run"] == str(run) and told["seeds"] == [0]
-    assert list(told["arms"]) == [arm for arm in ARMS if not arm.startswith("warm")]
+    assert list(told["arms"]) == [*NO_POLICY, "grpo", "expert", "oracle"]
     assert told["arms"] == json.loads((run / "evaluation.json").read_text())
     for arm in (*NO_POLICY, "oracle"):  # as in the demo of that seed
         assert told["arms"][arm]["ndcg@10"] == report.arms[arm]["ndcg@10"]
@@ -160,12 +165,17 @@ def test_a_run_is_evaluated_beside_the_arms_that_need_no_training(tmp_path, repo
 # --- what people see ---
 
 
-def test_the_report_fits_80_columns_and_loses_nothing(report):
+@pytest.mark.parametrize("all_arms", [False, True])
+def test_the_report_fits_80_columns_and_loses_nothing(report, all_arms):
+    report = replace(report, all_arms=all_arms)
     text = shown(lambda console: print_report(report, console))
     assert max(map(len, text.split("\n"))) <= 80 and "…" not in text
     wide = shown(lambda console: print_report(report, console), width=200)
     assert "".join(text.split()).replace("─", "") == "".join(wide.split()).replace("─", "")
+    printed = ARMS if all_arms else SHORT
     for arm in ARMS:
+        assert any(line.startswith(f"{arm} ") for line in text.split("\n")) == (arm in printed)
+    for arm in printed:
         numbers = report.arms[arm]
         for part in filter(None, (numbers, numbers.get("sampled"), numbers["held"], numbers["held"].get("sampled"))):
             assert f"{part['ndcg@10']:.3f} {part['interval'][0]:.3f}..{part['interval'][1]:.3f}" in text

@@ -33,6 +33,7 @@ from mrrec_mini.app.reproduce import (
     MEMORIES,
     NEEDED,
     NOT_COMPARABLE,
+    SCRIPTS,
     TESTED,
     WORTH,
     Results,
@@ -48,6 +49,7 @@ from mrrec_mini.app.reproduce import (
 from mrrec_mini.data import DataError
 from mrrec_mini.evaluate import GREEDY, Row
 from mrrec_mini.recipe import FAST_WORLD
+from mrrec_mini.rivals import RIVALS
 from mrrec_mini.world import make_world
 from runs import mrrec, refused
 
@@ -218,9 +220,10 @@ def test_what_an_arm_can_know_decides_what_a_verdict_is_worth(arm, shop, real, t
 def test_every_arm_of_table_1_has_a_kind_and_a_reason(made):
     plan, document = made
     head, *arms = [row[0] for row in document["exhibits"]["table1"]["rows"]]
-    assert head == "popularity" and len(arms) == 21
+    assert head == "popularity" and len(arms) == 30 and {*SCRIPTS, *RIVALS} < {*arms}
     for arm in arms:
         kind, why = Results(plan).against(arm)
+        assert kind == TESTED or arm not in (*SCRIPTS, *RIVALS)
         assert why and (kind == BUILT) == (
             arm.endswith(MEMORIES[0]) or arm in ("neighbours", "BM25 of the query", "dense, of the query")
         )
