@@ -558,7 +558,11 @@ def changed(name, value):
 @pytest.mark.parametrize(
     "file, change, named",
     [
-        ("model.safetensors", lambda path: save_model(tiny_model(len(TOK)), path), [f"({len(TOK)}, 16)", f"({len(TOK)}, 32)"]),
+        (
+            "model.safetensors",
+            lambda path: save_model(tiny_model(len(TOK)), path),
+            [f"({len(TOK)}, 16)", f"({len(TOK)}, 32)"],
+        ),
         ("config.json", changed("hidden_size", 64), [f"({len(TOK)}, 32)", f"({len(TOK)}, 64)", "config.json"]),
         ("config.json", changed("num_hidden_layers", 3), ["model.layers.2", "absent in model.safetensors"]),
         ("words.json", changed("words", ["mug", "lamp"]), [f"{len(CONTROL) + 258} tokens", f"the model {len(TOK)}"]),
