@@ -253,11 +253,15 @@ def expert(grammar: Grammar, drifting: Collection[str] = ()) -> Callable[[State]
 
 
 def best_untold(environment: Environment, grammar: Grammar, rules: RolloutConfig) -> tuple[str, dict[str, float]]:
-    """Play all `UNTOLD` scripts for the validation users; return the name of the best and {name: mean nDCG@10}."""
-    scores = {}
+    """Play all `UNTOLD` scripts for the validation users; return the name of the best and {name: mean nDCG@10}.
+
+    If no validation user has a query, the queries of train users decide.
+    """
+    split, scores = environment.split, {}
+    queries = split.validation_queries or split.train_queries
     for name, config in UNTOLD.items():
         actor = ScriptActor(untold(grammar, config, rules.max_calls))
-        played = environment.play(actor, environment.split.validation_queries, grammar, rules, RewardConfig())
+        played = environment.play(actor, queries, grammar, rules, RewardConfig())
         scores[name] = float(ndcg_at_k([episode.rewards["rank"] for episode in played], 10).mean())
     return max(scores, key=scores.__getitem__), scores
 
