@@ -70,7 +70,7 @@ def test_demo_for_people(tmp_path):
     stdout, stderr = demo.communicate()
     assert (demo.returncode, stderr) == (0, "")
     assert max(map(len, stdout.split("\n"))) <= 80 and "…" not in stdout and "\x1b" not in stdout
-    for part in ("nDCG@10", "warm_start_all_calls", "A worked episode", "<query>", "Reward while learning", "seconds"):
+    for part in ("nDCG@10", "best_script", "clone", "A worked episode", "<query>", "Reward while learning", "seconds"):
         assert part in stdout
 
 
