@@ -99,7 +99,7 @@ def token_logprobs(
     temperature: float = 1.0,
     allowed: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log pi of each sampled token given all tokens before, and the entropy of its distribution.
+    """Return log pi of each sampled token given all tokens before, and the entropy of its distribution (no gradient).
 
     tokens (B, T) right-padded with -1, mask (B, T), False in column 0 -> two (B, T) tensors, 0 outside the mask.
     `allowed` is given if decoding was constrained: the state (B, T) in which each token was sampled, and a table (S, V)
@@ -131,8 +131,8 @@ def token_logprobs(
     log_pi = torch.log_softmax(logits, -1)
     # 4. pick the log-probability of each sampled token and put it back in its row and column
     chosen = log_pi.gather(1, tokens[at][:, None]).squeeze(1)  # (N,)
-    # a forbidden token adds 0; with its log pi of minus infinity, the gradient would be nan
-    entropy = -(log_pi.exp() * log_pi.masked_fill(log_pi.isinf(), 0.0)).sum(-1)
+    with torch.no_grad():
+        entropy = torch.special.entr(log_pi.exp()).sum(-1)
     empty = torch.zeros(mask.shape, device=mask.device)
     return empty.index_put(at, chosen), empty.index_put(at, entropy)
 

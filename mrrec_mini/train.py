@@ -66,7 +66,6 @@ class TrainConfig:
     max_skipped: int = 5  # training stops after this many updates in a row whose loss or gradient is not finite
     seed: int = 0
     credit: str = "trajectory"  # one advantage per episode (as in the paper), or "turn": one per decision of an episode
-    entropy: float = 0.0  # weight of the mean entropy per sampled token, which keeps the policy trying alternatives
     precision: str = "float32"  # or "bfloat16": matrix products in bf16 (autocast), weights and sums in float32
     baseline: str = "group"  # only for REINFORCE: "none", "group", "leave_one_out"
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
@@ -259,9 +258,7 @@ def update_policy(
             ratio = torch.exp(logprobs.detach() - part.old_logprobs)[part.mask]
             log["clip_ratio/low_mean"] += float((ratio < 1 - config.grpo.clip[0]).sum()) / tokens
             log["clip_ratio/high_mean"] += float((ratio > 1 + config.grpo.clip[1]).sum()) / tokens
-        log["entropy"] += float(entropy.detach().sum()) / tokens
-        if config.entropy:
-            loss = loss - config.entropy * entropy.sum() / tokens
+        log["entropy"] += float(entropy.sum()) / tokens
         # 3. add the gradient of this loss to the gradients of the other micro-batches
         loss.backward()
         total += float(loss.detach())
