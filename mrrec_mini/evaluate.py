@@ -63,11 +63,21 @@ from mrrec_mini.data import Dataset
 from mrrec_mini.datatypes import Episode, MemoryEntry, Query
 from mrrec_mini.environment import Environment, aspect_names
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.memory import LATELY, plain
+from mrrec_mini.memory import plain
 from mrrec_mini.metrics import MISSING, hierarchical_interval, ndcg_at_k, recall_at_k, target_ranks
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import Actor, LMActor, RolloutConfig, ScriptActor
-from mrrec_mini.scripts import UNTOLD, TeacherConfig, aspect_of, expert, is_about, teacher, untold
+from mrrec_mini.scripts import (
+    UNTOLD,
+    TeacherConfig,
+    aspect_of,
+    expert,
+    is_about,
+    is_latest,
+    names_aspect,
+    teacher,
+    untold,
+)
 from mrrec_mini.systems import System
 from mrrec_mini.systems.neighbours import Neighbours
 from mrrec_mini.systems.popularity import Popularity
@@ -169,7 +179,7 @@ def filtered_profile(eval_set: EvalSet, query: Query) -> list[MemoryEntry]:
     memory = eval_set.environment.memory
     lines = memory.search_global(query.text, eval_set.rules.global_k)
     aspects = {aspect_of(line) for line in lines if is_about(line, query.text)}
-    profile = [e for e in memory.entries(query) if e.level == "profile" and not e.text.startswith(f"{LATELY} ")]
+    profile = [e for e in memory.entries(query) if e.level == "profile" and not is_latest(e)]
     return [entry for entry in profile if aspect_of(entry) in aspects]
 
 
@@ -270,11 +280,6 @@ def aspect_counts(episode: Episode, names: Iterable[str]) -> dict[str, int]:
     matter = {plain(aspect) for aspect in episode.query.truth}
     asked = {name for call in episode.calls for name in names if names_aspect(call.text, name)}
     return {"asked": len(asked), "right": len(asked & matter), "matter": len(matter)}
-
-
-def names_aspect(text: str, name: str) -> bool:
-    """Return whether `text` contains the words of `name` in a row, as whole words: `sizes` does not contain `size`."""
-    return bool(name) and f" {name} " in f" {plain(text)} "
 
 
 Group = tuple[str, str, str]  # arm, mode, part

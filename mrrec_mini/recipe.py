@@ -2,10 +2,10 @@
 
 Flow: `prepare` splits the users and builds memory and indexes. For a synthetic shop, it also makes sibling shops, which
 are only for training: there, other aspects matter for a category. Then `start_policy` trains the tokenizer on the
-memories of train users, and the model first in copying words, then on the teacher's episodes. After that, `train`
+memories of train users, and the model first in copying words, then on the teacher's best episodes. After that, `train`
 reinforces the policy, and a run folder keeps the result (see `run`).
 
-The numbers of `Recipe` were chosen by experiments on a CPU, on the synthetic shop, with validation users. `seed` sets
+The numbers of `Recipe` were chosen by experiments on a CPU, on the synthetic shops of seeds 0 and 1. `seed` sets
 the split and all random draws. Departures: the paper has no warm start and no sibling shops; it starts from an instruct
 model, as the recipe `CHAT` does.
 """
@@ -193,14 +193,13 @@ def start_policy(
     seed: int,
     say: Say = quiet,
     device: str = "cpu",
-    script: ScriptConfig | None = None,
 ):
-    """Return (model on `device`, tokenizer): a chat model, or a tiny one that can copy, trained on `script_traces`.
+    """Return (model on `device`, tokenizer): a chat model, or a tiny one that imitates the teacher.
 
     Raises DataError if an environment has no training query, or the chat model cannot be used.
     """
     model, tokenizer = copying_policy(environments, recipe, seed, say, device)
-    return imitate(model, tokenizer, environments, recipe, seed, say, script), tokenizer
+    return imitate(model, tokenizer, environments, recipe, seed, say), tokenizer
 
 
 def copying_policy(environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say = quiet, device="cpu"):

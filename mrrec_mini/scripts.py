@@ -26,7 +26,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from mrrec_mini.datatypes import MemoryEntry, Query
+from mrrec_mini.datatypes import MemoryEntry
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.memory import LATELY, OVERALL, plain
@@ -95,6 +95,11 @@ def is_about(line: MemoryEntry, query: str) -> bool:
     return names_category(query, line) and situation <= set(plain(query).split())
 
 
+def is_latest(line: MemoryEntry) -> bool:
+    """Return whether a line of a profile states the latest value, not the most frequent one."""
+    return line.text.startswith(f"{LATELY} ")
+
+
 def names_category(query: str, line: MemoryEntry) -> bool:
     """Return whether the query contains all words of the line's category."""
     return set(plain(line.scenario).split()) <= set(plain(query).split())
@@ -129,7 +134,7 @@ def best_lines(entries: Sequence[MemoryEntry], aspect: str, scenario: str, confi
     """Return the entries that state a value of `aspect`, in the order in which the rules of `config` read them."""
 
     def place(entry: MemoryEntry) -> int:
-        latest = entry.text.startswith(f"{LATELY} ")
+        latest = is_latest(entry)
         trusted = config.value == "lately" or (config.value == "repeated" and value_of(entry, aspect)[1] > 1)
         first = {"pattern": 0 if config.pattern_first else 4, "record": 5}
         return first.get(entry.level, (1 if trusted else 3) if latest else 2)
@@ -158,9 +163,9 @@ def one_per_aspect(lines: Sequence[MemoryEntry]) -> list[MemoryEntry]:
     return list(first.values())
 
 
-def states(query: Query, aspect: str) -> bool:
-    """Return whether the query itself states a value of the aspect."""
-    return f" {aspect} " in f" {plain(query.text)} "
+def names_aspect(text: str, name: str) -> bool:
+    """Return whether `text` contains the words of `name` in a row, as whole words: `sizes` does not contain `size`."""
+    return bool(name) and f" {name} " in f" {plain(text)} "
 
 
 def planned(state: State, config: ScriptConfig) -> list[MemoryEntry]:
@@ -171,7 +176,9 @@ def planned(state: State, config: ScriptConfig) -> list[MemoryEntry]:
     elif config.lines == "situation":
         shown = [line for line in shown if is_about(line, text)]
     lines = [line for line in shown if not (config.certain and CERTAINTY[0] in line.text.split())]
-    return one_per_aspect([line for line in lines if not (config.open and states(state.query, aspect_of(line)))])
+    return one_per_aspect(
+        [line for line in lines if not (config.open and names_aspect(state.query.text, aspect_of(line)))]
+    )
 
 
 def random_plan(
@@ -185,7 +192,7 @@ def random_plan(
     wanted = rng.choice(len(config.stop), p=config.stop)
     shown = list(state.global_entries or guesses)
     skip = rng.random() < config.open
-    lines, plan = [line for line in shown if not (skip and states(state.query, aspect_of(line)))], []
+    lines, plan = [line for line in shown if not (skip and names_aspect(state.query.text, aspect_of(line)))], []
     while lines and len(plan) < wanted:
         on_topic = [line for line in lines if is_about(line, state.query.text)]
         others = [line for line in lines if line not in on_topic]

@@ -22,12 +22,12 @@ from mrrec_mini.scripts import (
     expert,
     is_about,
     lookup_text,
+    names_aspect,
     note_of,
     planned,
     random_plan,
     read_at_random,
     read_by_rule,
-    states,
     teacher,
     true_plan,
     untold,
@@ -190,7 +190,7 @@ def test_each_rule_of_a_plan():
     assert plan(stated, open=True) == ["size", "style"] and plan(stated, open=False) == ["size", "color", "style"]
     assert plan("mug for hiking colorful", open=True) == ["size", "color", "style"]
     assert plan("smug for hiking", lines="category") == []  # only whole words count
-    assert states(Query("q", "u", "Mug, for hiking: COLOR red", "i", 0), "color")
+    assert names_aspect("Mug, for hiking: COLOR red", "color")
 
 
 @pytest.mark.parametrize(
