@@ -18,10 +18,10 @@ numbers of an evaluation from rows. The arms have a fixed order, and GRPO is com
     best_script            the best of the untold scripts (they never see `Query.truth`), chosen on validation users
     teacher                the script that the warm start imitates
     clone                  a policy that imitates best_script, trained as the warm start is
-    warm_start             the policy before reinforcement: it imitates the best of 8 traces per query
+    warm_start             the policy before reinforcement: it imitates the teacher
     warm_start_all_calls   the same policy, forced to make all searches: shows what more searches alone are worth
     imitation_long         the warm start, trained for as many CPU seconds as warm start and GRPO together
-    imitation_teacher      imitation of the teacher's traces as they come
+    imitation_filtered     imitation of the best of 8 of the teacher's traces per query, for as many steps
     raft                   fine-tuned on the best of each group, repeatedly, with as many tokens as GRPO
     reinforce              the policy after REINFORCE
     grpo_no_global         the policy after GRPO without global memory (Fig. 3)
@@ -86,7 +86,7 @@ from mrrec_mini.world import oracle_profile
 ARMS = (
     *("popularity", "neighbours", "bm25_query", "dense_query", "blair", "rec_r1"),
     *("query_only", "naive_memory", "static_memory", "script_filter", "script_lookups", "best_script", "teacher"),
-    *("clone", "warm_start", "warm_start_all_calls", "imitation_long", "imitation_teacher", "raft", "reinforce"),
+    *("clone", "warm_start", "warm_start_all_calls", "imitation_long", "imitation_filtered", "raft", "reinforce"),
     *("grpo_no_global", "grpo_no_local", "grpo", "grpo_from_clone", "expert", "oracle"),
 )
 PARTS = ("test", "held")

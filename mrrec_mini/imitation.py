@@ -2,8 +2,7 @@
 
 Flow: after `scripts`, before the first update. A policy that has never seen the grammar gets no reward, so there is
 nothing to reinforce. (The paper starts from an instruct model; its fig. 4 shows that a base model never learns to call
-memory.) So the model first imitates the teacher's episodes, which teach it the grammar (and, if `filtered` chose
-them, some of what is good).
+memory.) So the model first imitates the teacher's episodes, good and bad, which teach it the grammar.
 
 1. `copy_drill`. A good turn copies an aspect from a global line, and a value from memory. The drill trains only the
    copying of words, on random words, until the model does it reliably. Imitation alone does not teach copying.

@@ -5,7 +5,7 @@ queries. `train_rival` makes one:
 
     clone               imitates the best untold script, chosen on validation users; as many steps as the warm start
     imitation_long      the warm start, trained for as many CPU seconds as warm start and GRPO take together
-    imitation_teacher   imitates the teacher's episodes as they come, good and bad; steps as the warm start
+    imitation_filtered  imitates the best of 8 of the teacher's episodes per query, for as many steps as imitation_long
     raft                starts from the warm start and plays as many episodes as GRPO (`raft`)
     grpo_from_clone     GRPO that starts from the clone and not from the warm start
 
@@ -26,7 +26,8 @@ from mrrec_mini.recipe import Recipe, Say, imitate, quiet
 from mrrec_mini.scripts import UNTOLD, ScriptConfig
 from mrrec_mini.train import Trainer, train
 
-RIVALS = ("clone", "imitation_long", "imitation_teacher", "raft", "grpo_from_clone")  # the last one needs the first
+RIVALS = ("clone", "imitation_long", "imitation_filtered", "raft", "grpo_from_clone")  # the last one needs the first
+TRIES = 8  # of the teacher per query, for imitation_filtered
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,12 @@ class Contest:
     budget: float  # CPU seconds of imitation and GRPO together / those of imitation alone, above 1
 
     def imitating(
-        self, say: Say, steps: float | None = None, tries: int | None = None, script: ScriptConfig | None = None
+        self, say: Say, budget: float = 1.0, tries: int = 1, script: ScriptConfig | None = None
     ) -> PreTrainedModel:
-        """Return a policy that imitates as the warm start does, but for what is given."""
-        recipe = replace(self.recipe, tries=tries or self.recipe.tries)
-        recipe = replace(recipe, warm=replace(recipe.warm, steps=round(steps or recipe.warm.steps)))
-        model = deepcopy(self.copying)
-        return imitate(model, self.tokenizer, self.environments, recipe, self.seed, say, script)
+        """Return a policy that imitates as the warm start does, with `budget` times as many steps."""
+        warm = replace(self.recipe.warm, steps=round(self.recipe.warm.steps * budget))
+        recipe, model = replace(self.recipe, warm=warm), deepcopy(self.copying)
+        return imitate(model, self.tokenizer, self.environments, recipe, self.seed, say, script, tries)
 
 
 def train_rival(
@@ -66,10 +66,10 @@ def train_rival(
     said = lambda phase, *rest: say(f"{arm}: {phase}", *rest)  # noqa: E731
     if arm == "clone":
         return contest.imitating(said, script=UNTOLD[contest.script])
-    if arm == "imitation_teacher":
-        return contest.imitating(said, tries=1)
     if arm == "imitation_long":
-        return contest.imitating(said, contest.recipe.warm.steps * contest.budget)
+        return contest.imitating(said, contest.budget)
+    if arm == "imitation_filtered":
+        return contest.imitating(said, contest.budget, TRIES)
     config = contest.recipe.train
     model = deepcopy(contest.warm if arm == "raft" else clone)
     maker = raft_trainer if arm == "raft" else Trainer

@@ -317,11 +317,20 @@ def _check_weights(folder: Path) -> None:
 
 def _check_state(state: dict, trainer: Trainer) -> None:
     """Raise DataError unless the optimiser and the reference in `state` have the shapes of the trainer's model."""
-    moments = {f"moments of parameter {i}": one["exp_avg"] for i, one in state["optimizer"]["state"].items()}
-    own = {f"moments of parameter {i}": parameter for i, parameter in enumerate(trainer.model.parameters())}
-    _require_same_shapes("the optimizer", moments, "the model", {name: own[name] for name in moments if name in own})
+    for saved, part in zip(state["optimizer"], trainer.optimizer.parts, strict=True):
+        held = [parameter for group in part.param_groups for parameter in group["params"]]
+        kind = type(part).__name__
+        moments = {f"{kind}'s moments of parameter {i}": _moments(one) for i, one in saved["state"].items()}
+        own = {f"{kind}'s moments of parameter {i}": parameter for i, parameter in enumerate(held)}
+        of_model = {name: own[name] for name in moments if name in own}
+        _require_same_shapes("the optimizer", moments, "the model", of_model)
     if trainer.reference is not None:
         _require_same_shapes("the reference", state["reference"] or {}, "the model", trainer.reference.state_dict())
+
+
+def _moments(saved: dict) -> torch.Tensor:
+    """Return the moments that AdamW or Muon saved for one parameter; they have its shape."""
+    return saved["exp_avg"] if "exp_avg" in saved else saved["momentum_buffer"]
 
 
 def _require_same_shapes(one: str, found: Mapping, other: str, expected: Mapping) -> None:

@@ -277,7 +277,7 @@ def test_long_imitation_gets_the_seconds_of_grpo_and_every_rival_counts_from_its
     assert {one[:2] for one in seen.values()} == {(3.0, "category")}
     assert seen["grpo_from_clone"][2] == "clone" and seen["raft"][2] is None
     seconds = {arm: run["cpu_seconds"] for arm, run in done.items()}
-    assert seconds["clone"] == seconds["imitation_long"] == seconds["imitation_teacher"] == 10 + 5
+    assert seconds["clone"] == seconds["imitation_long"] == seconds["imitation_filtered"] == 10 + 5
     assert (seconds["raft"], seconds["grpo_from_clone"]) == (70 + 5, 15 + 5)
     assert done["raft"]["log"] == [{"step": 1}]
 
@@ -305,7 +305,7 @@ def made_up_runs(scores: dict[str, float], seeds: int = 2) -> dict:
     return found
 
 
-SCORES = {"grpo": 0.8, "clone": 0.8, "imitation_long": 0.5, "imitation_teacher": 0.6, "raft": 0.8}
+SCORES = {"grpo": 0.8, "clone": 0.8, "imitation_long": 0.5, "imitation_filtered": 0.6, "raft": 0.8}
 SCORES |= {"warm_start": 0.2, "best_script": 0.75, "expert": 0.8, "oracle": 1.0}
 
 
@@ -334,7 +334,7 @@ def test_claims_and_aims_of_fresh():
     table = learning.summarize(made_up_runs(SCORES))
     assert set(verdicts(learning.claims_of("fresh", table)).values()) == {True}
     assert verdicts(learning.aims_of("fresh", table)) == {
-        **{f"{part}: GRPO minus imitation_teacher, lower end of the interval": True for part in ("test", "held")},
+        **{f"{part}: GRPO minus imitation_filtered, lower end of the interval": True for part in ("test", "held")},
         # equal to GRPO on every query: the interval is 0..0, and 0 is not above 0
         **{f"{part}: GRPO minus raft, lower end of the interval": False for part in ("test", "held")},
         **{"held: GRPO minus best_script": True, "held: GRPO minus clone": False},

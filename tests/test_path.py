@@ -17,6 +17,7 @@ from small import environment, taught_model, tokenizer
 READ = ("datatypes", "grammar", "sampler", "rollout", "reward", "reinforce", "grpo", "train")  # what a learner reads
 STAGES = ["memory", "grammar", "sampler", "reward", "reinforce", "grpo"]  # what a step does, in turn
 JOINTS = {"train", "environment", "rollout"}  # files that call the stages
+OPTIMIZER = "muon"  # changes the weights at the end of a step
 TOOLS = {"metrics", "bm25", "dense", "hybrid", "models.causal_lm"}  # called by a stage; a call returns
 
 
@@ -51,8 +52,8 @@ def path():
 
 
 def test_a_step_enters_few_files(path):
-    """The three joints and six stages, and five tools that memory, grammar and reward call."""
-    assert set(path) == {*JOINTS, *STAGES, *TOOLS}
+    """The three joints and six stages, five tools that memory, grammar and reward call, and the optimizer."""
+    assert set(path) == {*JOINTS, *STAGES, *TOOLS, OPTIMIZER}
 
 
 def test_the_stages_are_entered_in_reading_order(path):

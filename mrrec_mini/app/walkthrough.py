@@ -42,7 +42,6 @@ LESSON = Recipe(
     siblings=1,
     sibling_users=60,
     traces=1200,
-    tries=1,
     teacher=TeacherConfig(stop=(0.3, 0.3, 0.2, 0.2), on_topic=0.5, believe=0.4),
     warm=WarmStartConfig(drill_steps=250, drill_batch=32, steps=350, batch=16),
     train=TrainConfig(

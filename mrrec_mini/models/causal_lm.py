@@ -149,6 +149,7 @@ class CausalLMConfig:
     width: int = 64
     layers: int = 2
     heads: int = 2
+    free_heads: int = 0  # heads of the first layer that do not start by attending to the previous token
     feed_forward: int = 192
     context: int = 1024
     init_std: float = 0.05
@@ -182,11 +183,11 @@ def make_causal_lm(vocabulary: int, config: CausalLMConfig, generator: torch.Gen
             if parameter.dim() > 1:  # the weights of norms stay 1, biases stay 0
                 parameter.normal_(0.0, config.init_std, generator=generator)
         model.get_input_embeddings().weight.normal_(0.0, config.embedding_std, generator=generator)
-        ready_to_copy(model, config.copy_gain, config.look_back, generator)
+        ready_to_copy(model, config, generator)
     return model
 
 
-def ready_to_copy(model: LlamaForCausalLM, gain: float, sharpness: float, generator: torch.Generator) -> None:
+def ready_to_copy(model: LlamaForCausalLM, config: CausalLMConfig, generator: torch.Generator) -> None:
     """Start close to an induction head: two layers predict the token after the last occurrence of the current token.
 
     Layer 1 copies the previous token into each position. Layer 2 attends to the positions whose previous token is the
@@ -195,16 +196,18 @@ def ready_to_copy(model: LlamaForCausalLM, gain: float, sharpness: float, genera
     1. In every layer the output map is the transpose of the value map, so that attended content arrives unchanged
        (mimetic initialisation, Trockman and Kolter, 2023).
     2. The biases of the first layer make its heads attend one position back: with RoPE the score of a pair is
-       q . R(n - m) k, which is largest at n - m = -1 if q = R(-1) k.
+       q . R(n - m) k, which is largest at n - m = -1 if q = R(-1) k. The last `free_heads` heads get no such bias, so
+       that they can learn something else, for example whether a word stood in the query.
     """
     width, heads = model.config.hidden_size, model.config.num_attention_heads
     # 1. Value and output maps.
     for layer in model.model.layers:
         rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
-        layer.self_attn.v_proj.weight.copy_(gain * rotation)
-        layer.self_attn.o_proj.weight.copy_(gain * rotation.T)
+        layer.self_attn.v_proj.weight.copy_(config.copy_gain * rotation)
+        layer.self_attn.o_proj.weight.copy_(config.copy_gain * rotation.T)
     # 2. One random key per head; its query is this key, rotated by -1 position.
-    key = sharpness * torch.randn(heads, width // heads, generator=generator)
+    key = config.look_back * torch.randn(heads, width // heads, generator=generator)
+    key[heads - config.free_heads :] = 0.0
     cos, sin = (t[0, 0] for t in model.model.rotary_emb(torch.zeros(1, 1, width), torch.tensor([[1]])))
     first, second = key.chunk(2, dim=-1)
     query = key * cos - torch.cat([-second, first], -1) * sin  # R(-1) k
