@@ -13,14 +13,14 @@
     frontier    nDCG@10 against memory tokens: no cost, half to five times the recipe's cost of a call (.1 if the recipe
                 has none), and a cost per token of memory. Some queries of the shop state wanted values
                 (`WorldConfig.said`), so not every look-up is worth its cost
-    tried       the chosen recipe, and one change at a time: AdamW for all weights, no free head in the first layer, turn
-                credit, free calls, a larger policy, twice the steps, no sibling shops
+    tried       the chosen recipe, and one change at a time: AdamW for all weights, no free head in the first layer,
+                turn credit, free calls, a larger policy, twice the steps, no sibling shops
 
 A seed makes the shop, splits the users and makes all random draws. The arms of a seed share the shop and the queries.
 Unless an arm changes the shops or the model, they also share the warm start. In `fresh`, each policy starts from the
 same copy drill. GRPO, RAFT and GRPO from the clone play equally many episodes. `imitation_long` and
-`imitation_filtered` make as many steps as fit into the CPU seconds that GRPO took. In the other experiments, an arm differs from the first one only in what its
-name says.
+`imitation_filtered` make as many steps as fit into the CPU seconds that GRPO took. In the other experiments, an arm
+differs from the first one only in what its name says.
 
 Everything that was trained or measured is saved in DIR as soon as it is done, under a name derived from its
 configuration, and is not repeated. So an interrupted experiment resumes where it stopped, experiments share runs, and

@@ -21,7 +21,8 @@ rollout
     grammar, constrain, sampler, chat_grammar, rollout
 
 reward, update
-    evidence, reward, environment, reinforce, scripts, imitation, filtered, grpo, turn_credit, checkpoint, muon, train, raft
+    evidence, reward, environment, reinforce, scripts, imitation, filtered, grpo, turn_credit, checkpoint, muon, train,
+    raft
 
 systems
     systems/popularity, systems/neighbours, systems/query_text, systems/blair, systems/rec_r1

@@ -30,7 +30,7 @@ fall by driving a probability to 0. The scale of the rewards does not matter, on
 Departures: Dong et al. fine-tune on a large batch before they sample again; here it is one step per batch, as in GRPO.
 They keep the best episode of every group; here a group of equal rewards keeps none, since GRPO learns nothing from it
 either. Their loss is a mean over the kept tokens; here it is one over the tokens of all episodes. This only scales the
-gradient, and AdamW is nearly blind to its scale. MR.Rec's paper has no such learner.
+gradient, and the optimizers are nearly blind to its scale. MR.Rec's paper has no such learner.
 """
 
 from __future__ import annotations
