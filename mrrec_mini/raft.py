@@ -62,7 +62,8 @@ def best_of_group(rewards: torch.Tensor, groups: torch.Tensor, sigma: str = "non
 def raft_trainer(model, tokenizer, environments: Sequence[Environment], config: TrainConfig) -> Trainer:
     """Return a trainer whose steps are those of RAFT; `train` runs it. It draws and samples as GRPO does.
 
-    `config` is the one of GRPO. Its choices of advantage and loss (`algo`, `credit`, `baseline`, `grpo`) are ignored.
+    `config` is the one of GRPO. Of its choices of advantage and loss (`algo`, `credit`, `baseline`, `grpo`), only the
+    weight of the KL is used.
     """
-    plain = replace(config, algo="grpo", credit="trajectory", grpo=GRPOConfig())
+    plain = replace(config, algo="grpo", credit="trajectory", grpo=GRPOConfig(beta=config.grpo.beta))
     return Trainer(model, tokenizer, list(environments), plain, Formulas(group_advantages=best_of_group))
