@@ -29,6 +29,7 @@ from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import GREEDY, SAMPLED, EvalSet, Row, difference, eval_sets, means, play_greedily, policy_rows
 from mrrec_mini.grpo import group_advantages, grpo_loss
 from mrrec_mini.imitation import WarmStartConfig
+from mrrec_mini.models.causal_lm import CausalLMConfig
 from mrrec_mini.recipe import FAST, Recipe, Say, prepare, quiet, start_policy
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.rollout import LMActor, RolloutConfig
@@ -42,6 +43,7 @@ LESSON = Recipe(
     siblings=1,
     sibling_users=60,
     traces=1200,
+    model=CausalLMConfig(),  # two heads are enough where no query states a value
     teacher=TeacherConfig(stop=(0.3, 0.3, 0.2, 0.2), on_topic=0.5, believe=0.4),
     warm=WarmStartConfig(drill_steps=250, drill_batch=32, steps=350, batch=16),
     train=TrainConfig(
