@@ -9,7 +9,8 @@ basics
     datatypes, files
 
 data
-    data, world, sources/cleaning, sources/amazon, sources/c4, sources/recbole
+    data, world, sources/cleaning, sources/rows, sources/interactions, sources/amazon, sources/c4, sources/recbole,
+    sources/personalwab, sources/minionerec, sources/table
 
 retrieval
     metrics, bm25, dense, hybrid, index_on_disk

@@ -1,6 +1,6 @@
 """Amazon Reviews 2018 and 2023: reviews and item metadata become a `Dataset`.
 
-Flow: after `sources/cleaning`, beside `world`. `import_amazon` reads one category: its reviews and its metadata.
+Flow: after `sources/rows`, beside `world`. `import_amazon` reads one category: its reviews and, if given, its metadata.
 
 Equations: none. A user gets at most one query: `template_query` of the item that they reviewed last. Departure: the
 paper takes its queries from Amazon-C4 (`sources/c4`). Guessed: an item is a target only if it is certain that the user
@@ -18,10 +18,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mrrec_mini.data import LATEST_TIME, DataError, Dataset, json_line, key_text
+from mrrec_mini.data import LATEST_TIME, DataError, Dataset, key_text
 from mrrec_mini.datatypes import Item, Query
 from mrrec_mini.sources import cleaning
 from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text
+from mrrec_mini.sources.rows import parts_of, read_rows
 
 DAY = 86_400  # seconds; a time in Amazon 2018 is a whole day
 DEPTH = 2  # number of names in a category path
@@ -33,9 +34,10 @@ _NO_FACT = re.compile(  # details that express no preference: numbers, dates, ad
 _DESCRIBING = ("description", "category", "categories", "features")  # an item without a review needs one of these
 
 
-def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None) -> Dataset:
-    """Read one category of Amazon Reviews 2018 or 2023: its reviews and its metadata (JSON lines, plain or gz).
+def import_amazon(reviews: Path, metadata: Path | None = None, rejects: Rejects | None = None) -> Dataset:
+    """Read one category of Amazon Reviews 2018 or 2023: its reviews and its metadata, in a format of `rows.read_rows`.
 
+    Without metadata, an item has only a title of category and id: enough to know who took what, not to search by words.
     An item's category is the first DEPTH names of its path; of the deeper names, the last two become the aspect
     `topic`. The pool holds every reviewed item, and every item whose metadata has a category, description or features.
 
@@ -48,8 +50,7 @@ def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None)
     """
     # 1. Read the metadata, then the reviews.
     log = ImportLog(rejects)
-    rows = _read_metadata(Path(metadata), log)
-    log.find_lost(Path(metadata), item_id_in_line, {_item_id(row) for row in rows})
+    rows = _read_metadata(Path(metadata), log) if metadata else []
     taken = log.first_of_each_pair(read_reviews([Path(reviews)], log))
     if not taken:
         raise DataError.at(reviews, None, None, "holds no usable review (0 records)")
@@ -61,11 +62,11 @@ def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None)
     step = "titles missing or cut from a web page, replaced by brand, category and description"
     log.count(step, broken, len(rows) - broken)
     roots = Counter(path[0] for path in map(_category_path, rows) if path)
-    root = roots.most_common(1)[0][0] if roots else "items"
+    root = roots.most_common(1)[0][0] if roots else _category_in_name(Path(reviews))
     missing = sorted(reviewed - {_item_id(row) for row in rows})
     log.count("reviewed items without metadata, kept under the general category", 0, len(missing))
     rows += [{"asin": item, "title": f"{root} {item}"} for item in missing]
-    items = cleaning.make_items([_amazon_item(row, root) for row in rows])
+    items = cleaning.make_items([amazon_item(row, root) for row in rows])
     # 3. Make the queries.
     queries, taken = _last_purchases(taken, items, log)
     meta = {
@@ -75,6 +76,12 @@ def import_amazon(reviews: Path, metadata: Path, rejects: Rejects | None = None)
         "cleaning": log.steps,
     }
     return Dataset(items, tuple(review.interaction() for review in taken), queries, meta)
+
+
+def _category_in_name(path: Path) -> str:
+    """Return the category that a file of reviews is named after: "all beauty" for raw_review_All_Beauty."""
+    found = re.search(r"raw_review_(\w+)", str(path)) or re.match(r"(?:reviews_)?([A-Z]\w*?)(?:_5)?\.", path.name)
+    return found[1].replace("_", " ").lower() if found else "items"
 
 
 def _last_purchases(
@@ -91,12 +98,7 @@ def _last_purchases(
     step = "users whose last review repeats an earlier one (they keep their history)"
     users = log.keep(step, users, lambda u: people[u][-1].text not in {past.text for past in people[u][:-1]})
     last = {user: people[user][-1] for user in users}
-
-    def is_no_copy(review: Review) -> bool:
-        target = last.get(review.user, review)
-        return review is target or cleaning.folded(review.text) != cleaning.folded(target.text)
-
-    reviews = log.keep("earlier reviews equal to the target's but for case and spacing", reviews, is_no_copy)
+    reviews = log.without_copies(reviews, list(last.values()))
     queries = (
         Query(f"q-{user}", user, cleaning.template_query(items[target.item]), target.item, target.time)
         for user, target in last.items()
@@ -115,10 +117,8 @@ def read_reviews(paths: Iterable[Path], log: ImportLog, users: frozenset[str] | 
     """
     in_milliseconds = 0
 
-    def reviews_of(raw: bytes, number: int, path: Path) -> list[Review | None] | None:
+    def reviews_of(row: dict, number: int, path: Path) -> list[Review | None]:
         nonlocal in_milliseconds
-        if (row := json_line(raw, number, path)) is None:
-            return None
         if not ({"reviewerID", "user_id"} & row.keys()):
             example = '{"user_id": "U1", "parent_asin": "B1", "rating": 5.0, "text": "...", "timestamp": 1}'
             what = f"is missing (reviewerID in the 2018 form); a review looks like {example}"
@@ -132,7 +132,7 @@ def read_reviews(paths: Iterable[Path], log: ImportLog, users: frozenset[str] | 
                 raise DataError.at(path, number, "history, target", "each must hold reviews, which are JSON objects")
             rows = [{**one, "user_id": row.get("user_id")} for one in rows]
         try:
-            found = [_review(one) for one in rows]
+            found = [amazon_review(one) for one in rows]
         except ValueError as error:
             raise DataError.at(path, number, "id of user or item", str(error)) from None
         for review in filter(None, found):
@@ -140,7 +140,7 @@ def read_reviews(paths: Iterable[Path], log: ImportLog, users: frozenset[str] | 
         in_milliseconds += sum(type(time) is int and time > LATEST_TIME for time in map(_time, rows))
         return found
 
-    reviews = (review for path in paths for found in log.records(path, reviews_of) for review in found)
+    reviews = (review for path in paths for found in read_rows(path, reviews_of, log) for review in found)
     step = "reviews without user, item, time, or rating from 1 to 5"
     kept = log.keep(step, reviews, lambda review: review is not None)
     if in_milliseconds:
@@ -148,17 +148,16 @@ def read_reviews(paths: Iterable[Path], log: ImportLog, users: frozenset[str] | 
     return kept
 
 
-def _review(row: Mapping) -> Review | None:
+def amazon_review(row: Mapping) -> Review | None:
     """Read one review in the 2018 or 2023 form. Returns None if user, item, time or rating is missing or out of range.
 
     Raises ValueError for an id that cannot be written to a file.
     """
-    user, item, time = row.get("user_id", row.get("reviewerID")), _item_id(row), _time(row)
+    user, item, time = row.get("user_id", row.get("reviewerID")), _item_id(row), time_in_seconds(_time(row))
     rating = row.get("rating", row.get("overall"))
-    if not (cleaning.is_text(user) and cleaning.is_text(item) and type(time) is int and type(rating) in (int, float)):
+    if not (cleaning.is_text(user) and cleaning.is_text(item) and type(rating) in (int, float) and 1 <= rating <= 5):
         return None
-    time = time // 1000 if time > LATEST_TIME else time
-    if not (0 <= time <= LATEST_TIME and 1 <= rating <= 5):
+    if time is None:
         return None
     title, text = row.get("title", row.get("summary")), row.get("text", row.get("reviewText"))
     title, text = (value if isinstance(value, str) else "" for value in (title, text))
@@ -170,19 +169,30 @@ def _time(row: Mapping) -> Any:
     return row.get("timestamp", row.get("unixReviewTime"))
 
 
+def time_in_seconds(time: Any) -> int | None:
+    """Convert a time in seconds or milliseconds since 1970 to seconds; None if it is no whole number up to 2100."""
+    if type(time) is not int:
+        return None
+    time = time // 1000 if time > LATEST_TIME else time
+    return time if 0 <= time <= LATEST_TIME else None
+
+
 # --- metadata -------------------------------------------------------------------------------------------------------
 
 
 def _read_metadata(path: Path, log: ImportLog) -> list[dict]:
     """Read one metadata record per item, in the 2018 or 2023 form. Also reads a file that is one object {id: title}."""
     rows = []
-    for row in log.records(path, json_line):
+    for row in read_rows(path, lambda row, *_: row, log):
         if not ({"asin", "parent_asin"} & row.keys()) and all(isinstance(title, str) for title in row.values()):
             rows.extend({"asin": item, "title": title} for item, title in row.items())
         else:
             rows.append(row)
     rows = log.keep("metadata without an item id", rows, lambda row: isinstance(_item_id(row), str))
-    return log.keep_first("metadata lines repeated for an item", rows, _item_id)
+    rows = log.keep_first("metadata lines repeated for an item", rows, _item_id)
+    for part in parts_of(path):
+        log.find_lost(part, item_id_in_line, {_item_id(row) for row in rows})
+    return rows
 
 
 def _item_id(row: Mapping) -> Any:
@@ -195,7 +205,7 @@ def item_id_in_line(raw: str) -> str | None:
     return _item_id(found) or found.get("item_id")
 
 
-def _amazon_item(row: Mapping, root: str) -> RawItem:
+def amazon_item(row: Mapping, root: str) -> RawItem:
     path = _category_path(row) or [root]
     texts = [clean_text(text) for name in ("description", "features") for text in cleaning.as_list(row.get(name))]
     texts = [text.removeprefix("Editorial Reviews").strip() for text in texts if not text.startswith("Learn more")]

@@ -9,16 +9,15 @@ unchanged. Guessed: how the review of a query, and so its time, is found (see `i
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mrrec_mini.data import DataError, Dataset, json_line, key_text, text_line
+from mrrec_mini.data import DataError, Dataset, key_text
 from mrrec_mini.datatypes import Query
 from mrrec_mini.sources import cleaning
 from mrrec_mini.sources.amazon import item_id_in_line, read_reviews
 from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text, folded
+from mrrec_mini.sources.rows import parts_of, read_rows
 
 _NEEDED = ("query", "item_id", "user_id", "ori_review")  # columns, besides qid
 
@@ -35,12 +34,13 @@ def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path], rej
     """
     # 1. Read the pool of items.
     log, metadata = ImportLog(rejects), Path(metadata)
-    pool = log.records(metadata, json_line)
+    pool = read_rows(metadata, lambda row, *_: row, log)
     step = "pool items without item_id or metadata text"
     pool = log.keep(step, pool, lambda row: cleaning.is_text(row.get("item_id")) and clean_text(row.get("metadata")))
     pool = log.keep_first("pool lines repeated for an item", pool, lambda row: row["item_id"])
     items = cleaning.make_items([_c4_item(row) for row in pool])
-    log.find_lost(metadata, item_id_in_line, items)
+    for part in parts_of(metadata):
+        log.find_lost(part, item_id_in_line, items)
     # 2. Read the queries whose target is in the pool, and all reviews by their users.
     rows = _read_queries(Path(queries), log)
     rows = log.keep_first("queries whose qid was given before", rows, lambda row: str(row["qid"]))
@@ -81,16 +81,9 @@ def import_amazon_c4(queries: Path, metadata: Path, reviews: Sequence[Path], rej
 
 
 def _read_queries(path: Path, log: ImportLog) -> Iterator[dict]:
-    """Read the queries from Amazon-C4's test.csv, or from a file with the same rows as JSON lines."""
-    rows: dict[int, dict] = {}  # line number -> row, for a CSV file
-    lines = _csv_lines(path, rows) if path.suffix == ".csv" else None
+    """Read the queries: Amazon-C4's test.csv, or the same rows as parquet or JSON lines."""
 
-    def query(raw: bytes, number: int, path: Path) -> dict | None:
-        row = rows[number] if lines else json_line(raw, number, path)
-        if row is None:
-            return None
-        if None in row:
-            raise DataError.at(path, number, None, f"has more columns than the header: {', '.join(filter(None, row))}")
+    def query(row: dict, number: int, path: Path) -> dict:
         missing = [name for name in _NEEDED if not cleaning.is_text(row.get(name))]
         missing += ["qid"] * (row.get("qid") is None)
         if missing:
@@ -102,24 +95,7 @@ def _read_queries(path: Path, log: ImportLog) -> Iterator[dict]:
         log.refuse_lost(row["item_id"], path, number, "item_id")
         return row
 
-    return log.records(path, query, lines)
-
-
-def _csv_lines(path: Path, rows: dict[int, dict]) -> Iterator[tuple[int, bytes]]:
-    """Yield (number of its first line, bytes) for every record of a CSV file with a header. Fills `rows`."""
-    text = "".join(text_line(raw, number, path) for number, raw in cleaning.read_lines(path))
-    lines = list(io.StringIO(text, newline=""))  # splits at line ends only, and keeps the line ends
-    reader = csv.DictReader(lines)
-    if reader.fieldnames and (missing := [name for name in ("qid", *_NEEDED) if name not in reader.fieldnames]):
-        raise DataError.at(path, 1, missing[0], f"is missing; the header must name qid, {', '.join(_NEEDED)}")
-    before = reader.line_num
-    try:
-        for row in reader:
-            rows[before + 1] = row
-            yield before + 1, "".join(lines[before : reader.line_num]).encode()
-            before = reader.line_num
-    except csv.Error as error:
-        raise DataError.at(path, before + 1, None, f"not a CSV record ({error}); is a quote missing?") from None
+    return read_rows(path, query, log, ("qid", *_NEEDED))
 
 
 def _texts(review: Review) -> tuple[str, str]:

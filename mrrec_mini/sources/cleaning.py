@@ -1,6 +1,6 @@
 """Steps that all importers share: read lines, clean text, count dropped records, find aspects of items.
 
-Flow: used by `sources/amazon`, `sources/c4` and `sources/recbole`. An importer reads its files line by line (plain or
+Flow: used by every importer, together with `sources/rows`. An importer reads its files line by line (plain or
 gz), cleans the records in named steps, makes queries if the source has none, and returns a `Dataset` whose
 `meta["cleaning"]` lists how many records each step dropped and kept.
 
@@ -19,9 +19,10 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mrrec_mini.data import RECORD_LIMIT, DataError, shorten
 from mrrec_mini.datatypes import Interaction, Item
@@ -88,6 +89,19 @@ class ImportLog:
         seen: set[Any] = set()
         return self.keep(step, records, lambda record: key(record) not in seen and not seen.add(key(record)))
 
+    def without_copies(self, reviews: Iterable[Review], targets: Sequence[Review]) -> list[Review]:
+        """Return the reviews except those that repeat the text of a target by the same user, but for case and spacing.
+
+        The targets themselves are kept. An empty text repeats nothing.
+        """
+        own = {(target.user, target.item) for target in targets}
+        texts = {(target.user, folded(target.text)) for target in targets if target.text.strip()}
+
+        def is_no_copy(review: Review) -> bool:
+            return (review.user, review.item) in own or (review.user, folded(review.text)) not in texts
+
+        return self.keep("earlier reviews equal to the target's but for case and spacing", reviews, is_no_copy)
+
     def first_of_each_pair(self, reviews: Iterable[Review]) -> list[Review]:
         """Return the earliest review per (user, item), by user and time. Others are edits, variants or re-orders."""
         ordered = sorted(reviews, key=lambda review: (review.user, review.time))
@@ -125,9 +139,9 @@ class ImportLog:
             self.rejects.taken[str(path)] = taken
 
     def find_lost(self, path: Path, id_of: Callable[[str], str | None], items: Container[str]) -> None:
-        """Store in `lost` the items of rejected lines of `path` that are not in `items`. `id_of` finds the item."""
+        """Add to `lost` the items of rejected lines of `path` that are not in `items`. `id_of` finds the item."""
         found = {id_of(row["raw"]): f"{path}:{row['line']}" for row in self._rejected(path)}
-        self.lost = {item: place for item, place in found.items() if item is not None and item not in items}
+        self.lost |= {item: place for item, place in found.items() if item is not None and item not in items}
 
     def refuse_lost(self, item: Any, path: Path, number: int, name: str) -> None:
         """Raise DataError if `item` is in `lost`."""
@@ -139,21 +153,28 @@ class ImportLog:
         return self.rejects.rows.get(str(path), []) if self.rejects else []
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, line) of a plain or gz file. A longer line is cut after RECORD_LIMIT + 1 bytes."""
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a plain or gz file to read its bytes. Raises DataError if it cannot be read, also during the reading."""
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.open(raw) if packed else raw as file:
-                number = 0
-                while line := file.readline(RECORD_LIMIT + 1):
-                    number += 1
-                    yield number, line
-                    while len(line) > RECORD_LIMIT and not line.endswith(b"\n"):  # skip the rest of the line
-                        line = file.readline(RECORD_LIMIT + 1)
+                yield file
     except (OSError, EOFError, zlib.error) as error:
         raise DataError.at(path, None, None, f"cannot be read ({error}); fetch it again") from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (number from 1, line) of a plain or gz file. A longer line is cut after RECORD_LIMIT + 1 bytes."""
+    with open_file(path) as file:
+        number = 0
+        while line := file.readline(RECORD_LIMIT + 1):
+            number += 1
+            yield number, line
+            while len(line) > RECORD_LIMIT and not line.endswith(b"\n"):  # skip the rest of the line
+                line = file.readline(RECORD_LIMIT + 1)
 
 
 # --- text -----------------------------------------------------------------------------------------------------------
@@ -201,13 +222,19 @@ def aspect_value(text: Any) -> str:
     return value if len(value.split()) <= MOST_WORDS and len(value) <= 40 and re.search(r"\w", value) else ""
 
 
+def python_list(text: str) -> list | None:
+    """Read a list in Python syntax, such as "['a', 'b']". Returns None if the text is none."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None
+
+
 def as_list(value: Any) -> list:
     """Return a metadata field as a list. The field may hold a list, one string, or a list in Python syntax."""
     if isinstance(value, str) and value.startswith("["):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return []
+        return python_list(value) or []
     return value if isinstance(value, list) else [value] if value else []
 
 

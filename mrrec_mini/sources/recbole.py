@@ -1,10 +1,9 @@
 """RecBole atomic files, MovieLens-100k among them, become a `Dataset`.
 
-Flow: after `sources/cleaning`, beside `world`. An atomic file is a table of tab-separated columns; its header names
+Flow: after `sources/interactions`, beside `world`. An atomic file is a table of tab-separated columns; its header names
 each column and its type.
 
-Equations: none. The source has neither queries nor review texts: a user's queries are `template_query` of the last
-items that they liked. The paper does not use this data. Guessed: the three limits below, and an item's category.
+Equations: none. The paper does not use this data. Guessed: an item's category.
 """
 
 from __future__ import annotations
@@ -15,16 +14,14 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from mrrec_mini.data import DataError, Dataset, seconds, shorten, text_line
-from mrrec_mini.datatypes import Item, Query
 from mrrec_mini.sources import cleaning
 from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text
+from mrrec_mini.sources.interactions import make_dataset
 
-LEAST_RATING, LEAST_HISTORY, MOST_QUERIES = 4, 5, 3  # of a target; interactions before a target; queries per user
 _TYPES = ("token", "float", "token_seq", "float_seq")
 _HEADER = "user_id:token<TAB>item_id:token<TAB>rating:float<TAB>timestamp:float"
 _GENRES = ("class", "genre", "genres", "category", "categories")  # columns that hold genres
@@ -36,11 +33,7 @@ def import_recbole(source: Path, rejects: Rejects | None = None) -> Dataset:
 
     Genres become the aspect `genre`, a year becomes the aspect `decade`, and every other token column an aspect of its
     name. An item's category is ("movies" or "items", its rarest genre in the data set): a rare genre says most, and the
-    categories get similar sizes. If a rating lies outside 1 to 5, all ratings are rescaled. Reviews are empty.
-
-    A user's targets are the last MOST_QUERIES items with a rating >= LEAST_RATING, without another interaction in the
-    same second (the order would be unknown) and with at least LEAST_HISTORY earlier interactions. The time of a query
-    is the time of its target.
+    categories get similar sizes. Reviews are empty. Ratings and queries: see `interactions.make_dataset`.
 
     Errors and `rejects`: see `cleaning.ImportLog`.
     """
@@ -56,40 +49,12 @@ def import_recbole(source: Path, rejects: Rejects | None = None) -> Dataset:
         column = _cells(header, number, item_file).index("item_id:token")
         log.find_lost(item_file, lambda raw: next(iter(raw.rstrip("\r\n").split("\t")[column:]), None), items)
     # 2. Read the interactions, as reviews without a text.
-    taken = _read_interactions(inter, log)
-    taken = log.keep("interactions with items that .item does not hold", taken, lambda r: r.item in items)
-    taken = log.keep("interactions without a rating or a time", taken, lambda r: None not in (r.rating, r.time))
-    taken = log.first_of_each_pair(taken)
-    if not taken:
-        what = f"no interaction has a rating, a time and an item of {item_file.name} (0 records)"
-        raise DataError.at(inter, None, None, what)
-    low, high = min(r.rating for r in taken), max(r.rating for r in taken)
-    if low < 1 or high > 5:
-        log.count(f"ratings stretched from {low:g}..{high:g} to 1..5", 0, len(taken))
-        taken = [r._replace(rating=1 + 4 * (r.rating - low) / (high - low)) for r in taken]
-    # 3. Make the queries.
-    queries = _last_liked(taken, items, log)
     source, licence = f"RecBole atomic files {inter.name}", "that of the source"
     if inter.name == "ml-100k.inter":
         source = "MovieLens-100k (GroupLens), in RecBole's form"
         licence = "research use, cite Harper and Konstan 2015, no redistribution (GroupLens)"
-    meta = {"name": folder.name, "source": source, "licence": licence, "cleaning": log.steps}
-    return Dataset(items, tuple(r.interaction() for r in taken), queries, meta)
-
-
-def _last_liked(reviews: list[Review], items: Mapping[str, Item], log: ImportLog) -> tuple[Query, ...]:
-    """Return the queries. `import_recbole` explains which items are targets."""
-    people = {user: list(own) for user, own in groupby(reviews, lambda review: review.user)}  # sorted by user and time
-    queries: list[Query] = []
-    for user, past in people.items():
-        at = Counter(r.time for r in past)
-        fit = [r for n, r in enumerate(past) if r.rating >= LEAST_RATING and at[r.time] == 1 and n >= LEAST_HISTORY]
-        for number, r in enumerate(fit[-MOST_QUERIES:], 1):
-            queries.append(Query(f"q-{user}-{number}", user, cleaning.template_query(items[r.item]), r.item, r.time))
-    asking = {query.user for query in queries}
-    step = "users without an item that can be a target (they keep their history)"
-    log.keep(step, people, asking.__contains__)
-    return tuple(queries)
+    meta = {"name": folder.name, "source": source, "licence": licence}
+    return make_dataset(inter, _read_interactions(inter, log), items, log, meta)
 
 
 def unpack_recbole_wheel(wheel: Path, folder: Path) -> Path:

@@ -70,6 +70,11 @@ def made(folder: Path) -> Path:
     (folder / "films" / "films.inter").write_text("\n".join([HEADER.replace("<TAB>", "\t"), *rows, ""]))
     rows = ["item_id:token\ttitle:token_seq\tclass:token_seq", *(f"i{n}\tfilm {n}\tdrama" for n in range(N)), ""]
     (folder / "films" / "films.item").write_text("\n".join(rows))
+
+    rows = ["user,item,stars,time", *(f"u{n // 10},i{n},5,{1000 + n}" for n in range(N)), ""]
+    (folder / "stars.csv").write_text("\n".join(rows))
+    rows = ["item\ttitle\tkinds", *(f"i{n}\tthing {n}\tthings|all" for n in range(N)), ""]
+    (folder / "things.tsv").write_text("\n".join(rows))
     return folder
 
 
@@ -78,13 +83,17 @@ IMPORTS = {
     "c4": ("queries.jsonl", "pool.jsonl", "past.jsonl"),
     "c4 csv": ("queries.csv", "pool.jsonl", "past.jsonl"),
     "recbole": ("films",),
+    "table": ("stars.csv",),
 }
+OPTIONS = {"table": "--user user --item item --rating stars --time time --title title --category kinds"}
 PLACES = {  # spoiled file -> the command that reads it
     **{f"set/{name}.jsonl": "set" for name in ("items", "interactions", "queries")},
     **{"reviews.jsonl": "amazon", "metadata.jsonl": "amazon"},
     **{"queries.jsonl": "c4", "pool.jsonl": "c4", "past.jsonl": "c4", "queries.csv": "c4 csv"},
     **{"films/films.inter": "recbole", "films/films.item": "recbole"},
+    **{"stars.csv": "table", "things.tsv": "table"},
 }
+WITH_HEADER = (".inter", ".item", ".csv", ".tsv")
 IMPORTED = [place for place, how in PLACES.items() if how != "set"]
 OF_ITEMS = {"metadata.jsonl": "i16", "pool.jsonl": "i16", "films/films.item": "i15"}  # the item in line 17
 JSON_PLACES = [place for place in PLACES if place.endswith(".jsonl")]
@@ -96,6 +105,7 @@ def read(folder: Path, place: str, *more: object, out: str = "out"):
         return mrrec("data", "info", folder / "set", *more)
     kind = PLACES[place]
     files = [folder / name for name in IMPORTS[kind]]
+    more += (*OPTIONS[kind].split(), "--items", folder / "things.tsv") if kind in OPTIONS else ()
     return mrrec("data", "import", kind.split()[0], *files, "--out", folder / out, *more)
 
 
@@ -118,10 +128,10 @@ def with_fields(**fields) -> Callable[[bytes], bytes]:
     return lambda line: json.dumps({**json.loads(line), **fields}).encode()
 
 
-def changed_column(number: int, value: bytes) -> Callable[[bytes], bytes]:
+def changed_column(number: int, value: bytes, separator: bytes = b"\t") -> Callable[[bytes], bytes]:
     def change(line: bytes) -> bytes:
-        cells = line.split(b"\t")
-        return b"\t".join([*cells[:number], value, *cells[number + 1 :]])
+        cells = line.split(separator)
+        return separator.join([*cells[:number], value, *cells[number + 1 :]])
 
     return change
 
@@ -151,7 +161,8 @@ def test_the_files_are_valid_before_they_are_spoiled(folder, place):
 
 CUT = {
     ".jsonl": "not JSON",
-    ".csv": "is missing; a query needs",
+    ".csv": "but the header has",
+    ".tsv": "but the header has 3",
     ".inter": "but the header has 4",
     ".item": "header has 3",
 }
@@ -173,7 +184,7 @@ def test_row_1_skip_bad_imports_the_rest_and_lists_what_it_skipped(folder, place
     assert done.exit_code == 0, done.stderr
     told = json.loads(done.stdout)
     for one in told["records"]:
-        there = len(Path(one["file"]).read_bytes().splitlines()) - Path(one["file"]).suffix.startswith((".i", ".c"))
+        there = len(Path(one["file"]).read_bytes().splitlines()) - (Path(one["file"]).suffix in WITH_HEADER)
         assert one["read"] == one["taken"] + one["rejected"] == there
     rejects = [json.loads(line) for path in told["rejects"] for line in Path(path).read_text().splitlines()]
     [cut] = [one for one in rejects if one["file"] == str(file)]
@@ -238,7 +249,7 @@ def test_row_2_a_line_above_the_limit_is_named_and_not_kept_in_memory(folder, pl
     assert peak < 10 * RECORD_LIMIT  # the line has 20 times the limit
 
 
-@pytest.mark.parametrize("place", [place for place in IMPORTED if place not in OF_ITEMS and place != "queries.csv"])
+@pytest.mark.parametrize("place", [place for place in IMPORTED if place not in OF_ITEMS])
 def test_row_2_skip_bad_continues_after_its_end(folder, place):
     """The rest of the line does not count as another line: numbers and counts stay right."""
     spoil(folder, place, at_17(lambda line: line[:4] + b"x" * 5 * RECORD_LIMIT + line[4:]))
@@ -270,7 +281,7 @@ def test_row_3_a_byte_that_is_not_text_is_named(folder, place, byte, named):
     stays_out(folder, read(folder, place), f"{file}:17: {named}")
 
 
-@pytest.mark.parametrize("place", [place for place in IMPORTED if place != "queries.csv"])
+@pytest.mark.parametrize("place", IMPORTED)
 def test_row_3_the_list_of_rejects_shows_the_readable_part_of_such_a_line(folder, place):
     file = spoil(folder, place, at_17(lambda line: line[:3] + b"\xe9" + line[3:]))
     told = json.loads(read(folder, place, "--skip-bad", "--json").stdout)
@@ -321,7 +332,7 @@ def test_row_3_texts_of_public_sources_are_cleaned_and_normalised(folder, fields
 @pytest.mark.parametrize("content", [b"", b"\n \r\n\n", b"\xef\xbb\xbf"])
 def test_row_4_an_empty_file_is_named_even_with_skip_bad(folder, place, content):
     file = folder / place
-    if content.startswith(b"\n") and file.suffix in (".inter", ".item", ".csv"):
+    if content.startswith(b"\n") and file.suffix in WITH_HEADER:
         content = file.read_bytes().splitlines(keepends=True)[0] + b"\n\r\n"  # a header without records
     file.write_bytes(content)
     for more in ((), ("--skip-bad",)) if PLACES[place] != "set" else ((),):
@@ -330,7 +341,7 @@ def test_row_4_an_empty_file_is_named_even_with_skip_bad(folder, place, content)
 
 @pytest.mark.parametrize("place", IMPORTED)
 def test_row_4_a_file_with_only_rejected_records_counts_as_empty(folder, place):
-    header = (folder / place).suffix in (".inter", ".item", ".csv")
+    header = (folder / place).suffix in WITH_HEADER
     file = spoil(folder, place, lambda lines: [*lines[:header], *(half(line) + b"\n" for line in lines[header:])])
     named = f"all {N * (2 if 'past' in place else 1)} were refused, line {1 + header}:"
     stays_out(folder, read(folder, place, "--skip-bad"), f"{file}: holds no usable record (0 records)", named)
@@ -377,6 +388,8 @@ def test_row_5_the_error_for_a_contradiction_names_both_lines(folder, place, cha
         ("past.jsonl", "reviews of an item that the user had reviewed before"),
         ("films/films.inter", "reviews of an item that the user had reviewed before"),
         ("films/films.item", "item lines repeated word for word"),
+        ("stars.csv", "reviews of an item that the user had reviewed before"),
+        ("things.tsv", "rows repeated for an item"),
     ],
 )
 def test_row_5_a_repeated_line_of_a_source_changes_nothing_and_is_counted(folder, place, step):
@@ -457,6 +470,25 @@ def test_row_6_an_impossible_number_in_recbole_files(folder, column, value, name
     assert told["interactions"] == N - 1
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "named"),
+    [
+        (2, b"nan", "stars: 'nan' is not a number"),
+        (2, b"five", "stars: 'five' is not a number"),
+        (3, b"1e999", "time: '1e999' is neither a number of seconds nor a date"),
+        (3, b"yesterday", "time: 'yesterday' is neither a number of seconds nor a date such as 2024-01-31 18:30:00"),
+        (3, b"-5", "time: -5 lies before 1970"),
+        (3, b"1e15", "time: 1000000000000 lies after the year 2100"),
+    ],
+)
+def test_row_6_an_impossible_number_in_a_table(folder, column, value, named):
+    file = spoil(folder, "stars.csv", at_17(changed_column(column, value, b",")))
+    stays_out(folder, read(folder, "stars.csv"), f"{file}:17: {named}")
+    told = json.loads(read(folder, "stars.csv", "--skip-bad", "--json").stdout)
+    assert told["records"][1] == {"file": str(file), "read": N, "taken": N - 1, "rejected": 1}
+    assert told["interactions"] == N - 1
+
+
 @pytest.mark.parametrize("column", [2, 3])
 def test_row_6_an_empty_number_in_recbole_files_is_dropped_and_counted(folder, column):
     spoil(folder, "films/films.inter", at_17(changed_column(column, b"")))
@@ -489,7 +521,14 @@ def test_row_7_an_unknown_user_in_a_data_set_has_no_history(folder):
         (
             "films/films.inter",
             changed_column(1, b"i77"),
-            "interactions with items that .item does not hold",
+            "interactions with an item that has no row of its own",
+            N - 1,
+            None,
+        ),
+        (
+            "stars.csv",
+            changed_column(1, b"i77", b","),
+            "interactions with an item that has no row of its own",
             N - 1,
             None,
         ),
@@ -592,6 +631,14 @@ def test_row_8_a_wrong_header_is_refused_with_an_example_even_with_skip_bad(fold
         stays_out(folder, read(folder, place, *more), f"{file}:1: {named}", HEADER)
 
 
+@pytest.mark.parametrize(("place", "old"), [("stars.csv", b"user"), ("stars.csv", b"time"), ("things.tsv", b"kinds")])
+def test_row_8_a_column_that_a_table_does_not_have(folder, place, old):
+    file = spoil(folder, place, lambda lines: [lines[0].replace(old, b"other"), *lines[1:]])
+    for more in ((), ("--skip-bad",)):
+        named = f"{file}:1: {old.decode()}: is missing; needed are "
+        stays_out(folder, read(folder, place, *more), named, "the header holds '", "other")
+
+
 @pytest.mark.parametrize("more", [-1, 1])
 def test_row_8_a_wrong_number_of_columns_is_refused_with_the_header(folder, more):
     change = (lambda line: line.rpartition(b"\t")[0]) if more < 0 else (lambda line: line + b"\t7")
@@ -605,7 +652,7 @@ def test_row_8_a_wrong_number_of_columns_is_refused_with_the_header(folder, more
 def test_row_8_a_csv_without_a_needed_column(folder, old, new):
     file = spoil(folder, "queries.csv", lambda lines: [lines[0].replace(old, new), *lines[1:]])
     for more in ((), ("--skip-bad",)):
-        named = f"{file}:1: {old.decode().strip(',')}: is missing; the header must name qid, query, item_id"
+        named = f"{file}:1: {old.decode().strip(',')}: is missing; needed are qid, query, item_id"
         stays_out(folder, read(folder, "queries.csv", *more), named)
 
 
@@ -616,7 +663,7 @@ def test_row_8_a_csv_record_of_several_lines_is_one_record(folder):
     with (folder / "queries.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     path = folder / "queries.csv"
-    stays_out(folder, read(folder, "queries.csv"), f"{path}:18: has more columns than the header")
+    stays_out(folder, read(folder, "queries.csv"), f"{path}:18: 6 columns, but the header has 5")
     told = json.loads(read(folder, "queries.csv", "--skip-bad", "--json").stdout)
     assert told["records"][1] == {"file": str(path), "read": N, "taken": N - 1, "rejected": 1}
     [one] = [json.loads(line) for line in Path(told["rejects"][0]).read_text().splitlines()]

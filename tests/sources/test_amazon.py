@@ -1,5 +1,6 @@
 """Amazon Reviews 2018 and 2023: both formats, each cleaning step with its count, and no target in its own history."""
 
+import gzip
 from collections import Counter
 
 import pytest
@@ -130,6 +131,31 @@ def test_amazon_names_the_place_of_an_error(amazon_2018, tmp_path):
     metadata.write_bytes(metadata.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"m.json:7: not JSON"):
         import_amazon(reviews, metadata)
+
+
+@pytest.mark.parametrize(
+    ("name", "category"),
+    [
+        ("Magazine_Subscriptions_5.json.gz", "magazine subscriptions"),
+        ("reviews_Video_Games.json", "video games"),
+        ("raw_review_All_Beauty.jsonl", "all beauty"),
+        ("mine.jsonl", "items"),
+    ],
+)
+def test_amazon_without_metadata(amazon_2018, tmp_path, name, category):
+    """The category is the one in the file's name; targets and histories are those with metadata."""
+    reviews, metadata = amazon_2018
+    if not name.endswith(".gz"):
+        reviews.write_bytes(gzip.decompress(reviews.read_bytes()))
+    with_metadata = import_amazon(reviews, metadata)
+    dataset = import_amazon(reviews.rename(tmp_path / name))
+    assert sorted(dataset.items) == ["A", "B", "C", "D"]
+    assert (dataset.items["A"].title, dataset.items["A"].category) == (f"{category} A", (category,))
+    assert dataset.interactions == with_metadata.interactions
+    assert [(q.target, q.time) for q in dataset.queries] == [(q.target, q.time) for q in with_metadata.queries]
+    step = "reviewed items without metadata, kept under the general category"
+    assert steps(dataset)[step] == (0, 4)
+    assert_no_leak(dataset)
 
 
 # --- Amazon 2023, by hand -------------------------------------------------------------------------------------------

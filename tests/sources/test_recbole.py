@@ -56,7 +56,7 @@ def test_recbole_rescales_other_ratings(tmp_path):
 def test_recbole_unknown_items_are_dropped_and_counted(tmp_path):
     dataset = import_recbole(recbole(tmp_path, rated(("u", 1, 5, 1), ("u", 77, 5, 2), ("u", 2, "", 3))))
     assert len(dataset.interactions) == 1
-    assert steps(dataset)["interactions with items that .item does not hold"] == (1, 2)
+    assert steps(dataset)["interactions with an item that has no row of its own"] == (1, 2)
     assert steps(dataset)["interactions without a rating or a time"] == (1, 1)
 
 
