@@ -64,7 +64,10 @@ def _check_header(path: Path, line: int | None, header: Sequence[str], columns: 
     for name in columns:
         if header.count(name) != 1:
             what = "appears twice" if name in header else f"is missing; needed are {', '.join(columns)}"
-            raise DataError.at(path, line, name, f"{what}; the header holds {shorten(', '.join(header), 200)}")
+            what += f"; the header holds {shorten(', '.join(header), 200)}"
+            if len(header) == 1 and path.suffix != PARQUET:
+                what += "; a .csv has commas between its cells, a .tsv tabs"
+            raise DataError.at(path, line, name, what)
 
 
 # --- CSV and TSV ----------------------------------------------------------------------------------------------------

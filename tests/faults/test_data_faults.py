@@ -73,7 +73,7 @@ def made(folder: Path) -> Path:
 
     rows = ["user,item,stars,time", *(f"u{n // 10},i{n},5,{1000 + n}" for n in range(N)), ""]
     (folder / "stars.csv").write_text("\n".join(rows))
-    rows = ["item\ttitle\tkinds", *(f"i{n}\tthing {n}\tthings|all" for n in range(N)), ""]
+    rows = ["item\tkinds\ttitle", *(f"i{n}\tthings|all sorts\tthing {n}" for n in range(N)), ""]
     (folder / "things.tsv").write_text("\n".join(rows))
     return folder
 

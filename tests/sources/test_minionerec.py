@@ -79,7 +79,7 @@ def test_rows_and_items_that_do_not_fit_are_counted(tmp_path):
 
 @pytest.mark.parametrize("history", ["[1, 2", "3", "{1}", "__import__('os')", "[[1]]"])
 def test_a_history_that_is_no_list_is_named(tmp_path, history):
-    index, [rows] = files(tmp_path, [("u", [1], 2)])
+    index, [rows] = files(tmp_path, [("u", [1, 2, 3, 4, 5], 6)])
     with rows.open("a", newline="") as file:
         csv.writer(file).writerow(["u", "[]", "x", history, "2", "[]", ""])
     done = mrrec("data", "import", "minionerec", index, rows, "--out", tmp_path / "out")

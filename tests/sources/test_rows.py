@@ -64,6 +64,11 @@ def test_a_header_without_a_column_or_with_it_twice(tmp_path):
     (tmp_path / "t.csv").write_text("a,b,b\n1,2,3\n")
     with pytest.raises(DataError, match=r"t.csv:1: c: is missing; needed are a, c; the header holds 'a, b, b'"):
         rows_of(tmp_path / "t.csv", ("a", "c"))
+    with pytest.raises(DataError, match=r"holds 'a, b, b'$"):
+        rows_of(tmp_path / "t.csv", ("c",))
+    (tmp_path / "s.csv").write_text("a;c\n1;2\n")
+    with pytest.raises(DataError, match=r"holds 'a;c'; a .csv has commas between its cells, a .tsv tabs$"):
+        rows_of(tmp_path / "s.csv", ("a", "c"))
     with pytest.raises(DataError, match=r"t.csv:1: b: appears twice"):
         rows_of(tmp_path / "t.csv", ("b",))
     with pytest.raises(DataError, match=r"t.jsonl:1: c: is missing; needed are a, c"):

@@ -1,5 +1,7 @@
 """Tables with columns of any name: MovieLens' own CSV files, one table instead of two, no times, no ratings."""
 
+import time
+
 import pytest
 
 from imported import assert_no_leak, assert_survives_saving, steps
@@ -90,8 +92,13 @@ def test_one_table_holds_the_items_too(tmp_path):
         ("2000-07-30T20:45:03+02:00", 964_982_703),
     ],
 )
-def test_times(tmp_path, given, seconds):
-    dataset = import_table(write(tmp_path / "t.csv", "u,i,t", f"a,b,{given}"), None, Columns("u", "i", "t"))
+def test_times(tmp_path, monkeypatch, given, seconds):
+    """A date without a zone is in UTC, whatever the zone of the machine."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        dataset = import_table(write(tmp_path / "t.csv", "u,i,t", f"a,b,{given}"), None, Columns("u", "i", "t"))
+    time.tzset()
     assert dataset.interactions[0].time == seconds
     assert ("times in milliseconds, converted to seconds" in steps(dataset)) == (given == "1600000000500")
 
@@ -120,9 +127,16 @@ def test_the_command(tmp_path):
     command = ["data", "import", "table", ratings, "--out", tmp_path / "out", *OPTIONS.split()]
     done = mrrec(*command, "--items", movies)
     assert done.exit_code == 0 and "wrote 9 items, 9 interactions, 3 queries, 1 users" in done.stderr
-    films = write(tmp_path / "films.csv", "id,title,genres,year", "1,One,Comedy,1990")
+    films = write(tmp_path / "films.csv", "id,title,genres,year", *(f"{n},F{n},Comedy,1990" for n in range(1, 7)))
     more = ["--items", films, "--id", "id", "--attributes", "year, genres"]
-    assert "wrote 1 items, 1 interactions" in mrrec(*command, *more).stderr
+    assert "wrote 6 items, 6 interactions, 1 queries" in mrrec(*command, *more).stderr
+
+
+def test_a_table_without_a_target_is_refused(tmp_path):
+    ratings, movies = movielens(tmp_path, ["1,1,5,1", "1,2,5,2"])
+    done = mrrec("data", "import", "table", ratings, "--out", tmp_path / "out", *OPTIONS.split(), "--items", movies)
+    refused(done, 4, "no query is left, so nothing is written (users without an item that can be a target")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,9 @@ def _import(importer: Callable[..., Dataset], sources: tuple, folder: Path, skip
     """Import a public data set, write the data set and the records that were left out, and report both."""
     rejects = Rejects() if skip else None
     dataset = importer(*sources, rejects=rejects)
+    if not dataset.queries:
+        emptied = [line for line in _cleaning(dataset) if line.endswith("kept 0")]
+        raise DataError(f"no query is left, so nothing is written ({'; '.join(emptied)})")
     files, records = (rejects.files(), rejects.counts()) if rejects else ({}, [])
     dataset.save(folder, files)
     listed = [str(folder / file) for file in files]
