@@ -79,9 +79,10 @@ def _read_csv(path: Path, make: Callable, log: ImportLog, columns: Sequence[str]
     cells: list[str] | csv.Error = []  # the present row, or why it cannot be read
 
     def texts() -> Iterator[str]:
-        for _, raw in read_lines(path):
+        for number, raw in read_lines(path):
             taken.append(raw)
-            yield raw.decode(errors="replace")  # `text_line` reports what cannot be decoded
+            text = raw.decode(errors="replace")  # `text_line` reports what cannot be decoded
+            yield text.removeprefix("\ufeff") if number == 1 else text
 
     def rows() -> Iterator[tuple[int, bytes]]:
         nonlocal cells
@@ -116,7 +117,7 @@ def _read_csv(path: Path, make: Callable, log: ImportLog, columns: Sequence[str]
         raise DataError.at(path, 1, None, f"not the header of a table ({error})") from None
     if taken:
         text_line(b"".join(taken), 1, path)
-    header = [name.removeprefix("\ufeff").strip() for name in header]
+    header = [name.strip() for name in header]
     if any(header):
         _check_header(path, 1, header, columns)
     return log.records(path, read, rows())

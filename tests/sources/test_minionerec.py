@@ -59,7 +59,8 @@ JOINS = {  # rows -> the sequence, and how many rows do not fit
     "the window moves by two": (["abc", "cde"], "abcde", 0),
     "a row is inside": (["abcd", "bcd"], "abcd", 0),
     "an item is repeated": (["aba", "abac"], "abac", 0),
-    "the longest end counts": (["aaba", "aabac"], "aabac", 0),
+    "the shortest row comes first": (["bcd", "ab"], "abcd", 0),
+    "the longest end counts": (["xaba", "abac"], "xabac", 0),
     "nothing is shared": (["ab", "xyz"], "ab", 1),
 }
 

@@ -41,7 +41,8 @@ def test_a_table_with_quotes_blank_lines_and_lines_inside_a_cell(tmp_path):
     expected = [(2, {"a": "1", "b": "x, y"}), (4, {"a": "2", "b": "two\nlines"}), (7, {"a": "3", "b": 'say "hi"'})]
     (tmp_path / "t.csv").write_text(text)
     assert rows_of(tmp_path / "t.csv") == expected
-    (tmp_path / "t.CSV.gz").write_bytes(gzip.compress(("\ufeff" + text).replace("\n", "\r\n").encode()))
+    text = '\ufeff"a",b' + text.removeprefix("a,b")
+    (tmp_path / "t.CSV.gz").write_bytes(gzip.compress(text.replace("\n", "\r\n").encode()))
     assert [number for number, _ in rows_of(tmp_path / "t.CSV.gz", ("a",))] == [2, 4, 7]
     (tmp_path / "t.tsv").write_text("a\tb\n1\tx, y\n")
     assert rows_of(tmp_path / "t.tsv") == [(2, {"a": "1", "b": "x, y"})]
