@@ -135,7 +135,11 @@ def test_the_command(tmp_path):
 def test_a_table_without_a_target_is_refused(tmp_path):
     ratings, movies = movielens(tmp_path, ["1,1,5,1", "1,2,5,2"])
     done = mrrec("data", "import", "table", ratings, "--out", tmp_path / "out", *OPTIONS.split(), "--items", movies)
-    refused(done, 4, "no query is left, so nothing is written (users without an item that can be a target")
+    refused(
+        done,
+        4,
+        "no query is left, so nothing is written (all were dropped as: users without an item that can be a target",
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -139,8 +139,8 @@ def _import(importer: Callable[..., Dataset], sources: tuple, folder: Path, skip
     rejects = Rejects() if skip else None
     dataset = importer(*sources, rejects=rejects)
     if not dataset.queries:
-        emptied = [line for line in _cleaning(dataset) if line.endswith("kept 0")]
-        raise DataError(f"no query is left, so nothing is written ({'; '.join(emptied)})")
+        emptied = [s["step"] for s in dataset.meta["cleaning"] if s["dropped"] and not s["kept"]]
+        raise DataError(f"no query is left, so nothing is written (all were dropped as: {'; '.join(emptied)})")
     files, records = (rejects.files(), rejects.counts()) if rejects else ({}, [])
     dataset.save(folder, files)
     listed = [str(folder / file) for file in files]
