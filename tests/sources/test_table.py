@@ -138,7 +138,7 @@ def test_a_table_without_a_target_is_refused(tmp_path):
     refused(
         done,
         4,
-        "no query is left, so nothing is written (all were dropped as: users without an item that can be a target",
+        "no query is left, so nothing is written (all were dropped as: users without an item that",
     )
     assert not (tmp_path / "out").exists()
 
