@@ -83,7 +83,7 @@ GRADIENT = SHARED + torch.randn(16, 100, generator=GENERATOR)
 
 
 def is_the_step(change: torch.Tensor, rate: float) -> bool:
-    """Whether a change is U V' of the gradient times -rate 0.2 sqrt(100), as exactly as five Newton-Schulz steps are."""
+    """Whether a change is U V' of the gradient times -rate 0.2 sqrt(100), as nearly as five Newton-Schulz steps are."""
     u, _, vt = torch.linalg.svd(GRADIENT, full_matrices=False)
     inside = u.T @ change @ vt.T / (-rate * 0.2 * 10)  # (16, 16): its singular values, on the diagonal
     diagonal = inside.diagonal()
