@@ -1,7 +1,8 @@
 """Tables that show an evaluation in a terminal 80 columns wide.
 
 Flow: after `evaluate`: `mrrec demo` and `mrrec evaluate` print its `report_dict` with these tables. Each table has one
-line per arm. The first table shows how well each arm ranks, the last what each arm did. Equations: none.
+line per arm. The first table shows how well each arm ranks, the second, on real data, how well with the item prior
+(`prior`), whose weights were tuned for each arm on validation users, the last what each arm did. Equations: none.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from mrrec_mini.evaluate import SAMPLED
 
 
 def arms_table(arms: Mapping[str, Mapping]) -> Tables:
-    """Return the result of `report_dict` as tables: quality, quality on held-out categories (if any), behaviour."""
+    """Return the result of `report_dict` as tables: quality, with the prior, on held-out categories (if any), behaviour."""
     tables = [quality_table(arms, "nDCG@10 over the whole pool, unseen users, 95 % interval")]
+    if prior := {arm: numbers["with_prior"] for arm, numbers in arms.items() if "with_prior" in numbers}:
+        tables.append(quality_table(prior, "the same, and popularity, neighbours and category in the score"))
     if held := {arm: numbers["held"] for arm, numbers in arms.items() if "held" in numbers}:
         tables.append(quality_table(held, "the same, in categories that no training query named"))
     spaced = [part for table in (*tables, behaviour_table(arms)) for part in (table, "")]

@@ -82,6 +82,7 @@ def test_demo_passes_its_options_on(monkeypatch):
         raise LookupError("enough")
 
     monkeypatch.setattr("mrrec_mini.app.demo.run_demo", run_demo)
+    monkeypatch.setattr("mrrec_mini.app.demo.run_first", lambda config, say: None)
     for words in ([], ["--fast"], ["--fast", "--seeds", "2", "--seed", "7"], ["--all", "--data", "d"]):
         assert mrrec("demo", *words).exit_code == 3
     everything, fast, seeds, full = seen
