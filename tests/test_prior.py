@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mrrec_mini.data import Dataset
+from mrrec_mini.data import Dataset, Split
 from mrrec_mini.datatypes import Interaction, Item, Query
 from mrrec_mini.hybrid import count_rank
 from mrrec_mini.metrics import ndcg_at_k
@@ -94,11 +94,9 @@ def test_neighbours_are_those_of_the_system():
     items = {f"i{n:02}": Item(f"i{n:02}", "x", ("c",)) for n in range(25)}
     bought = [Interaction(u, i, t, 5.0) for u, own in taken.items() for i, t in own]
     dataset = Dataset(items, bought, ())
-    train = users[:30]
-    split = dataset.__class__.split
-    assert split
+    train = frozenset(users[:30])
     prior = Prior(dataset, train)
-    system = Neighbours().fit(dataset, type("S", (), {"train": frozenset(train)}))
+    system = Neighbours().fit(dataset, Split(train, frozenset(), frozenset()))
     for user in users:
         for time in (0, 10, 25, 60):
             query = Query("q", user, "x", "i00", time)
