@@ -50,7 +50,7 @@ from mrrec_mini.evaluate import (
     means,
     ndcg_10,
     play,
-    profile_rows,
+    ranked_rows,
 )
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.recipe import FAST_WORLD, Recipe, make_tokenizer, prepare
@@ -87,7 +87,8 @@ def readers(eval_set: EvalSet, best: str) -> dict[str, list[Row]]:
     # "expert" and "oracle" are only names that `Row` knows
     rows = {name: episode_rows(eval_set, "expert", "", play(eval_set, ScriptActor(s))) for name, s in scripts.items()}
     profiles = {"usual": partial(usual_profile, config), "oracle": oracle_profile}
-    return rows | {n: profile_rows(eval_set, "oracle", [p(q) for q in queries], free) for n, p in profiles.items()}
+    ranks = {name: eval_set.environment.items.ranks_for(queries, list(map(p, queries))) for name, p in profiles.items()}
+    return rows | {name: ranked_rows(eval_set, "oracle", found, free) for name, found in ranks.items()}
 
 
 def looks_up_truth(grammar: Grammar, rules: ScriptConfig, reading):

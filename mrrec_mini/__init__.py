@@ -13,7 +13,7 @@ data
     sources/personalwab, sources/minionerec, sources/table
 
 retrieval
-    metrics, bm25, dense, hybrid, index_on_disk
+    metrics, bm25, dense, hybrid, index_on_disk, prior, item_index
 
 memory
     memory, summarize, summarize_lm, store
@@ -22,8 +22,8 @@ rollout
     grammar, constrain, sampler, chat_grammar, rollout
 
 reward, update
-    evidence, reward, environment, reinforce, scripts, imitation, filtered, grpo, turn_credit, checkpoint, muon, train,
-    raft
+    evidence, reward, environment, reinforce, scripts, own_text, imitation, filtered, grpo, turn_credit, checkpoint,
+    muon, train, raft
 
 systems
     systems/popularity, systems/neighbours, systems/query_text, systems/blair, systems/rec_r1

@@ -17,8 +17,8 @@ import json
 import math
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
@@ -140,7 +140,8 @@ def seconds(value: Any) -> int:
 _ITEM = {"id": key_text, "title": _require_text, "category": _path, "attributes": _aspects, "description": _text}
 _INTERACTION = {"user": key_text, "item": key_text, "time": seconds, "rating": finite_rating, "review": _text}
 _QUERY = {"id": key_text, "user": key_text, "text": _require_text, "target": key_text, "time": seconds, "truth": _truth}
-_OPTIONAL = {"attributes", "description", "review", "truth"}  # the record classes have defaults for these fields
+_QUERY |= {"phrase": _require_text, "scenario": key_text}
+_OPTIONAL = {"attributes", "description", "review", "truth", "phrase", "scenario"}  # the record classes have defaults
 _interaction_key = attrgetter("user", "time", "item")
 
 
@@ -258,7 +259,33 @@ def _read_meta(path: Path) -> dict:
             _names(meta.get(key, []))
         except ValueError as error:
             raise DataError.at(path, None, key, str(error)) from None
+    for key in ("repeats", "clock"):
+        if not isinstance(meta.get(key, True), bool):
+            raise DataError.at(path, None, key, f"{shorten(meta[key])} is neither true nor false")
     return meta
+
+
+# --- queries by template ----------------------------------------------------------------------------------------------
+
+TEMPLATE = "I am looking for "
+
+
+def template_text(*names: str) -> str:
+    """Return the text of a query for one or more names: "I am looking for movies: animation"."""
+    return TEMPLATE + ": ".join(dict.fromkeys(names))
+
+
+def read_template(query: Query, categories: Collection[str]) -> Query:
+    """Return a query by template with `phrase` and `scenario`; any other query as it is.
+
+    "I am looking for movies: animation" has the phrase "animation". Its scenario is the last of its names that is one
+    of `categories`, the names in the category paths of all items. Names are compared whole.
+    """
+    if query.phrase is not None or not query.text.startswith(TEMPLATE):
+        return query
+    first, _, rest = query.text.removeprefix(TEMPLATE).partition(": ")
+    named = next((name for name in (rest, first) if name in categories), None)
+    return replace(query, phrase=rest or first, scenario=query.scenario or named)
 
 
 # --- the data set ---------------------------------------------------------------------------------------------------
@@ -286,7 +313,8 @@ class Split:
 class Dataset:
     """Items, interactions and queries, with facts about their origin (`meta`).
 
-    The constructor sorts the interactions by (user, time, item) and checks nothing; `load` checks.
+    The constructor sorts the interactions by (user, time, item), reads phrase and scenario of queries by template off
+    their texts, and checks nothing; `load` checks.
     """
 
     items: Mapping[str, Item]  # by id, in the order of the file
@@ -296,7 +324,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "interactions", tuple(sorted(self.interactions, key=_interaction_key)))
-        object.__setattr__(self, "queries", tuple(self.queries))
+        categories = {name for item in self.items.values() for name in item.category}
+        object.__setattr__(self, "queries", tuple(read_template(query, categories) for query in self.queries))
 
     # -- disk
 
@@ -367,6 +396,26 @@ class Dataset:
                     earliest = min(earliest, interaction.time)
                 known.add(interaction.item)
         return earliest
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether people take an item twice. If they do not, every ranking puts last what the person already has.
+
+        `meta["repeats"]` says it. Without it, True for a synthetic shop, else whether anybody here took an item twice.
+        """
+        if "repeats" in self.meta or "world" in self.meta:
+            return self.meta.get("repeats", True)
+        again = any(query.target in {old.item for old in self.history(query)} for query in self.queries)
+        return again or self.first_repeat(self.users()) < math.inf
+
+    @property
+    def clock(self) -> bool:
+        """Whether times of different people can be compared. `meta["clock"]` false: they only order one person's."""
+        return self.meta.get("clock", True)
+
+    def owned(self, query: Query) -> list[str]:
+        """Return the items that a ranking for `query` puts last: those of its history, [] if people repeat items."""
+        return [] if self.repeats else sorted({old.item for old in self.history(query)})
 
     def history(self, query: Query) -> list[Interaction]:
         """Return H_u: the user's interactions strictly before `query.time`, oldest first; [] for a new user."""

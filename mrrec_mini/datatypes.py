@@ -45,6 +45,22 @@ class Query:
     target: str
     time: int  # seconds since 1970; the user's history is every interaction strictly before it
     truth: Mapping[str, str] | None = None  # aspect that matters -> value that this user wants; None: unknown
+    phrase: str | None = None  # the words of `text` to search for; None: all of them, and an answer repeats them itself
+    scenario: str | None = None  # the category that `text` names, a name of some `Item.category`; None: it names none
+
+    @property
+    def wish(self) -> str:
+        """What the user wants, in words to search for: the phrase, or the whole text."""
+        return self.text if self.phrase is None else self.phrase
+
+    @property
+    def to_repeat(self) -> str:
+        """What an answer must repeat of the query: "" if the search adds the phrase itself (`searched`)."""
+        return self.text if self.phrase is None else ""
+
+    def searched(self, profile: str) -> str:
+        """Return the text that the item search gets for a profile: the phrase, if there is one, and the profile."""
+        return profile if self.phrase is None else f"{self.phrase} {profile}".strip()
 
 
 @dataclass(frozen=True)

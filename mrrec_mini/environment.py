@@ -5,7 +5,7 @@ actor write episodes for some queries, and scores them. Training may use several
 
     i* -> the k items whose metadata is most similar to i*                                      Eq. (3)
 
-`items` computes this: it is a `HybridIndex` over the `item_text` of all items. The item pool is public. All that is
+`items` computes this: it is an `ItemIndex` over the `item_text` of all items. The item pool is public. All that is
 learned from people (global memory, the text statistics of memory) uses train users only. As in the paper, except that
 the indexes of items and memory are hybrid (BM25 + LSA), not dense.
 """
@@ -13,17 +13,22 @@ the indexes of items and memory are hybrid (BM25 + LSA), not dense.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mrrec_mini.data import Dataset, Split
 from mrrec_mini.datatypes import Episode, Item, Query
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
+from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace, tune_weight
+from mrrec_mini.item_index import ItemIndex
 from mrrec_mini.memory import Memory, MemoryConfig, Summarizer, plain
+from mrrec_mini.prior import Prior
 from mrrec_mini.reward import RewardConfig, score
 from mrrec_mini.rollout import Actor, RolloutConfig, rollout
+
+SLACK = 0.02  # nDCG@10; smaller differences cannot be told apart with a hundred validation queries
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Environment:
     dataset: Dataset
     split: Split
     memory: Memory
-    items: HybridIndex
+    items: ItemIndex
 
     @classmethod
     def build(
@@ -45,14 +50,20 @@ class Environment:
         memory: MemoryConfig | None = None,
         hybrid: HybridConfig | None = None,
     ) -> Environment:
-        """Build the memory, learning from the train users of `split` only, and the index of all items."""
-        memory, hybrid = memory or MemoryConfig(), hybrid or HybridConfig()
+        """Build the memory, learning from the train users of `split` only, and the index of all items.
+
+        `hybrid` None: the default, which suits the synthetic shop; on real data, how much BM25 counts in the item index
+        is chosen on validation users.
+        """
         texts = [item_text(item) for item in dataset.items.values()]
+        index = HybridIndex(list(dataset.items), texts, TextSpace.fit(texts, hybrid or HybridConfig()))
+        if hybrid is None and "world" not in dataset.meta:
+            index = with_tuned_weight(index, texts, split.validation_queries)
         return cls(
             dataset,
             split,
-            Memory.build(dataset, split.train, memory, summarizer, hybrid, rng),
-            HybridIndex(list(dataset.items), texts, TextSpace.fit(texts, hybrid)),
+            Memory.build(dataset, split.train, memory or MemoryConfig(), summarizer, hybrid or HybridConfig(), rng),
+            ItemIndex.over(index, Prior(dataset, split.train)),
         )
 
     def play(
@@ -66,6 +77,24 @@ class Environment:
     ) -> list[Episode]:
         """Let `actor` play one episode per query; return the scored episodes in order."""
         return score(rollout(actor, queries, self.memory, grammar, rules, all_calls), self.items, reward, grammar)
+
+
+def with_tuned_weight(index: HybridIndex, texts: Sequence[str], queries: Sequence[Query]) -> HybridIndex:
+    """Return an index over the same rows with the `bm25_weight` that is best for these queries' wishes.
+
+    If BM25 alone is not worse by more than SLACK, it is preferred, and the index has no vectors: it is four times as
+    fast. Without queries, return `index` itself.
+    """
+    if not queries:
+        return index
+    means = tune_weight((index, query.wish, [query.target]) for query in queries)
+    best = max(means, key=lambda weight: (means[weight] + SLACK * (weight == 1), weight))
+    if best == 1:
+        space = TextSpace(replace(index.space.config, bm25_weight=1.0, dense="none"), index.space.stats, None)
+        return HybridIndex(index.ids, texts, space)
+    tuned = copy(index)
+    tuned.space = replace(index.space, config=replace(index.space.config, bm25_weight=best))
+    return tuned
 
 
 def item_text(item: Item) -> str:

@@ -30,7 +30,9 @@ from mrrec_mini.dense import digest
 from mrrec_mini.environment import Environment, item_text
 from mrrec_mini.files import replacing_folder
 from mrrec_mini.hybrid import HybridIndex, TextSpace
+from mrrec_mini.item_index import ItemIndex
 from mrrec_mini.memory import Memory, MemoryConfig
+from mrrec_mini.prior import Prior
 from mrrec_mini.summarize import ExtractiveSummarizer
 
 FORMAT = 2
@@ -80,13 +82,13 @@ def load(folder: Path, dataset: Dataset, split: Split) -> Environment:
             tuple(MemoryEntry(**{**entry, "rests_on": tuple(entry["rests_on"])}) for entry in about["entries"]),
             frozenset(split.train),
         )
-        items = index_on_disk.load(folder / "items")
+        index = index_on_disk.load(folder / "items")
         digests = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
-        changed = catch_up(items, digests, _texts(dataset))
+        changed = catch_up(index, digests, _texts(dataset))
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         why = shorten(str(error), 200)
         raise DataError(f"{folder}: cannot be used ({why}); delete this folder, and it is made again") from None
-    environment = Environment(dataset, split, memory, items)
+    environment = Environment(dataset, split, memory, ItemIndex.over(index, Prior(dataset, split.train)))
     if changed:
         with suppress(OSError):  # if nothing can be written here, the next `load` finds the difference again
             save(environment, folder)

@@ -6,11 +6,17 @@ numbers of an evaluation from rows. The arms have a fixed order, and GRPO is com
 
     popularity             items by how many train users bought them before the query; ignores text
     neighbours             items bought by people who also bought this user's items (item-item neighbours); ignores text
+    popularity_in_category both again, but the items of the category that the query names come first
+    neighbours_in_category
     bm25_query             search by BM25 with the query alone; this arm and the next three run separately, see below
     dense_query            search by vector with the query alone
     blair                  a text encoder trained on which item a review is about; it encodes the query
     rec_r1                 a policy that learned to rewrite the query for BM25, without memory
     query_only             the profile is the query
+    query_popularity       the same, and popularity as a second term of the score (`prior`)
+    query_prior            the same, and all terms of the prior: popularity, neighbours, category
+    own_...                query + a text from the user's history by a fixed rule (`own_text`), about a dozen arms
+    best_own_text          the best of these and of query_only, chosen on validation users
     naive_memory           query + this user's latest records (the paper's "naive": recent history)
     static_memory          query + all lines of the user profile (the paper's "static": a summary)
     script_filter          query + the profile lines of the aspects that global memory holds for its scenario; no call
@@ -33,10 +39,12 @@ numbers of an evaluation from rows. The arms have a fixed order, and GRPO is com
 
 Equations: Recall and nDCG of `metrics` at 10, 100 and 1000 over the whole pool (sec. 4). No answer counts as 0.
 
-`popularity` and `neighbours` put items that the user already bought at the end of the ranking. They are hard to beat if
-people buy the same items, and close to chance in the synthetic shop. `reference_rows` leaves out the four systems that
-read the query, because two of them train for minutes. Run one with, for example,
-`system_rows(eval_set, "blair", Blair(BlairConfig(seed=eval_set.seed)))`.
+The ground is the same for all arms. If people do not take items twice (`Dataset.repeats`), every arm ranks last what
+the user already took. On real data, each arm that writes a text is evaluated a second time with the prior, whose
+weights `ItemIndex.tuned` chooses for this arm on validation users (`Row.with_prior`). The synthetic shop has neither:
+there nobody is popular and people may repeat. `popularity` and `neighbours` are hard to beat if people buy the same
+items, and close to chance in the shop. `reference_rows` leaves out the four systems that read the query, because two
+of them train for minutes. Run one with, for example, `system_rows(eval_set, "blair", Blair(BlairConfig(seed=0)))`.
 
 Departures: in the paper, a language model writes the profile from naive or static memory. Here the lines are appended
 to the query, since the small policy was never trained to write such a profile. The paper has no intervals, no scripts,
@@ -51,7 +59,7 @@ by the names of what is compared. So adding an arm changes no other arm's interv
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -65,6 +73,8 @@ from mrrec_mini.environment import Environment, aspect_names
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.memory import plain
 from mrrec_mini.metrics import MISSING, hierarchical_interval, ndcg_at_k, recall_at_k, target_ranks
+from mrrec_mini.own_text import OWN_TEXT, own_texts
+from mrrec_mini.prior import SCENARIO_GRID, TEXT_ALONE, Weights
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import Actor, LMActor, RolloutConfig, ScriptActor
 from mrrec_mini.scripts import (
@@ -84,8 +94,10 @@ from mrrec_mini.systems.popularity import Popularity
 from mrrec_mini.world import oracle_profile
 
 ARMS = (
-    *("popularity", "neighbours", "bm25_query", "dense_query", "blair", "rec_r1"),
-    *("query_only", "naive_memory", "static_memory", "script_filter", "script_lookups", "best_script", "teacher"),
+    *("popularity", "neighbours", "popularity_in_category", "neighbours_in_category"),
+    *("bm25_query", "dense_query", "blair", "rec_r1", "query_only", "query_popularity", "query_prior"),
+    *(*OWN_TEXT, "best_own_text"),
+    *("naive_memory", "static_memory", "script_filter", "script_lookups", "best_script", "teacher"),
     *("clone", "warm_start", "warm_start_all_calls", "imitation_long", "imitation_filtered", "raft", "reinforce"),
     *("grpo_no_global", "grpo_no_local", "grpo", "grpo_from_clone", "expert", "oracle"),
 )
@@ -113,6 +125,7 @@ class Row:
     asked: int | None = None  # number of aspects looked up; None if the truth is unknown or the arm cannot look up
     right: int | None = None  # number of aspects looked up that matter
     matter: int | None = None  # number of aspects that matter
+    with_prior: int | None = None  # the rank if the score has the prior too; None: no answer, or not tried
 
 
 @dataclass(frozen=True)
@@ -126,6 +139,16 @@ class EvalSet:
     seed: int
     queries: tuple[Query, ...]
     batch: int = 256  # number of episodes played at once; limits the size of the KV cache
+
+    @property
+    def validation(self) -> EvalSet:
+        """The same, with the queries of validation users."""
+        return replace(self, queries=self.environment.split.validation_queries)
+
+    @property
+    def tries_prior(self) -> bool:
+        """Whether arms are evaluated with the prior too: if the data are real and there are validation queries."""
+        return "world" not in self.environment.dataset.meta and bool(self.validation.queries)
 
     @cached_property
     def aspects(self) -> list[str]:
@@ -151,16 +174,8 @@ def reference_rows(
 
     Leaves out best_script without `best`, and expert and oracle if a truth is unknown.
     """
-    memory, queries, grammar = eval_set.environment.memory, eval_set.queries, eval_set.grammar
-    latest = [[e for e in memory.entries(q) if e.level == "record"][:LATEST] for q in queries]
-    profile = [[e for e in memory.entries(q) if e.level == "profile"] for q in queries]
-    rows = system_rows(eval_set, "popularity", Popularity())
-    rows += system_rows(eval_set, "neighbours", Neighbours())
-    rows += appended_rows(eval_set, "query_only", [[]] * len(queries))
-    rows += appended_rows(eval_set, "naive_memory", latest)
-    rows += appended_rows(eval_set, "static_memory", profile)
-    rows += appended_rows(eval_set, "script_filter", [filtered_profile(eval_set, query) for query in queries])
-    calls = eval_set.rules.max_calls
+    queries, grammar, calls = eval_set.queries, eval_set.grammar, eval_set.rules.max_calls
+    rows = first_rows(eval_set)
     scripts = {"script_lookups": untold(grammar, UNTOLD["first lines"], calls)}
     if best:
         scripts["best_script"] = untold(grammar, UNTOLD[best], calls)
@@ -168,10 +183,59 @@ def reference_rows(
     known = all(query.truth is not None for query in queries)
     if known:
         scripts["expert"] = expert(grammar, eval_set.drifting)
-        rows += profile_rows(eval_set, "oracle", [oracle_profile(query) for query in queries], [0] * len(queries))
+        ranks = eval_set.environment.items.ranks_for(queries, [oracle_profile(query) for query in queries])
+        rows += ranked_rows(eval_set, "oracle", ranks, [0] * len(queries))
     for arm, script in scripts.items():
-        rows += episode_rows(eval_set, arm, NO_POLICY, play(eval_set, ScriptActor(script)))
+        rows += actor_rows(eval_set, arm, NO_POLICY, ScriptActor(script))
     return rows
+
+
+def first_rows(eval_set: EvalSet) -> list[Row]:
+    """Run the arms that need neither training nor look-ups; those of `prior` and `own_text` on real data only."""
+    asked = (*eval_set.queries, *(eval_set.validation.queries if eval_set.tries_prior else ()))
+    entries = {query.id: eval_set.environment.memory.entries(query) for query in asked}
+
+    def lines_of(level: str, count: int | None) -> Lines:
+        return lambda query: [entry for entry in entries[query.id] if entry.level == level][:count]
+
+    if "world" in eval_set.environment.dataset.meta:
+        rows = system_rows(eval_set, "popularity", Popularity())
+        rows += system_rows(eval_set, "neighbours", Neighbours())
+        rows += memory_rows(eval_set, "query_only", lambda query: [])
+    else:
+        rows = prior_rows(eval_set) + own_text_rows(eval_set)
+    rows += memory_rows(eval_set, "naive_memory", lines_of("record", LATEST))
+    rows += memory_rows(eval_set, "static_memory", lines_of("profile", None))
+    return rows + memory_rows(eval_set, "script_filter", lambda query: filtered_profile(eval_set, query))
+
+
+def prior_rows(eval_set: EvalSet) -> list[Row]:
+    """Run the arms of the prior: one term alone, everywhere or in the category first, and beside the query alone."""
+    items, queries, tokens = eval_set.environment.items, eval_set.queries, [0] * len(eval_set.queries)
+    rows = []
+    for place, scenario in (("", 0.0), ("_in_category", max(SCENARIO_GRID))):
+        for term in ("popularity", "neighbours"):
+            ranks = items.ranks_for(queries, None, Weights(**{term: 1.0}, scenario=scenario))
+            rows += ranked_rows(eval_set, f"{term}{place}", ranks, tokens)
+    if eval_set.tries_prior:
+        alone, checked = ([query.to_repeat for query in qs] for qs in (queries, eval_set.validation.queries))
+        for arm, neighbours in (("query_popularity", False), ("query_prior", True)):
+            weights = best_of(items.tuned(eval_set.validation.queries, checked, neighbours))
+            rows += ranked_rows(eval_set, arm, items.ranks_for(queries, alone, weights), tokens)
+    return rows
+
+
+def own_text_rows(eval_set: EvalSet) -> list[Row]:
+    """Run every script of `own_text`, and the best of them and the query alone on validation users."""
+    environment, encode = eval_set.environment, eval_set.grammar.tokenizer.encode
+    texts, checked = (own_texts(environment, s.queries) for s in (eval_set, eval_set.validation))
+    texts, checked = ({"query_only": [""] * len(next(iter(t.values()))), **t} for t in (texts, checked))
+    rows, gains = {}, {}
+    for arm, written in texts.items():
+        counts = [len(encode(text)) for text in written]
+        rows[arm], gains[arm] = _text_rows(eval_set, arm, written, counts, checked[arm])
+    best = [replace(row, arm="best_own_text") for row in rows[best_of(gains)]] if eval_set.tries_prior else []
+    return [row for arm in texts for row in rows[arm]] + best
 
 
 def filtered_profile(eval_set: EvalSet, query: Query) -> list[MemoryEntry]:
@@ -190,9 +254,23 @@ def policy_rows(
 
     For an ablation, change the rules of the eval set: `global_k=0` removes global memory, `max_calls=0` local memory.
     """
-    greedy = play_greedily(eval_set, model, all_calls)
+    greedy = actor_rows(eval_set, arm, GREEDY, LMActor(model, eval_set.grammar, None, 0.0), all_calls)
     sampled = play(eval_set, LMActor(model, eval_set.grammar, generator, 1.0), all_calls)
-    return episode_rows(eval_set, arm, GREEDY, greedy) + episode_rows(eval_set, arm, SAMPLED, sampled)
+    return greedy + episode_rows(eval_set, arm, SAMPLED, sampled)
+
+
+def actor_rows(eval_set: EvalSet, arm: str, mode: str, actor: Actor, all_calls: bool = False) -> list[Row]:
+    """Play one episode per query; return its rows, with the prior too if that is tried (plays validation as well)."""
+    episodes = play(eval_set, actor, all_calls)
+    rows = episode_rows(eval_set, arm, mode, episodes)
+    if not eval_set.tries_prior:
+        return rows
+    items, checked = eval_set.environment.items, play(eval_set.validation, actor, all_calls)
+    means = items.tuned(eval_set.validation.queries, [e.answer and e.answer.profile for e in checked])
+    answered = [e for e in episodes if e.answer]
+    ranks = items.ranks_for([e.query for e in answered], [e.answer.profile for e in answered], best_of(means))
+    places = dict(zip([e.query.id for e in answered], map(int, ranks), strict=True))
+    return [replace(row, with_prior=places.get(row.query)) for row in rows]
 
 
 def play(eval_set: EvalSet, actor: Actor, all_calls: bool = False) -> list[Episode]:
@@ -223,29 +301,57 @@ def system_rows(eval_set: EvalSet, arm: str, system: System) -> list[Row]:
 
     Items with equal scores are ordered by id, as in the item index. Raises ValueError if a score is NaN.
     """
-    dataset = eval_set.environment.dataset
+    dataset, prior = eval_set.environment.dataset, eval_set.environment.items.prior
     pool = sorted(dataset.items)
     place = {item: n for n, item in enumerate(pool)}
     system = system.fit(dataset, eval_set.environment.split)
     ranks = []
     # one query at a time: for a large shop, a (queries, items) matrix would need too much memory
     for query in eval_set.queries:
-        scores = system.rank(replace(query, target="", truth=None), pool)
+        scores = np.array(system.rank(replace(query, target="", truth=None), pool), dtype=float)
+        scores[prior.owned(query)] = -np.inf
         ranks += target_ranks([scores], [place[query.target]]).tolist()
     return ranked_rows(eval_set, arm, ranks, [0] * len(ranks))
 
 
-def appended_rows(eval_set: EvalSet, arm: str, memories: Sequence[Sequence[MemoryEntry]]) -> list[Row]:
-    """Return one row per query, ranked with the profile "query + the texts of its memories"."""
-    texts = [" ".join(entry.text for entry in entries) for entries in memories]
-    profiles = [f"{query.text} {text}".strip() for query, text in zip(eval_set.queries, texts, strict=True)]
-    return profile_rows(eval_set, arm, profiles, [len(eval_set.grammar.tokenizer.encode(text)) for text in texts])
+Lines = Callable[[Query], Sequence[MemoryEntry]]
 
 
-def profile_rows(eval_set: EvalSet, arm: str, profiles: Sequence[str], tokens: Sequence[int]) -> list[Row]:
-    """Rank all items by the profile of each query; return one row per query. `tokens`: memory tokens per query."""
-    ranks = eval_set.environment.items.ranks(profiles, [query.target for query in eval_set.queries])
-    return ranked_rows(eval_set, arm, ranks, tokens)
+def memory_rows(eval_set: EvalSet, arm: str, lines_of: Lines) -> list[Row]:
+    """Return one row per query, ranked with the profile "query + the texts of its lines of memory"."""
+    texts, checked = (
+        [" ".join(entry.text for entry in lines_of(query)) for query in s.queries]
+        for s in (eval_set, eval_set.validation if eval_set.tries_prior else replace(eval_set, queries=()))
+    )
+    counts = [len(eval_set.grammar.tokenizer.encode(text)) for text in texts]
+    return _text_rows(eval_set, arm, texts, counts, checked)[0]
+
+
+def _text_rows(
+    eval_set: EvalSet, arm: str, texts: Sequence[str], tokens: Sequence[int], checked: Sequence[str]
+) -> tuple[list[Row], float]:
+    """Rank all items by each query followed by its text. Return one row per query, and mean nDCG@10 on validation.
+
+    `tokens`: memory tokens per query. `checked`: the texts of the validation queries; the mean is 0 if no prior is
+    tried.
+    """
+    items, profiles = eval_set.environment.items, _repeating(eval_set.queries, texts)
+    if not eval_set.tries_prior:
+        return ranked_rows(eval_set, arm, items.ranks_for(eval_set.queries, profiles), tokens), 0.0
+    means = items.tuned(eval_set.validation.queries, _repeating(eval_set.validation.queries, checked))
+    plain, prior = items.ranks_both(eval_set.queries, profiles, [items.weights, best_of(means)])
+    rows = ranked_rows(eval_set, arm, plain, tokens)
+    return [replace(row, with_prior=int(rank)) for row, rank in zip(rows, prior, strict=True)], means[TEXT_ALONE]
+
+
+def _repeating(queries: Sequence[Query], texts: Sequence[str]) -> list[str]:
+    """Return what each answer must repeat of its query, followed by the text."""
+    return [f"{query.to_repeat} {text}".strip() for query, text in zip(queries, texts, strict=True)]
+
+
+def best_of(means: Mapping) -> object:
+    """Return the key with the highest value; of equal values, the first."""
+    return max(means, key=means.__getitem__)
 
 
 def ranked_rows(eval_set: EvalSet, arm: str, ranks: Sequence[int], tokens: Sequence[int]) -> list[Row]:
@@ -270,7 +376,7 @@ def source_of(dataset: Dataset) -> str:
 
 def memory_tokens(episode: Episode, grammar: Grammar) -> int:
     """Count the tokens that the policy read in addition to the query: global lines and replies of the memory tool."""
-    return episode.mask.count(0) - len(grammar.prompt(episode.query.text, ()))
+    return episode.mask.count(0) - len(grammar.prompt(episode.query.wish, ()))
 
 
 def aspect_counts(episode: Episode, names: Iterable[str]) -> dict[str, int]:
@@ -288,7 +394,8 @@ Group = tuple[str, str, str]  # arm, mode, part
 def summary(rows: Sequence[Row]) -> dict[Group, dict]:
     """Return {(arm, mode, part): its `means`, "interval" and "grpo_minus"}, arms in their fixed order.
 
-    "interval" is the 95 % interval of nDCG@10. "grpo_minus" is the `difference` of GRPO minus this arm: sampled GRPO
+    "interval" is the 95 % interval of nDCG@10. "with_prior" holds the same for ranks by text and prior, if these were
+    tried. "grpo_minus" is the `difference` of GRPO minus this arm: sampled GRPO
     if the arm is sampled, else greedy GRPO; None for GRPO itself. A number that is undefined is None.
     Raises ValueError for an unknown arm or part, or if an arm has two rows for the same part, mode, query and seed.
     """
@@ -300,6 +407,13 @@ def summary(rows: Sequence[Row]) -> dict[Group, dict]:
             "interval": interval([ndcg_10(row) for row in group], group, ("mean", arm, mode, part)),
             "grpo_minus": difference(grpo, group, ("difference", "grpo", arm, mode, part)),
         }
+        if tried := prior_instead(group):
+            about = arm, mode, part, "with prior"
+            numbers[arm, mode, part]["with_prior"] = {
+                "ndcg@10": means(tried)["ndcg@10"],
+                "interval": interval([ndcg_10(row) for row in tried], tried, ("mean", *about)),
+                "grpo_minus": difference(prior_instead(grpo), tried, ("difference", "grpo", *about)),
+            }
     return numbers
 
 
@@ -330,6 +444,12 @@ def means(rows: Sequence[Row]) -> dict:
         "aspects_that_matter": _mean(row.matter for row in rows if row.matter),
         "queries": len(rows),
     }
+
+
+def prior_instead(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of one group with the rank by text and prior in place of `rank`; [] if that was not tried."""
+    tried = any(row.with_prior is not None for row in rows)
+    return [replace(row, rank=row.with_prior) for row in rows] if tried else []
 
 
 def difference(new: Sequence[Row], old: Sequence[Row], about: Sequence[str]) -> dict | None:

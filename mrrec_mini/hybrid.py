@@ -322,14 +322,22 @@ class HybridIndex:
         if len(queries) != len(targets):
             raise ValueError(f"{len(queries)} queries for {len(targets)} targets")
         self._require(targets)
+        ranks = np.empty(len(queries), dtype=np.int64)
+        for i, score in self.scores_by_id(queries):
+            ranks[i] = count_rank(score, self._order.place(targets[i]))
+        return ranks
+
+    def scores_by_id(self, queries: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (i, fused scores of `queries[i]`, (n,), by ascending id) for every query; equal queries come together.
+
+        Equal queries get the same array, so do not change it.
+        """
         asked: dict[str, list[int]] = {}
         for i, query in enumerate(queries):
             asked.setdefault(query, []).append(i)
-        ranks = np.empty(len(queries), dtype=np.int64)
         for query, _, _, score in self._scored(queries):
             for i in asked[query]:
-                ranks[i] = count_rank(score, self._order.place(targets[i]))
-        return ranks
+                yield i, score
 
     def _require(self, targets: Iterable[str]) -> None:
         if missing := [target for target in targets if target not in self._rows]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.evidence import citations
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.hybrid import HybridIndex
+from mrrec_mini.item_index import ItemIndex
 from mrrec_mini.metrics import ndcg_at_k
 
 SHAPES = ("ndcg", "log_rank")
@@ -100,11 +100,11 @@ def total_reward(terms: dict[str, float], config: RewardConfig, calls: int = 0, 
     )
 
 
-def score(episodes: Sequence[Episode], items: HybridIndex, config: RewardConfig, grammar: Grammar) -> list[Episode]:
+def score(episodes: Sequence[Episode], items: ItemIndex, config: RewardConfig, grammar: Grammar) -> list[Episode]:
     """Return the episodes with `rewards` (terms, and `rank` of the target: infinity without an answer) and `reward`."""
     # 1. the rank of each target among all items, by similarity to the profile of the answer (eq. 3)
     answered = [e for e in episodes if e.answer is not None]
-    ranks = iter(items.ranks([e.answer.profile for e in answered], [e.query.target for e in answered]))
+    ranks = iter(items.ranks_for([e.query for e in answered], [e.answer.profile for e in answered]))
     # 2. the terms of each episode and their weighted sum (eq. 10)
     scored = []
     for episode in episodes:

@@ -154,9 +154,9 @@ def rollout(
     if not queries:
         return []
     # 1. each episode starts with its prompt; equal query texts (a group) are looked up and encoded only once
-    texts = dict.fromkeys(query.text for query in queries)
-    shared = {text: memory.search_global(text, config.global_k) for text in texts}
-    prompts = {text: grammar.prompt(text, entries) for text, entries in shared.items()}
+    wishes = {query.text: query.wish for query in queries}
+    shared = {text: memory.search_global(text, config.global_k) for text in wishes}
+    prompts = {text: grammar.prompt(wish, shared[text]) for text, wish in wishes.items()}
     states = [State(query, shared[query.text]) for query in queries]
     for state in states:
         state.append(prompts[state.query.text])

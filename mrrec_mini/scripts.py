@@ -287,11 +287,12 @@ def run_plan(grammar: Grammar, plan: Plan, read: Read) -> Script:
         # 2. Make the next look-up of the plan.
         if done < len(plan):
             return grammar.write_search(think, lookup_text(*plan[done]))
-        # 3. The plan is done: answer with the query's first words and the notes; the noted entries are the evidence.
+        # 3. The plan is done: answer with the query's first words, unless the search adds the phrase itself, and the
+        #    notes; the noted entries are the evidence.
         shown = [entry.id for entry in state.shown]
         evidence = sorted({shown.index(entry.id) for _, entry in noted})
-        wish = state.query.text.split()[:QUERY_WORDS]
-        return grammar.write_final(think, " ".join([*wish, *(note for note, _ in noted)]), evidence)
+        words = [*state.query.to_repeat.split()[:QUERY_WORDS], *(note for note, _ in noted)]
+        return grammar.write_final(think, " ".join(words) or state.query.wish, evidence)  # an answer is not empty
 
     return script
 

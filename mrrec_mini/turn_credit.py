@@ -24,7 +24,7 @@ import torch
 
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.grammar import Grammar, turns
-from mrrec_mini.hybrid import HybridIndex
+from mrrec_mini.item_index import ItemIndex
 from mrrec_mini.reinforce import group_lead, group_sums
 from mrrec_mini.reward import RewardConfig, recommendation_reward, retrieved_tokens, total_reward
 
@@ -42,13 +42,14 @@ def decisions(episode: Episode, grammar: Grammar, config: RewardConfig) -> Itera
     """Yield two decisions per turn, in order: the thought (may be empty), and the search or answer that follows."""
     notes: list[str] = []
     nothing = dict.fromkeys(("format", "recommendation", "memory"), 0.0)
+    profile = lambda: " ".join([episode.query.to_repeat, *notes]).strip()  # noqa: E731
     for turn, (start, end) in enumerate(turns(episode.mask)):
         spent = total_reward(nothing, config, turn, retrieved_tokens(episode.mask[:start]))
         length, thought = grammar.thought(episode.tokens[start:end])
-        yield Decision(start, start + length, " ".join([episode.query.text, *notes]), spent)
+        yield Decision(start, start + length, profile(), spent)
         if turn:  # the first thought is a plan and not a note: nothing has been read yet
             notes.append(thought)
-        yield Decision(start + length, end, " ".join([episode.query.text, *notes]), spent)
+        yield Decision(start + length, end, profile(), spent)
 
 
 def leave_one_out_advantage(after: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
@@ -62,17 +63,17 @@ def leave_one_out_advantage(after: torch.Tensor, place: torch.Tensor) -> torch.T
 
 
 def turn_advantages(
-    episodes: Sequence[Episode], groups: Sequence[int], grammar: Grammar, items: HybridIndex, config: RewardConfig
+    episodes: Sequence[Episode], groups: Sequence[int], grammar: Grammar, items: ItemIndex, config: RewardConfig
 ) -> torch.Tensor:
     """Return for each sampled token the A_j of its decision, (B, T); 0 at all other tokens."""
-    # 1. compute r - V_j for every decision; each distinct (profile, target) is ranked only once
+    # 1. compute r - V_j for every decision; each distinct (profile, query) is ranked only once
     made = [(row, j, d) for row, e in enumerate(episodes) for j, d in enumerate(decisions(e, grammar, config))]
-    asked = {(decision.profile, episodes[row].query.target) for row, _, decision in made}
-    profiles, targets = zip(*sorted(asked), strict=True)
-    ranks = dict(zip(zip(profiles, targets, strict=True), items.ranks(list(profiles), list(targets)), strict=True))
+    asked = {(d.profile, episodes[row].query.id): episodes[row].query for row, _, d in made}
+    found = items.ranks_for(list(asked.values()), [profile for profile, _ in asked])
+    ranks = dict(zip(asked, found, strict=True))
     after = torch.zeros(len(made), dtype=torch.float64)  # r - V_j
     for i, (row, _, decision) in enumerate(made):
-        gained = recommendation_reward(float(ranks[decision.profile, episodes[row].query.target]), config)
+        gained = recommendation_reward(float(ranks[decision.profile, episodes[row].query.id]), config)
         after[i] = episodes[row].reward - (config.recommendation * gained + decision.spent)
     # 2. compare each decision with the same decision of the other episodes in the group
     depth = 1 + max(j for _, j, _ in made)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrrec_mini.data import INTERACTIONS, ITEMS, META, QUERIES, DataError, Dataset
+from mrrec_mini.data import INTERACTIONS, ITEMS, META, QUERIES, DataError, Dataset, template_text
 from mrrec_mini.datatypes import Interaction, Item, Query
 
 MUG = Item("i1", "Blue mug", ("kitchen", "mugs"), {"colour": ("blue",), "size": ("small", "light")}, "Holds tea.")
@@ -175,6 +175,8 @@ def test_a_file_that_does_not_match_its_sum_is_named(tmp_path, name):
         (b"{", "meta.json: not JSON"),
         (b"[]", "meta.json: sha256: the file must be a JSON object"),
         (b'{"sha256": 3}', "meta.json: sha256"),
+        (b'{"repeats": "no"}', "meta.json: repeats: 'no' is neither true nor false"),
+        (b'{"clock": 0}', "meta.json: clock: 0 is neither true nor false"),
         (b'{"held_categories": "mugs"}', "meta.json: held_categories: 'mugs' is not a list"),
         (b'{"held_phrases": "mug for tea"}', "meta.json: held_phrases: 'mug for tea' is not a list"),
     ],
@@ -220,6 +222,55 @@ def test_history_is_strictly_before_and_oldest_first():
 def test_a_user_without_interactions_has_no_history():
     assert shop().history(shop().queries[1]) == []
     assert shop().interactions_of("u9") == ()
+
+
+def test_a_query_by_template_says_its_phrase_and_its_category():
+    """Names are compared whole: "game" is no category here, "video games" is. The last name that is one counts."""
+    items = {"i": Item("i", "x", ("video games", "rpg")), "j": Item("j", "y", ("games",))}
+    said = {
+        "I am looking for video games: mystery dungeon": ("mystery dungeon", "video games"),
+        "I am looking for video games: rpg": ("rpg", "rpg"),
+        "I am looking for games": ("games", "games"),
+        "I am looking for game": ("game", None),
+        "I am looking for a: b: c": ("b: c", None),
+        "looking for games": (None, None),
+        "mug for hiking": (None, None),
+    }
+    queries = tuple(Query(f"q{n}", "u", text, "i", 1) for n, text in enumerate(said))
+    read = Dataset(items, (), queries).queries
+    assert [(query.phrase, query.scenario) for query in read] == list(said.values())
+    assert [query.text for query in read] == list(said)
+    given = Query("q", "u", "I am looking for games", "i", 1, phrase="chess", scenario="rpg")
+    assert Dataset(items, (), (given,)).queries == (given,)
+    assert template_text("movies", "animation") == "I am looking for movies: animation"
+    assert template_text("lamps", "lamps") == "I am looking for lamps"
+
+
+def test_phrase_and_category_come_back_from_disk(tmp_path):
+    queries = (Query("q", "u1", "I am looking for home: mug", "i1", 50), Query("r", "u1", "a mug", "i1", 50))
+    saved = Dataset(shop().items, shop().interactions, queries)
+    assert Dataset.load(saved.save(tmp_path / "d")).queries == saved.queries
+    lines = (tmp_path / "d" / QUERIES).read_text().splitlines()
+    assert '"phrase": "mug"' in lines[0] and "phrase" not in lines[1] and "scenario" not in lines[1]
+
+
+def test_whether_people_take_items_twice():
+    """meta.json says it; without it, nobody did unless somebody did; people of a synthetic shop may."""
+    taken = (Interaction("a", "i1", 1, 5.0), Interaction("a", "i2", 2, 5.0), Interaction("b", "i1", 3, 5.0))
+    asked = Query("q", "a", "x", "i2", 3)
+
+    def made(*more: Interaction, target: str = "i3", **meta) -> Dataset:
+        return Dataset({}, (*taken, *more), (replace(asked, target=target),), meta)
+
+    again = Interaction("b", "i1", 9, 5.0)
+    assert not made().repeats and made().owned(asked) == ["i1", "i2"] and made().owned(replace(asked, time=2)) == ["i1"]
+    assert made(again).repeats and made(again).owned(asked) == []
+    assert (
+        made(target="i1").repeats and not made(Interaction("a", "i3", 3, 5.0)).repeats
+    )  # the target is the last taken
+    assert made(repeats=True).repeats and not made(again, repeats=False).repeats
+    assert made(world={}).repeats and not made(world={}, repeats=False).repeats
+    assert made().clock and not made(clock=False).clock
 
 
 def test_the_first_repeat_is_when_one_user_takes_an_item_again():

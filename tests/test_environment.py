@@ -56,7 +56,7 @@ def hand_made() -> Dataset:
     ]
     met = (Interaction("u", "i2", 10, 5.0, "so budget"), Interaction("v", "i3", 10, 4.0))
     queries = (Query("u-q", "u", "mug for hiking", "i1", 100), Query("v-q", "v", "lamp", "i4", 100))
-    return Dataset({item.id: item for item in items}, met, queries)
+    return Dataset({item.id: item for item in items}, met, queries, {"repeats": True})
 
 
 def answers(grammar: Grammar, profiles: dict[str, str], searches: tuple[str, ...] = ()) -> ScriptActor:

@@ -13,15 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrrec_mini import evaluate
+from mrrec_mini.data import template_text
 from mrrec_mini.datatypes import Call, Episode, MemoryEntry, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import (
     ARMS,
     EvalSet,
     Row,
+    actor_rows,
     aspect_counts,
     difference,
     eval_sets,
+    first_rows,
     interval,
     means,
     memory_tokens,
@@ -36,8 +39,9 @@ from mrrec_mini.evaluate import (
 )
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.memory import join, record_entry
-from mrrec_mini.metrics import hierarchical_interval
+from mrrec_mini.metrics import hierarchical_interval, ndcg_at_k
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
+from mrrec_mini.own_text import OWN_TEXT, own_texts
 from mrrec_mini.rollout import LMActor, RolloutConfig, ScriptActor
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.systems.neighbours import Neighbours
@@ -192,6 +196,114 @@ def test_popularity_and_neighbours_are_arms(eval_set):
     assert arm(rows, "popularity") == system_rows(eval_set, "popularity", Popularity())
     assert arm(rows, "neighbours") == system_rows(eval_set, "neighbours", Neighbours())
     assert [row.rank for row in arm(rows, "popularity")] != [row.rank for row in arm(rows, "neighbours")]
+
+
+# --- real data: the same ground for all arms ----------------------------------------------------------------------
+
+FIRST = ("popularity", "neighbours", "popularity_in_category", "neighbours_in_category", "query_popularity")
+FIRST += ("query_prior", "query_only", *OWN_TEXT, "best_own_text", "naive_memory", "static_memory", "script_filter")
+
+
+def real(**meta):
+    """The shop as a real data set: no truth, no map, queries by template."""
+    shop = make_world(replace(WORLD, users=20))
+    asked = [replace(q, text=template_text("shop", shop.category(q.target)), truth=None) for q in shop.queries]
+    return replace(shop, queries=tuple(asked), meta={"name": "real", **meta})
+
+
+@pytest.fixture(scope="module")
+def real_set() -> EvalSet:
+    return make_eval_set(real(repeats=False))
+
+
+def test_the_arms_that_need_no_training(real_set):
+    """Each query once per arm; the prior is tried for every arm that writes a text."""
+    rows = first_rows(real_set)
+    for name in FIRST:
+        assert [row.query for row in arm(rows, name)] == [query.id for query in real_set.queries]
+        tried = {row.with_prior is not None for row in arm(rows, name)}
+        assert tried == {name not in FIRST[:6]}
+    assert {row.arm for row in rows} == set(FIRST) <= set(ARMS)
+    assert [row.with_prior for row in arm(rows, "query_only")] == [row.rank for row in arm(rows, "query_prior")]
+    assert {row.arm for row in reference_rows(real_set, rng())} == {*FIRST, "script_lookups", "teacher"}
+
+
+def test_without_validation_queries_nothing_is_tuned_and_nothing_chosen(real_set):
+    split = replace(real_set.environment.split, validation_queries=())
+    rows = first_rows(replace(real_set, environment=replace(real_set.environment, split=split)))
+    assert {row.arm for row in rows} == set(FIRST) - {"query_popularity", "query_prior", "best_own_text"}
+    assert {row.with_prior for row in rows} == {None}
+
+
+def test_every_arm_ranks_last_what_the_person_has(real_set, model):
+    """If the target is something that the person has, then no arm finds it, with the prior or without."""
+    data, n = real_set.environment.dataset, len(real_set.environment.dataset.items)
+    owned = tuple(replace(q, target=data.history(q)[0].item) for q in real_set.queries)
+    masked, most = replace(real_set, queries=owned), max(len(data.owned(q)) for q in owned)
+
+    def found(eval_set):
+        rows = [*reference_rows(eval_set, rng()), *system_rows(eval_set, "bm25_query", Fixed({}))]
+        ranks = {}
+        for row in rows:
+            ranks.setdefault(row.arm, []).extend(rank for rank in (row.rank, row.with_prior) if rank is not None)
+        return {name: min(own) for name, own in ranks.items()}
+
+    assert min(found(masked).values()) > n - most
+    may = make_eval_set(real(repeats=True))
+    assert {name for name, best in found(replace(may, queries=owned)).items() if best <= n - most} >= {
+        *("query_only", "own_last_title", "static_memory", "teacher", "bm25_query", "popularity"),
+    }
+
+
+def test_the_best_script_is_chosen_on_validation(real_set):
+    """The test queries may have another best script; swapping both groups of users swaps the choice."""
+    environment, rows = real_set.environment, first_rows(real_set)
+    queries = environment.split.validation_queries
+    texts = {"query_only": [""] * len(queries), **own_texts(environment, queries)}
+    gains = {
+        name: ndcg_at_k(environment.items.ranks_for(queries, written), 10).mean() for name, written in texts.items()
+    }
+    best = max(gains, key=gains.get)
+    assert [row.rank for row in arm(rows, "best_own_text")] == [row.rank for row in arm(rows, best)]
+    assert len({round(gain, 6) for gain in gains.values()}) > 3
+
+
+def test_the_weights_of_an_arm_come_from_validation(real_set):
+    """With other test queries, the weights stay; without a gain on validation, they are 0."""
+    items, queries = real_set.environment.items, real_set.environment.split.validation_queries
+    means = items.tuned(queries, [""] * len(queries))
+    ranks = items.ranks_for(real_set.queries, [""] * len(real_set.queries), max(means, key=means.get))
+    assert [row.with_prior for row in arm(first_rows(real_set), "query_only")] == ranks.tolist()
+
+
+def test_a_script_that_plays_is_tried_with_the_prior_too(real_set):
+    rows = arm(reference_rows(real_set, rng()), "script_lookups")
+    assert all(row.with_prior is not None for row in rows)
+    actor = ScriptActor(lambda state: lambda state: [])  # never answers
+    assert {row.with_prior for row in actor_rows(real_set, "teacher", "", actor)} == {None}
+
+
+def test_the_boilerplate_of_a_query_is_not_searched(real_set):
+    items = real_set.environment.items
+    for query, row in zip(real_set.queries, arm(first_rows(real_set), "query_only"), strict=True):
+        assert query.text == f"I am looking for shop: {query.phrase}" and query.scenario == query.phrase
+        assert row.rank == items.ranks_for([replace(query, text="unknown", phrase=None)], [query.phrase])[0]
+
+
+def test_the_synthetic_shop_has_the_arms_and_the_ranking_it_had(eval_set):
+    assert {row.arm for row in first_rows(eval_set)} == set(SYSTEMS)
+    assert {row.with_prior for row in reference_rows(eval_set, rng())} == {None}
+    assert eval_set.environment.dataset.repeats and eval_set.environment.items.space.config.bm25_weight == 0.7
+
+
+def test_ranks_with_the_prior_are_summed_up_beside_the_others():
+    rows = [row("a", 1, with_prior=2), row("b", None), row("a", 1, "oracle", ""), row("b", 1, "oracle", "")]
+    rows += [row(query, 4, "query_only", "", with_prior=1) for query in "ab"]
+    arms = report_dict(rows)
+    assert arms["grpo"]["with_prior"]["ndcg@10"] == pytest.approx((1 / math.log2(3) + 0) / 2)  # no answer counts 0
+    assert arms["query_only"]["with_prior"]["ndcg@10"] == 1.0 and "with_prior" not in arms["oracle"]
+    assert arms["query_only"]["with_prior"]["grpo_minus"]["ndcg@10"] == pytest.approx(1 / math.log2(3) / 2 - 1)
+    assert arms["grpo"]["ndcg@10"] == 0.5 and arms["query_only"]["grpo_minus"]["ndcg@10"] != 0
 
 
 # --- the policy -------------------------------------------------------------------------------------------------------

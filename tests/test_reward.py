@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrrec_mini.datatypes import Answer, Call, Episode, MemoryEntry, Query
+from mrrec_mini.data import Dataset
+from mrrec_mini.datatypes import Answer, Call, Episode, Item, MemoryEntry, Query
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
+from mrrec_mini.item_index import ItemIndex
+from mrrec_mini.prior import Prior
 from mrrec_mini.reward import (
     RewardConfig,
     evidence_reward,
@@ -36,10 +39,11 @@ def episode(profile: str | None, calls: int = 0, target: str = "i1") -> Episode:
     return Episode(query, (1, 2), (0, 1), (0.0, -0.5), (Call("mug price", (LINE,)),) * calls, answer, end)
 
 
-def pool() -> HybridIndex:
+def pool() -> ItemIndex:
     """Three items, BM25 alone: an item that shares no word with the profile scores 0; the smaller id wins a tie."""
     ids, texts = ["i1", "i2", "i3"], ["red mug", "blue mug", "green lamp"]
-    return HybridIndex(ids, texts, TextSpace.fit(texts, HybridConfig(dense="none")))
+    nobody = Prior(Dataset({id: Item(id, id, ("home",)) for id in ids}, (), ()), ())
+    return ItemIndex.over(HybridIndex(ids, texts, TextSpace.fit(texts, HybridConfig(dense="none"))), nobody)
 
 
 # --- the terms ---

@@ -40,7 +40,7 @@ class Ranks:
     def __init__(self, ranks):
         self.known = ranks
 
-    def ranks(self, profiles, targets):
+    def ranks_for(self, queries, profiles):
         return [self.known[profile] for profile in profiles]
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +193,8 @@ class Assistant:
     def _asked(self, user: str, text: str) -> tuple[Query, StoredMemory, set[str]]:
         """Return the query, the memory to search, and the ids of the items of this data set that the user bought."""
         query = as_of_now(require_text(user, "the user"), require_text(text, "the query"))
+        if any(asked.phrase is not None for asked in self.environment.dataset.queries):
+            query = replace(query, phrase=text)  # the policy learned that the search adds the phrase itself
         bought = {purchase.item.id for purchase in self.store.for_user(user).purchases()}
         return query, StoredMemory(self.store), bought & self.environment.dataset.items.keys()
 

@@ -163,8 +163,11 @@ def effect(
 
 
 def profile_of(episode: Episode) -> str:
-    """Return the profile that the policy wrote, or the query text if the policy did not answer."""
-    return episode.answer.profile if episode.answer else episode.query.text
+    """Return the text that items are searched with: the policy's profile, after the phrase of the query, if it has one.
+
+    If the policy did not answer, the wish of the query.
+    """
+    return episode.query.searched(episode.answer.profile) if episode.answer else episode.query.wish
 
 
 def best(items: HybridIndex, profile: str, k: int, excluded: Collection[str] = ()) -> list[Hit]:

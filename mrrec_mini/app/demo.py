@@ -2,7 +2,8 @@
 
 Flow: all stages in one call. `run_demo` runs several seeds in parallel. Each seed prepares the data, warm-starts a
 policy, evaluates the policy, trains it, and evaluates it again. Then `run_demo` joins the evaluation rows of all seeds
-into one report. The trained policies are kept in run folders. Equations: none of its own.
+into one report. The trained policies are kept in run folders. On real data, `run_first` shows within a minute how far
+one gets without training: the simple arms that a policy has to beat. Equations: none of its own.
 
 An arm is one method that is evaluated. All arms of a seed share the environment and the queries; all trained arms share
 the number of steps and of episodes per step. Nothing is compared across data sets, splits or budgets.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,7 +34,16 @@ from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.environment import Environment
-from mrrec_mini.evaluate import EvalSet, Row, eval_sets, play_greedily, policy_rows, reference_rows, report_dict
+from mrrec_mini.evaluate import (
+    EvalSet,
+    Row,
+    eval_sets,
+    first_rows,
+    play_greedily,
+    policy_rows,
+    reference_rows,
+    report_dict,
+)
 from mrrec_mini.files import write_text
 from mrrec_mini.recipe import (
     FAST_WORLD,
@@ -42,6 +52,7 @@ from mrrec_mini.recipe import (
     chosen_recipe,
     copying_policy,
     imitate,
+    make_tokenizer,
     prepare,
     quiet,
     start_policy,
@@ -53,7 +64,10 @@ from mrrec_mini.train import Trainer, train
 from mrrec_mini.world import WorldConfig, make_world
 
 # the arms that are printed without --all; evaluation.json and --json hold every arm that was evaluated
-SHORT = ("query_only", "static_memory", "best_script", "clone", "warm_start", "grpo", "expert", "oracle")
+SHORT = (
+    *("popularity_in_category", "neighbours_in_category", "query_only", "query_popularity", "query_prior"),
+    *("best_own_text", "static_memory", "best_script", "clone", "warm_start", "grpo", "expert", "oracle"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,7 @@ class SeedResult:
     wanted: str  # title of the target item of this episode
     rank: float  # rank of the target item; inf if the episode has no answer
     run: str  # the run folder
+    people: int  # train users with at least one purchase: the other people from whom anything can be learned
 
 
 @dataclass(frozen=True)
@@ -92,9 +107,51 @@ class DemoReport:
     arms: dict[str, dict]
     seconds: dict[str, float]  # mean over the seeds for each phase; "total": the whole demo
     results: list[SeedResult]
+    people: int  # other people of whom purchases are known, mean over the seeds
 
     def as_dict(self) -> dict:
-        return {"data": self.data, "seeds": list(self.seeds), "arms": self.arms, "seconds": self.seconds}
+        numbers = {"other_people": self.people, "arms": self.arms, "seconds": self.seconds}
+        return {"data": self.data, "seeds": list(self.seeds), **numbers}
+
+
+@dataclass(frozen=True)
+class FirstReport:
+    """What `run_first` found."""
+
+    arms: dict[str, dict]
+    people: int  # as in `DemoReport`
+
+
+def run_first(config: DemoConfig, say: Say = quiet) -> FirstReport | None:
+    """Run the arms that need no training, for all seeds; None for a synthetic shop, where a policy trains at once.
+
+    Raises DataError for a bad data set.
+    """
+    if config.data is None or "world" in Dataset.load(config.data).meta:
+        return None
+    workers = min(len(config.seeds), cpu_count() or 1)
+    found = run_tasks(partial(first_of_seed, config), dict.fromkeys(config.seeds, ()), workers, say)
+    rows = [row for own, _ in found.values() for row in own]
+    return FirstReport(report_dict(rows), _mean_people(people for _, people in found.values()))
+
+
+def first_of_seed(config: DemoConfig, seed: int, report: Say = quiet) -> tuple[list[Row], int]:
+    """Return the rows of the arms that need no training, and the number of other people."""
+    recipe = (config.recipe or chosen_recipe(config.fast)).with_seed(seed)
+    dataset, _ = open_data(config.data, seed, config.fast)
+    environments = prepare(dataset, recipe, seed, lambda phase, *rest: report(f"seed {seed}: {phase}", *rest))
+    grammar = grammar_of(make_tokenizer(environments, recipe.max_words))  # only to count tokens
+    tests = eval_sets(environments[0], grammar, recipe.train.rules, seed)
+    return [row for eval_set in tests for row in first_rows(eval_set)], other_people(environments[0])
+
+
+def other_people(environment: Environment) -> int:
+    """Return the number of train users with at least one purchase."""
+    return sum(bool(environment.dataset.interactions_of(user)) for user in environment.split.train)
+
+
+def _mean_people(counts: Iterable[int]) -> int:
+    return round(float(np.mean(list(counts))))
 
 
 def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
@@ -114,6 +171,7 @@ def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
         arms=report_dict(rows),
         seconds={**seconds, "total": time.perf_counter() - started},
         results=results,
+        people=_mean_people(result.people for result in results),
     )
 
 
@@ -192,6 +250,7 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
         wanted=dataset.items[episode.query.target].title,
         rank=episode.rewards["rank"],
         run=str(run.folder),
+        people=other_people(environments[0]),
     )
 
 
@@ -253,10 +312,22 @@ class _Clock:
 # --------------------------------------------------------------------------------------------------------- for people
 
 
+def print_first(report: FirstReport, console: Console) -> None:
+    """Print the tables of the arms that need no training."""
+    console.print("Without training:", style="bold")
+    _print_arms(report.arms, report.people, console)
+    console.print()
+
+
+def _print_arms(arms: dict[str, dict], people: int, console: Console) -> None:
+    console.print(arms_table(arms))
+    console.print(Text(f"\nother people whose purchases are known: {people}"))
+
+
 def print_report(report: DemoReport, console: Console) -> None:
     """Print tables that compare the arms, an example episode, the learning curve and the time of each phase."""
     arms = report.arms if report.all_arms else {arm: report.arms[arm] for arm in SHORT if arm in report.arms}
-    console.print(arms_table(arms))
+    _print_arms(arms, report.people, console)
     first = report.results[0]
     console.print(f"\nA worked episode (seed {first.seed}, an unseen user, greedy):", style="bold")
     console.print("chosen: of the episodes with the most calls, the one whose target ranks best", style="dim")

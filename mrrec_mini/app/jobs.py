@@ -46,10 +46,10 @@ from mrrec_mini.evaluate import (
     GREEDY,
     EvalSet,
     Row,
-    appended_rows,
     episode_rows,
     eval_sets,
     means,
+    memory_rows,
     play_greedily,
     reference_rows,
     system_rows,
@@ -318,7 +318,7 @@ def references(context: SeedContext) -> dict:
 def followed_by(eval_set: EvalSet, count: int, arm: str, kind: str) -> list[Row]:
     """Evaluate the query followed by `count` lines of memory."""
     memory = eval_set.environment.memory
-    return appended_rows(eval_set, arm, [given_entries(memory, query, kind, count) for query in eval_set.queries])
+    return memory_rows(eval_set, arm, lambda query: given_entries(memory, query, kind, count))
 
 
 def blair(context: SeedContext) -> dict:
@@ -471,9 +471,10 @@ def removals(eval_set: EvalSet, model: PreTrainedModel, pairs: Sequence[tuple[Ep
 
 def change(eval_set: EvalSet, before: Episode, after: Episode) -> dict:
     """Return whether the profile changed, and the target's rank before and after."""
-    was, now, items, target = profile_of(before), profile_of(after), eval_set.environment.items, before.query.target
-    ranks = {"rank_before": place(items, was, target), "rank_after": place(items, now, target)}
-    return {"query": before.query.id, "profile_changed": was != now, **ranks}
+    was, now, query, items = profile_of(before), profile_of(after), before.query, eval_set.environment.items
+    owned = set(eval_set.environment.dataset.owned(query)) - {query.target}
+    rank = lambda profile: place(items, profile, query.target, owned)  # noqa: E731
+    return {"query": query.id, "profile_changed": was != now, "rank_before": rank(was), "rank_after": rank(now)}
 
 
 def costs(context: SeedContext) -> dict:

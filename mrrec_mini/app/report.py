@@ -238,7 +238,7 @@ class Player:
             "profile": printable(answer.profile) if answer else None,
             "invented": printable(", ".join(copied.get(None, []))),
             "rank": rank,
-            "ranking": ranking(answer.profile, episode.query.target, rank, self.environment) if answer else [],
+            "ranking": ranking(answer.profile, episode.query, rank, self.environment) if answer else [],
             "parts": reward_parts(episode, self.config.reward),
             "reward": episode.reward,
         }
@@ -282,9 +282,9 @@ def token_texts(ids: Sequence[int], grammar: Grammar) -> list[str]:
     return texts
 
 
-def ranking(profile: str, target: str, rank: int | None, environment: Environment) -> list[dict[str, object]]:
+def ranking(profile: str, query: Query, rank: int | None, environment: Environment) -> list[dict[str, object]]:
     """Return rows for the `TOP` best items for a profile, with scores, and for the target if it is not among them."""
-    hits = environment.items.search(profile, TOP)
+    hits, target = environment.items.search_for(query, profile, TOP), query.target
     rows = [{"rank": place, "id": hit.id, **scores(hit)} for place, hit in enumerate(hits, start=1)]
     if target not in [hit.id for hit in hits]:
         rows.append({"rank": rank, "id": target, "score": None, "bm25": None, "cosine": None})

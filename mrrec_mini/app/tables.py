@@ -1,7 +1,8 @@
 """Tables that show an evaluation in a terminal 80 columns wide.
 
 Flow: after `evaluate`: `mrrec demo` and `mrrec evaluate` print its `report_dict` with these tables. Each table has one
-line per arm. The first table shows how well each arm ranks, the last what each arm did. Equations: none.
+line per arm. The first table shows how well each arm ranks, the second, on real data, how well with the item prior
+(`prior`), whose weights were tuned for each arm on validation users, the last what each arm did. Equations: none.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from mrrec_mini.evaluate import SAMPLED
 
 
 def arms_table(arms: Mapping[str, Mapping]) -> Tables:
-    """Return the result of `report_dict` as tables: quality, quality on held-out categories (if any), behaviour."""
+    """Return the result of `report_dict` as tables: quality (also with the prior, held out, if tried), behaviour."""
     tables = [quality_table(arms, "nDCG@10 over the whole pool, unseen users, 95 % interval")]
+    if prior := {arm: numbers["with_prior"] for arm, numbers in arms.items() if "with_prior" in numbers}:
+        tables.append(quality_table(prior, "the same, with the item prior in the score"))
     if held := {arm: numbers["held"] for arm, numbers in arms.items() if "held" in numbers}:
         tables.append(quality_table(held, "the same, in categories that no training query named"))
     spaced = [part for table in (*tables, behaviour_table(arms)) for part in (table, "")]
@@ -25,11 +28,19 @@ def arms_table(arms: Mapping[str, Mapping]) -> Tables:
 
 
 def quality_table(arms: Mapping[str, Mapping], title: str) -> Table:
-    """Return a table: nDCG@10 (a policy plays greedily), nDCG@10 when sampled, and greedy GRPO minus the arm."""
-    table = plain_table(title, "nDCG@10", "sampled", "grpo minus it")
-    for arm, numbers in arms.items():
-        grpo_minus = with_interval(numbers.get("grpo_minus"), "+")
-        table.add_row(arm, with_interval(numbers), with_interval(numbers.get(SAMPLED)), grpo_minus)
+    """Return a table: nDCG@10 (a policy plays greedily), nDCG@10 when sampled, and greedy GRPO minus the arm.
+
+    A column in which no arm has a value is left out.
+    """
+    columns = {
+        "nDCG@10": [with_interval(numbers) for numbers in arms.values()],
+        "sampled": [with_interval(numbers.get(SAMPLED)) for numbers in arms.values()],
+        "grpo minus it": [with_interval(numbers.get("grpo_minus"), "+") for numbers in arms.values()],
+    }
+    columns = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
+    table = plain_table(title, *columns)
+    for row in zip(arms, *columns.values(), strict=True):
+        table.add_row(*row)
     return table
 
 
@@ -46,7 +57,8 @@ def behaviour_table(arms: Mapping[str, Mapping]) -> Table:
 
 def plain_table(title: str, *names: str) -> Table:
     """Return an empty table without a frame. It has one column for the arm and one per name, two spaces apart."""
-    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    plain = {"box": SIMPLE, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    table = Table(title=title, title_justify="left", min_width=len(title), **plain)  # the title stays on one line
     table.add_column("arm", overflow="fold")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")

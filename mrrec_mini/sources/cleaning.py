@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mrrec_mini.data import RECORD_LIMIT, DataError, shorten
+from mrrec_mini.data import RECORD_LIMIT, DataError, shorten, template_text
 from mrrec_mini.datatypes import Interaction, Item
 
 MOST_ASPECTS, MOST_VALUES, MOST_WORDS = 6, 3, 4  # per item, per aspect, per value
@@ -240,7 +240,7 @@ def as_list(value: Any) -> list:
 
 def template_query(item: Item) -> str:
     """Return a query for the category, (movies, animation) for example: "I am looking for movies: animation"."""
-    return "I am looking for " + ": ".join(dict.fromkeys((item.category[0], item.category[-1])))
+    return template_text(item.category[0], item.category[-1])
 
 
 # --- reviews and items ----------------------------------------------------------------------------------------------

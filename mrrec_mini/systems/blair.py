@@ -101,7 +101,7 @@ class Blair:
 
     def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
         """Return cosines with the query for n item ids, (n,); 0 for a query without words. KeyError: unknown item."""
-        scores = cosine(self.vectors([query.text]), self.items)[0]  # (N,)
+        scores = cosine(self.vectors([query.wish]), self.items)[0]  # (N,)
         return scores[[self.row[item] for item in candidates]]
 
     # --- learning ---------------------------------------------------------------------------------------------------

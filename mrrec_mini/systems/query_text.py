@@ -45,7 +45,7 @@ class QueryText:
 
     def rank(self, query: Query, candidates: Sequence[str]) -> np.ndarray:
         """Return scores in 0..1 for n item ids, (n,); 0 if no word of the query is known. KeyError: unknown item."""
-        scores = self.index.scores([query.text])[0]  # (N,)
+        scores = self.index.scores([query.wish])[0]  # (N,)
         return scores[[self.column[item] for item in candidates]]
 
 

@@ -121,7 +121,7 @@ class RecR1:
         self.column = {item: column for column, item in enumerate(sorted(dataset.items))}
         texts = [item_text(dataset.items[item]) for item in self.column]
         self.engine = BM25(texts, BM25Stats.fit(texts), config.k1, config.b)
-        shown = [text for query in queries for text in (query.text, *self.memory(query))]
+        shown = [text for query in queries for text in (query.wish, *self.memory(query))]
         said = [" ".join(words(text)) for text in (*shown, *texts)]
         self.tokenizer = WordTokenizer.train(said, CONTROL, config.max_words)
         self.rewritings: dict[tuple[int, ...], str | None] = {}
@@ -153,13 +153,13 @@ class RecR1:
     def prompt(self, query: Query) -> list[int]:
         """Return the tokens of `<request> words`, then of `<line> words` for each line of memory."""
         c, config = self.tokenizer.control, self.config
-        request = self.tokenizer.encode(" ".join(words(query.text)))[: config.request_tokens]
+        request = self.tokenizer.encode(" ".join(words(query.wish)))[: config.request_tokens]
         lines = [i for line in self.memory(query) for i in (c["<line>"], *self.tokenizer.encode(" ".join(words(line))))]
         return [c["<request>"], *request, *lines[: config.memory_tokens]]
 
     def trace(self, query: Query, rng: np.random.Generator) -> Episode:
         """Return an episode to imitate, which answers with random words of the query and lines of memory."""
-        config, request = self.config, words(query.text)
+        config, request = self.config, words(query.wish)
         kept = [word for word in request if rng.random() < config.keep] or request
         if rng.random() < config.stray:
             kept.insert(rng.integers(len(kept) + 1), self.tokenizer.words[rng.integers(len(self.tokenizer.words))])

@@ -41,7 +41,7 @@ def test_demo_json(tmp_path, monkeypatch, quick):
     """The demo leaves its trained policy in a run folder below the current directory. Other commands can use it."""
     monkeypatch.chdir(tmp_path)
     told = document("demo", "--fast", "--data", shop())
-    assert list(told) == ["data", "seeds", "arms", "seconds"] and told["seeds"] == [0]
+    assert list(told) == ["data", "seeds", "other_people", "arms", "seconds"] and told["seeds"] == [0]
     assert {"ndcg@10", "recall@10", "interval", "sampled", "held"} <= set(told["arms"]["grpo"])
     assert {"ndcg@10", "interval", "sampled"} <= set(told["arms"]["grpo"]["held"])
     run = tmp_path / "runs" / "demo" / "shop" / "seed-0"
@@ -82,6 +82,7 @@ def test_demo_passes_its_options_on(monkeypatch):
         raise LookupError("enough")
 
     monkeypatch.setattr("mrrec_mini.app.demo.run_demo", run_demo)
+    monkeypatch.setattr("mrrec_mini.app.demo.run_first", lambda config, say: None)
     for words in ([], ["--fast"], ["--fast", "--seeds", "2", "--seed", "7"], ["--all", "--data", "d"]):
         assert mrrec("demo", *words).exit_code == 3
     everything, fast, seeds, full = seen

@@ -12,13 +12,16 @@ from mrrec_mini.app.demo import (
     SHORT,
     DemoConfig,
     open_data,
+    print_first,
     print_report,
     run_demo,
+    run_first,
     run_seed,
 )
-from mrrec_mini.data import DataError, Dataset
+from mrrec_mini.data import DataError, Dataset, template_text
 from mrrec_mini.evaluate import ARMS as EVERY_ARM
 from mrrec_mini.evaluate import report_dict
+from mrrec_mini.own_text import OWN_TEXT
 from mrrec_mini.recipe import FAST_WORLD
 from mrrec_mini.rivals import RIVALS
 from mrrec_mini.run import Run
@@ -53,7 +56,7 @@ def shown(*what, width: int = 80, color: str | None = None) -> str:
 
 def test_the_document(report):
     document = report.as_dict()
-    assert list(document) == ["data", "seeds", "arms", "seconds"]
+    assert list(document) == ["data", "seeds", "other_people", "arms", "seconds"]
     assert document["data"] == str(shop()) and document["seeds"] == [0]
     assert list(document["arms"]) == ARMS
     for arm, numbers in document["arms"].items():
@@ -133,6 +136,21 @@ def test_bad_data_is_reported_before_anything_starts(tmp_path):
     assert events == []
 
 
+def test_real_data_show_the_arms_without_training_first(tmp_path):
+    """All of them, also those that the short table leaves out, and from how many other people they learned."""
+    dataset = make_world(SHOP)
+    asked = [replace(q, text=template_text(dataset.category(q.target)), truth=None) for q in dataset.queries]
+    folder = Dataset(dataset.items, dataset.interactions, asked, {"name": "real"}).save(tmp_path / "real")
+    found = run_first(DemoConfig(data=folder, recipe=QUICK))
+    text = shown(lambda console: print_first(found, console))
+    for arm in ("popularity_in_category", "query_prior", *OWN_TEXT, "best_own_text", "static_memory"):
+        assert any(line.startswith(f"{arm} ") for line in text.split("\n"))
+    train = dataset.split(0, *QUICK.shares).train
+    assert found.people == len(train) and f"purchases are known: {len(train)}\n" in text
+    assert max(map(len, text.split("\n"))) <= 80 and "with the item prior" in text
+    assert run_first(DemoConfig(data=shop())) is run_first(DemoConfig()) is None
+
+
 def test_without_data_each_seed_has_its_own_shop():
     one, world = open_data(None, 1, fast=True)
     two, _ = open_data(None, 2, fast=True)
@@ -172,7 +190,7 @@ def test_the_report_fits_80_columns_and_loses_nothing(report, all_arms):
     assert max(map(len, text.split("\n"))) <= 80 and "…" not in text
     wide = shown(lambda console: print_report(report, console), width=200)
     assert "".join(text.split()).replace("─", "") == "".join(wide.split()).replace("─", "")
-    printed = ARMS if all_arms else SHORT
+    printed = ARMS if all_arms else [arm for arm in ARMS if arm in SHORT]
     for arm in ARMS:
         assert any(line.startswith(f"{arm} ") for line in text.split("\n")) == (arm in printed)
     for arm in printed:

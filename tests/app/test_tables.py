@@ -30,6 +30,18 @@ def test_what_was_not_run_is_a_dash():
     assert shown({})
 
 
+def test_with_the_prior_there_is_a_second_table_and_an_empty_column_is_left_out():
+    """An arm that was not tried with the prior is not in the second table."""
+    text = shown({"popularity": numbers(), "query_only": numbers(with_prior=numbers(**{"ndcg@10": 0.7}))})
+    first, second = text.split("with the item prior in the score")
+    second, third = second.split("what they did")
+    assert "popularity" in first and "popularity" not in second and "popularity" in third
+    assert "0.500 0.400..0.600" in first and "0.700 0.400..0.600" in second
+    assert (
+        "sampled" not in text and "grpo minus it" not in text and "with the item prior" not in shown({"a": numbers()})
+    )
+
+
 def test_the_widest_numbers_fit():
     """Every cell at its widest: the longest arm, with intervals and a negative difference everywhere."""
     widest = {"ndcg@10": 0.123, "interval": [0.123, 0.456]}

@@ -30,11 +30,16 @@ def demo(
     data: Data = None, seed: Seed = 0, seeds: Seeds = None, every: All = False, fast: Fast = False, json: Json = False
 ) -> None:
     """Run the whole method, from raw histories to a trained policy: results, an example episode, a learning curve."""
-    from mrrec_mini.app.demo import DemoConfig, print_report, run_demo
+    from mrrec_mini.app.demo import DemoConfig, print_first, print_report, run_demo, run_first
     from mrrec_mini.app.terminal import bar_per_seed
 
     count = seeds if seeds is not None else (1 if fast else 2)
     config = DemoConfig(data=data, seeds=tuple(range(seed, seed + count)), all_arms=every, fast=fast)
+    if not json:
+        with bar_per_seed(err, config.seeds) as say:
+            first = run_first(config, say)
+        if first:
+            print_first(first, out)
     with bar_per_seed(err, config.seeds) as say:
         report = run_demo(config, say)
     answer(report.as_dict(), json, lambda: print_report(report, out))
