@@ -25,6 +25,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def title_words(title: str) -> list[str]:
 def phrases_of(title: str) -> list[str]:
     """Return the distinct phrases of a title, two words each, then one, in the order of the title."""
     words = title_words(title)
-    return list(dict.fromkeys([" ".join(pair) for pair in zip(words, words[1:], strict=False)] + words))
+    return list(dict.fromkeys([" ".join(pair) for pair in pairwise(words)] + words))
 
 
 @dataclass(frozen=True)

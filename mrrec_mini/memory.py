@@ -183,7 +183,7 @@ def entry_id(*parts: object) -> str:
 def record_entry(purchase: Purchase, values: Iterable[tuple[str, str]], config: MemoryConfig) -> MemoryEntry:
     """Return the record of a purchase that states `values`: `bought vel mug 2021q1 rated 5 price luxury: so lavish`.
 
-    With `times`, the values stand first, before a title that may be cut: `bought price luxury x1 vel mug 2021q1 rated 5`.
+    With `times`, the values stand first, since a long line is cut: `bought price luxury x1 vel mug 2021q1 rated 5`.
     """
     title = [short_title(purchase.item.title, config.title_words), quarter(purchase.time)]
     title += ["rated", f"{purchase.rating:g}"]
@@ -206,26 +206,32 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
     entries = []
     for (scenario, aspect), group in groups.items():
         firm = [one for one in group if one.firm]
+        latest = max(group, key=lambda one: one.last)  # of several, the strongest
         if firm and scenario:
-            entries.append(preference_entry(user, "pattern", scenario, aspect, firm, config))
+            entries.append(preference_entry(user, "pattern", scenario, aspect, firm, latest, config))
         elif firm:
-            entries.append(preference_entry(user, "profile", OVERALL, aspect, firm, config))
-            latest = max(group, key=lambda one: one.last)  # of several, the strongest
-            entries.append(preference_entry(user, "profile", LATELY, aspect, [latest], config))
+            entries.append(preference_entry(user, "profile", OVERALL, aspect, firm, latest, config))
+            entries.append(preference_entry(user, "profile", LATELY, aspect, [latest], latest, config))
     return entries
 
 
 def preference_entry(
-    user: str, level: str, head: str, aspect: str, group: Sequence[Preference], config: MemoryConfig
+    user: str,
+    level: str,
+    head: str,
+    aspect: str,
+    group: Sequence[Preference],
+    latest: Preference,
+    config: MemoryConfig,
 ) -> MemoryEntry:
     """Return the entry `mug price luxury 2 2021q1`: the head, the aspect, each value with the number of its records.
 
     The last word is the quarter of the latest of these records, if it is known. With `times`, and if the line states
-    several values, the latest is marked: `mug price luxury x2 fair x1 latest 2021q1`.
+    several values, `latest` is marked if it is one of them: `mug price luxury x2 fair x1 latest 2021q1`.
     """
     rests_on = tuple(dict.fromkeys(record for one in group for record in one.rests_on))
-    newest = max(group, key=lambda one: one.last) if config.times and len(group) > 1 else None
-    values = [f"{one.value} {'x' * config.times}{len(one.rests_on)}{' latest' * (one is newest)}" for one in group]
+    marked = latest if config.times and len(group) > 1 else None
+    values = [f"{one.value} {'x' * config.times}{len(one.rests_on)}{' latest' * (one is marked)}" for one in group]
     text = plain(" ".join([head, aspect, *values, quarter(max(one.last for one in group))]), config.line_words)
     identity = entry_id(user, level, aspect) if head == OVERALL else entry_id(user, level, head, aspect)
     scenario = head if level == "pattern" else ""

@@ -13,7 +13,7 @@ shop state no attribute, an item without attributes has its labels as values of 
     has label  the title holds the words in a row; a single word counts only at the end of a segment, so that
                "Call of Duty: Black Ops" is not black; a word of a longer label does not count again
 
-The capitals of a label are a second spelling of it: "PS3" means PlayStation 3 if at least as many titles have this word.
+The capitals of a label are a second spelling of it: "PS3" means PlayStation 3 if as many titles have this word.
 Likewise two spellings of an aspect count as one: `Film-Genres`, `film genre` -> `film genre` (`canonical_names`).
 
 Equations: none. The paper's data have attributes. Guessed: the thresholds, on two shops (video games, lab supplies).
@@ -106,13 +106,19 @@ def learn_labels(titles: Sequence[str]) -> dict[str, str]:
     least = fewest(len(titles))
     often = {phrase for phrase, n in shared.items() if least <= n <= len(titles) / 2 and is_name(phrase)}
     labels = {phrase: phrase for phrase in sorted(often) if not is_joined(phrase, often)}
-    # 3. Add the capitals of a label. A label with more titles wins if two have the same capitals.
+    # 3. Add the capitals of each frequent spelling. The label of more titles wins if two have the same capitals.
     of_word = Counter(word for title in titles for word in set(plain(title).split()))
-    for phrase in sorted(labels, key=lambda phrase: (shared[phrase], phrase)):
-        short = "".join(c for c in max(sorted(spelled[phrase]), key=spelled[phrase].get) if c.isupper() or c.isdigit())
-        if len(short) >= 3 and not short.isdigit() and " " in phrase and of_word[short.lower()] >= least:
-            labels[short.lower()] = phrase
+    for label in sorted(labels, key=lambda label: (shared[label], label)):
+        for short in sorted(capitals(part) for part, n in spelled[label].items() if n >= least and " " in part):
+            if len(short) >= 3 and of_word[short] >= least:
+                labels[short] = label
     return labels
+
+
+def capitals(text: str) -> str:
+    """Return the capitals and digits of a text, in lower case: PlayStation 3 -> ps3; "" if there are only digits."""
+    found = "".join(c for c in text if c.isupper() or c.isdigit()).lower()
+    return "" if found.isdigit() else found
 
 
 def is_name(phrase: str) -> bool:
