@@ -29,7 +29,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mrrec_mini.data import Dataset, Split
+from mrrec_mini.data import Dataset, Split, read_template
 from mrrec_mini.datatypes import Item, Query
 from mrrec_mini.sources.cleaning import folded, template_query
 
@@ -122,7 +122,8 @@ def with_earlier_queries(dataset: Dataset, split: Split, most: int = 10) -> Spli
         every = earlier_queries(dataset, user, first, rule)
         earlier = [query for query in every if dataset.category(query.target) not in held]
         added += earlier[max(len(earlier) + len(asked) - most, 0) :]
-    return replace(split, train_queries=(*split.train_queries, *added))
+    categories = {name for item in dataset.items.values() for name in item.category}
+    return replace(split, train_queries=(*split.train_queries, *(read_template(one, categories) for one in added)))
 
 
 def earlier_queries(dataset: Dataset, user: str, before: float, rule: Rule) -> Iterator[Query]:

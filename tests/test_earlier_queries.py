@@ -67,6 +67,7 @@ def test_every_purchase_of_a_train_user_with_a_history_is_asked_for():
     for query in added:
         history = data.history(query)
         assert query.user in split.train and query.text == template_query(data.items[query.target])
+        assert query.phrase == query.scenario == data.category(query.target)  # as in the data set's own queries
         assert len(history) >= 3 and all(one.time < query.time for one in history)
         assert query.target not in {one.item for one in history}
         assert query.time < min(own.time for own in data.queries_of([query.user]))
