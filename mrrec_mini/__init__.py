@@ -10,13 +10,13 @@ basics
 
 data
     data, world, sources/cleaning, sources/rows, sources/interactions, sources/amazon, sources/c4, sources/recbole,
-    sources/personalwab, sources/minionerec, sources/table
+    sources/personalwab, sources/minionerec, sources/table, earlier_queries
 
 retrieval
     metrics, bm25, dense, hybrid, index_on_disk, prior, item_index
 
 memory
-    memory, summarize, summarize_lm, store
+    memory, title_words, summarize, summarize_lm, store
 
 rollout
     grammar, constrain, sampler, chat_grammar, rollout

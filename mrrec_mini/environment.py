@@ -23,10 +23,12 @@ from mrrec_mini.datatypes import Episode, Item, Query
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace, tune_weight
 from mrrec_mini.item_index import ItemIndex
-from mrrec_mini.memory import Memory, MemoryConfig, Summarizer, plain
+from mrrec_mini.memory import Memory, MemoryConfig, Summarizer
 from mrrec_mini.prior import Prior
 from mrrec_mini.reward import RewardConfig, score
 from mrrec_mini.rollout import Actor, RolloutConfig, rollout
+from mrrec_mini.summarize import ExtractiveConfig, ExtractiveSummarizer
+from mrrec_mini.title_words import ItemReader
 
 SLACK = 0.02  # nDCG@10; smaller differences cannot be told apart with a hundred validation queries
 
@@ -97,6 +99,18 @@ def with_tuned_weight(index: HybridIndex, texts: Sequence[str], queries: Sequenc
     return tuned
 
 
+def memory_settings(dataset: Dataset) -> tuple[Summarizer, MemoryConfig]:
+    """Return the writer of a data set's memory and its settings: those of real histories, or of the synthetic shop.
+
+    Real histories are thin: few records per category, ratings without reviews, one aspect that matters. So lines let
+    several values compete, every aspect counts, and a parent category is judged by all purchases below it.
+    """
+    if "world" in dataset.meta:
+        return ExtractiveSummarizer(), MemoryConfig()
+    real = ExtractiveConfig(competing=2, attention=False, pooled=True)
+    return ExtractiveSummarizer(real), MemoryConfig(times=True, line_words=16)
+
+
 def item_text(item: Item) -> str:
     """Return an item's metadata as one text: title, category path, attributes, description."""
     attributes = (f"{aspect} {' '.join(values)}" for aspect, values in item.attributes.items())
@@ -104,5 +118,7 @@ def item_text(item: Item) -> str:
 
 
 def aspect_names(dataset: Dataset) -> list[str]:
-    """Return the sorted names of all attributes, written as memory writes them (`plain`)."""
-    return sorted({plain(name) for item in dataset.items.values() for name in item.attributes})
+    """Return the sorted names of all aspects, written as memory writes them."""
+    items = list(dataset.items.values())
+    reader = ItemReader.learn(items)
+    return sorted({aspect for item in items for aspect, _ in reader.values_of(item)})

@@ -62,7 +62,9 @@ class MemoryConfig:
     title_words: int = 8  # most words of the title in a record
     review_words: int = 12  # most words of the review in a record
     line_words: int = 12  # most words in a pattern, profile or global line
+    times: bool = False  # end each value with its number of records as x3, since a real value may end in a number
     min_users: int = 3  # a global aspect, or a word that the text space learns, needs at least this many users
+    space_users: int = 2000  # at most so many train users' entries fit the text space: word counts change little then
     contrasts: int = 400  # most purchases sampled per scenario
     candidates: int = 16  # random items of the scenario drawn per purchase
     unchosen: int = 6  # most candidates kept per purchase: those most similar to the bought item
@@ -124,8 +126,11 @@ class Aspect:
 class Summarizer(Protocol):
     """f_LLM of eq. 4-6: `summarize.py` counts, `summarize_lm.py` asks a language model."""
 
-    def fit(self, purchases: Sequence[Purchase], uses: Sequence[str]) -> Summarizer:
-        """Return a summariser that has learned from train users' `purchases`. `uses`: what people buy things for."""
+    def fit(self, purchases: Sequence[Purchase], uses: Sequence[str], items: Sequence[Item]) -> Summarizer:
+        """Return a summariser that has learned from train users' `purchases` and from all `items`, which are public.
+
+        `uses`: what people buy things for.
+        """
 
     def informed(self, aspects: Sequence[Aspect]) -> Summarizer:
         """Return a summariser that knows which aspects decide in which scenario."""
@@ -152,16 +157,38 @@ def plain(text: str, words: int | None = None) -> str:
     return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())[:words])
 
 
+SEPARATOR = re.compile(r"\s+[-–—|]+\s+|[()\[\]{}|]|[,:;](?:\s|$)")  # ends a segment of a title
+
+
+def segments(title: str) -> list[str]:
+    """Return the parts of a title, which separators divide, as the shop spells them; no part is blank."""
+    return [part.strip() for part in SEPARATOR.split(title) if plain(part)]
+
+
+def short_title(title: str, limit: int) -> str:
+    """Return the first segments of a title that have at most `limit` words together; a longer first segment is cut."""
+    words: list[str] = []
+    for part in segments(title):
+        if len(words) + len(more := plain(part).split()) > limit:
+            break
+        words += more
+    return " ".join(words) or plain(title, limit)
+
+
 def entry_id(*parts: object) -> str:
     """Percent-encode each part and join the parts by "/", so that no user name can produce another user's id."""
     return "/".join(quote(str(part), safe="") for part in parts)
 
 
 def record_entry(purchase: Purchase, values: Iterable[tuple[str, str]], config: MemoryConfig) -> MemoryEntry:
-    """Return the record of a purchase that states `values`: `bought vel mug 2021q1 rated 5 price luxury: so lavish`."""
-    facts = ["bought", plain(purchase.item.title, config.title_words), quarter(purchase.time), "rated"]
-    facts += [f"{purchase.rating:g}", *(f"{aspect} {value}" for aspect, value in values)]
-    text = " ".join(filter(None, facts))
+    """Return the record of a purchase that states `values`: `bought vel mug 2021q1 rated 5 price luxury: so lavish`.
+
+    With `times`, the values stand first, since a long line is cut: `bought price luxury x1 vel mug 2021q1 rated 5`.
+    """
+    title = [short_title(purchase.item.title, config.title_words), quarter(purchase.time)]
+    title += ["rated", f"{purchase.rating:g}"]
+    facts = [f"{aspect} {value}" + " x1" * config.times for aspect, value in values]
+    text = " ".join(filter(None, ["bought", *(facts + title if config.times else title + facts)]))
     if review := plain(purchase.review, config.review_words):
         text = f"{text}: {review}"
     return MemoryEntry(purchase.record, purchase.user, "record", text, (purchase.record,), purchase.scenario, 1)
@@ -179,24 +206,32 @@ def preference_entries(user: str, preferences: Iterable[Preference], config: Mem
     entries = []
     for (scenario, aspect), group in groups.items():
         firm = [one for one in group if one.firm]
+        latest = max(group, key=lambda one: one.last)  # of several, the strongest
         if firm and scenario:
-            entries.append(preference_entry(user, "pattern", scenario, aspect, firm, config))
+            entries.append(preference_entry(user, "pattern", scenario, aspect, firm, latest, config))
         elif firm:
-            entries.append(preference_entry(user, "profile", OVERALL, aspect, firm, config))
-            latest = max(group, key=lambda one: one.last)  # of several, the strongest
-            entries.append(preference_entry(user, "profile", LATELY, aspect, [latest], config))
+            entries.append(preference_entry(user, "profile", OVERALL, aspect, firm, latest, config))
+            entries.append(preference_entry(user, "profile", LATELY, aspect, [latest], latest, config))
     return entries
 
 
 def preference_entry(
-    user: str, level: str, head: str, aspect: str, group: Sequence[Preference], config: MemoryConfig
+    user: str,
+    level: str,
+    head: str,
+    aspect: str,
+    group: Sequence[Preference],
+    latest: Preference,
+    config: MemoryConfig,
 ) -> MemoryEntry:
     """Return the entry `mug price luxury 2 2021q1`: the head, the aspect, each value with the number of its records.
 
-    The last word is the quarter of the latest of these records, if it is known.
+    The last word is the quarter of the latest of these records, if it is known. With `times`, and if the line states
+    several values, `latest` is marked if it is one of them: `mug price luxury x2 fair x1 latest 2021q1`.
     """
     rests_on = tuple(dict.fromkeys(record for one in group for record in one.rests_on))
-    values = [word for one in group for word in (one.value, str(len(one.rests_on)))]
+    marked = latest if config.times and len(group) > 1 else None
+    values = [f"{one.value} {'x' * config.times}{len(one.rests_on)}{' latest' * (one is marked)}" for one in group]
     text = plain(" ".join([head, aspect, *values, quarter(max(one.last for one in group))]), config.line_words)
     identity = entry_id(user, level, aspect) if head == OVERALL else entry_id(user, level, head, aspect)
     scenario = head if level == "pattern" else ""
@@ -341,13 +376,14 @@ class Memory:
         histories = train_histories(dataset, train_users)
         # 2. Let the summariser learn how people write.
         purchases = [purchase for history in histories for purchase in history]
-        summarizer = summarizer.fit(purchases, dataset.meta.get("uses", ()))
+        summarizer = summarizer.fit(purchases, dataset.meta.get("uses", ()), list(dataset.items.values()))
         # 3. Eq. 6: find the aspects that decide between bought and unchosen items. Local memory counts only these.
         contrasts = sample_contrasts(histories, dataset.items.values(), config, rng)
         aspects = global_aspects(summarizer, contrasts, config)
         summarizer, shared = summarizer.informed(aspects), tuple(global_line(aspect, config) for aspect in aspects)
-        # 4. Eq. 1, 4, 5: write the train users' entries; fit the text space to their common words and the global lines.
-        local = [[entry.text for entry in local_entries(history, summarizer, config)] for history in histories]
+        # 4. Eq. 1, 4, 5: write train users' entries; fit the text space to their common words and the global lines.
+        sample = histories[:: -(-len(histories) // config.space_users) or 1]
+        local = [[entry.text for entry in local_entries(history, summarizer, config)] for history in sample]
         texts = common_words(local, config.min_users) + [entry.text for entry in shared]
         space = TextSpace.fit(texts, hybrid_config)
         return cls(dataset, config, summarizer, space, shared, train_users)

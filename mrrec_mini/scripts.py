@@ -19,6 +19,7 @@ Equations: none. Departure: the paper has no scripts; it starts from an instruct
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,7 @@ from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, Script, ScriptActor, State
 from mrrec_mini.summarize import CERTAINTY
 
+TIMES = re.compile(r"x\d+")  # how memory writes a count where a bare number could belong to the value
 QUERY_WORDS = 12  # an answer repeats at most this many words of the query, so that there is room for the notes
 
 
@@ -106,28 +108,35 @@ def names_category(query: str, line: MemoryEntry) -> bool:
 
 
 def value_of(entry: MemoryEntry, aspect: str) -> tuple[str, int]:
-    """Return the value that an entry states for an aspect, and the number of records behind it; ("", 0) if none."""
+    """Return the first value that an entry states for an aspect, and the records behind it; ("", 0) if none."""
     if entry.level == "record":
-        facts = stated_facts(entry)
-        return (facts[facts.index(aspect) + 1], 1) if aspect in facts[:-1] else ("", 0)
+        values = (fact.removeprefix(f"{aspect} ") for fact in stated_facts(entry) if fact.startswith(f"{aspect} "))
+        value = next(values, "")
+        return value, int(bool(value))
     words = plain(entry.text).split()
     if aspect_of(entry) != aspect:
         return "", 0
     found = words[len((plain(entry.scenario) or OVERALL).split()) + len(aspect.split()) :]  # LATELY is one word too
-    count = next((i for i, word in enumerate(found) if i and word.isdigit()), len(found))  # a value may be a number
-    return " ".join(found[:count]), int(found[count]) if count < len(found) else 1
+    # The count ends the value. A value may be a number, or end in one; then memory writes counts as x3.
+    end = next((i for i, word in enumerate(found) if TIMES.fullmatch(word)), 0)
+    end = end or next((i for i, word in enumerate(found) if i and word.isdigit()), len(found))
+    return " ".join(found[:end]), int(found[end].removeprefix("x")) if end < len(found) else 1
 
 
 def note_of(entry: MemoryEntry, aspect: str = "") -> str:
     """Return "aspect value" as an entry states it; "" if it states nothing. `aspect` "": the first that it is about."""
-    aspect = aspect or aspect_of(entry) or next(iter(stated_facts(entry)), "")
+    if not (aspect := aspect or aspect_of(entry)):
+        return next(iter(stated_facts(entry)), "")
     value, _ = value_of(entry, aspect)
     return f"{aspect} {value}" if value else ""
 
 
 def stated_facts(record: MemoryEntry) -> list[str]:
-    """Return the words of a record between its rating and its review: aspect, value, aspect, value, ..."""
-    return record.text.split(":")[0].partition(" rated ")[2].split()[1:]
+    """Return the facts "aspect value" of a record, which stand after its rating, or end in x1 before its title."""
+    text = record.text.split(":")[0]
+    words = text.partition(" rated ")[2].split()[1:]
+    pairs = [" ".join(pair) for pair in zip(words[::2], words[1::2], strict=False)]
+    return pairs or text.removeprefix("bought ").split(" x1 ")[:-1]
 
 
 def best_lines(entries: Sequence[MemoryEntry], aspect: str, scenario: str, config: ScriptConfig) -> list[MemoryEntry]:

@@ -35,13 +35,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 
 import numpy as np
 
 from mrrec_mini.datatypes import Item
 from mrrec_mini.memory import Aspect, Contrast, Preference, Purchase, plain
+from mrrec_mini.title_words import ItemReader, Value, canonical_names
 
-Value = tuple[str, str]  # (aspect, value), both plain
 COMPLAINTS = frozenset(
     """not no never too sadly unfortunately however but wish disappointed disappointing hate lacks
     isn't wasn't doesn't didn't don't won't can't""".split()  # noqa: SIM905 words read better than a list of strings
@@ -57,6 +58,9 @@ class ExtractiveConfig:
     min_pattern: float = 0.5  # one liked purchase
     min_profile: float = 0.5  # low, so that nearly all aspects get a line: a weak guess beats none
     max_values: int = 2  # most values of an aspect in a line; reached only if items have several
+    competing: int = 1  # values of an aspect that a line may state even if items have only one
+    attention: bool = True  # count only the aspects that global memory holds for a category
+    pooled: bool = False  # judge a parent category by the purchases of all its categories together
     min_lift: float = 0.15  # smallest mean of `agreement_gain` for an aspect that decides, 0..1
     min_z: float = 3.0  # smallest lift / standard error of the lift
     min_z_use: float = 1.5  # the same for one use of a category, for which there are fewer purchases
@@ -70,25 +74,19 @@ class ExtractiveConfig:
         object.__setattr__(self, "certain", tuple(self.certain))  # JSON gives a list
 
 
-def values_of(item: Item) -> list[Value]:
-    """Return the item's distinct (aspect, value) pairs in plain words."""
-    pairs = ((plain(aspect), plain(value)) for aspect, values in item.attributes.items() for value in values)
-    return list(dict.fromkeys((aspect, value) for aspect, value in pairs if aspect and value))
-
-
 def sentences(review: str) -> list[frozenset[str]]:
     """Return the set of words of each sentence."""
     return [frozenset(words) for part in re.split(r"[.!?;\n]+", review) if (words := plain(part).split())]
 
 
-def learn_words(purchases: Sequence[Purchase], config: ExtractiveConfig) -> dict[str, Value]:
+def learn_words(purchases: Sequence[Purchase], items: ItemReader, config: ExtractiveConfig) -> dict[str, Value]:
     """Return {review word: the (aspect, value) it stands for} for words that pass the four `word_` thresholds."""
     together: Counter[tuple[str, Value]] = Counter()  # purchases whose review has the word and whose item has the value
     of_word: Counter[str] = Counter()
     of_value: Counter[Value] = Counter()
     people: dict[str, set[str]] = defaultdict(set)  # users of each word
     for purchase in purchases:
-        values = values_of(purchase.item)
+        values = items.values_of(purchase.item)
         of_value.update(values)
         for word in set(plain(purchase.review).split()):
             of_word[word] += 1
@@ -112,6 +110,7 @@ class Reading:
     uses: tuple[str, ...] = ()  # what people buy things for
     # scenario -> use -> aspects that decide; use "": the aspects that decide for any use
     deciding: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+    items: ItemReader = field(default_factory=ItemReader)  # reads the values of an item
 
     def attended(self, purchase: Purchase) -> tuple[frozenset[str], frozenset[str]] | None:
         """Return (aspects that decide in the purchase's category for its use, aspects that decide there for any use).
@@ -128,11 +127,11 @@ def use_of(purchase: Purchase, uses: Sequence[str]) -> str:
     return said.pop() if len(said) == 1 else ""
 
 
-def mentions(purchase: Purchase, words: Mapping[str, Value]) -> dict[Value, list[frozenset[str]]]:
+def mentions(purchase: Purchase, reading: Reading) -> dict[Value, list[frozenset[str]]]:
     """Return {(aspect, value): sentences of the review that mention this value} for each value of the item."""
+    words, about = reading.words, {}
     spoken = [(s, {words[word] for word in s if word in words}) for s in sentences(purchase.review)]
-    about = {}
-    for aspect, value in values_of(purchase.item):
+    for aspect, value in reading.items.values_of(purchase.item):
         names = (frozenset(value.split()), frozenset(aspect.split()))
         about[aspect, value] = [s for s, learned in spoken if (aspect, value) in learned or any(n <= s for n in names)]
     return about
@@ -141,9 +140,9 @@ def mentions(purchase: Purchase, words: Mapping[str, Value]) -> dict[Value, list
 def stances(purchase: Purchase, reading: Reading, config: ExtractiveConfig) -> dict[Value, float]:
     """Return how much a purchase speaks for (+) or against (-) each value of its item: see the module docstring."""
     liking = (purchase.rating - 3) / 2  # -1..1
-    attended = reading.attended(purchase)
+    attended = reading.attended(purchase) if config.attention else None
     result = {}
-    for (aspect, value), about in mentions(purchase, reading.words).items():
+    for (aspect, value), about in mentions(purchase, reading).items():
         complaint = any(sentence & COMPLAINTS for sentence in about)
         mentioned = -config.mention_weight if complaint else config.mention_weight * (1 + min(liking, 0.0))
         counts = attended is None or aspect in attended[bool(about)]  # a mention counts for any use of the category
@@ -155,21 +154,6 @@ def favourites(tally: Mapping[Value, float]) -> dict[str, str]:
     """Return {aspect: its value with the largest sum, if above 0}; of equal sums, the first value in the alphabet."""
     ranked = sorted(tally.items(), key=lambda pair: (-pair[1], pair[0]))
     return {aspect: value for (aspect, value), strength in reversed(ranked) if strength > 0}  # the last, best wins
-
-
-def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Return {name: canonical name}: `plain(name)`, or the singular of this if the singular is one of the names too.
-
-    `Film-Genres`, `film genre` -> `film genre`; `lens` stays, because there is no `len`.
-    """
-    spelled = {name: plain(name) for name in names}
-    known = set(spelled.values())
-
-    def singular(name: str) -> str:
-        forms = [name[:-3] + "y"] * name.endswith("ies") + [name[:-2]] * name.endswith("es") + [name[:-1]]
-        return next((form for form in forms if name.endswith("s") and form in known), name)
-
-    return {name: singular(text) for name, text in spelled.items()}
 
 
 def merge_names(aspects: Iterable[Aspect]) -> list[Aspect]:
@@ -193,9 +177,13 @@ class ExtractiveSummarizer:
     config: ExtractiveConfig = ExtractiveConfig()
     reading: Reading = field(default_factory=Reading, repr=False)  # what `fit` learned
 
-    def fit(self, purchases: Sequence[Purchase], uses: Sequence[str] = ()) -> ExtractiveSummarizer:
-        """Learn which words reviews use for values, and keep the `uses` that reviews may name."""
-        return replace(self, reading=Reading(learn_words(purchases, self.config), tuple(map(plain, uses))))
+    def fit(
+        self, purchases: Sequence[Purchase], uses: Sequence[str] = (), items: Sequence[Item] = ()
+    ) -> ExtractiveSummarizer:
+        """Learn to read `items`, and which words reviews use for values; keep the `uses` that reviews may name."""
+        reader = ItemReader.learn(items)
+        words = learn_words(purchases, reader, self.config)
+        return replace(self, reading=Reading(words, tuple(map(plain, uses)), items=reader))
 
     def informed(self, aspects: Sequence[Aspect]) -> ExtractiveSummarizer:
         """Return a summariser that counts a value only if its aspect decides: "attention" in the module docstring."""
@@ -222,6 +210,7 @@ class ExtractiveSummarizer:
             "words": dict(reading.words),
             "uses": list(reading.uses),
             "deciding": deciding,
+            "items": self.reading.items.pack(),
         }
 
     @classmethod
@@ -232,7 +221,8 @@ class ExtractiveSummarizer:
             scenario: {use: frozenset(names) for use, names in by_use.items()}
             for scenario, by_use in fields["deciding"].items()
         }
-        return cls(ExtractiveConfig(**fields["config"]), Reading(words, tuple(fields["uses"]), deciding))
+        items = ItemReader.unpack(fields["items"])
+        return cls(ExtractiveConfig(**fields["config"]), Reading(words, tuple(fields["uses"]), deciding, items))
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
         """Eq. (4): return preferences in one category; strength(aspect, value) = sum of the purchases' stances."""
@@ -241,7 +231,7 @@ class ExtractiveSummarizer:
             for purchase in purchases
             for value, stance in stances(purchase, self.reading, self.config).items()
         ]
-        several = values_per_item(purchase.item for purchase in purchases)
+        several = values_per_item(self.reading.items.values_of(purchase.item) for purchase in purchases)
         scenario = plain(purchases[0].scenario) if purchases else ""
         return self._preferences(scenario, evidence, several, self.config.min_pattern)
 
@@ -270,7 +260,8 @@ class ExtractiveSummarizer:
         written: Counter[str] = Counter()
         preferences = []
         for (aspect, value), total in sorted(strength.items(), key=lambda pair: (-pair[1], pair[0])):
-            firm = total >= least and written[aspect] < min(several.get(aspect, 1), self.config.max_values)
+            room = max(min(several.get(aspect, 1), self.config.max_values), self.config.competing)
+            firm = total >= least and written[aspect] < room
             written[aspect] += firm
             records = tuple(rests_on[aspect, value])
             preferences.append(Preference(scenario, aspect, value, total, records, firm, last[aspect, value]))
@@ -283,6 +274,8 @@ class ExtractiveSummarizer:
         """
         first = self.decisive(contrasts)
         found = self.informed(first).decisive(contrasts)
+        if self.config.pooled:
+            return found  # `lifts` measured the parent categories too
         general = [aspect for aspect in found if not aspect.use]
         return found + parents(general, {contrast.bought.item.category for contrast in contrasts})
 
@@ -311,7 +304,7 @@ class ExtractiveSummarizer:
     def lifts(self, contrasts: Sequence[Contrast]) -> dict[tuple[str, str, str], dict[str, float]]:
         """Return {(scenario, use, aspect): {user: mean agreement gain over this user's contrasts, -1..1}}.
 
-        Use "" takes all contrasts of the scenario together.
+        Use "" takes all contrasts of the scenario together. With `pooled`, a parent category is a scenario too.
         """
         stance_of: dict[str, dict[Value, float]] = {}  # record -> stances
         totals: dict[str, dict[Value, float]] = {}  # user -> sums of stances
@@ -326,9 +319,10 @@ class ExtractiveSummarizer:
                         totals[user][value] += stance
             own = stance_of[bought.record]
             others = {value: total - own.get(value, 0.0) for value, total in totals[user].items()}
-            for aspect, gain in agreement_gain(contrast, favourites(others)).items():
-                for use in {"", use_of(bought, self.reading.uses)}:
-                    gains[plain(bought.scenario), use, aspect][user].append(gain)
+            path = bought.item.category if self.config.pooled else bought.item.category[-1:]
+            for aspect, gain in agreement_gain(contrast, favourites(others), self.reading.items).items():
+                for scenario, use in product(set(map(plain, path)), {"", use_of(bought, self.reading.uses)}):
+                    gains[scenario, use, aspect][user].append(gain)
         return {key: {user: float(np.mean(g)) for user, g in by_user.items()} for key, by_user in gains.items()}
 
     def merge(self, aspects: Sequence[Aspect]) -> list[Aspect]:
@@ -341,19 +335,19 @@ def certainty(z: float, config: ExtractiveConfig) -> str:
     return CERTAINTY[sum(z >= bound for bound in config.certain)]
 
 
-def values_per_item(items: Iterable[Item]) -> dict[str, int]:
-    """Return {aspect: mean number of values per item that has the aspect, rounded}."""
+def values_per_item(items: Iterable[Sequence[Value]]) -> dict[str, int]:
+    """Return {aspect: mean number of values per item that has the aspect, rounded}, given the values of each item."""
     counts: dict[str, list[int]] = defaultdict(list)
-    for item in items:
-        for aspect, number in Counter(aspect for aspect, _ in values_of(item)).items():
+    for values in items:
+        for aspect, number in Counter(aspect for aspect, _ in values).items():
             counts[aspect].append(number)
     return {aspect: round(sum(numbers) / len(numbers)) for aspect, numbers in counts.items()}
 
 
-def agreement_gain(contrast: Contrast, usual: Mapping[str, str]) -> dict[str, float]:
+def agreement_gain(contrast: Contrast, usual: Mapping[str, str], items: ItemReader) -> dict[str, float]:
     """Eq. (6): return, per aspect, (1 if i+ has the user's usual value, else 0) - the share of I- with it, in -1..1."""
-    bought = set(values_of(contrast.bought.item))
-    unchosen = [set(values_of(item)) for item in contrast.unchosen]
+    bought = set(items.values_of(contrast.bought.item))
+    unchosen = [set(items.values_of(item)) for item in contrast.unchosen]
     aspects = {aspect for aspect, _ in bought}
     pairs = [pair for pair in usual.items() if pair[0] in aspects]
     return {pair[0]: (pair in bought) - sum(pair in item for item in unchosen) / len(unchosen) for pair in pairs}

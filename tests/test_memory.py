@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from mrrec_mini.data import Dataset
 from mrrec_mini.datatypes import Interaction, Item, Query
-from mrrec_mini.hybrid import HybridConfig
+from mrrec_mini.hybrid import HybridConfig, TextSpace
 from mrrec_mini.memory import (
     Aspect,
+    EntryIndex,
     Memory,
     MemoryConfig,
     Preference,
@@ -29,7 +30,7 @@ from mrrec_mini.memory import (
     similarity,
     train_histories,
 )
-from mrrec_mini.summarize import CERTAINTY, ExtractiveSummarizer
+from mrrec_mini.summarize import CERTAINTY, ExtractiveConfig, ExtractiveSummarizer
 from mrrec_mini.world import ASPECTS, CATEGORIES, EASY, category_map, make_world
 
 CONFIG = MemoryConfig()
@@ -119,7 +120,7 @@ def test_global_memory_and_text_space_learn_from_train_users_only():
     data = two_people()
 
     class Spy(ExtractiveSummarizer):
-        def fit(self, purchases, uses=()):
+        def fit(self, purchases, uses=(), items=()):
             seen.update(purchase.user for purchase in purchases)
             return self
 
@@ -432,3 +433,52 @@ def test_global_lines_of_the_asked_category_come_first(world):
 
 def test_purchase_scenario_is_the_last_name_of_the_path():
     assert Purchase("r", "u", item("x"), 5, "").scenario == "mug"
+
+
+# --- memory of real histories -----------------------------------------------------------------------------------------
+
+REAL = replace(CONFIG, times=True, line_words=16)
+
+
+def real_history(*platforms):
+    """Return the purchases of one user, one per platform (several in one string: apart by "/"), a day apart."""
+    items = [
+        Item(f"i{n}", f"Tale {n} (Deluxe) - {name}", ("games", "game"), {"platform": tuple(name.split("/"))})
+        for n, name in enumerate(platforms)
+    ]
+    return tuple(Purchase(f"u/record/{n}", "u", one, 5.0, "", 86_400 * (n + 1)) for n, one in enumerate(items))
+
+
+def real_lines(*platforms, competing=2, config=REAL):
+    writer = ExtractiveSummarizer(ExtractiveConfig(competing=competing, attention=False))
+    return [entry.text for entry in local_entries(real_history(*platforms), writer, config)]
+
+
+def test_values_compete_in_one_line_with_counts_and_the_latest_marked():
+    three, vita = "PlayStation 3", "PlayStation Vita"
+    lines = real_lines(three, three, three, vita)
+    assert lines[0] == "overall platform playstation 3 x3 playstation vita x1 latest 1970q1"
+    assert lines[1] == "lately platform playstation vita x1 1970q1"
+    assert lines[2] == "game platform playstation 3 x3 playstation vita x1 latest 1970q1"
+    assert lines[3] == "bought platform playstation vita x1 tale 3 deluxe playstation vita 1970q1 rated 5"
+    # a third value has no room; as the latest it is in the lately line, and no other value is marked
+    lines = real_lines(three, three, vita, vita, "PC")
+    assert lines[0] == "overall platform playstation 3 x2 playstation vita x2 1970q1"
+    assert lines[1] == "lately platform pc x1 1970q1"
+
+
+def test_lines_of_the_synthetic_shop_do_not_change():
+    lines = real_lines("red", "red", "blue", competing=1, config=CONFIG)
+    assert lines[:2] == ["overall platform red 2 1970q1", "lately platform blue 1 1970q1"]
+    assert lines[3] == "bought tale 2 deluxe blue 1970q1 rated 5 platform blue"
+
+
+def test_a_wish_finds_the_records_most_like_it_beside_the_profile():
+    history = real_history("PlayStation 3", "PlayStation 3", "PlayStation Vita", "PC")
+    titles = ["Dragon Quest", "Silent Hill", "Dragon Age", "Racing Wheel"]
+    history = tuple(replace(p, item=replace(p.item, title=t)) for p, t in zip(history, titles, strict=True))
+    entries = local_entries(history, ExtractiveSummarizer(ExtractiveConfig(competing=2, attention=False)), REAL)
+    index = EntryIndex(entries, TextSpace.fit([entry.text for entry in entries], HybridConfig(dense="none")))
+    assert {entry.rests_on[0] for entry in index.search("dragon", 2)} == {"u/record/0", "u/record/2"}
+    found = index.search("dragon platform overall", 3)
+    assert {entry.level for entry in found} == {"record", "profile"}

@@ -413,3 +413,14 @@ def test_the_best_script_is_chosen_by_validation_users_only():
 
     assert with_targets_of(env.split.test | env.split.train) == (name, scores)
     assert with_targets_of(env.split.validation)[1] != scores
+
+
+def test_scripts_read_values_that_end_in_a_number():
+    line = MemoryEntry("u/profile/platform", "u", "profile", "overall platform playstation 3 x7 wii u x2 latest 2001q3")
+    assert value_of(line, "platform") == ("playstation 3", 7)
+    assert note_of(line) == "platform playstation 3"
+    record = MemoryEntry(
+        "u/record/0", "u", "record", "bought platform xbox 360 x1 film genre war x1 halo 3 2001q3 rated 5"
+    )
+    assert value_of(record, "platform") == ("xbox 360", 1) and value_of(record, "film genre") == ("war", 1)
+    assert note_of(record) == "platform xbox 360" and value_of(record, "halo") == ("", 0)

@@ -24,6 +24,7 @@ from mrrec_mini.summarize import (
     stances,
     use_of,
 )
+from mrrec_mini.title_words import ItemReader
 
 CONFIG = ExtractiveConfig()
 
@@ -144,12 +145,12 @@ def test_words_are_learned_only_if_they_tell_values_apart():
     purchases = [bought(item(price="luxury", kind="mug"), 5, "lavish and nice", user) for user in people]
     purchases += [bought(item(price="budget", kind="mug"), 5, "cheap and nice", user) for user in people]
     purchases += [bought(item(price="budget", kind="mug"), 5, "rareword", user) for user in people[:4]]  # fewer than 8
-    words = learn_words(purchases, CONFIG)
+    words = learn_words(purchases, ItemReader(), CONFIG)
     # cheap: 20 of 20 against 24 of 44 is (1 - .545) / sqrt(.545 x .455 / 20) = 4.1 standard errors
     # "nice": half of each; every item is a mug, so no word is evidence for that
     assert words == {"lavish": ("price", "luxury"), "cheap": ("price", "budget")}
     two = [replace(one, user=one.user.replace("u2", "u1")) for one in purchases]
-    assert learn_words(two, CONFIG) == {}  # words of two users only are not learned
+    assert learn_words(two, ItemReader(), CONFIG) == {}  # words of two users only are not learned
 
 
 # --- eq. 4 and 5 ----------------------------------------------------------------------------------------------------
@@ -244,8 +245,8 @@ def test_agreement_gain_eq_6():
     contrast = Contrast(one, unchosen, (one,))
     # price: 1 - 1/4; size: 1 - 4/4 (it decided nothing); color: the item has none
     usual = {"price": "luxury", "size": "small", "color": "red"}
-    assert agreement_gain(contrast, usual) == {"price": 0.75, "size": 0.0}
-    assert agreement_gain(contrast, {"price": "budget"}) == {"price": -0.75}  # 0 - 3/4
+    assert agreement_gain(contrast, usual, ItemReader()) == {"price": 0.75, "size": 0.0}
+    assert agreement_gain(contrast, {"price": "budget"}, ItemReader()) == {"price": -0.75}  # 0 - 3/4
 
 
 def test_lift_by_hand():

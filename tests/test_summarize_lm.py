@@ -139,7 +139,7 @@ def test_lm_merge_eq_6_prompt_b_joins_users_of_a_group():
     assert model.dropped == {"bad entry": 2}
     assert [line["aspect"] for line in block(script.asked[0])] == ["price", "cost", "acme logo"]
     assert "alice" not in "".join(script.asked)
-    assert model.fit([], ["hiking"]) is model and model.informed(given) is model
+    assert model.fit([], ["hiking"], []) == model and model.informed(given) is model
 
 
 def test_lm_a_record_states_the_first_three_values_without_asking():
