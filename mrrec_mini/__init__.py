@@ -22,8 +22,8 @@ rollout
     grammar, constrain, sampler, chat_grammar, rollout
 
 reward, update
-    evidence, reward, environment, reinforce, scripts, own_text, imitation, filtered, grpo, turn_credit, checkpoint,
-    muon, train, raft
+    evidence, reward, environment, reinforce, playable, scripts, own_text, imitation, filtered, grpo, turn_credit,
+    checkpoint, muon, train, raft
 
 systems
     systems/popularity, systems/neighbours, systems/query_text, systems/blair, systems/rec_r1
@@ -32,7 +32,7 @@ evaluation
     evaluate, recipe, rivals, environment_on_disk, run
 
 models
-    models/causal_lm, models/text_encoder
+    models/pretrained, models/causal_lm, models/text_encoder
 
 the wing
     app/student_formulas, app/training, app/counterfactual, app/tables, app/processes, app/terminal, app/assistant,

@@ -23,7 +23,7 @@ are placed between the pieces. They never pass through the template, so no text 
 numbered line. (`apply_chat_template` on a whole conversation would turn a "<|im_end|>" in a text into the control
 token.) A template that does not separate turns with control tokens is refused. Without a tool role, memories come in a
 user turn; without a system role, the instruction begins the first user turn. A template that prints today's date gets a
-fixed date.
+fixed date. If a template starts the assistant's turn with an open thought ("<think>"), we close the thought.
 
 Paper: the boxed JSON. Guessed: the system prompt and the tool call, which the paper does not print. Ours: the two
 worked examples. SmolLM2-135M (temperature 1) ignores an instruction without examples, and it also ignores examples in
@@ -60,6 +60,7 @@ WRITER = "You write down what people like, in short lines."  # system turn when 
 QUERY, TURN, MEMORY = "QUERY0TEXT", "TURN0TEXT", "MEMORY0TEXT"  # marks: removed before any user text is inserted
 TODAY = "{% macro strftime_now(form) %}01 Jan 2025{% endmacro %}"  # so that a run is the same on every day
 OPENING = re.compile(r"<search>|\\boxed\{")
+OPENED = re.compile(r"([<\[])([\w:]*(?:think|thought|reason)\w*)([>\]])\s*$", re.IGNORECASE)  # <think> at the end
 
 
 class ChatGrammar(Grammar):
@@ -242,9 +243,12 @@ def _cut(inner, system: bool, memory_role: str) -> tuple[str, str, str, str] | N
 
 
 def _render(inner, turns: Sequence[tuple[str, str]]) -> str:
-    """Render (role, text) turns with the template, up to the start of the assistant's turn; "" if this fails."""
+    """Render (role, text) turns with the template, up to the start of the assistant's turn; "" if this fails.
+
+    If the template opens a thought there, the thought is closed: the turn is then what the grammar expects.
+    """
     try:
-        return inner.apply_chat_template(
+        text = inner.apply_chat_template(
             [{"role": role, "content": text} for role, text in turns],
             chat_template=TODAY + inner.get_chat_template(),
             tokenize=False,
@@ -253,6 +257,8 @@ def _render(inner, turns: Sequence[tuple[str, str]]) -> str:
         )
     except Exception:  # a template is third-party code: for an unknown role it may raise any error
         return ""
+    opened = OPENED.search(text)
+    return f"{text.rstrip()}\n\n{opened[1]}/{opened[2]}{opened[3]}\n\n" if opened else text
 
 
 def _refused(why: str) -> ValueError:

@@ -44,6 +44,7 @@ INT16_SCALE = 2.0**11  # an int16 component c means c / INT16_SCALE; their queri
 FLOAT32_BLOCK = 65_536  # float32 rows converted to float64 at a time
 INT16_BLOCK = 1 << 19  # int16 components converted to float32 at a time: 2 MB, which stay in the processor's cache
 MAX_FITTED = 100_000  # an LSA is fitted to at most this many texts; more texts cost time and memory and change little
+NAMED = ("none", "lsa", "static", "minilm")  # the embedders that a saved text space may name: none needs a download
 MIN_LENGTH = 1e-6  # a shorter sum of word vectors is rounding noise and has no direction
 
 
@@ -258,12 +259,14 @@ class HuggingFaceEncoder:
     """
 
     def __init__(self, name: str, device: str = "cpu", batch: int = 32, max_tokens: int = 256):
-        """Load the model `name`, a folder or hub name (OSError if there is none). Texts are cut at `max_tokens`."""
+        """Load the model `name`, a folder or hub name (see `models/pretrained`). Texts are cut at `max_tokens`."""
         from transformers import AutoModel, AutoTokenizer
 
+        from mrrec_mini.models.pretrained import load_model, load_pretrained
+
         self.device, self.batch, self.max_tokens = device, batch, max_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
-        self.model = AutoModel.from_pretrained(name).to(device).eval()
+        self.tokenizer = load_pretrained(AutoTokenizer, name)
+        self.model = load_model(AutoModel, name).to(device).eval()
         weights = (tensor.detach().cpu().float().numpy() for tensor in self.model.state_dict().values())
         self.id = f"hf-{Path(name).name}-{digest(*weights)}"  # a model keeps its id when its folder moves
 

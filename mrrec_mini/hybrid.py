@@ -37,7 +37,8 @@ from itertools import pairwise
 import numpy as np
 
 from mrrec_mini.bm25 import BM25, IDF, BM25Stats, RankBM25
-from mrrec_mini.dense import LSA, Embedder, Vectors, cosine, embed, embed_int16, make_embedder, to_int16, top_k
+from mrrec_mini.data import shorten
+from mrrec_mini.dense import LSA, NAMED, Embedder, Vectors, cosine, embed, embed_int16, make_embedder, to_int16, top_k
 from mrrec_mini.metrics import ndcg_of_set
 
 CHUNK_SCORES = 1 << 17  # scores (queries x rows) per chunk: 1 MB per list, so that fusion stays in the cache
@@ -104,7 +105,11 @@ class TextSpace:
         return RankBM25(texts, k1, b) if self.config.lexical == "rank_bm25" else BM25(texts, self.stats, k1, b)
 
     def pack(self) -> tuple[dict, dict[str, bytes]]:
-        """Return what `unpack` needs: {name: small value for JSON} and {name: large value as bytes}."""
+        """Return what `unpack` needs: {name: small value for JSON} and {name: large value as bytes}.
+
+        Raises ValueError if the embedder is not in `NAMED`.
+        """
+        _require_named(self.config.dense)
         lsa = self.embedder if isinstance(self.embedder, LSA) else None
         fields = {"config": asdict(self.config), "avgdl": self.stats.avgdl, "unseen": self.stats.unseen}
         fields["dims"] = lsa.table.shape[1] if lsa else None
@@ -116,14 +121,23 @@ class TextSpace:
 
     @classmethod
     def unpack(cls, fields: Mapping, parts: Mapping[str, bytes]) -> TextSpace:
-        """Rebuild the space from the result of `pack`: it gives the same scores. Loads a pretrained embedder again."""
+        """Rebuild the space from the result of `pack`: it gives the same scores. Loads a pretrained embedder again.
+
+        Raises ValueError if the embedder is not in `NAMED`: a saved file must not choose what is loaded or fetched.
+        """
         config = HybridConfig(**fields["config"])
+        _require_named(config.dense)
         stats = BM25Stats(fields["avgdl"], json.loads(parts["idf"]), fields["unseen"])
         embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
         if isinstance(embedder, LSA):
             table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, fields["dims"])
             embedder.set_table(json.loads(parts["vocabulary"]), table)
         return cls(config, stats, embedder)
+
+
+def _require_named(embedder: str) -> None:
+    if embedder not in NAMED:
+        raise ValueError(f"a saved text space has one of the embedders {', '.join(NAMED)}, not {shorten(embedder)}")
 
 
 @dataclass(frozen=True, slots=True)

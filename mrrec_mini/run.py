@@ -45,7 +45,8 @@ from mrrec_mini.files import write_text
 from mrrec_mini.grammar import CONTROL
 from mrrec_mini.grpo import Formulas, GRPOConfig
 from mrrec_mini.imitation import WarmStartConfig
-from mrrec_mini.models.causal_lm import ADAPTER_CONFIG, CausalLMConfig, WordTokenizer, load_causal_lm, save_causal_lm
+from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, load_causal_lm, save_causal_lm
+from mrrec_mini.models.pretrained import ADAPTER_CONFIG, load_pretrained
 from mrrec_mini.recipe import Recipe, Say, prepare, quiet
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig
@@ -309,7 +310,8 @@ def _check_weights(folder: Path) -> None:
     """Raise DataError unless model.safetensors has exactly the tensors that config.json describes."""
     with torch.device("meta"), safe_open(folder / "model.safetensors", "pt") as file:  # only shapes, no data
         found = {name: torch.empty(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        config = load_pretrained(AutoConfig, str(folder))
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         tied = file.metadata() or {}  # names of tied weights: the file has only one copy of such a weight
     expected = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     _require_same_shapes("model.safetensors", found, "config.json", expected)

@@ -173,6 +173,22 @@ def test_texts_of_any_kind_are_encoded(loaded):
     assert tok.encode_template("<think> a <eos>").count(tok.control["<think>"]) == 1
 
 
+def test_a_checkpoint_keeps_every_end_token(foreign, tmp_path):
+    model, tok = load_causal_lm(str(foreign[0]), CONTROL)
+    model.generation_config.eos_token_id = [1, 2]
+    save_causal_lm(tmp_path / "a", model, tok)
+    assert load_causal_lm(str(tmp_path / "a"), CONTROL)[0].generation_config.eos_token_id == [1, 2]
+
+
+def test_equal_weights_make_equal_files(tmp_path):
+    """The library alone writes the metadata of tied weights in random order: 8 of 8 files are equal by chance 1/128."""
+    files = set()
+    for number in range(8):
+        save_causal_lm(tmp_path / str(number), tiny_model(len(WORD)), WORD)
+        files.add((tmp_path / str(number) / "model.safetensors").read_bytes())
+    assert len(files) == 1
+
+
 # --- where a model is looked for ----------------------------------------------------------------------------------
 
 

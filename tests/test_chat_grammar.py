@@ -81,10 +81,12 @@ TWO_ROLES = (  # Gemma: no system role, no tool role; every other role is printe
     "{% endfor %}"
     "{% if add_generation_prompt %}<turn>model\n{% endif %}"
 )
+OPENED = CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")  # DeepSeek-R1, QwQ: a turn starts within a thought
 GOOD = {
     "chatml": (CHATML, ["<|im_start|>", "<|im_end|>"]),
     "llama3": (LLAMA3, ["<|begin|>", "<|header|>", "<|/header|>", "<|eot|>"]),
     "thinking": (THINKING, ["<|im_start|>", "<|im_end|>"]),
+    "opened": (OPENED, ["<|im_start|>", "<|im_end|>"]),
     "alternating": (ALTERNATING, ["<|sys|>", "<|user|>", "<|assistant|>", "<|end|>"]),
     "two roles": (TWO_ROLES, ["<bos>", "<turn>", "</turn>"]),
 }
@@ -218,9 +220,9 @@ def test_an_episode_is_the_text_that_the_template_would_write(name):
         asked, chat_template=template, tokenize=False, add_generation_prompt=True
     )
     read = grammar.tokenizer.decode(ids)
-    if name == "thinking":  # each of our turns opens with an empty thought, since thinking is off
+    if name in ("thinking", "opened"):  # each of our turns opens with an empty thought
         assert read.count("<think>\n\n</think>\n\n") == 3
-        read = read.replace("<think>\n\n</think>\n\n", "")
+        read, expected = read.replace("<think>\n\n</think>\n\n", ""), expected.removesuffix("<think>\n")
     assert read == expected
 
 

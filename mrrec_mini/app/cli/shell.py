@@ -113,6 +113,7 @@ def start_process() -> None:
     gc.set_threshold(100_000, 50, 50)
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ["USE_HUB_KERNELS"] = "NO"  # with the package kernels, some models would fetch code from the hub
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # otherwise every failed attempt to reach the hub prints a line
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show is escaped
