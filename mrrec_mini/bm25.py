@@ -41,11 +41,10 @@ from itertools import pairwise
 
 import numpy as np
 
-# Two character classes. MARKS: accents and vowel signs, which follow a letter and which `\w` does not hold. UNSPACED: the
-# scripts without spaces, i.e. Thai, Lao, Burmese, Khmer, Japanese kana and Chinese characters.
-MARKS = "".join(
-    c for c in map(chr, [*range(0x300, 0x1E00), *range(0xA66F, 0xABEE)]) if unicodedata.category(c)[0] == "M"
-)
+# Two character classes. MARKS: accents and vowel signs, which follow a letter and which `\w` does not hold.
+# UNSPACED: the scripts without spaces, i.e. Thai, Lao, Burmese, Khmer, Japanese kana and Chinese characters.
+MARKS = "".join(map(chr, [*range(0x300, 0x1E00), *range(0xA66F, 0xABEE)]))
+MARKS = "".join(char for char in MARKS if unicodedata.category(char).startswith("M"))
 UNSPACED = (
     "\u0e01-\u0e3a\u0e40-\u0e4e\u0e80-\u0ecf\u1000-\u103f\u1050-\u108f\u1780-\u17d3"
     "\u3005-\u3007\u3041-\u309a\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from house import ROOT
+from mrrec_mini import bm25
 from mrrec_mini import store as module
-from mrrec_mini.bm25 import words
 from mrrec_mini.data import RECORD_LIMIT, DataError
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.memory import local_entries
@@ -89,7 +89,7 @@ def test_a_note_is_found_in_every_script_and_spelling(path, note, query):
         said = mine.add(note)
         mine.add("a lamp for reading")
         assert mine.search(query, 1)[0][0] == said
-        assert words(query)[0] in mine.why(said.id, query)["search"]["words_in_common"]
+        assert bm25.words(query)[0] in mine.why(said.id, query)["search"]["words_in_common"]
 
 
 @pytest.mark.parametrize("text", ["qwrtzu yxcvb", "...", "x" * 100_000, "mug " * 25_000])
