@@ -675,7 +675,7 @@ def _wait(command: list[str]) -> str:
         encoding="utf-8",
     )
     if done.returncode:
-        raise SystemExit(f"{' '.join(command[2:5])} failed with {done.returncode}; its last messages are above")
+        raise SystemExit(f"{' '.join(command[:3])} failed with {done.returncode}; its last messages are above")
     return done.stdout
 
 

