@@ -299,7 +299,7 @@ def as_if_installed(monkeypatch):
     monkeypatch.setattr("mrrec_mini.models.causal_lm.find_spec", lambda name: True)
 
 
-def test_a_failed_gguf_import_leaves_nothing_behind(as_if_installed, tmp_path):
+def test_a_failed_gguf_import_leaves_nothing_behind(as_if_installed, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="there is no file"):
         import_gguf(tmp_path / "none.whl", out)
@@ -315,6 +315,9 @@ def test_a_failed_gguf_import_leaves_nothing_behind(as_if_installed, tmp_path):
             import_gguf(tmp_path / name, out)
         assert "\n" not in str(told.value)
     assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.setattr("mrrec_mini.models.causal_lm.UNPACKED_LIMIT", 3)
+    with pytest.raises(ValueError, match=r"a\.gguf would unpack to 4 bytes, more than 3"):
+        import_gguf(tmp_path / "cut.whl", out)
     out.mkdir()
     with pytest.raises(FileExistsError, match="already exists"):
         import_gguf(tmp_path / "cut.whl", out)
