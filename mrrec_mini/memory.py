@@ -52,6 +52,7 @@ from mrrec_mini.hybrid import Hit, HybridConfig, HybridIndex, TextSpace
 
 OVERALL, LATELY = "overall", "lately"  # heads of the lines of a profile: the most frequent, and the latest value
 PLAIN_WORD = re.compile(r"L(?:'L)*".replace("L", rf"[^\W_]+(?:[{MARKS}][^\W_]*)*"))  # L: letters with their marks
+ANSWERS = 100_000  # most answers that `Memory.search` keeps
 LIKED = 3.0  # a rating above this means that the user liked the purchase
 
 
@@ -408,6 +409,8 @@ class Memory:
         """
         key = (query.user, query.time, text, k)
         if key not in self._answers:
+            if len(self._answers) >= ANSWERS:
+                self._answers.clear()
             self._answers[key] = self.local(query).search(text, k)
         return self._answers[key]
 

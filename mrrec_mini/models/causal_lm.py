@@ -28,7 +28,7 @@ from typing import Protocol
 from zipfile import ZipFile
 
 import torch
-from safetensors.torch import save_file, save_model
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 WORD = re.compile(r"\w+")
@@ -266,8 +266,11 @@ def save_causal_lm(folder: Path, model: PreTrainedModel, tokenizer) -> None:
         save_file(get_peft_model_state_dict(model, save_embedding_layers=False), str(folder / ADAPTER_WEIGHTS))
         model.peft_config["default"].save_pretrained(str(folder))
     else:
-        # `save_model` handles tied weights; `save_pretrained` would show a progress bar
-        save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        # Tied weights once, under the first name. `save_model` would note the other name beside the format, and the
+        # order of two notes differs from file to file. `save_pretrained` would show a progress bar.
+        names = sorted(model.state_dict().items(), reverse=True)
+        once = {(weight.data_ptr(), weight.shape): (name, weight.contiguous()) for name, weight in names}
+        save_file(dict(once.values()), str(folder / "model.safetensors"), metadata={"format": "pt"})
     tokenizer.save(folder)
 
 
