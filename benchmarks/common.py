@@ -126,7 +126,7 @@ class Arm:
             [sys.executable, "-m", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             cwd=ROOT,
             env={**os.environ, **QUIET},
         )

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -216,9 +217,9 @@ def prepare(task: Task, folder: Path) -> None:
     facts = {f"user{u}": {a: f"{rng.choice(VALUES)} and {rng.choice(VALUES)}" for a in ASPECTS} for u in range(32)}
     texts = [_request(task, rng) for _ in range(task.prompts * task.steps)]
     rows = [{"text": text, "user": f"user{i % 32}"} for i, text in enumerate(texts)]
-    (folder / "task.json").write_text(json.dumps({"task": asdict(task), "facts": facts, "rows": rows}))
+    (folder / "task.json").write_text(json.dumps({"task": asdict(task), "facts": facts, "rows": rows}), "utf-8")
     # 2. template and tokenizer
-    (folder / "template.jinja").write_text((_trl_templates() / "qwen3_training.jinja").read_text())
+    shutil.copyfile(_trl_templates() / "qwen3_training.jinja", folder / "template.jinja")
     _tokenizer(rng, facts).save_pretrained(folder / "tokenizer")
     # 3. weights, after the supervised steps
     world = World(folder)
@@ -249,7 +250,7 @@ def _tokenizer(rng: random.Random, facts: dict):
     from transformers import PreTrainedTokenizerFast
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"]
-    template = (_trl_templates() / "qwen3.jinja").read_text()
+    template = (_trl_templates() / "qwen3.jinja").read_text("utf-8")
     syllables = [a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "ai", "ou")]
     filler = ["".join(rng.choices(syllables, k=3)) for _ in range(1500)]
     corpus = [template, json.dumps(facts), *_common_texts(), *[" ".join(WORDS)] * 20, " ".join(filler * 2)]
@@ -282,11 +283,11 @@ class World:
     def __init__(self, folder: Path):
         from transformers import PreTrainedTokenizerFast
 
-        content = json.loads((folder / "task.json").read_text())
+        content = json.loads((folder / "task.json").read_text("utf-8"))
         self.folder, self.task, self.facts = folder, Task(**content["task"]), content["facts"]
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
         tools = [MemoryTool(self.facts).search_memory] if self.task.calls else None
-        template = (folder / "template.jinja").read_text()
+        template = (folder / "template.jinja").read_text("utf-8")
         self.grammar = ChatGrammar(self.tokenizer, template, tools)
         self.queries = [
             Query(f"q{i}", row["user"], row["text"], target="", time=0) for i, row in enumerate(content["rows"])
@@ -667,7 +668,11 @@ def _wait(command: list[str]) -> str:
     import os
 
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **QUIET}, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**os.environ, **QUIET},
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:3])} failed with {done.returncode}; its last messages are above")
@@ -678,7 +683,7 @@ def measure(task: Task, bf16: bool, lean: bool) -> dict:
     """Prepare, prove and time one task."""
     with tempfile.TemporaryDirectory(prefix="mrrec-grpo-") as name:
         folder = Path(name)
-        (folder / "task.json").write_text(json.dumps(asdict(task)))
+        (folder / "task.json").write_text(json.dumps(asdict(task)), "utf-8")
         _wait(_child("prepare", folder))
         if bf16:
             arms = {"fp32": _child("ours", folder), "bf16": _child("ours", folder, "--precision", "bfloat16")}
@@ -741,7 +746,7 @@ def child(given: argparse.Namespace) -> int:
 
         torch.set_num_threads(1)
         with answers():  # its output goes to stderr
-            prepare(Task(**json.loads((folder / "task.json").read_text())), folder)
+            prepare(Task(**json.loads((folder / "task.json").read_text("utf-8"))), folder)
     elif given.child == "prove":
         prove(folder)
     elif given.child == "ours":

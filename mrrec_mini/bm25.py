@@ -20,27 +20,76 @@ row. `RankBM25` wraps this package and is simpler: read it first.
 Speed: the index stores idf x term for each posting (a word in a row), so a query only adds stored weights, word by
 word. In a large index, a word in more than an eighth of the rows is also stored as a full column, because one pass over
 memory adds it; its zeros change no score.
+
+Words (`words`): the paper does not say how it splits text. In ASCII, a word is a run of letters, digits and underscores
+in lower case. Beyond ASCII, two spellings of one word become one token (`fold`), and vowel signs belong to their word.
+Chinese, Japanese, Thai, Lao, Khmer and Burmese put no spaces between words, so each pair of neighbouring characters is
+a token: 羊毛 (wool) is found in 我对羊毛过敏. So a query of one such character finds it only where it stands alone.
+Guessed: no accent is removed, since schon and schön are two words; no compound is split; Korean is split at its spaces.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-WORD = re.compile(r"\w+")
+# Two character classes. MARKS: accents and vowel signs, which follow a letter and which `\w` does not hold.
+# UNSPACED: the scripts without spaces, i.e. Thai, Lao, Burmese, Khmer, Japanese kana and Chinese characters.
+MARKS = "".join(map(chr, [*range(0x300, 0x1E00), *range(0xA66F, 0xABEE)]))
+MARKS = "".join(char for char in MARKS if unicodedata.category(char).startswith("M"))
+UNSPACED = (
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e80-\u0ecf\u1000-\u103f\u1050-\u108f\u1780-\u17d3"
+    "\u3005-\u3007\u3041-\u309a\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+)
+ASCII_WORD, WORD, LETTER = re.compile(r"\w+"), re.compile(rf"\w[\w{MARKS}]*"), re.compile(rf"\w[{MARKS}]*")
+IS_UNSPACED, RUN = re.compile(f"[{UNSPACED}]"), re.compile(rf"\w(?:(?<=[{UNSPACED}])[{UNSPACED}]*|[^{UNSPACED}]*)")
+# NFKC would glue these to the word or number before them: LEGO™ -> LEGOTM, 2½ -> 21⁄2
+APART = str.maketrans({**dict.fromkeys("™℠", " "), **{char: f" {char}" for char in "¼½¾⅓⅔⅛⅜⅝⅞"}})
 EPSILON = 0.25  # rank-bm25: a negative idf becomes this share of the mean idf
 COLUMN_MIN_ROWS = 4096  # an index with fewer rows stores no full columns
 
 
+def fold(text: str) -> str:
+    """Return one spelling for all spellings of a text: NFKC (e + ´ = é, ﬁ = fi, Ｂ = B), then no difference of case.
+
+    Case folding turns ß into ss: STRASSE = straße. It turns İ into i and a dot; we drop the dot: İstanbul = istanbul.
+    Without knowing the language, I cannot also become the Turkish ı: ISPARTA is not ısparta. ASCII: only lower case.
+    """
+    if text.isascii():
+        return text.lower()
+    folded = unicodedata.normalize("NFKC", text.translate(APART)).casefold().replace("i\u0307", "i")
+    return unicodedata.normalize("NFKC", folded)  # again, since case folding takes some letters apart
+
+
 def words(text: str) -> list[str]:
-    """Return the runs of letters, digits and underscores in lower-case `text`: the tokenizer of BM25 and LSA."""
-    return WORD.findall(text.lower())
+    """Return the words of a text, folded, in order: the tokenizer of BM25 and LSA. `Anti-Frizz 2x` -> anti, frizz, 2x.
+
+    A run of a script without spaces becomes its pairs of neighbours (`羊毛衫` -> 羊毛, 毛衫), or its only character.
+    """
+    if text.isascii():
+        return ASCII_WORD.findall(text.lower())
+    return [part for word in WORD.findall(fold(text)) for part in split_unspaced(word)]
+
+
+def split_unspaced(word: str) -> list[str]:
+    """Return [word], but the pairs of neighbours of each run of letters that belong to a script without spaces."""
+    if not IS_UNSPACED.search(word):
+        return [word]
+    found: list[str] = []
+    for run in RUN.findall(word):
+        letters = LETTER.findall(run)  # with their vowel signs
+        pairs = map("".join, pairwise(letters)) if IS_UNSPACED.match(run) and len(letters) > 1 else [run]
+        found.extend(pairs)
+    return found
 
 
 def idf_lucene(n: int, df: int) -> float:

@@ -502,9 +502,9 @@ def write_dataset(
         counts["users"] = len(users)
         meta = {"name": folder.name, "source": "unknown", "licence": "unknown", **meta}
         meta |= {"counts": counts, "sha256": sums}
-        (fresh / META).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
+        (fresh / META).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         for file, rows in (rejects or {}).items():
-            (fresh / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (fresh / file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return counts
 
 

@@ -44,13 +44,15 @@ from urllib.parse import quote
 
 import numpy as np
 
-from mrrec_mini.bm25 import words
+from mrrec_mini.bm25 import MARKS, fold, words
 from mrrec_mini.data import Dataset
 from mrrec_mini.datatypes import Interaction, Item, MemoryEntry, Query
 from mrrec_mini.dense import Vectors
 from mrrec_mini.hybrid import Hit, HybridConfig, HybridIndex, TextSpace
 
 OVERALL, LATELY = "overall", "lately"  # heads of the lines of a profile: the most frequent, and the latest value
+PLAIN_WORD = re.compile(r"L(?:'L)*".replace("L", rf"[^\W_]+(?:[{MARKS}][^\W_]*)*"))  # L: letters with their marks
+ANSWERS = 100_000  # most answers that `Memory.search` keeps
 LIKED = 3.0  # a rating above this means that the user liked the purchase
 
 
@@ -153,8 +155,8 @@ class Summarizer(Protocol):
 
 @lru_cache(maxsize=65_536)  # cached, because values and titles repeat
 def plain(text: str, words: int | None = None) -> str:
-    """Return the first `words` words, lower-case, no punctuation (inner ' stays): `<m1> Red-Mug` -> `m1 red mug`."""
-    return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())[:words])
+    """Return the first `words` words, folded, no punctuation (inner ' stays): `<m1> Red-Mug` -> `m1 red mug`."""
+    return " ".join(PLAIN_WORD.findall(fold(text))[:words])
 
 
 SEPARATOR = re.compile(r"\s+[-–—|]+\s+|[()\[\]{}|]|[,:;](?:\s|$)")  # ends a segment of a title
@@ -407,6 +409,8 @@ class Memory:
         """
         key = (query.user, query.time, text, k)
         if key not in self._answers:
+            if len(self._answers) >= ANSWERS:
+                self._answers.clear()
             self._answers[key] = self.local(query).search(text, k)
         return self._answers[key]
 

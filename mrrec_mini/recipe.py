@@ -22,7 +22,8 @@ import torch
 from mrrec_mini.chat_grammar import ChatGrammar, grammar_of
 from mrrec_mini.data import DataError, Dataset, shorten
 from mrrec_mini.datatypes import Episode
-from mrrec_mini.environment import Environment, aspect_names
+from mrrec_mini.earlier_queries import with_earlier_queries
+from mrrec_mini.environment import Environment, aspect_names, memory_settings
 from mrrec_mini.filtered import best_traces
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.grpo import GRPOConfig
@@ -31,7 +32,6 @@ from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, load_caus
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
 from mrrec_mini.scripts import ScriptConfig, TeacherConfig, teacher, untold
-from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.train import TrainConfig
 from mrrec_mini.world import WorldConfig, make_world, sibling
 
@@ -128,16 +128,22 @@ def chosen_recipe(fast: bool = False, chat_model: str | None = None, lora: int =
 
 
 def prepare(dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet) -> list[Environment]:
-    """Return the environment of the data set, followed by those of its sibling shops if it is a synthetic shop."""
+    """Return the environment of the data set, followed by those of its sibling shops if it is a synthetic shop.
+
+    On real data, earlier purchases of train users are training queries too (`earlier_queries`).
+    """
     total = 1 + (recipe.siblings if "world" in dataset.meta else 0)
     shop, split, rng = dataset, dataset.split(seed, *recipe.shares), np.random.default_rng([seed, 1])
+    if "world" not in dataset.meta:
+        split = with_earlier_queries(dataset, split)
+    summarizer, memory = memory_settings(dataset)
     environments: list[Environment] = []
     for number in range(total):
         say("memory", number, total, "")
         if number:
             shop = make_world(sibling(WorldConfig(**dataset.meta["world"]), number, recipe.sibling_users))
             split = shop.split(0, 1.0, 0.0, 0.0)  # all are train users; queries for held-out categories are not used
-        environments.append(Environment.build(shop, split, ExtractiveSummarizer(), rng))
+        environments.append(Environment.build(shop, split, summarizer, rng, memory))
     say("memory", total, total, "")
     return environments
 

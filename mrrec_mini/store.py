@@ -31,11 +31,12 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import os
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -71,6 +72,8 @@ FORMAT = 3  # version of the tables below
 WAIT = 5.0  # seconds that a writer waits for another writer
 PAGE = 50  # rows on a page
 AUDIT_CHARS = 200  # characters of a refused id that are logged
+AUDIT_ROWS = 1000  # the newest refusals of a user that are logged
+KEPT = 8  # search indexes of users that an open store keeps
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE learned (part TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT;
@@ -172,11 +175,15 @@ class Store(AbstractContextManager):
         self.config = MemoryConfig(**{**config, "levels": tuple(config["levels"])})
         self.space = TextSpace.unpack(json.loads(meta["space"]), learned)
         self.embedder_id = self.space.embedder_id
+        self.kept: dict[str, tuple[int, EntryIndex]] = {}  # user -> generation and index; the last used is last
 
     @classmethod
     def open(cls, path: Path, now: Callable[[], int] = milliseconds, any_embedder: bool = False) -> Store:
-        """Open a store file. Raises FileNotFoundError if there is none; DataError if it is not a store, has another
-        format, or (unless `any_embedder`) holds vectors of another embedder."""
+        """Open a store file; from a read-only place, it can be read.
+
+        Raises FileNotFoundError if there is none; DataError if it is not a store, has another format, or (unless
+        `any_embedder`) holds vectors of another embedder.
+        """
         if not path.is_file():
             raise FileNotFoundError(f"no store {path}; make one with `mrrec memory build --data DIR --store {path}`")
         connection = _connect(path)
@@ -307,10 +314,14 @@ def _logging_refusals(verb: Callable) -> Callable:
             return verb(self, *args, **kwargs)
         except NotYours as refusal:
             with suppress(sqlite3.Error):  # nothing is computed from the log, so the generation stays
-                self.store._connection.execute(
+                execute = self.store._connection.execute
+                execute(
                     "INSERT INTO audit (user, verb, asked, at) VALUES (?, ?, ?, ?)",
                     (self.user, verb.__name__, str(refusal.identity)[:AUDIT_CHARS], self.store.now()),
                 )
+                oldest = "SELECT number FROM audit WHERE user = ? ORDER BY number DESC LIMIT 1 OFFSET ?"
+                values = self.user, self.user, AUDIT_ROWS
+                execute(f"DELETE FROM audit WHERE user = ? AND number <= ({oldest})", values)
             raise
 
     return logged
@@ -348,9 +359,20 @@ class Scope:
         return self.entry_index().find(text, k)
 
     def entry_index(self) -> EntryIndex:
-        """Return a search index over this user's current entries, oldest first."""
-        rows = self._execute(f"SELECT vector, {ENTRY} FROM entry WHERE user = ? ORDER BY number")
-        return self.store._index([self._entry(fields) for _, *fields in rows], [row[0] for row in rows])
+        """Return a search index over this user's current entries, oldest first.
+
+        The store keeps the indexes of the `KEPT` users who asked last, each until its user's generation changes.
+        """
+        kept, (generation, _) = self.store.kept, self._person()  # before the rows: a later write makes the index old
+        was, index = kept.pop(self.user, (None, None))
+        if index is None or was != generation:
+            rows = self._execute(f"SELECT vector, {ENTRY} FROM entry WHERE user = ? ORDER BY number")
+            index = self.store._index([self._entry(fields) for _, *fields in rows], [row[0] for row in rows])
+        if generation:  # an unknown user takes no place
+            kept[self.user] = generation, index
+            for oldest in list(kept)[:-KEPT]:
+                del kept[oldest]
+        return index
 
     @_logging_refusals
     def why(self, identity: str, text: str = "") -> dict:
@@ -481,6 +503,7 @@ class Scope:
         """Delete all rows of this user, and their remains in free pages of the file; return the number of rows."""
         with self.store._writing():
             gone = sum(len(self._execute(f"DELETE FROM {table} WHERE user = ? RETURNING 1")) for table in PERSONAL)
+        self.store.kept.pop(self.user, None)
         self.store._rows("VACUUM")
         self.store._rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
@@ -517,7 +540,7 @@ class Scope:
         with self.store._writing():
             if self._one("SELECT 1 FROM person WHERE user = ?"):
                 raise ValueError(f"{self.user} already has memories here; forget them first, or use another store")
-            self._execute("INSERT INTO person (user, generation, next) VALUES (?, 1, ?)", person["next"])
+            self._increase_generation(person["next"])
             for number, kind, row in read[1:]:
                 try:
                     if kind == "item":
@@ -571,9 +594,13 @@ class Scope:
         return self._one("SELECT generation, next FROM person WHERE user = ?") or (0, 0)
 
     def _increase_generation(self, numbers: int = 0) -> int:
-        """Increase this user's generation and reserve `numbers` unused entry numbers; return the first of them."""
+        """Increase this user's generation and reserve `numbers` unused entry numbers; return the first of them.
+
+        A new user starts at a random generation. So a user who was forgotten and comes back does not reach a generation
+        for which another process still keeps an index of what was forgotten.
+        """
         [after] = self._one(
-            "INSERT INTO person (user, generation, next) VALUES (?, 1, ?) ON CONFLICT (user)"
+            "INSERT INTO person (user, generation, next) VALUES (?, 1 + abs(random() >> 16), ?) ON CONFLICT (user)"
             " DO UPDATE SET generation = generation + 1, next = next + excluded.next RETURNING next",
             numbers,
         )
@@ -620,6 +647,10 @@ class Scope:
             Purchase(entry_id(self.user, "record", place), self.user, _as_item(json.loads(content)), *fields)
             for place, content, *fields in rows
         ]
+
+    def bought(self) -> set[str]:
+        """Return the ids of the items that this user bought."""
+        return {item for (item,) in self._execute("SELECT DISTINCT item FROM behaviour WHERE user = ?")}
 
     def _summarise(self, summarizer: Summarizer, category: str, purchases: Sequence[Purchase]) -> tuple:
         """Redo eq. (4) for one category and eq. (5) for all categories; return the arguments of `_write_summaries`."""
@@ -685,6 +716,25 @@ def reindex(path: Path) -> int:
     return done
 
 
+def backup(path: Path, out: Path) -> int:
+    """Copy a store into the new file `out`, with all that is committed, all or nothing; return its size in bytes.
+
+    Copying the file with other tools would miss the newest writes, which are in the log beside it. Others may read and
+    write meanwhile: the copy is the store at one moment. Raises ValueError if `out` exists already.
+    """
+    if out.exists():
+        raise ValueError(f"{out} already exists; choose another file, or remove it")
+    _remove_side_files(out)
+    with Store.open(path, any_embedder=True) as store, replacing_file(out) as fresh:
+        fresh.touch(0o600)
+        try:
+            with _sqlite_errors(out), closing(sqlite3.connect(fresh)) as copy:
+                store._connection.backup(copy)
+        finally:
+            _remove_side_files(fresh)
+    return out.stat().st_size
+
+
 # --- a new store ----------------------------------------------------------------------------------------------------
 
 
@@ -702,6 +752,7 @@ def build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callable
         fresh.unlink(missing_ok=True)  # a killed build with the same process id may have left files
         _remove_side_files(fresh)
         try:
+            fresh.touch(0o600)  # for its owner only; SQLite's log beside it gets the same mode
             with _sqlite_errors(fresh):
                 # 1. Empty tables. Commits need not reach the disk yet: the file gets its name only when it is complete.
                 connection = _connect(fresh)
@@ -818,9 +869,36 @@ def _connect(path: Path) -> sqlite3.Connection:
     """Open a database. Each caller begins its own transactions; a commit is on the disk when it returns."""
     with _sqlite_errors(path):
         connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
-        connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+        try:
+            connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+        except sqlite3.OperationalError:
+            connection.close()
+            if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+                raise
+            connection = _connect_to_read(path)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA trusted_schema = OFF")  # views and triggers of a foreign file call no SQL function
+    return connection
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open a database on a read-only place, where SQLite can make no file beside it.
+
+    Without a log, nobody is writing, so SQLite may read the file as it is. With a log, the newest writes are there, and
+    SQLite needs the -shm file beside it; if that is missing, the error asks for a copy.
+    """
+    log = path.with_name(path.name + "-wal")
+    in_log = log.is_file() and log.stat().st_size > 0
+    mode = "mode=ro" if in_log else "immutable=1"
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=WAIT, isolation_level=None)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if not in_log:
+            raise
+        text = f"its newest writes are in {log.name}, which cannot be read on a read-only place; copy both elsewhere"
+        raise OSError(errno.EROFS, text, str(path)) from error
     return connection
 
 

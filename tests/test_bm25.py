@@ -1,6 +1,9 @@
 """BM25: hand-computed scores, rank-bm25 bit for bit, and wrong versions that the numbers reject."""
 
+import itertools
 import math
+import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from rank_bm25 import BM25Okapi
 
 import mrrec_mini.bm25 as bm25
 from mrrec_mini.bm25 import BM25, BM25Stats, RankBM25, idf_lucene, idf_okapi, term_part, words
+from mrrec_mini.memory import plain
+from mrrec_mini.world import WorldConfig, make_world
 
 # N = 2, lengths 2 and 4, avgdl = 3
 TEXTS = ["red soap", "red red lotion cream"]
@@ -28,6 +33,84 @@ def random_texts(rng, n, longest=12):
 def test_words_are_lower_case_runs():
     assert words("Anti-Frizz SHAMPOO, 2x! Crème_1") == ["anti", "frizz", "shampoo", "2x", "crème_1"]
     assert words(" \n—…") == []
+
+
+# text -> its words
+SPELLINGS = {
+    "我对羊毛过敏": ["我对", "对羊", "羊毛", "毛过", "过敏"],
+    "羊毛": ["羊毛"],
+    "茶": ["茶"],
+    "iPhone手机壳": ["iphone", "手机", "机壳"],
+    "羊毛のセーター、東京": ["羊毛", "毛の", "のセ", "セー", "ータ", "ター", "東京"],
+    "ｱﾚﾙｷﾞｰ": ["アレ", "レル", "ルギ", "ギー"],  # half-width, with a separate voicing mark
+    "แพ้ขนสัตว์": ["แพ้", "พ้ข", "ขน", "นสั", "สัต", "ตว์"],  # a vowel sign stays with its letter
+    "हिन्दी किताब": ["हिन्दी", "किताब"],
+    "cafe\u0301 caf\u00e9 CAFÉ": ["caf\u00e9"] * 3,
+    "STRASSE straße": ["strasse"] * 2,
+    "İstanbul istanbul ISTANBUL": ["istanbul"] * 3,
+    "ısparta": ["ısparta"],
+    "schön schon": ["schön", "schon"],
+    "Donaudampfschiff": ["donaudampfschiff"],
+    "ﬁne Ｂｅｄ": ["fine", "bed"],
+    "LEGO™ 2½ m²": ["lego", "2", "1", "2", "m2"],
+    "커피를 좋아해": ["커피를", "좋아해"],
+    "ok❤️ don’t": ["ok", "don", "t"],
+}
+
+
+@pytest.mark.parametrize("text", SPELLINGS)
+def test_words_beyond_ascii(text):
+    assert words(text) == SPELLINGS[text]
+
+
+def nfkc(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
+
+
+WRONG_WORDS = {
+    "as before": lambda text: re.findall(r"\w+", text.lower()),
+    "no case folding": lambda text: re.findall(r"\w+", nfkc(text).lower()),
+    "no pairs": lambda text: bm25.WORD.findall(bm25.fold(text)),
+    "single characters": lambda text: [
+        part for word in bm25.WORD.findall(bm25.fold(text)) for part in re.findall(r"[一-鿿]|[^一-鿿]+", word)
+    ],
+    "no marks": lambda text: [p for w in re.findall(r"\w+", bm25.fold(text)) for p in bm25.split_unspaced(w)],
+    "accents removed": lambda text: words("".join(c for c in unicodedata.normalize("NFD", text) if c.isascii())),
+    "pairs of everything": lambda text: ["".join(pair) for w in words(text) for pair in itertools.pairwise(w)],
+    "a trade mark is two letters": lambda text: words(nfkc(text)),
+}
+
+
+@pytest.mark.parametrize("version", WRONG_WORDS.values(), ids=WRONG_WORDS)
+def test_wrong_words_are_rejected(version):
+    assert any(version(text) != expected for text, expected in SPELLINGS.items())
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_texts_have_the_words_they_always_had(text):
+    assert words(text) == re.findall(r"\w+", text.lower())
+    assert plain(text) == " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower()))
+
+
+ODD = "aI1 _'’茶羊毛がか\u3099ｱﾞー・ิ้แเั\u0301\u0307™½éßİıΣςǰ한हि\u200d\ufe0f❤€"
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from(ODD) | st.characters(exclude_categories=["Cs"]), max_size=12))
+def test_words_of_words_are_the_same_words(text):
+    """Words are joined to texts and split again: `common_words`, Rec-R1. A memory is made of the words of `plain`."""
+    assert words(" ".join(words(text))) == words(text)
+    assert "" not in words(text)
+    assert plain(plain(text)) == plain(text)
+    assert words(plain(text)) == words(text.replace("_", " "))
+    assert words(unicodedata.normalize("NFD", text)) == words(unicodedata.normalize("NFC", text))
+
+
+def test_the_shop_has_no_other_words_than_before():
+    shop = make_world(WorldConfig(users=20, items=60))
+    texts = [item.title for item in shop.items.values()] + [query.text for query in shop.queries]
+    texts += [one.review for one in shop.interactions]
+    assert len(texts) > 200 and all(words(text) == re.findall(r"\w+", text.lower()) for text in texts)
 
 
 def test_idf_by_hand():

@@ -126,6 +126,14 @@ def loaded(foreign):
     return load_causal_lm(str(foreign[0]), CONTROL)
 
 
+def test_equal_weights_are_equal_files(loaded, tmp_path):
+    """safetensors writes two entries of metadata in an order that differs from time to time."""
+    model, tokenizer = loaded
+    for copy in range(8):
+        save_causal_lm(tmp_path / str(copy), model, tokenizer)
+    assert len({path.read_bytes() for path in tmp_path.glob("*/model.safetensors")}) == 1
+
+
 def test_each_added_control_token_gets_an_embedding_row(loaded, foreign):
     model, tok = loaded
     assert list(tok.control) == list(CONTROL) and len(set(tok.control.values())) == len(CONTROL)
@@ -315,7 +323,7 @@ def as_if_installed(monkeypatch):
     monkeypatch.setattr("mrrec_mini.models.causal_lm.find_spec", lambda name: True)
 
 
-def test_a_failed_gguf_import_leaves_nothing_behind(as_if_installed, tmp_path):
+def test_a_failed_gguf_import_leaves_nothing_behind(as_if_installed, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="there is no file"):
         import_gguf(tmp_path / "none.whl", out)
@@ -331,6 +339,9 @@ def test_a_failed_gguf_import_leaves_nothing_behind(as_if_installed, tmp_path):
             import_gguf(tmp_path / name, out)
         assert "\n" not in str(told.value)
     assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.setattr("mrrec_mini.models.causal_lm.UNPACKED_LIMIT", 3)
+    with pytest.raises(ValueError, match=r"a\.gguf would unpack to 4 bytes, more than 3"):
+        import_gguf(tmp_path / "cut.whl", out)
     out.mkdir()
     with pytest.raises(FileExistsError, match="already exists"):
         import_gguf(tmp_path / "cut.whl", out)

@@ -1,7 +1,13 @@
 """The store: only the owner reads what was written, forgetting deletes, and growing equals building from scratch."""
 
+import ctypes
 import json
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from house import ROOT
 from mrrec_mini import store as module
 from mrrec_mini.app.assistant import as_of_now
 from mrrec_mini.data import DataError, Dataset
@@ -917,3 +924,173 @@ def test_vectors_of_another_embedder_are_refused_with_the_command_that_helps(pat
     assert module.reindex(path) > 100
     with Store.open(path) as store:
         assert entries(store.for_user(ALICE)) == memory().entries(as_of_now(ALICE))
+
+
+# ---- kept indexes, the log of refusals, file modes, read-only places, backups
+
+
+def reads_of_entries(store: Store, question) -> int:
+    """How many statements read people's entries while `question()` is answered."""
+    statements: list[str] = []
+    store._connection.set_trace_callback(statements.append)
+    question()
+    store._connection.set_trace_callback(None)
+    return sum("FROM entry" in one for one in statements)
+
+
+def test_an_index_is_kept_while_its_user_writes_nothing(store, path):
+    alice, bob = store.for_user(ALICE), store.for_user(BOB)
+    assert reads_of_entries(store, lambda: alice.search("mug")) == 1
+    bob.add("somebody else writes")
+    with Store.open(path) as other:
+        other.for_user(BOB).add("in another process, too")
+    assert reads_of_entries(store, lambda: (alice.search("mug"), store.for_user(ALICE).search("lamp"))) == 0
+    assert bob.search("process", 1)[0][0].user == BOB and alice.search("process", 99) != bob.search("process", 99)
+
+
+@pytest.mark.parametrize("same_process", [True, False])
+def test_an_index_ends_with_the_generation_of_its_user(store, path, same_process):
+    alice, found = store.for_user(ALICE), lambda: [one.text for one in store.for_user(ALICE).entry_index().entries]
+    with Store.open(path) as other:
+        writer = (store if same_process else other).for_user(ALICE)
+        note = writer.add("canary sings")
+        assert "canary sings" in found()
+        writer.update(note.id, "canary is silent")
+        assert "canary is silent" in found() and "canary sings" not in found()
+        writer.delete(note.id)
+        assert not any("canary" in text for text in found())
+        writer.remember(next(iter(shop().items.values())), 4.0, "canary again")
+        assert any("canary again" in text for text in found())
+        writer.forget()
+        assert found() == [] and ALICE not in store.kept and alice.search("canary") == ()
+
+
+@pytest.mark.parametrize("life", ["add", "restore"])
+def test_a_user_who_was_forgotten_elsewhere_and_is_back_gets_no_old_index(store, path, life):
+    """However many writes the second life has, it reaches no generation of the first one."""
+    person = store.for_user("eve")
+    person.add("a secret of before")
+    assert person.search("secret")
+    generation, exported = person._person()[0], [line.replace(b"secret", b"matter") for line in lines(person)]
+    with Store.open(path) as other:
+        other.for_user("eve").forget()
+        if life == "add":
+            other.for_user("eve").add("a new matter")
+        else:
+            other.for_user("eve").restore(exported)
+        assert abs(other.for_user("eve")._person()[0] - generation) > 1000
+    assert "secret" not in " ".join(one.text for one in person.entry_index().entries)
+
+
+def test_few_indexes_are_kept_and_only_of_known_users(store):
+    users = shop().users()
+    for user in [*users[: module.KEPT], "nobody", users[0], *users[module.KEPT : 2 * module.KEPT - 1]]:
+        store.for_user(user).search("mug")
+    assert list(store.kept) == [users[0], *users[module.KEPT : 2 * module.KEPT - 1]]  # the last used ones
+
+
+def test_the_log_of_refusals_keeps_the_newest(store, monkeypatch):
+    monkeypatch.setattr(module, "AUDIT_ROWS", 3)
+    for user, refusals in ((BOB, 2), (ALICE, 7)):
+        for number in range(refusals):
+            with pytest.raises(NotYours):
+                store.for_user(user).get(f"no/{number}")
+    logged = store._rows("SELECT user, asked FROM audit ORDER BY number")
+    assert logged == [(BOB, "no/0"), (BOB, "no/1"), *((ALICE, f"no/{n}") for n in (4, 5, 6))]
+    assert store.for_user(ALICE).stats()["refused"] == 3
+
+
+def test_a_store_its_log_and_its_backup_are_for_their_owner_only(tmp_path):
+    before = os.umask(0)
+    try:
+        build_store(tmp_path / "memory.db", shop(), memory())
+        with Store.open(tmp_path / "memory.db") as store:
+            store.for_user(ALICE).add("likes tea")
+            module.backup(tmp_path / "memory.db", tmp_path / "copy.db")
+            modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(["memory.db", "memory.db-wal", "memory.db-shm", "copy.db"], 0o600)
+
+
+def test_a_backup_holds_the_newest_note(store, path, tmp_path):
+    """A copy of the file alone would not: the note is still in the log."""
+    note = store.for_user(ALICE).add("canary was here")
+    assert b"canary" not in path.read_bytes()
+    size = module.backup(path, tmp_path / "copy.db")
+    assert sorted(tmp_path.glob("copy.db*")) == [tmp_path / "copy.db"] and not list(tmp_path.glob(".copy*"))
+    (tmp_path / "moved").mkdir()
+    moved = (tmp_path / "copy.db").rename(tmp_path / "moved" / "memory.db")
+    assert moved.stat().st_size == size
+    with Store.open(moved) as copy:
+        assert copy.for_user(ALICE).get(note.id) == note
+        assert [lines(copy.for_user(user)) for user in shop().users()] == [
+            lines(store.for_user(user)) for user in shop().users()
+        ]
+        copy.for_user(ALICE).add("and can be written")
+    for taken in (path, moved):
+        with pytest.raises(ValueError, match="already exists"):
+            module.backup(path, taken)
+
+
+READS = """
+import sys
+from pathlib import Path
+from mrrec_mini.store import Store
+with Store.open(Path(sys.argv[1])) as store:
+    user = store.for_user(sys.argv[2])
+    print([one.text for one in user.list().rows if "canary" in one.text], len(user.search("mug", 2)))
+    try:
+        user.get("not/mine")
+    except LookupError:
+        print("refused")
+    user.add("does not work")
+"""
+
+
+def obey_modes() -> None:
+    """Let a process of root, once it has started, obey the modes of files, as other users do."""
+    if os.geteuid() == 0:
+        ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+
+
+@pytest.fixture
+def locked(path):
+    """locked("", "-wal"): what a process reads of the store and its log, copied to a folder where it cannot write."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "read only #1?"
+        folder.mkdir()
+
+        def read(*suffixes: str) -> subprocess.CompletedProcess:
+            folder.chmod(0o755)
+            for suffix in suffixes:
+                folder.joinpath(path.name + suffix).unlink(missing_ok=True)
+                shutil.copy(path.with_name(path.name + suffix), folder)
+            for file in folder.iterdir():
+                file.chmod(0o444)
+            folder.chmod(0o555)
+            env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+            command = [sys.executable, "-c", READS, folder / path.name, ALICE]
+            options = dict(env=env, capture_output=True, encoding="utf-8", preexec_fn=obey_modes)
+            return subprocess.run(command, **options)
+
+        yield read
+        folder.chmod(0o755)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to let root obey the modes of files")
+def test_a_store_on_a_read_only_place_is_read(path, locked):
+    with Store.open(path) as store:
+        store.for_user(ALICE).add("canary")
+    done = locked("")
+    assert done.stdout == "['canary'] 2\nrefused\n", done.stderr
+    assert "OSError" in done.stderr and "nothing was changed" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to let root obey the modes of files")
+def test_on_a_read_only_place_the_log_is_read_or_asked_for(store, locked):
+    """The newest note is in the log. Reading the file without it would give an older memory without a word."""
+    store.for_user(ALICE).add("canary")
+    done = locked("", "-wal")
+    assert done.stdout == "" and "its newest writes are in memory.db-wal" in done.stderr.splitlines()[-1]
+    assert locked("", "-wal", "-shm").stdout == "['canary'] 2\nrefused\n"

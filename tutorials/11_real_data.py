@@ -118,7 +118,7 @@ dirty = [*lines, json.dumps(same_day), json.dumps(copied), json.dumps(shouted), 
 dirty.append(json.dumps(json.loads(lines[0]) | {"overall": 7}))
 with gzip.open(here / "reviews.json.gz", "wt") as file:
     file.write("\n".join(dirty) + "\n")
-(here / "meta.json").write_text("\n".join(map(item_line, shop.items.values())) + "\n")
+(here / "meta.json").write_text("\n".join(map(item_line, shop.items.values())) + "\n", encoding="utf-8")
 
 # %%
 imported = import_amazon(here / "reviews.json.gz", here / "meta.json")
@@ -146,7 +146,7 @@ print(imported.counts())
 # leaves such lines out and lists them:
 
 # %%
-(here / "cut.json").write_text("\n".join([*lines[:40], lines[40][:30], *lines[41:]]) + "\n")
+(here / "cut.json").write_text("\n".join([*lines[:40], lines[40][:30], *lines[41:]]) + "\n", encoding="utf-8")
 try:
     import_amazon(here / "cut.json", here / "meta.json")
 except DataError as error:

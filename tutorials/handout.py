@@ -92,7 +92,9 @@ def write_handout(folder: Path) -> int:
     """Copy all files that git tracks except the solutions; returns how many. Raises FileExistsError if not empty."""
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; name a new folder or remove this one")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, encoding="utf-8"
+    ).stdout
     names = [name for name in listed.split("\0") if name and not name.startswith("tutorials/solutions/")]
     for name in names:
         if (ROOT / name).is_file():

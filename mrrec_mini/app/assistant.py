@@ -195,7 +195,7 @@ class Assistant:
         query = as_of_now(require_text(user, "the user"), require_text(text, "the query"))
         if any(asked.phrase is not None for asked in self.environment.dataset.queries):
             query = replace(query, phrase=text)  # the policy learned that the search adds the phrase itself
-        bought = {purchase.item.id for purchase in self.store.for_user(user).purchases()}
+        bought = self.store.for_user(user).bought()
         return query, StoredMemory(self.store), bought & self.environment.dataset.items.keys()
 
     def _play(self, query: Query, memory: Searchable) -> Episode:

