@@ -29,6 +29,7 @@ from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.grpo import GRPOConfig
 from mrrec_mini.imitation import WarmStartConfig, copy_drill, warm_start
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, load_causal_lm, make_causal_lm, with_lora
+from mrrec_mini.playable import require_playable
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
 from mrrec_mini.scripts import ScriptConfig, TeacherConfig, teacher, untold
@@ -215,10 +216,12 @@ def copying_policy(environments: Sequence[Environment], recipe: Recipe, seed: in
         raise DataError("no train user has a query outside the held categories; add users or queries")
     if recipe.chat_model:
         model, tokenizer = load_chat_model(recipe.chat_model)
+        model = model.to(device)
+        require_playable(model, grammar_of(tokenizer), recipe.train.rules)
         if recipe.lora:
             base = torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32
             model = with_lora(model, recipe.lora, torch.Generator().manual_seed(seed), base)
-        return model.to(device), tokenizer
+        return model.to(device), tokenizer  # adapters are made on the CPU
     tokenizer, warm = make_tokenizer(environments, recipe.max_words), recipe.warm
     model = make_causal_lm(len(tokenizer), recipe.model, torch.Generator().manual_seed(seed)).to(device)
     note = lambda step, skill: say("copy drill", step, warm.drill_steps, f"right {skill:.2f}")  # noqa: E731

@@ -181,7 +181,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:  # the error for a full disk does not name the file
             raise OSError(error.errno, error.strerror, str(path)) from error
 

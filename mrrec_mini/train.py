@@ -173,7 +173,8 @@ class Trainer:
         """Answer queries of the first environment greedily; return mean nDCG@10 and mean format score, in 0..1."""
         actor = LMActor(self.model, self.grammar, temperature=0.0)
         config = self.config
-        episodes = self.environments[0].play(actor, queries, self.grammar, config.rules, config.reward)
+        with autocast(self.model, config):
+            episodes = self.environments[0].play(actor, queries, self.grammar, config.rules, config.reward)
         return {
             "validation/ndcg@10": float(ndcg_at_k([e.rewards["rank"] for e in episodes], 10).mean()),
             "validation/format": float(np.mean([e.rewards["format"] for e in episodes])),
@@ -232,7 +233,7 @@ def update_policy(
 
     advantages (B,) or (B, T). `parts` holds the row numbers of each micro-batch; their gradients add up. `reference` is
     the frozen model for the KL, `temperature` that of the sampler. If the loss or the gradient is not finite, the
-    policy is not changed and `skipped_updates` is 1.
+    policy is not changed, `skipped_updates` is 1, and numbers that are not finite are logged as 0: JSON has none.
     """
     model.eval()  # no dropout: with it, the log-probabilities would not be those of the policy that sampled
     episodes, tokens = len(batch.rewards), int(batch.mask.sum())
@@ -270,7 +271,9 @@ def update_policy(
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {**log, "grad_norm": norm if finite else 0.0, "skipped_updates": float(not finite)}
+    log["grad_norm"] = norm
+    log = {name: value if math.isfinite(value) else 0.0 for name, value in log.items()}
+    return log | {"skipped_updates": float(not finite)}
 
 
 def autocast(model, config: TrainConfig) -> torch.autocast:
