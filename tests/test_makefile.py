@@ -219,7 +219,7 @@ def roots(node: ast.AST) -> set[str]:
             modules = [module]
         case _:
             return set()
-    known = {"sklearn": "scikit-learn", "rank_bm25": "rank-bm25"}
+    known = {"sklearn": "scikit-learn", "rank_bm25": "rank-bm25", "huggingface_hub": "huggingface-hub"}
     found = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"mrrec_mini"}
     return {known.get(name, name) for name in found}
 
