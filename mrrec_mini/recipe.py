@@ -207,13 +207,18 @@ def start_policy(
     return imitate(model, tokenizer, environments, recipe, seed, say), tokenizer
 
 
+def require_train_queries(environments: Sequence[Environment]) -> None:
+    """Raise DataError unless every environment has a training query."""
+    if not all(env.split.train_queries for env in environments):
+        raise DataError("no train user has a query outside the held categories; add users or queries")
+
+
 def copying_policy(environments: Sequence[Environment], recipe: Recipe, seed: int, say: Say = quiet, device="cpu"):
     """Return (model on `device`, tokenizer): a chat model, or a tiny one that is trained to copy and nothing else.
 
     Raises the errors of `start_policy`.
     """
-    if not all(env.split.train_queries for env in environments):
-        raise DataError("no train user has a query outside the held categories; add users or queries")
+    require_train_queries(environments)
     if recipe.chat_model:
         model, tokenizer = load_chat_model(recipe.chat_model)
         model = model.to(device)

@@ -128,7 +128,8 @@ class Trainer:
             self.skipped = self.skipped + 1 if update["skipped_updates"] else 0
         self.done += 1
         log |= update | {"learning_rate": share * config.learning_rate, "step_time": time.perf_counter() - started}
-        return {"step": self.done, **log}
+        # a skipped update has numbers that are not finite; they are logged as 0, because JSON has no other
+        return {"step": self.done, **{name: value if math.isfinite(value) else 0.0 for name, value in log.items()}}
 
     @property
     def environment(self) -> Environment:
@@ -233,7 +234,7 @@ def update_policy(
 
     advantages (B,) or (B, T). `parts` holds the row numbers of each micro-batch; their gradients add up. `reference` is
     the frozen model for the KL, `temperature` that of the sampler. If the loss or the gradient is not finite, the
-    policy is not changed, `skipped_updates` is 1, and numbers that are not finite are logged as 0: JSON has none.
+    policy is not changed and `skipped_updates` is 1.
     """
     model.eval()  # no dropout: with it, the log-probabilities would not be those of the policy that sampled
     episodes, tokens = len(batch.rewards), int(batch.mask.sum())
@@ -271,9 +272,7 @@ def update_policy(
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    log["grad_norm"] = norm
-    log = {name: value if math.isfinite(value) else 0.0 for name, value in log.items()}
-    return log | {"skipped_updates": float(not finite)}
+    return {**log, "grad_norm": norm, "skipped_updates": float(not finite)}
 
 
 def autocast(model, config: TrainConfig) -> torch.autocast:

@@ -18,7 +18,16 @@ READ = ("datatypes", "grammar", "sampler", "rollout", "reward", "reinforce", "gr
 STAGES = ["memory", "grammar", "sampler", "reward", "reinforce", "grpo"]  # what a step does, in turn
 JOINTS = {"train", "environment", "rollout"}  # files that call the stages
 OPTIMIZER = "muon"  # changes the weights at the end of a step
-TOOLS = {"metrics", "bm25", "dense", "hybrid", "models.causal_lm"}  # called by a stage; a call returns
+TOOLS = {
+    "metrics",
+    "bm25",
+    "dense",
+    "hybrid",
+    "prior",
+    "item_index",
+    "models.causal_lm",
+}  # called by a stage; a call returns
+BASICS = {"datatypes", "data"}  # asked what a query wishes, and what its user has
 
 
 @dataclass
@@ -52,8 +61,8 @@ def path():
 
 
 def test_a_step_enters_few_files(path):
-    """The three joints and six stages, five tools that memory, grammar and reward call, and the optimizer."""
-    assert set(path) == {*JOINTS, *STAGES, *TOOLS, OPTIMIZER}
+    """The three joints and six stages, seven tools that memory, grammar and reward call, basics, the optimizer."""
+    assert set(path) == {*JOINTS, *STAGES, *TOOLS, *BASICS, OPTIMIZER}
 
 
 def test_the_stages_are_entered_in_reading_order(path):
@@ -66,14 +75,17 @@ def test_the_stages_are_entered_in_reading_order(path):
     assert [module for module in first if module in STAGES] == STAGES
     listed = [module for _, modules in contents() for module in modules]
     assert [module for module in listed if module in STAGES] == STAGES
-    assert first[0] == "train" and set(first[: first.index("memory")]) <= JOINTS
+    assert first[0] == "train" and set(first[: first.index("memory")]) <= JOINTS | BASICS
 
 
 def test_a_step_changes_file_seldom(path):
-    """Most changes are calls from the grammar to the tokenizer, and from the hybrid index to its two rankings."""
-    assert len(path) <= 960
+    """Most changes are calls from the grammar to the tokenizer, and from the hybrid index to its two rankings.
+
+    On real data the item index also asks what a person has and what a query wishes: this takes 70 changes.
+    """
+    assert len(path) <= 1040
 
 
 def test_the_path_is_short_enough_to_be_read():
     lines = {name: len((ROOT / PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in READ}
-    assert sum(lines.values()) <= 1500, lines
+    assert sum(lines.values()) <= 1520, lines

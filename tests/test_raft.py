@@ -241,8 +241,9 @@ def test_it_plays_exactly_what_grpo_plays():
     assert not torch.equal(ours, theirs)  # but it learns something else
 
 
-def test_the_choices_of_grpo_are_ignored():
-    grpo = GRPOConfig(sigma="group", length="sequence", beta=0.5, epochs=3)
+def test_the_choices_of_grpo_are_ignored_but_for_its_kl():
+    assert raft_trainer(start(), TOK, [TASK], replace(CONFIG, grpo=GRPOConfig(beta=0.5))).config.grpo.beta == 0.5
+    grpo = GRPOConfig(sigma="group", length="sequence", epochs=3)
     changed = replace(CONFIG, algo="reinforce", baseline="none", grpo=grpo)
     trainers = [raft_trainer(start(), TOK, [TASK], config) for config in (CONFIG, changed)]
     lines = [train(it) for it in trainers]

@@ -73,7 +73,8 @@ def test_the_easy_shop_never_changes():
     """The first notebooks show its numbers. Any change of its items, purchases or queries changes this digest."""
     made = make_world(replace(EASY, users=40, items=600, seed=3))
     parts = (list(made.items.values()), made.interactions, made.queries)
-    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
+    text = repr(parts).replace(", phrase=None, scenario=None", "")  # fields of queries on real data
+    digest = hashlib.sha256(text.encode()).hexdigest()
     assert digest == "1719a09beabd8812e1436bca833bacc878bd8fcb3779133c9968412e09f86ddc"
 
 

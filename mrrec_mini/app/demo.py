@@ -55,6 +55,7 @@ from mrrec_mini.recipe import (
     make_tokenizer,
     prepare,
     quiet,
+    require_train_queries,
     start_policy,
 )
 from mrrec_mini.rivals import RIVALS, Contest, train_rival
@@ -140,9 +141,18 @@ def first_of_seed(config: DemoConfig, seed: int, report: Say = quiet) -> tuple[l
     recipe = (config.recipe or chosen_recipe(config.fast)).with_seed(seed)
     dataset, _ = open_data(config.data, seed, config.fast)
     environments = prepare(dataset, recipe, seed, lambda phase, *rest: report(f"seed {seed}: {phase}", *rest))
+    require_queries(environments)  # before anything is printed
     grammar = grammar_of(make_tokenizer(environments, recipe.max_words))  # only to count tokens
     tests = eval_sets(environments[0], grammar, recipe.train.rules, seed)
     return [row for eval_set in tests for row in first_rows(eval_set)], other_people(environments[0])
+
+
+def require_queries(environments: Sequence[Environment]) -> None:
+    """Raise DataError unless there are queries to train with and queries to evaluate."""
+    if not environments[0].split.test_queries:
+        name = environments[0].dataset.meta.get("name", "the data set")
+        raise DataError(f"{name}: no test user has a query; more users with queries are needed")
+    require_train_queries(environments)
 
 
 def other_people(environment: Environment) -> int:
@@ -184,9 +194,7 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
     recipe = (config.recipe or chosen_recipe(config.fast)).with_seed(seed)
     dataset, world = open_data(config.data, seed, config.fast)
     environments = prepare(dataset, recipe, seed, say)
-    if not environments[0].split.test_queries:
-        name = dataset.meta.get("name", "the data set")
-        raise DataError(f"{name}: no test user has a query; more users with queries are needed")
+    require_queries(environments)
     clock.lap("memory")
 
     # 2. warm start: the policy learns to copy, then imitates the teacher

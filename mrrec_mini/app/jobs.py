@@ -59,6 +59,7 @@ from mrrec_mini.files import write_text
 from mrrec_mini.grammar import CONTROL
 from mrrec_mini.hybrid import HybridIndex, TextSpace
 from mrrec_mini.imitation import warm_start
+from mrrec_mini.item_index import ItemIndex
 from mrrec_mini.memory import Memory
 from mrrec_mini.models.causal_lm import load_causal_lm, make_causal_lm, save_causal_lm
 from mrrec_mini.recipe import (
@@ -417,7 +418,7 @@ def retrievers(context: SeedContext) -> dict:
     texts = [item_text(item) for item in shop.dataset.items.values()]
     for name, how in RETRIEVERS.items():
         memory = replace(shop.memory, space=changed(shop.memory.space, **how))
-        index = HybridIndex(pool, texts, changed(shop.items.space, **how))
+        index = ItemIndex.over(HybridIndex(pool, texts, changed(shop.items.space, **how)), shop.items.prior)
         for part, own in (("memory", replace(shop, memory=memory)), ("items", replace(shop, items=index))):
             rows += greedy_rows(context.eval_set(tokenizer, own), model, f"{part}: {name}")
     return {"rows": rows}

@@ -300,7 +300,7 @@ def test_train_and_evaluate_on_a_made_world(tmp_path, quick):
     ]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000000", "step-000001"]
     assert sorted(path.name for path in (run / "checkpoints" / "step-000001").iterdir()) == [
-        *("config.json", "manifest.json", "model.safetensors", "state.pt", "words.json"),
+        *("config.json", "generation_config.json", "manifest.json", "model.safetensors", "state.pt", "words.json"),
     ]
     told = document("evaluate", "--run", run)
     assert told["seeds"] == [3] and "reinforce" in told["arms"] and "grpo" not in told["arms"]
