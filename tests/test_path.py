@@ -81,7 +81,7 @@ def test_the_stages_are_entered_in_reading_order(path):
 def test_a_step_changes_file_seldom(path):
     """Most changes are calls from the grammar to the tokenizer, and from the hybrid index to its two rankings.
 
-    On real data the item index also asks what a person has and what a query wishes: this takes 70 changes.
+    The item index also asks, per episode, what the person has and what the query wishes.
     """
     assert len(path) <= 1040
 
