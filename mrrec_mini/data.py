@@ -397,13 +397,18 @@ class Dataset:
                 known.add(interaction.item)
         return earliest
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether this is a shop that `world` made."""
+        return "world" in self.meta
+
     @cached_property
     def repeats(self) -> bool:
         """Whether people take an item twice. If they do not, every ranking puts last what the person already has.
 
         `meta["repeats"]` says it. Without it, True for a synthetic shop, else whether anybody here took an item twice.
         """
-        if "repeats" in self.meta or "world" in self.meta:
+        if "repeats" in self.meta or self.synthetic:
             return self.meta.get("repeats", True)
         again = any(query.target in {old.item for old in self.history(query)} for query in self.queries)
         return again or self.first_repeat(self.users()) < math.inf

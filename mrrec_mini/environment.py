@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class Environment:
         """
         texts = [item_text(item) for item in dataset.items.values()]
         index = HybridIndex(list(dataset.items), texts, TextSpace.fit(texts, hybrid or HybridConfig()))
-        if hybrid is None and "world" not in dataset.meta:
+        if hybrid is None and not dataset.synthetic:
             index = with_tuned_weight(index, texts, split.validation_queries)
         return cls(
             dataset,
@@ -67,6 +68,11 @@ class Environment:
             Memory.build(dataset, split.train, memory or MemoryConfig(), summarizer, hybrid or HybridConfig(), rng),
             ItemIndex.over(index, Prior(dataset, split.train)),
         )
+
+    @cached_property
+    def aspects(self) -> list[str]:
+        """All aspects that an item of the data set can have, written as in memory."""
+        return aspect_names(self.dataset)
 
     def play(
         self,
@@ -105,7 +111,7 @@ def memory_settings(dataset: Dataset) -> tuple[Summarizer, MemoryConfig]:
     Real histories are thin: few records per category, ratings without reviews, one aspect that matters. So lines let
     several values compete, every aspect counts, and a parent category is judged by all purchases below it.
     """
-    if "world" in dataset.meta:
+    if dataset.synthetic:
         return ExtractiveSummarizer(), MemoryConfig()
     real = ExtractiveConfig(competing=2, attention=False, pooled=True)
     return ExtractiveSummarizer(real), MemoryConfig(times=True, line_words=16)

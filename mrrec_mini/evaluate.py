@@ -61,7 +61,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -69,7 +68,7 @@ from transformers import PreTrainedModel
 
 from mrrec_mini.data import Dataset
 from mrrec_mini.datatypes import Episode, MemoryEntry, Query
-from mrrec_mini.environment import Environment, aspect_names
+from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.memory import plain
 from mrrec_mini.metrics import MISSING, hierarchical_interval, ndcg_at_k, recall_at_k, target_ranks
@@ -148,12 +147,7 @@ class EvalSet:
     @property
     def tries_prior(self) -> bool:
         """Whether arms are evaluated with the prior too: if the data are real and there are validation queries."""
-        return "world" not in self.environment.dataset.meta and bool(self.validation.queries)
-
-    @cached_property
-    def aspects(self) -> list[str]:
-        """All aspects that an item of the data set can have, written as in memory."""
-        return aspect_names(self.environment.dataset)
+        return not self.environment.dataset.synthetic and bool(self.validation.queries)
 
     @property
     def drifting(self) -> tuple[str, ...]:
@@ -174,12 +168,19 @@ def reference_rows(
 
     Leaves out best_script without `best`, and expert and oracle if a truth is unknown.
     """
+    return first_rows(eval_set) + script_rows(eval_set, rng, teaching, best)
+
+
+def script_rows(
+    eval_set: EvalSet, rng: np.random.Generator, teaching: TeacherConfig | None = None, best: str = ""
+) -> list[Row]:
+    """Run the arms of `reference_rows` that look up, and the oracle."""
     queries, grammar, calls = eval_set.queries, eval_set.grammar, eval_set.rules.max_calls
-    rows = first_rows(eval_set)
+    rows: list[Row] = []
     scripts = {"script_lookups": untold(grammar, UNTOLD["first lines"], calls)}
     if best:
         scripts["best_script"] = untold(grammar, UNTOLD[best], calls)
-    scripts["teacher"] = teacher(grammar, teaching or TeacherConfig(), rng, eval_set.aspects, calls)
+    scripts["teacher"] = teacher(grammar, teaching or TeacherConfig(), rng, eval_set.environment.aspects, calls)
     known = all(query.truth is not None for query in queries)
     if known:
         scripts["expert"] = expert(grammar, eval_set.drifting)
@@ -198,7 +199,7 @@ def first_rows(eval_set: EvalSet) -> list[Row]:
     def lines_of(level: str, count: int | None) -> Lines:
         return lambda query: [entry for entry in entries[query.id] if entry.level == level][:count]
 
-    if "world" in eval_set.environment.dataset.meta:
+    if eval_set.environment.dataset.synthetic:
         rows = system_rows(eval_set, "popularity", Popularity())
         rows += system_rows(eval_set, "neighbours", Neighbours())
         rows += memory_rows(eval_set, "query_only", lambda query: [])
@@ -291,7 +292,7 @@ def episode_rows(eval_set: EvalSet, arm: str, mode: str, episodes: Sequence[Epis
     rows = []
     for episode in episodes:
         rank, form = episode.rewards["rank"], episode.rewards["format"]
-        tokens, aspects = memory_tokens(episode, eval_set.grammar), aspect_counts(episode, eval_set.aspects)
+        tokens, aspects = memory_tokens(episode, eval_set.grammar), aspect_counts(episode, eval_set.environment.aspects)
         rows.append(_row(eval_set, arm, mode, episode.query, rank, form, len(episode.calls), tokens, **aspects))
     return rows
 

@@ -52,13 +52,14 @@ class ItemIndex(HybridIndex):
         """Return the ranks of `ranks_for` with each of the W weights `tried`, (W, Q); the texts are scored once."""
         self._require(query.target for query in queries)
         nothing = np.zeros((3, len(self)))
+        people = {(query.user, query.time): query for query in queries}  # the episodes of a group share one
+        owned = {person: self.prior.owned(query) for person, query in people.items()}
         ranks = np.empty((len(tried), len(queries)), dtype=np.int64)
         for i, text in self._texts(queries, profiles):
             query, place = queries[i], self._order.place(queries[i].target)
-            owned = self.prior.owned(query)
             for row, weights in enumerate(tried):
                 terms = nothing if weights == TEXT_ALONE else self.prior.terms(query)
-                ranks[row, i] = count_rank(joined_scores(text, terms, weights, owned), place)
+                ranks[row, i] = count_rank(joined_scores(text, terms, weights, owned[query.user, query.time]), place)
         return ranks
 
     def tuned(

@@ -23,7 +23,7 @@ from mrrec_mini.chat_grammar import ChatGrammar, grammar_of
 from mrrec_mini.data import DataError, Dataset, shorten
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.earlier_queries import with_earlier_queries
-from mrrec_mini.environment import Environment, aspect_names, memory_settings
+from mrrec_mini.environment import Environment, memory_settings
 from mrrec_mini.filtered import best_traces
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.grpo import GRPOConfig
@@ -133,9 +133,9 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet) -> li
 
     On real data, earlier purchases of train users are training queries too (`earlier_queries`).
     """
-    total = 1 + (recipe.siblings if "world" in dataset.meta else 0)
+    total = 1 + (recipe.siblings if dataset.synthetic else 0)
     shop, split, rng = dataset, dataset.split(seed, *recipe.shares), np.random.default_rng([seed, 1])
-    if "world" not in dataset.meta:
+    if not dataset.synthetic:
         split = with_earlier_queries(dataset, split)
     summarizer, memory = memory_settings(dataset)
     environments: list[Environment] = []
@@ -180,7 +180,7 @@ def script_traces(
         if script:
             make_script = untold(grammar, script, rules.max_calls)
         else:
-            make_script = teacher(grammar, recipe.teacher, rng, aspect_names(env.dataset), rules.max_calls)
+            make_script = teacher(grammar, recipe.teacher, rng, env.aspects, rules.max_calls)
         queries = [env.split.train_queries[i] for i in _draw(env, recipe.traces // len(environments), rng)]
         traces += best_traces(env, ScriptActor(make_script), queries, grammar, rules, recipe.train.reward, tries)
     return traces

@@ -154,9 +154,9 @@ def rollout(
     if not queries:
         return []
     # 1. each episode starts with its prompt; equal query texts (a group) are looked up and encoded only once
-    wishes = {query.text: query.wish for query in queries}
-    shared = {text: memory.search_global(text, config.global_k) for text in wishes}
-    prompts = {text: grammar.prompt(wish, shared[text]) for text, wish in wishes.items()}
+    distinct = {query.text: query for query in queries}
+    shared = {text: memory.search_global(text, config.global_k) for text in distinct}
+    prompts = {text: grammar.prompt(query.wish, shared[text]) for text, query in distinct.items()}
     states = [State(query, shared[query.text]) for query in queries]
     for state in states:
         state.append(prompts[state.query.text])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,8 +41,8 @@ from mrrec_mini.evaluate import (
     first_rows,
     play_greedily,
     policy_rows,
-    reference_rows,
     report_dict,
+    script_rows,
 )
 from mrrec_mini.files import write_text
 from mrrec_mini.recipe import (
@@ -119,6 +119,7 @@ class DemoReport:
 class FirstReport:
     """What `run_first` found."""
 
+    rows: dict[int, list[Row]]  # by seed
     arms: dict[str, dict]
     people: int  # as in `DemoReport`
 
@@ -128,12 +129,13 @@ def run_first(config: DemoConfig, say: Say = quiet) -> FirstReport | None:
 
     Raises DataError for a bad data set.
     """
-    if config.data is None or "world" in Dataset.load(config.data).meta:
+    if config.data is None or Dataset.load(config.data).synthetic:
         return None
     workers = min(len(config.seeds), cpu_count() or 1)
     found = run_tasks(partial(first_of_seed, config), dict.fromkeys(config.seeds, ()), workers, say)
-    rows = [row for own, _ in found.values() for row in own]
-    return FirstReport(report_dict(rows), _mean_people(people for _, people in found.values()))
+    rows = {seed: own for seed, (own, _) in found.items()}
+    people = _mean_people(people for _, people in found.values())
+    return FirstReport(rows, report_dict([row for own in rows.values() for row in own]), people)
 
 
 def first_of_seed(config: DemoConfig, seed: int, report: Say = quiet) -> tuple[list[Row], int]:
@@ -164,13 +166,17 @@ def _mean_people(counts: Iterable[int]) -> int:
     return round(float(np.mean(list(counts))))
 
 
-def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
-    """Run all seeds, one per core at a time. Raises DataError for a bad data set before any process starts."""
+def run_demo(config: DemoConfig, say: Say = quiet, first: FirstReport | None = None) -> DemoReport:
+    """Run all seeds, one per core at a time. The arms of `first` are not run again.
+
+    Raises DataError for a bad data set before any process starts.
+    """
     started = time.perf_counter()
     if config.data is not None:
         Dataset.load(config.data)
     workers = min(len(config.seeds), cpu_count() or 1)
-    finished = run_tasks(partial(run_seed, config), dict.fromkeys(config.seeds, ()), workers, say)
+    seed_task = partial(run_seed, config, first=first.rows if first else None)
+    finished = run_tasks(seed_task, dict.fromkeys(config.seeds, ()), workers, say)
     results = [finished[seed] for seed in config.seeds]
     rows = [row for result in results for row in result.rows]
     seconds = {phase: float(np.mean([r.seconds[phase] for r in results])) for phase in results[0].seconds}
@@ -185,8 +191,13 @@ def run_demo(config: DemoConfig, say: Say = quiet) -> DemoReport:
     )
 
 
-def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
-    """Run one seed in this process, from data to evaluation rows. Raises DataError if no test user has a query."""
+def run_seed(
+    config: DemoConfig, seed: int, report: Say = quiet, first: Mapping[int, list[Row]] | None = None
+) -> SeedResult:
+    """Run one seed in this process, from data to evaluation rows. `first`: the rows of `first_rows`, if they are known.
+
+    Raises DataError if no test user has a query.
+    """
     say = lambda phase, *rest: report(f"seed {seed}: {phase}", *rest)  # noqa: E731
     clock = _Clock()
 
@@ -208,9 +219,9 @@ def run_seed(config: DemoConfig, seed: int, report: Say = quiet) -> SeedResult:
     grammar = grammar_of(tokenizer)
     tests = eval_sets(environments[0], grammar, recipe.train.rules, seed)
     best, _ = best_untold(environments[0], grammar, recipe.train.rules)
-    rows: list[Row] = []
+    rows = list(first[seed]) if first else [row for eval_set in tests for row in first_rows(eval_set)]
     for eval_set in tests:
-        rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher, best)
+        rows += script_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher, best)
         rows += _policy(eval_set, "warm_start", model, seed)
         rows += _policy(eval_set, "warm_start_all_calls", model, seed, all_calls=True)
     clock.lap("evaluation")

@@ -77,7 +77,7 @@ def test_demo_for_people(tmp_path):
 def test_demo_passes_its_options_on(monkeypatch):
     seen = []
 
-    def run_demo(config, say):
+    def run_demo(config, say, first):
         seen.append(config)
         raise LookupError("enough")
 

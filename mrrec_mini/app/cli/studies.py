@@ -35,13 +35,14 @@ def demo(
 
     count = seeds if seeds is not None else (1 if fast else 2)
     config = DemoConfig(data=data, seeds=tuple(range(seed, seed + count)), all_arms=every, fast=fast)
+    first = None
     if not json:
         with bar_per_seed(err, config.seeds) as say:
             first = run_first(config, say)
         if first:
             print_first(first, out)
     with bar_per_seed(err, config.seeds) as say:
-        report = run_demo(config, say)
+        report = run_demo(config, say, first)
     answer(report.as_dict(), json, lambda: print_report(report, out))
 
 
