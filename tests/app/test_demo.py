@@ -151,6 +151,19 @@ def test_real_data_show_the_arms_without_training_first(tmp_path):
     assert run_first(DemoConfig(data=shop())) is run_first(DemoConfig()) is None
 
 
+def test_the_arms_that_ran_first_are_not_run_again(tmp_path, monkeypatch):
+    """A demo that is handed their rows reports what it would have found itself."""
+    dataset = make_world(SHOP)
+    asked = [replace(q, text=template_text(dataset.category(q.target)), truth=None) for q in dataset.queries]
+    folder = Dataset(dataset.items, dataset.interactions, asked, {"name": "real"}).save(tmp_path / "real")
+    config = DemoConfig(data=folder, recipe=QUICK, runs=tmp_path / "runs")
+    first = run_first(config)
+    alone = run_seed(config, 0)
+    monkeypatch.setattr("mrrec_mini.app.demo.first_rows", lambda eval_set: pytest.fail("they ran again"))
+    handed = run_seed(config, 0, first=first.rows)
+    assert report_dict(handed.rows) == report_dict(alone.rows) and first.arms.keys() <= report_dict(handed.rows).keys()
+
+
 def test_without_data_each_seed_has_its_own_shop():
     one, world = open_data(None, 1, fast=True)
     two, _ = open_data(None, 2, fast=True)
