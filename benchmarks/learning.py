@@ -67,7 +67,7 @@ from mrrec_mini.files import write_text
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.models.causal_lm import load_causal_lm, save_causal_lm
 from mrrec_mini.recipe import FAST, FAST_WORLD, Recipe, copying_policy, imitate, prepare
-from mrrec_mini.rivals import RIVALS, Contest, train_rival
+from mrrec_mini.rivals import RIVALS, Contest, ImitationClock, train_rival
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.scripts import best_untold
 from mrrec_mini.train import Trainer, train
@@ -204,21 +204,15 @@ class Start:
         return load(self.folder / name)
 
     def _train(self) -> dict[str, float]:
-        environments, steps = self.environments, []
-
-        def note(phase: str, *_) -> None:
-            if phase == "warm start":
-                steps.append(time.process_time())
-
+        environments, clock = self.environments, ImitationClock()
         started = time.process_time()
         copying, tokenizer = copying_policy(environments, self.recipe, self.seed)
         drilled = time.process_time()
-        warm = imitate(deepcopy(copying), tokenizer, environments, self.recipe, self.seed, note)
+        warm = imitate(deepcopy(copying), tokenizer, environments, self.recipe, self.seed, clock)
         ended = time.process_time()
         for name, model in (("copying", copying), ("warm", warm)):
             save_causal_lm(self.folder / name, model, tokenizer)
-        per_step = (steps[-1] - steps[0]) / (len(steps) - 1)  # the first note comes after the first step
-        return {"drill": drilled - started, "warm": ended - started, "steps": per_step * len(steps)}
+        return {"drill": drilled - started, "warm": ended - started, "steps": clock.seconds}
 
     @cached_property
     def references(self) -> dict:

@@ -14,6 +14,7 @@ Equations: none. Departure: the paper compares with none of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -30,6 +31,26 @@ RIVALS = ("clone", "imitation_long", "imitation_filtered", "raft", "grpo_from_cl
 TRIES = 8  # of the teacher per query, for imitation_filtered
 
 
+class ImitationClock:
+    """A `Say` that passes on what it hears and measures the CPU seconds of the steps of imitation.
+
+    The play of the traces, before the first step, does not count.
+    """
+
+    def __init__(self, say: Say = quiet):
+        self.say, self.times = say, []
+
+    def __call__(self, phase: str, *rest) -> None:
+        if phase == "warm start":
+            self.times.append(time.process_time())
+        self.say(phase, *rest)
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds of all steps, of which there must be at least two: the first note comes after the first step."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1) * len(self.times)
+
+
 @dataclass(frozen=True)
 class Contest:
     """What the rivals of one seed share."""
@@ -41,7 +62,7 @@ class Contest:
     copying: PreTrainedModel  # the policy after the copy drill
     warm: PreTrainedModel  # the policy after the warm start
     script: str  # name of the best untold script
-    budget: float  # CPU seconds of imitation and GRPO together / those of imitation alone, above 1
+    budget: float  # CPU seconds of the steps of imitation and of GRPO together / those of imitation alone, above 1
 
     def imitating(
         self, say: Say, budget: float = 1.0, tries: int = 1, script: ScriptConfig | None = None

@@ -58,7 +58,7 @@ from mrrec_mini.recipe import (
     require_train_queries,
     start_policy,
 )
-from mrrec_mini.rivals import RIVALS, Contest, train_rival
+from mrrec_mini.rivals import RIVALS, Contest, ImitationClock, train_rival
 from mrrec_mini.run import EVALUATION, Run, RunConfig
 from mrrec_mini.scripts import best_untold
 from mrrec_mini.train import Trainer, train
@@ -210,9 +210,8 @@ def run_seed(
 
     # 2. warm start: the policy learns to copy, then imitates the teacher
     copying, tokenizer = copying_policy(environments, recipe, seed, say)
-    started = time.process_time()
-    model = imitate(deepcopy(copying), tokenizer, environments, recipe, seed, say)
-    imitation_seconds = time.process_time() - started
+    imitation = ImitationClock(say)
+    model = imitate(deepcopy(copying), tokenizer, environments, recipe, seed, imitation)
     clock.lap("warm start")
 
     # 3. evaluate the arms that need no training, and the policy before reinforcement learning
@@ -237,7 +236,7 @@ def run_seed(
         run.start_over(made_of)
         run.create(made_of, trainer)
         log = train(trainer, run, validation, lambda line: say("learn", line["step"], steps, progress_note(line)))
-        budget = 1 + (time.process_time() - started) / imitation_seconds
+        budget = 1 + (time.process_time() - started) / imitation.seconds
         clock.lap("learn")
         run.finish(environments[0])
         clock.lap("memory")

@@ -46,6 +46,7 @@ from mrrec_mini.evaluate import (
     GREEDY,
     EvalSet,
     Row,
+    actor_rows,
     episode_rows,
     eval_sets,
     means,
@@ -73,7 +74,8 @@ from mrrec_mini.recipe import (
     quiet,
     start_policy,
 )
-from mrrec_mini.rivals import RIVALS, Contest, train_rival
+from mrrec_mini.rivals import RIVALS, Contest, ImitationClock, train_rival
+from mrrec_mini.rollout import LMActor
 from mrrec_mini.scripts import best_untold
 from mrrec_mini.systems import System
 from mrrec_mini.systems.blair import Blair, BlairConfig
@@ -88,8 +90,8 @@ RETRIEVERS = {  # Fig. 5: name -> changed fields of HybridConfig; all search the
     "both, min-max": {},
     "both, RRF": {"fusion": "rrf", "bm25_weight": 0.5},
 }
-KS = (1, 2, 3, 4, 5)  # Fig. 6: memories per call; k = 3 is the job "grpo"
-FIRST_SEED = 20  # choices were made with seeds 0-2: no seed from here on was used for one
+KS = (1, 2, 3, 4, 5)  # Fig. 6: memories per call
+FIRST_SEED = 20  # choices were made with seeds 0 to 3: no seed from here on was used for one
 COUNTS = (1, 3, 10)  # the numbers of memory lines that are tried: the latest records, or the strongest profile lines
 BLAIR_RATES = (1e-3, 3e-3, 1e-2)  # the learning rates that are tried
 REC_R1_RATES = (3e-4, 1e-3)
@@ -174,20 +176,19 @@ def trained(context: SeedContext, model, tokenizer, arm: str) -> dict:
 
 
 def greedy_rows(eval_set: EvalSet, model: PreTrainedModel, arm: str) -> list[Row]:
-    """Evaluate a policy with greedy decoding and return one row per query."""
-    return episode_rows(eval_set, arm, GREEDY, play_greedily(eval_set, model))
+    """Evaluate a policy with greedy decoding and return one row per query, on real data with the prior too."""
+    return actor_rows(eval_set, arm, GREEDY, LMActor(model, eval_set.grammar, None, 0.0))
 
 
 def start(context: SeedContext) -> dict:
     """Train, save and evaluate the warm start, from which most other jobs begin."""
     model, tokenizer = copying_policy(context.environments, context.recipe, context.seed)
     save_causal_lm(context.policy_path("copying"), model, tokenizer)
-    started = time.process_time()
-    imitate(model, tokenizer, context.environments, context.recipe, context.seed)
-    seconds = time.process_time() - started
+    clock = ImitationClock()
+    imitate(model, tokenizer, context.environments, context.recipe, context.seed, clock)
     save_causal_lm(context.policy_path("start"), model, tokenizer)
     rows = greedy_rows(context.eval_set(tokenizer), model, "policy without learning")
-    return {"rows": rows, "cpu_seconds": seconds}
+    return {"rows": rows, "cpu_seconds": clock.seconds}
 
 
 def grpo(context: SeedContext) -> dict:
@@ -230,6 +231,12 @@ def ablated(context: SeedContext, **rules: int) -> dict:
     context = replace(context, recipe=context.recipe.ablated(**rules))
     model, tokenizer = start_policy(context.environments, context.recipe, context.seed)
     return trained(context, model, tokenizer, "ablated")
+
+
+def with_k(context: SeedContext, k: int) -> dict:
+    """Train and evaluate MR.Rec with `k` memories per call (Fig. 6). The recipe's own k is the job "grpo"."""
+    own = context.recipe.train.rules.memory_k
+    return context.result("grpo") if k == own else ablated(context, memory_k=k)
 
 
 def one_level(context: SeedContext, name: str) -> dict:
@@ -532,7 +539,7 @@ JOBS = {  # in the order in which they start: long jobs first, but each job afte
     "grpo": Job(grpo, ("start",)),
     "no_global": Job(partial(ablated, global_k=0)),
     "no_local": Job(partial(ablated, max_calls=0)),
-    **{f"k_{k}": Job(partial(ablated, memory_k=k)) for k in KS if k != 3},
+    **{f"k_{k}": Job(partial(with_k, k=k), ("grpo",)) for k in KS},
     "plain_start": Job(plain_start),
     "rec_r1_naive": Job(partial(rec_r1, kind="naive"), ("start",)),
     "rec_r1_static": Job(partial(rec_r1, kind="static"), ("start",)),

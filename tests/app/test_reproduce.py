@@ -1,7 +1,7 @@
 """The reproduction: every exhibit at toy sizes, verdicts from made-up rows, and what survives an interruption."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from mrrec_mini.app.jobs import (
     COUNTS,
     FIRST_SEED,
     JOBS,
+    KS,
     Appended,
     GivenMemory,
     Plan,
@@ -34,6 +35,7 @@ from mrrec_mini.app.reproduce import (
     NEEDED,
     NOT_COMPARABLE,
     SCRIPTS,
+    SIMPLE,
     TESTED,
     WORTH,
     Results,
@@ -44,10 +46,13 @@ from mrrec_mini.app.reproduce import (
     recall_per_token,
     reproduce,
     summary,
+    table1,
+    table1_arms,
     table_lines,
 )
 from mrrec_mini.data import DataError
 from mrrec_mini.evaluate import GREEDY, Row
+from mrrec_mini.files import write_text
 from mrrec_mini.recipe import FAST_WORLD
 from mrrec_mini.rivals import RIVALS
 from mrrec_mini.world import make_world
@@ -137,7 +142,7 @@ def test_a_job_stands_after_the_jobs_it_needs():
 def test_the_seeds_are_those_that_no_choice_was_based_on(made):
     assert Plan().seeds == (20, 21, 22, 23, 24)
     assert min(Plan().seeds) == FIRST_SEED > 2
-    assert "Choices were made on validation users of seeds 0-2" in as_markdown(made[1])
+    assert "their test users included, and on none of these seeds" in as_markdown(made[1])
 
 
 def test_another_plan_saves_its_results_elsewhere(tmp_path):
@@ -220,13 +225,41 @@ def test_what_an_arm_can_know_decides_what_a_verdict_is_worth(arm, shop, real, t
 def test_every_arm_of_table_1_has_a_kind_and_a_reason(made):
     plan, document = made
     head, *arms = [row[0] for row in document["exhibits"]["table1"]["rows"]]
-    assert head == "popularity" and len(arms) == 30 and {*SCRIPTS, *RIVALS} < {*arms}
+    assert head == "popularity" and len(arms) == 30 and {*SCRIPTS[1:], *RIVALS} < {*arms}
     for arm in arms:
         kind, why = Results(plan).against(arm)
         assert kind == TESTED or arm not in (*SCRIPTS, *RIVALS)
         assert why and (kind == BUILT) == (
             arm.endswith(MEMORIES[0]) or arm in ("neighbours", "BM25 of the query", "dense, of the query")
         )
+
+
+def test_on_real_data_table_1_has_the_arms_of_the_prior_and_compares_like_with_like(tmp_path):
+    """Wrong version: MR.Rec, whose score is the text alone, is compared with arms that have the prior."""
+    plan = Plan(tmp_path, tmp_path, (0,))
+    ranks = {"query_prior": 2, "best_own_text": 3, "popularity_in_category": 4}
+    policies = ("policy without learning", "MR.Rec's policy")
+    several = {  # job -> its arms, if it has several
+        "references": [*SIMPLE, *SCRIPTS],
+        "blair": [f"BLaIR, {memory}" for memory in MEMORIES],
+        "given_memory": [f"{policy}, {memory}" for policy in policies for memory in MEMORIES],
+    }
+    for job in NEEDED["table1"]:
+        arms = several.get(job, [job])
+        rows = []
+        for arm in arms:
+            rank, prior = ranks.get(arm, 9), 1 if job == "grpo" else 5 if arm == "best_own_text" else None
+            rows += [
+                Row(arm, GREEDY, "test", 0, "", f"q{n}", f"u{n}", rank, 1.0, 0, 0, with_prior=prior) for n in (1, 2)
+            ]
+        write_text(plan.result_path(job, 0), json.dumps({"rows": [asdict(row) for row in rows], "tuned": {}}))
+    results = Results(plan)
+    assert list(table1_arms(results))[-3:] == ["MR.Rec", "best_own_text, with the prior", "MR.Rec, with the prior"]
+    claims = {claim.text: claim.ours for claim in table1(results).claims}
+    assert claims["MR.Rec above best_own_text"].startswith("0.301 against 0.500")
+    assert claims["MR.Rec, with the prior, above query_prior"].startswith("1.000 against 0.631")
+    assert claims["MR.Rec, with the prior, above best_own_text, with the prior"].startswith("1.000 against 0.387")
+    assert "MR.Rec above the best other arm (query_prior), nDCG@10" in claims
 
 
 def test_the_summary_counts_each_claim_once(made):
@@ -360,10 +393,17 @@ def test_a_policy_of_figure_6_is_taught_with_its_own_number_of_memories(made, mo
     rules = []
     monkeypatch.setattr(jobs, "start_policy", lambda shops, recipe, seed: rules.append(recipe.train.rules) or (0, 0))
     monkeypatch.setattr(jobs, "trained", lambda context, *_: rules.append(context.recipe.train.rules))
-    for k in (1, 2, 4, 5):
-        JOBS[f"k_{k}"].function(context_of(made[0], FIRST_SEED))
+    context = context_of(made[0], FIRST_SEED)
+    assert context.recipe.train.rules.memory_k == 3
+    for k in KS:
+        found = JOBS[f"k_{k}"].function(context)
+        assert (found == context.result("grpo")) == (k == 3)
     assert [one.memory_k for one in rules] == [1, 1, 2, 2, 4, 4, 5, 5]
-    assert "k_3" not in JOBS and context_of(made[0], FIRST_SEED).recipe.train.rules.memory_k == 3
+    # the default recipe reads two memories per call: there, k = 2 is the policy of Table 1, and k = 3 is not
+    rules.clear()
+    other = replace(context, recipe=context.recipe.ablated(memory_k=2))
+    found = {k: JOBS[f"k_{k}"].function(other) for k in (2, 3)}
+    assert found == {2: context.result("grpo"), 3: None} and [one.memory_k for one in rules] == [3, 3]
 
 
 def test_with_one_level_memory_has_entries_of_that_level_only(made):
