@@ -25,6 +25,7 @@ from mrrec_mini.evaluate import ARMS, Row
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.hybrid import HybridConfig
 from mrrec_mini.models.causal_lm import WordTokenizer
+from mrrec_mini.own_text import OWN_TEXT
 from mrrec_mini.recipe import Recipe
 from mrrec_mini.rollout import State
 from mrrec_mini.scripts import UNTOLD
@@ -514,7 +515,8 @@ def test_a_learning_experiment_prints_one_document_and_repeats_nothing_the_secon
     found = document_of(*command)
     assert len(found["claims"]) == 4 and len(found["aims"]) == 8
     unlisted = {"bm25_query", "dense_query", "blair", "rec_r1", "reinforce", "grpo_no_global", "grpo_no_local"}
-    assert set(found["arms"]) == set(ARMS) - unlisted
+    real = {"popularity_in_category", "neighbours_in_category", "query_popularity", "query_prior", "best_own_text"}
+    assert set(found["arms"]) == set(ARMS) - unlisted - real - {*OWN_TEXT}
     assert found["best_script"]["30"] in UNTOLD and set(found["validation"]) == set(UNTOLD)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     again = document_of(*command)
