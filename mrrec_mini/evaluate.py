@@ -34,6 +34,7 @@ numbers of an evaluation from rows. The arms have a fixed order, and GRPO is com
     grpo_no_local          ... without local memory (Fig. 3)
     grpo                   ... with both
     grpo_from_clone        the policy after GRPO that starts from the clone
+    told_drift             an untold script, but told which tastes change: about the best that can be learned by reward
     expert                 the script that looks up exactly the aspects that matter; needs `Query.truth`
     oracle                 a profile made from the truth: the upper bound; needs `Query.truth`
 
@@ -85,6 +86,7 @@ from mrrec_mini.scripts import (
     is_latest,
     names_aspect,
     teacher,
+    told_drift,
     untold,
 )
 from mrrec_mini.systems import System
@@ -98,7 +100,7 @@ ARMS = (
     *(*OWN_TEXT, "best_own_text"),
     *("naive_memory", "static_memory", "script_filter", "script_lookups", "best_script", "teacher"),
     *("clone", "warm_start", "warm_start_all_calls", "imitation_long", "imitation_filtered", "raft", "reinforce"),
-    *("grpo_no_global", "grpo_no_local", "grpo", "grpo_from_clone", "expert", "oracle"),
+    *("grpo_no_global", "grpo_no_local", "grpo", "grpo_from_clone", "told_drift", "expert", "oracle"),
 )
 PARTS = ("test", "held")
 CUTOFFS = (10, 100, 1000)
@@ -183,6 +185,7 @@ def script_rows(
     scripts["teacher"] = teacher(grammar, teaching or TeacherConfig(), rng, eval_set.environment.aspects, calls)
     known = all(query.truth is not None for query in queries)
     if known:
+        scripts["told_drift"] = told_drift(grammar, eval_set.drifting, calls)
         scripts["expert"] = expert(grammar, eval_set.drifting)
         ranks = eval_set.environment.items.ranks_for(queries, [oracle_profile(query) for query in queries])
         rows += ranked_rows(eval_set, "oracle", ranks, [0] * len(queries))

@@ -12,7 +12,8 @@ Three kinds of scripts:
 - The *teacher* makes the same choices at random, many of them badly. Imitation trains on its episodes ("traces"). It is
   mediocre on purpose, so that reinforcement has something to improve.
 - The *expert* is told which aspects matter for the query, and which tastes change. Only the synthetic shop knows this
-  (`Query.truth`, `WorldConfig.drifting`). It is not told any value. No policy imitates it.
+  (`Query.truth`, `WorldConfig.drifting`). It is not told any value. `told_drift` is told only which tastes change, and
+  reads in global memory which aspects matter: a policy can learn no more by reward. No policy imitates these two.
 
 Equations: none. Departure: the paper has no scripts; it starts from an instruct model. The probabilities were tuned.
 """
@@ -260,12 +261,22 @@ def expert(grammar: Grammar, drifting: Collection[str] = ()) -> Callable[[State]
 
     They note the latest value of an aspect in `drifting`, and the most frequent value of another.
     """
+    return _knowing(grammar, drifting, true_plan)
 
+
+def told_drift(grammar: Grammar, drifting: Collection[str], max_calls: int = 3) -> Callable[[State], Script]:
+    """Like `expert`, but the scripts look up the aspects of global lines about the situation, as `untold` does."""
+    return _knowing(grammar, drifting, lambda state: planned(state, ScriptConfig())[:max_calls])
+
+
+def _knowing(
+    grammar: Grammar, drifting: Collection[str], plan: Callable[[State], list[MemoryEntry]]
+) -> Callable[[State], Script]:
     def rules(aspect: str) -> ScriptConfig:
         return ScriptConfig(value="lately" if aspect in drifting else "often", pattern_first=False)
 
     read = partial(read_by_rule, rules=rules)
-    return lambda state: run_plan(grammar, [(line, rules(aspect_of(line)).value) for line in true_plan(state)], read)
+    return lambda state: run_plan(grammar, [(line, rules(aspect_of(line)).value) for line in plan(state)], read)
 
 
 def best_untold(environment: Environment, grammar: Grammar, rules: RolloutConfig) -> tuple[str, dict[str, float]]:

@@ -52,7 +52,7 @@ WORLD = WorldConfig(users=12, items=100, categories=6, held=2, history=10, queri
 # the arms that need no `Query.truth`
 SYSTEMS = ("popularity", "neighbours", "query_only", "naive_memory", "static_memory", "script_filter")
 NO_TRUTH = (*SYSTEMS, "script_lookups", "teacher")
-REFERENCES = (*SYSTEMS, "oracle", "script_lookups", "teacher", "expert")
+REFERENCES = (*SYSTEMS, "oracle", "script_lookups", "teacher", "told_drift", "expert")
 
 
 def make_eval_set(dataset, part="test", **changes) -> EvalSet:

@@ -9,7 +9,7 @@ import pytest
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.datatypes import Query
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.recipe import Recipe, _draw, make_tokenizer, prepare, script_traces, start_policy
+from mrrec_mini.recipe import FAST, Recipe, _draw, chosen_recipe, make_tokenizer, prepare, script_traces, start_policy
 from mrrec_mini.world import make_world
 from runs import QUICK, SHOP, same_weights
 
@@ -106,6 +106,16 @@ def test_queries_too_long_for_any_answer_are_a_data_error():
     tight = QUICK.ablated(turn_tokens=8)
     with pytest.raises(DataError, match="no query fits into an answer of 8 tokens"):
         start_policy(prepare(wordy, tight, 0), tight, 0)
+
+
+def test_the_longer_recipe_has_twice_the_steps_and_keeps_the_rest():
+    own, long = Recipe().with_seed(7), Recipe().with_seed(7).longer()
+    assert (long.warm.steps, long.train.steps, long.train.seed) == (2 * own.warm.steps, 2 * own.train.steps, 7)
+    assert long.warm.scrambled > 0.5 and long.train.matrix_rate == own.train.matrix_rate
+    assert chosen_recipe(long=True) == Recipe().longer() and chosen_recipe() == Recipe()
+    assert chosen_recipe(fast=True, long=True).train.steps == 2 * FAST.train.steps
+    with pytest.raises(ValueError, match="--long is for the tiny model"):
+        chosen_recipe(chat_model="some-model", long=True)
 
 
 def test_an_ablated_recipe_differs_only_in_its_rules():

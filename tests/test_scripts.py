@@ -29,6 +29,7 @@ from mrrec_mini.scripts import (
     read_at_random,
     read_by_rule,
     teacher,
+    told_drift,
     true_plan,
     untold,
     value_of,
@@ -359,6 +360,20 @@ def test_the_expert_asks_for_the_latest_value_only_of_tastes_that_change(env):
             assert e.answer.profile == " ".join([e.query.text, *filter(None, notes)])
     [some] = play(env, expert(GRAMMAR, list(env.dataset.queries[0].truth)[:1]), env.dataset.queries[:1])
     assert ["lately" in call.text.split() for call in some.calls] == [True, False, False]
+
+
+def test_told_drift_reads_which_aspects_matter_and_is_told_only_which_tastes_change(env):
+    """Wrong versions: it plans by the truth, as the expert does; it asks for one kind of line whatever changes."""
+    blind = [replace(query, truth=None) for query in env.dataset.queries]
+    same = play(env, untold(GRAMMAR, UNTOLD["situation, profile first"]), blind)
+    assert [e.calls for e in play(env, told_drift(GRAMMAR, ()), blind)] == [e.calls for e in same]
+    for e in play(env, told_drift(GRAMMAR, ("price",)), blind):
+        lines = planned(State(e.query, e.global_entries), ScriptConfig())[:3]
+        kinds = {"price": "lately"}
+        assert [c.text for c in e.calls] == [lookup_text(line, kinds.get(aspect_of(line), "often")) for line in lines]
+    assert any(
+        "price lately" in call.text for e in play(env, told_drift(GRAMMAR, ("price",)), blind) for call in e.calls
+    )
 
 
 def test_looking_up_what_matters_pays():

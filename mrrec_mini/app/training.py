@@ -30,6 +30,7 @@ class Settings:
     bf16: bool = False  # compute in bfloat16
     formulas: Path | None = None  # a student's file of formulas
     fast: bool = False  # toy sizes
+    long: bool = False  # twice the imitation and reinforcement, for a tiny policy
     device: str = "cpu"  # where the model is; a run may be resumed on another device
 
 
@@ -58,7 +59,8 @@ def _begin(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> st
     """Train a new run. Nothing is written before the first policy has been made."""
     run.require_new()
     seed = settings.seed or 0
-    recipe = chosen_recipe(settings.fast, settings.chat_model, settings.lora or 0, settings.bf16).with_seed(seed)
+    model, lora = settings.chat_model, settings.lora or 0
+    recipe = chosen_recipe(settings.fast, model, lora, settings.bf16, settings.long).with_seed(seed)
     changes = {"algo": settings.algo or "grpo", "steps": settings.steps or recipe.train.steps}
     recipe = replace(recipe, train=replace(recipe.train, **changes))
     student = learners_file(settings.formulas, recipe.train) if settings.formulas else LearnersFile()

@@ -31,7 +31,7 @@ from runs import QUICK, SHOP, copied_run, shop
 POLICY_ARMS = ("clone", "warm_start", "warm_start_all_calls", "grpo")
 SCRIPTS = ("script_filter", "script_lookups", "best_script", "teacher")
 NO_POLICY = ("popularity", "neighbours", "query_only", "naive_memory", "static_memory", *SCRIPTS)
-ARMS = [*NO_POLICY, *POLICY_ARMS, "expert", "oracle"]
+ARMS = [*NO_POLICY, *POLICY_ARMS, "told_drift", "expert", "oracle"]
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_a_run_is_evaluated_beside_the_arms_that_need_no_training(tmp_path, repo
     run = copied_run(tmp_path)
     told = Run(run).evaluate()
     assert told["run"] == str(run) and told["seeds"] == [0]
-    assert list(told["arms"]) == [*NO_POLICY, "grpo", "expert", "oracle"]
+    assert list(told["arms"]) == [*NO_POLICY, "grpo", "told_drift", "expert", "oracle"]
     assert told["arms"] == json.loads((run / "evaluation.json").read_text())
     for arm in (*NO_POLICY, "oracle"):  # as in the demo of that seed
         assert told["arms"][arm]["ndcg@10"] == report.arms[arm]["ndcg@10"]
