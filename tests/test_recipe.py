@@ -108,12 +108,12 @@ def test_queries_too_long_for_any_answer_are_a_data_error():
         start_policy(prepare(wordy, tight, 0), tight, 0)
 
 
-def test_the_longer_recipe_has_twice_the_steps_and_keeps_the_rest():
+def test_the_longer_recipe_has_more_steps_and_keeps_the_rest():
     own, long = Recipe().with_seed(7), Recipe().with_seed(7).longer()
-    assert (long.warm.steps, long.train.steps, long.train.seed) == (2 * own.warm.steps, 2 * own.train.steps, 7)
+    assert (long.warm.steps, long.traces, long.train.steps, long.train.seed) == (2400, 8000, 400, 7)
     assert long.warm.scrambled > 0.5 and long.train.matrix_rate == own.train.matrix_rate
     assert chosen_recipe(long=True) == Recipe().longer() and chosen_recipe() == Recipe()
-    assert chosen_recipe(fast=True, long=True).train.steps == 2 * FAST.train.steps
+    assert chosen_recipe(fast=True, long=True).train.steps == 7
     with pytest.raises(ValueError, match="--long is for the tiny model"):
         chosen_recipe(chat_model="some-model", long=True)
 

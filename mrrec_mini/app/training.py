@@ -30,7 +30,7 @@ class Settings:
     bf16: bool = False  # compute in bfloat16
     formulas: Path | None = None  # a student's file of formulas
     fast: bool = False  # toy sizes
-    long: bool = False  # twice the imitation and reinforcement, for a tiny policy
+    long: bool = False  # more imitation and reinforcement, for a tiny policy
     device: str = "cpu"  # where the model is; a run may be resumed on another device
 
 
