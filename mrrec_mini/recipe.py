@@ -78,7 +78,7 @@ class Recipe:
         return replace(self, train=replace(self.train, rules=replace(self.train.rules, **rules)))
 
     def longer(self) -> Recipe:
-        """Return a tiny policy's recipe with four times the imitation and 2.5 times the reinforcement: nine CPU minutes.
+        """Return a tiny policy's recipe with four times the imitation, 2.5 times the reinforcement: nine CPU minutes.
 
         Most imitated traces are scrambled, so the policy reads global memory and knows less of it by heart.
         """

@@ -9,7 +9,7 @@ import pytest
 from mrrec_mini.data import DataError, Dataset
 from mrrec_mini.datatypes import Query
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.recipe import FAST, Recipe, _draw, chosen_recipe, make_tokenizer, prepare, script_traces, start_policy
+from mrrec_mini.recipe import Recipe, _draw, chosen_recipe, make_tokenizer, prepare, script_traces, start_policy
 from mrrec_mini.world import make_world
 from runs import QUICK, SHOP, same_weights
 
