@@ -40,6 +40,7 @@ from mrrec_mini.bm25 import BM25, IDF, BM25Stats, RankBM25
 from mrrec_mini.data import shorten
 from mrrec_mini.dense import LSA, NAMED, Embedder, Vectors, cosine, embed, embed_int16, make_embedder, to_int16, top_k
 from mrrec_mini.metrics import ndcg_of_set
+from mrrec_mini.typed import parse_json, typed
 
 CHUNK_SCORES = 1 << 17  # scores (queries x rows) per chunk: 1 MB per list, so that fusion stays in the cache
 MIN_CHUNK = 16  # fewest queries per chunk: one pass over the vectors serves all queries of a chunk
@@ -125,13 +126,14 @@ class TextSpace:
 
         Raises ValueError if the embedder is not in `NAMED`: a saved file must not choose what is loaded or fetched.
         """
-        config = HybridConfig(**fields["config"])
+        config = typed(HybridConfig, fields["config"])
         _require_named(config.dense)
-        stats = BM25Stats(fields["avgdl"], json.loads(parts["idf"]), fields["unseen"])
+        about = {"avgdl": fields["avgdl"], "idf": parse_json(parts["idf"]), "unseen": fields["unseen"]}
+        stats = typed(BM25Stats, about)
         embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
         if isinstance(embedder, LSA):
             table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, fields["dims"])
-            embedder.set_table(json.loads(parts["vocabulary"]), table)
+            embedder.set_table(typed(Mapping[str, int], parse_json(parts["vocabulary"])), table)
         return cls(config, stats, embedder)
 
 

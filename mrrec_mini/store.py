@@ -67,6 +67,7 @@ from mrrec_mini.memory import (
     sample_contrasts,
 )
 from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.typed import parse_json, typed
 
 FORMAT = 3  # version of the tables below
 WAIT = 5.0  # seconds that a writer waits for another writer
@@ -171,9 +172,9 @@ class Store(AbstractContextManager):
         self.path, self._connection, self.now = path, connection, now
         meta = dict(self._rows("SELECT key, value FROM meta"))
         learned = dict(self._rows("SELECT part, content FROM learned"))
-        config = json.loads(meta["memory"])
-        self.config = MemoryConfig(**{**config, "levels": tuple(config["levels"])})
-        self.space = TextSpace.unpack(json.loads(meta["space"]), learned)
+        with _damage(path):
+            self.config = typed(MemoryConfig, parse_json(meta["memory"]))
+            self.space = TextSpace.unpack(parse_json(meta["space"]), learned)
         self.embedder_id = self.space.embedder_id
         self.kept: dict[str, tuple[int, EntryIndex]] = {}  # user -> generation and index; the last used is last
 
@@ -197,9 +198,9 @@ class Store(AbstractContextManager):
                     f"{path}: a store of format {shorten(found)}, and this version of mrrec_mini reads {FORMAT}{older}"
                 )
             store = cls(path, connection, now)
-            if meta["embedder"] != store.embedder_id and not any_embedder:
+            if meta.get("embedder") != store.embedder_id and not any_embedder:
                 raise DataError(
-                    f"{path}: its vectors were made by {meta['embedder']}, but the embedder here is "
+                    f"{path}: its vectors were made by {meta.get('embedder')}, but the embedder here is "
                     f"{store.embedder_id}; recompute them with `mrrec memory reindex --store {path}`"
                 )
             return store
@@ -228,7 +229,8 @@ class Store(AbstractContextManager):
     def summarizer(self) -> ExtractiveSummarizer:
         """The writer of new summaries. It is read from the file, because any process may rebuild the global memory."""
         [(content,)] = self._rows("SELECT content FROM learned WHERE part = 'reading'")
-        return ExtractiveSummarizer.unpack(json.loads(content))
+        with _damage(self.path):
+            return ExtractiveSummarizer.unpack(parse_json(content))
 
     def entry_index(self) -> EntryIndex:
         """Return a search index over the current global memory (eq. 6)."""
@@ -906,6 +908,15 @@ def _remove_side_files(path: Path) -> None:
     """Remove the files that SQLite keeps beside a database while it is open."""
     for suffix in ("-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn errors in reading what the store holds into a DataError that names the store."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not what `mrrec memory build` writes ({shorten(str(error), 120)})") from error
 
 
 @contextmanager

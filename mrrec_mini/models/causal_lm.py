@@ -33,6 +33,7 @@ from safetensors.torch import load_file, save_file, save_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from mrrec_mini.models.pretrained import ADAPTER_CONFIG, load_model, load_pretrained, require_plain
+from mrrec_mini.typed import parse_json, typed
 
 WORD = re.compile(r"\w+")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # peft's name of the file
@@ -107,7 +108,7 @@ class WordTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> WordTokenizer:
-        content = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+        content = typed(Mapping[str, tuple[str, ...]], parse_json((folder / "words.json").read_text(encoding="utf-8")))
         return cls(content["control"], content["words"])
 
 
