@@ -62,8 +62,8 @@ def printable(text: str) -> str:
 # No type is converted: a rating of "5" comes from a faulty exporter, which may have made other errors too.
 
 
-def _text(value: Any) -> str:
-    """Return a string that holds no NUL character and can be written as UTF-8."""
+def storable(value: Any) -> str:
+    """Return a string that can be stored: it holds no NUL character and can be written as UTF-8."""
     if not isinstance(value, str):
         raise ValueError(f"{shorten(value)} is not a string")
     if "\0" in value:
@@ -78,7 +78,7 @@ def _text(value: Any) -> str:
 
 def _require_text(value: Any) -> str:
     """Return a string that is not blank."""
-    if not _text(value).strip():
+    if not storable(value).strip():
         raise ValueError("is empty; give it a text or drop the record")
     return value
 
@@ -138,21 +138,28 @@ def seconds(value: Any) -> int:
     return value
 
 
-_ITEM = {"id": key_text, "title": _require_text, "category": _path, "attributes": _aspects, "description": _text}
-_INTERACTION = {"user": key_text, "item": key_text, "time": seconds, "rating": finite_rating, "review": _text}
+_ITEM = {"id": key_text, "title": _require_text, "category": _path, "attributes": _aspects, "description": storable}
+_INTERACTION = {"user": key_text, "item": key_text, "time": seconds, "rating": finite_rating, "review": storable}
 _QUERY = {"id": key_text, "user": key_text, "text": _require_text, "target": key_text, "time": seconds, "truth": _truth}
 _QUERY |= {"phrase": _require_text, "scenario": key_text}
 _OPTIONAL = {"attributes", "description", "review", "truth", "phrase", "scenario"}  # the record classes have defaults
 _interaction_key = attrgetter("user", "time", "item")
 
 
+def item_from(content: Any) -> Item:
+    """Return an item from its JSON object. Raises ValueError for anything else."""
+    if not isinstance(content, dict) or content.keys() != _ITEM.keys():
+        raise ValueError(f"{shorten(content)} is not an item; it has {', '.join(_ITEM)}")
+    return Item(**{name: check(content[name]) for name, check in _ITEM.items()})
+
+
 # --- one file -------------------------------------------------------------------------------------------------------
 
 
-def text_line(raw: bytes, number: int, path: Path | str) -> str:
-    """Decode a line, without the BOM of line 1. Raises DataError if the line is too long, holds NUL or is not UTF-8."""
-    if len(raw) > RECORD_LIMIT:
-        raise DataError.at(path, number, None, f"a record longer than {RECORD_LIMIT} bytes; split or shorten it")
+def text_line(raw: bytes, number: int, path: Path | str, limit: int = RECORD_LIMIT) -> str:
+    """Decode a line, without the BOM of line 1. Raises DataError if it is too long, holds NUL or is not UTF-8."""
+    if len(raw) > limit:
+        raise DataError.at(path, number, None, f"a record longer than {limit} bytes; split or shorten it")
     if number == 1:
         raw = raw.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in raw:
@@ -164,13 +171,13 @@ def text_line(raw: bytes, number: int, path: Path | str) -> str:
         raise DataError.at(path, number, None, what) from None
 
 
-def json_line(raw: bytes, number: int, path: Path | str) -> dict | None:
+def json_line(raw: bytes, number: int, path: Path | str, limit: int = RECORD_LIMIT) -> dict | None:
     """Return the JSON object in a line, or None if the line is blank. Raises DataError if it holds anything else."""
-    if not (text := text_line(raw, number, path).strip(" \t\r\n\v\f")):
+    if not (text := text_line(raw, number, path, limit).strip(" \t\r\n\v\f")):
         return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         what = f"not JSON ({error}); is the line cut? make the file again or remove the line"
         raise DataError.at(path, number, None, what) from None
     if not isinstance(value, dict):
@@ -178,10 +185,10 @@ def json_line(raw: bytes, number: int, path: Path | str) -> dict | None:
     return value
 
 
-def json_lines(lines: Iterable[bytes], path: Path | str) -> Iterator[tuple[int, dict]]:
+def json_lines(lines: Iterable[bytes], path: Path | str, limit: int = RECORD_LIMIT) -> Iterator[tuple[int, dict]]:
     """Yield (line number from 1, JSON object) for every line that is not blank. Errors as in `json_line`."""
     for number, raw in enumerate(lines, 1):
-        if (value := json_line(raw, number, path)) is not None:
+        if (value := json_line(raw, number, path, limit)) is not None:
             yield number, value
 
 

@@ -1,7 +1,7 @@
 """Spoil valid files in many seeded ways: wrong types, odd numbers, lost and extra fields, cut lines, other encodings.
 
 `spoiled(rng, raw, form)` changes one place of a text and says how. The same seed spoils the same place. `form` is
-"json" (lines or a whole document), or the separator of a table.
+"json" (lines or a whole document), "bytes", or the separator of a table.
 """
 
 import json
@@ -133,7 +133,7 @@ def _change_bytes(rng: random.Random, raw: bytes) -> tuple[str, bytes]:
 
 def spoiled(rng: random.Random, raw: bytes, form: str) -> tuple[str, bytes]:
     """Change one place of a line or a document, without its line end. Returns (what was done, the changed bytes)."""
-    if rng.random() < 0.25:
+    if form == "bytes" or rng.random() < 0.25:
         return _change_bytes(rng, raw)
     return _change_json(rng, raw) if form == "json" else _change_cells(rng, raw, form)
 

@@ -19,7 +19,8 @@ import pytest
 from house import ROOT
 from mrrec_mini import bm25
 from mrrec_mini import store as module
-from mrrec_mini.data import RECORD_LIMIT, DataError
+from mrrec_mini.data import DataError
+from mrrec_mini.export_lines import LINE_LIMIT
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.memory import local_entries
 from mrrec_mini.store import Store, StoreBusy
@@ -221,7 +222,7 @@ DAMAGED = {
     "row 1, line 17 cut in half": (lambda lines: [*lines[:16], lines[16][: len(lines[16]) // 2]], ":17: not JSON"),
     "row 2, one line of 200 MB": (
         lambda lines: [*lines[:5], b'{"text": "' + b"x" * 200_000_000 + b'"}\n', *lines[5:]],
-        f":6: a record longer than {RECORD_LIMIT} bytes",
+        f":6: a record longer than {LINE_LIMIT} bytes",
     ),
     "row 3, a latin-1 file": (
         lambda lines: [*lines[:3], b'{"text": "caf\xe9"}\n', *lines[3:]],
@@ -358,10 +359,10 @@ make_store(Path({str(shop())!r}), Path({str(path)!r}), 0)
 def test_row_21_a_full_disk_is_one_line_and_nothing_is_lost(path):
     before = mrrec("memory", "export", "--store", path, "--user", USER).stdout
     with no_file_larger_than(4096):
-        done = mrrec("memory", "add", "x" * 100_000, "--store", path, "--user", USER)
+        done = mrrec("memory", "add", "x" * 40_000, "--store", path, "--user", USER)
     refused(done, 1, str(path), "nothing was changed", "make room")
     assert is_sound(path) and mrrec("memory", "export", "--store", path, "--user", USER).stdout == before
-    assert mrrec("memory", "add", "x" * 100_000, "--store", path, "--user", USER).exit_code == 0
+    assert mrrec("memory", "add", "x" * 40_000, "--store", path, "--user", USER).exit_code == 0
 
 
 def test_row_21_a_full_disk_while_a_store_is_built(tmp_path):
