@@ -132,8 +132,11 @@ class TextSpace:
         stats = typed(BM25Stats, about)
         embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
         if isinstance(embedder, LSA):
-            table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, fields["dims"])
-            embedder.set_table(typed(Mapping[str, int], parse_json(parts["vocabulary"])), table)
+            table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, typed(int, fields["dims"], "dims"))
+            vocabulary = typed(Mapping[str, int], parse_json(parts["vocabulary"]))
+            if not all(0 <= row < len(table) for row in vocabulary.values()):
+                raise ValueError("a word of the vocabulary has no row in the table")
+            embedder.set_table(vocabulary, table)
         return cls(config, stats, embedder)
 
 

@@ -49,13 +49,13 @@ QUERIES = 24
 TOP = 10  # how many items of a ranking are shown
 TERMS = ("format", "recommendation", "memory")  # of the reward
 CHARTS = {  # title -> {label: column of metrics.jsonl}
-    "Reward": {"mean": "reward", "spread within a group": "reward_std"},
+    "Reward": {"mean": "reward", "spread within a group": "reward_std_in_group"},
     "Parts of the reward": {term: f"rewards/{term}/mean" for term in TERMS},
     "nDCG@10 of validation users, greedy": {"nDCG@10": "validation/ndcg@10"},
     "Memory calls per episode": {"calls": "calls/mean"},
     "Groups in which all rewards are equal": {"share": "frac_reward_zero_std"},
     "Entropy per sampled token": {"entropy": "entropy"},
-    "Share of tokens outside the clip range": {"below": "clip_ratio/low_mean", "above": "clip_ratio/high_mean"},
+    "Share of tokens whose ratio is clipped": {"below": "clip_ratio/low_mean", "above": "clip_ratio/high_mean"},
 }
 PARTS = {"test": "a category that training queries named", "held": "a category that no training query named"}
 CREDIT = {
