@@ -70,6 +70,8 @@ class HybridConfig:
         for name, values in (allowed | {"idf": tuple(IDF)}).items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
+        if self.k1 < 0 or not 0 <= self.b <= 1:
+            raise ValueError(f"k1 must be >= 0 and b in [0, 1], not k1={self.k1}, b={self.b}")
         if self.rrf_k < 0 or self.dims < 1:
             raise ValueError(f"rrf_k must be >= 0 and dims >= 1, not {self.rrf_k}, {self.dims}")
 
