@@ -248,7 +248,7 @@ def evaluated(start: Start, arm: str, model, tokenizer, rules: RolloutConfig, al
 def result(rows: Sequence[Row], log: Sequence[dict], seconds: float) -> dict:
     """Return what is saved of a run. `seconds` of CPU count from the random start of the policy."""
     curve = [{key: line[key] for key in ("reward", "entropy", "calls/mean", "frac_reward_zero_std")} for line in log]
-    tokens = sum(line["num_tokens"] for line in log)
+    tokens = sum(line["step_tokens"] for line in log)
     return {"rows": [asdict(row) for row in rows], "curve": curve, "tokens": tokens, "cpu_seconds": seconds}
 
 

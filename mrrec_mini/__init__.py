@@ -6,7 +6,7 @@ named before it, or files in `models/`. A system imports no other system; no fil
 wing. `make map` writes the README's map and `docs/map.md` from this list and from the first line of each file.
 
 basics
-    datatypes, files
+    datatypes, files, typed
 
 data
     data, world, sources/cleaning, sources/rows, sources/interactions, sources/amazon, sources/c4, sources/recbole,
@@ -16,7 +16,7 @@ retrieval
     metrics, bm25, dense, hybrid, index_on_disk, prior, item_index
 
 memory
-    memory, title_words, summarize, summarize_lm, store
+    memory, title_words, summarize, summarize_lm, export_lines, store
 
 rollout
     grammar, constrain, sampler, chat_grammar, rollout

@@ -24,12 +24,14 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from mrrec_mini.data import DataError, shorten
 from mrrec_mini.files import sync
+from mrrec_mini.typed import parse_json, typed
 
 FORMAT = 1  # increase it if older code would misread a checkpoint; never change how the manifest's sha256 is computed
 MANIFEST = "manifest.json"
@@ -96,6 +98,14 @@ def newest(run: Path, warn: Callable[[str], object]) -> Path:
     raise DataError(f"no checkpoint is whole: {'; '.join(troubles)}; train again into another folder")
 
 
+@dataclass(frozen=True)
+class _File:
+    """What a manifest says about a file."""
+
+    size: int  # bytes
+    sha256: str
+
+
 class Damaged(ValueError):
     """A checkpoint is damaged; the message says which file is wrong, and how."""
 
@@ -103,7 +113,7 @@ class Damaged(ValueError):
 def check(folder: Path) -> None:
     """Compare a checkpoint with its manifest. Raises Damaged if they differ, DataError if its format is not FORMAT."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = parse_json((folder / MANIFEST).read_bytes())
         own = manifest.pop("sha256")
     except FileNotFoundError:
         raise Damaged(f"{MANIFEST} is missing") from None
@@ -114,18 +124,22 @@ def check(folder: Path) -> None:
     if manifest.get("format") != FORMAT:
         found, ours = shorten(manifest.get("format")), f"this version of mrrec_mini reads format {FORMAT}"
         raise DataError(f"{folder}: a checkpoint of format {found}, and {ours}; use the version that wrote it")
-    if folder.name.split(".")[0] != f"step-{manifest['step']:06d}":
-        raise Damaged(f"{MANIFEST} belongs to step {manifest['step']}, but its folder is named {folder.name}")
-    expected, present = manifest["files"], _files(folder)
+    try:
+        step, expected = typed(int, manifest["step"], "step"), typed(Mapping[str, _File], manifest["files"], "files")
+    except (ValueError, LookupError) as error:
+        raise Damaged(f"{MANIFEST} cannot be read ({shorten(str(error))})") from None
+    if folder.name.split(".")[0] != f"step-{step:06d}":
+        raise Damaged(f"{MANIFEST} belongs to step {step}, but its folder is named {folder.name}")
+    present = _files(folder)
     for name in sorted(expected.keys() | present.keys()):
         if name not in present:
             raise Damaged(f"{name} is missing")
         if name not in expected:
             raise Damaged(f"{name} is not listed in its manifest")
         size = present[name].stat().st_size
-        if size != expected[name]["size"]:
-            raise Damaged(f"{name} has {size} bytes, its manifest says {expected[name]['size']}")
-        if _sha256(present[name]) != expected[name]["sha256"]:
+        if size != expected[name].size:
+            raise Damaged(f"{name} has {size} bytes, its manifest says {expected[name].size}")
+        if _sha256(present[name]) != expected[name].sha256:
             raise Damaged(f"{name}: its sha256 is not the one in the manifest")
 
 

@@ -29,6 +29,7 @@ from unicodedata import category
 
 from mrrec_mini.datatypes import Interaction, Item, Query
 from mrrec_mini.files import replacing_folder
+from mrrec_mini.typed import parse_json, typed
 
 ITEMS, INTERACTIONS, QUERIES, META = "items.jsonl", "interactions.jsonl", "queries.jsonl", "meta.json"
 RECORD_LIMIT = 1 << 20  # bytes; without a limit, one line of a broken file could fill the memory
@@ -61,8 +62,8 @@ def printable(text: str) -> str:
 # No type is converted: a rating of "5" comes from a faulty exporter, which may have made other errors too.
 
 
-def _text(value: Any) -> str:
-    """Return a string that holds no NUL character and can be written as UTF-8."""
+def storable(value: Any) -> str:
+    """Return a string that can be stored: it holds no NUL character and can be written as UTF-8."""
     if not isinstance(value, str):
         raise ValueError(f"{shorten(value)} is not a string")
     if "\0" in value:
@@ -77,7 +78,7 @@ def _text(value: Any) -> str:
 
 def _require_text(value: Any) -> str:
     """Return a string that is not blank."""
-    if not _text(value).strip():
+    if not storable(value).strip():
         raise ValueError("is empty; give it a text or drop the record")
     return value
 
@@ -89,7 +90,7 @@ def key_text(value: Any) -> str:
 
 def _names(value: Any) -> tuple[str, ...]:
     """Return a list of strings, none of them blank, as a tuple."""
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         raise ValueError(f"{shorten(value)} is not a list of strings")
     return tuple(intern(_require_text(name)) for name in value)
 
@@ -103,7 +104,7 @@ def _path(value: Any) -> tuple[str, ...]:
 
 def _aspects(value: Any) -> dict[str, tuple[str, ...]]:
     """Return the attributes of an item, {aspect: values}."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise ValueError(f"{shorten(value)} is not an object {{aspect: [values]}}")
     return {key_text(aspect): _names(values) for aspect, values in value.items()}
 
@@ -112,7 +113,7 @@ def _truth(value: Any) -> dict[str, str] | None:
     """Return {aspect: wanted value}, or None if the value is null (the truth is unknown)."""
     if value is None:
         return None
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise ValueError(f"{shorten(value)} is not an object {{aspect: value}}")
     return {key_text(aspect): _require_text(wanted) for aspect, wanted in value.items()}
 
@@ -137,21 +138,28 @@ def seconds(value: Any) -> int:
     return value
 
 
-_ITEM = {"id": key_text, "title": _require_text, "category": _path, "attributes": _aspects, "description": _text}
-_INTERACTION = {"user": key_text, "item": key_text, "time": seconds, "rating": finite_rating, "review": _text}
+_ITEM = {"id": key_text, "title": _require_text, "category": _path, "attributes": _aspects, "description": storable}
+_INTERACTION = {"user": key_text, "item": key_text, "time": seconds, "rating": finite_rating, "review": storable}
 _QUERY = {"id": key_text, "user": key_text, "text": _require_text, "target": key_text, "time": seconds, "truth": _truth}
 _QUERY |= {"phrase": _require_text, "scenario": key_text}
 _OPTIONAL = {"attributes", "description", "review", "truth", "phrase", "scenario"}  # the record classes have defaults
 _interaction_key = attrgetter("user", "time", "item")
 
 
+def item_from(content: Any) -> Item:
+    """Return an item from its JSON object. Raises ValueError for anything else."""
+    if not isinstance(content, dict) or content.keys() != _ITEM.keys():
+        raise ValueError(f"{shorten(content)} is not an item; it has {', '.join(_ITEM)}")
+    return Item(**{name: check(content[name]) for name, check in _ITEM.items()})
+
+
 # --- one file -------------------------------------------------------------------------------------------------------
 
 
-def text_line(raw: bytes, number: int, path: Path | str) -> str:
-    """Decode a line, without the BOM of line 1. Raises DataError if the line is too long, holds NUL or is not UTF-8."""
-    if len(raw) > RECORD_LIMIT:
-        raise DataError.at(path, number, None, f"a record longer than {RECORD_LIMIT} bytes; split or shorten it")
+def text_line(raw: bytes, number: int, path: Path | str, limit: int = RECORD_LIMIT) -> str:
+    """Decode a line, without the BOM of line 1. Raises DataError if it is too long, holds NUL or is not UTF-8."""
+    if len(raw) > limit:
+        raise DataError.at(path, number, None, f"a record longer than {limit} bytes; split or shorten it")
     if number == 1:
         raw = raw.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in raw:
@@ -163,13 +171,13 @@ def text_line(raw: bytes, number: int, path: Path | str) -> str:
         raise DataError.at(path, number, None, what) from None
 
 
-def json_line(raw: bytes, number: int, path: Path | str) -> dict | None:
+def json_line(raw: bytes, number: int, path: Path | str, limit: int = RECORD_LIMIT) -> dict | None:
     """Return the JSON object in a line, or None if the line is blank. Raises DataError if it holds anything else."""
-    if not (text := text_line(raw, number, path).strip(" \t\r\n\v\f")):
+    if not (text := text_line(raw, number, path, limit).strip(" \t\r\n\v\f")):
         return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         what = f"not JSON ({error}); is the line cut? make the file again or remove the line"
         raise DataError.at(path, number, None, what) from None
     if not isinstance(value, dict):
@@ -177,10 +185,10 @@ def json_line(raw: bytes, number: int, path: Path | str) -> dict | None:
     return value
 
 
-def json_lines(lines: Iterable[bytes], path: Path | str) -> Iterator[tuple[int, dict]]:
+def json_lines(lines: Iterable[bytes], path: Path | str, limit: int = RECORD_LIMIT) -> Iterator[tuple[int, dict]]:
     """Yield (line number from 1, JSON object) for every line that is not blank. Errors as in `json_line`."""
     for number, raw in enumerate(lines, 1):
-        if (value := json_line(raw, number, path)) is not None:
+        if (value := json_line(raw, number, path, limit)) is not None:
             yield number, value
 
 
@@ -206,14 +214,19 @@ def _read(path: Path, make: Callable, fields: dict, digests: dict[str, str]) -> 
                 raise DataError.at(path, number, shorten(min(unknown)), what)
             if missing := needed - value.keys():
                 raise DataError.at(path, number, min(missing), "is missing")
-            checked = {}
-            for name, given in value.items():
-                try:
-                    checked[name] = fields[name](given)
-                except ValueError as error:
-                    raise DataError.at(path, number, name, str(error)) from None
-            yield number, make(**checked)
+            yield number, make(**_checked(value, fields, path, number))
     digests[path.name] = digest.hexdigest()
+
+
+def _checked(record: Mapping, fields: dict, path: Path, number: int) -> dict:
+    """Return the record's values as its fields need them. Raises DataError for a wrong one."""
+    checked = {}
+    for name, given in record.items():
+        try:
+            checked[name] = fields[name](given)
+        except ValueError as error:
+            raise DataError.at(path, number, name, str(error)) from None
+    return checked
 
 
 def _unique(records: Iterable[tuple[int, Any]], key: Callable, path: Path, name: str, repeated: list[int]) -> dict:
@@ -244,24 +257,37 @@ def _known_item(records: Iterable[tuple[int, Any]], name: str, items: Mapping, p
         yield number, record
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step in which an importer cleaned the records, and how many it dropped and kept."""
+
+    step: str
+    dropped: int
+    kept: int
+
+
+META_TYPES = {  # fields of meta.json; it may hold others
+    **dict.fromkeys(("name", "source", "licence"), str),
+    **dict.fromkeys(("repeats", "clock"), bool),
+    **dict.fromkeys(("held_categories", "held_phrases", "uses"), tuple[str, ...]),
+    **{"cleaning": tuple[Step, ...], "sha256": Mapping[str, str], "world": Mapping[str, object]},
+}
+
+
 def _read_meta(path: Path) -> dict:
     """Read meta.json. The file is optional: without it, the data set has the name of its folder."""
     if not path.exists():
         return {"name": path.parent.name}
     try:
-        meta = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        meta = parse_json(path.read_bytes().decode("utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise DataError.at(path, None, None, f"not JSON ({error}); correct it or remove the file") from None
-    if not isinstance(meta, dict) or not isinstance(meta.get("sha256", {}), dict):
-        raise DataError.at(path, None, "sha256", "the file must be a JSON object, and its sha256 too")
-    for key in ("held_categories", "held_phrases"):
-        try:
-            _names(meta.get(key, []))
-        except ValueError as error:
-            raise DataError.at(path, None, key, str(error)) from None
-    for key in ("repeats", "clock"):
-        if not isinstance(meta.get(key, True), bool):
-            raise DataError.at(path, None, key, f"{shorten(meta[key])} is neither true nor false")
+    try:
+        meta = typed(Mapping[str, object], meta, "the file")
+        for key in META_TYPES.keys() & meta.keys():
+            typed(META_TYPES[key], meta[key], key)
+    except ValueError as error:
+        raise DataError.at(path, None, None, f"{error}; correct it or remove the field") from None
     return meta
 
 
@@ -355,7 +381,19 @@ class Dataset:
         return cls(items, tuple(interactions.values()), tuple(queries.values()), meta)
 
     def save(self, path: Path | str, rejects: Mapping[str, Iterable[Mapping]] | None = None) -> Path:
-        """Write the data set to the folder `path`, as `write_dataset` does. Returns the path."""
+        """Write the data set to the folder `path`, as `write_dataset` does. Returns the path.
+
+        Raises DataError for everything that `load` refuses, and for a record that repeats another.
+        """
+        repeated: list[int] = []
+        items = _unique(enumerate(self.items.values(), 1), attrgetter("id"), Path(ITEMS), "id", repeated)
+        file = Path(INTERACTIONS)
+        interactions = _known_item(enumerate(self.interactions, 1), "item", items, file)
+        _unique(interactions, _interaction_key, file, "user, time, item", repeated)
+        file = Path(QUERIES)
+        _unique(_known_item(enumerate(self.queries, 1), "target", items, file), attrgetter("id"), file, "id", repeated)
+        if repeated:
+            raise DataError(f"record {repeated[0]} repeats another one word for word; keep one of them")
         meta = {key: value for key, value in self.meta.items() if key != "repeated_lines"}
         write_dataset(path, self.items.values(), self.interactions, self.queries, meta, rejects)
         return Path(path)
@@ -485,7 +523,8 @@ def write_dataset(
     """Write a data-set folder whole or not at all, with one record in memory at a time. Returns the counts.
 
     `rejects`, {file name: rows}, are written to the same folder as JSON lines. An older data set or an empty folder at
-    `path` is replaced. Raises DataError, and changes nothing, if `path` is anything else.
+    `path` is replaced. Raises DataError, and changes nothing, if `path` is anything else, or a record has a value that
+    `Dataset.load` would refuse; that all ids are known and different is up to the caller.
     """
     folder = Path(path)
     if folder.exists() and not (folder / ITEMS).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -501,9 +540,13 @@ def write_dataset(
             yield record
 
     with replacing_folder(folder) as fresh:
-        streams = (ITEMS, "items", items), (INTERACTIONS, "interactions", interactions), (QUERIES, "queries", queries)
-        for file, name, records in streams:
-            sums[file] = _write(fresh / file, counted(name, records))
+        streams = (
+            (ITEMS, "items", items, _ITEM),
+            (INTERACTIONS, "interactions", interactions, _INTERACTION),
+            (QUERIES, "queries", queries, _QUERY),
+        )
+        for file, name, records, fields in streams:
+            sums[file] = _write(fresh / file, counted(name, records), fields)
         counts["users"] = len(users)
         meta = {"name": folder.name, "source": "unknown", "licence": "unknown", **meta}
         meta |= {"counts": counts, "sha256": sums}
@@ -513,16 +556,16 @@ def write_dataset(
     return counts
 
 
-def _write(path: Path, records: Iterable[Any]) -> str:
-    """Write one JSON line per record. Returns the sha256 of the file."""
+def _write(path: Path, records: Iterable[Any], fields: dict) -> str:
+    """Write one JSON line per record, with the checks of reading. Returns the sha256 of the file."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for number, record in enumerate(records, 1):
             given = {name: value for name, value in vars(record).items() if value is not None}
-            try:
-                line = json.dumps(given, ensure_ascii=False, allow_nan=False, default=dict).encode() + b"\n"
-            except ValueError as error:
-                raise DataError.at(path.name, number, None, f"cannot be written ({error}): {shorten(given)}") from None
+            checked = _checked(given, fields, Path(path.name), number)
+            line = json.dumps(checked, ensure_ascii=False).encode() + b"\n"
+            if len(line) > RECORD_LIMIT:
+                raise DataError.at(path.name, number, None, f"a record longer than {RECORD_LIMIT} bytes; shorten it")
             digest.update(line)
             file.write(line)
     return digest.hexdigest()

@@ -34,6 +34,7 @@ from mrrec_mini.item_index import ItemIndex
 from mrrec_mini.memory import Memory, MemoryConfig
 from mrrec_mini.prior import Prior
 from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.typed import parse_json, typed
 
 FORMAT = 2
 
@@ -70,20 +71,20 @@ def load(folder: Path, dataset: Dataset, split: Split) -> Environment:
     If they have changed, the folder is updated. Raises DataError if a file is missing, damaged, or of another format.
     """
     try:
-        about = json.loads((folder / "memory.json").read_text(encoding="utf-8"))
+        about = parse_json((folder / "memory.json").read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise ValueError(f"it has format {about['format']}, and this version of mrrec_mini reads {FORMAT}")
         parts = {path.name.removeprefix("space-"): path.read_bytes() for path in folder.glob("space-*")}
         memory = Memory(
             dataset,
-            MemoryConfig(**{**about["config"], "levels": tuple(about["config"]["levels"])}),
+            typed(MemoryConfig, about["config"]),
             ExtractiveSummarizer.unpack(about["summarizer"]),
             TextSpace.unpack(about["space"], parts),
-            tuple(MemoryEntry(**{**entry, "rests_on": tuple(entry["rests_on"])}) for entry in about["entries"]),
+            typed(tuple[MemoryEntry, ...], about["entries"]),
             frozenset(split.train),
         )
         index = index_on_disk.load(folder / "items")
-        digests = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+        digests = typed(Mapping[str, str], parse_json((folder / "texts.json").read_text(encoding="utf-8")))
         changed = catch_up(index, digests, _texts(dataset))
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         why = shorten(str(error), 200)

@@ -92,7 +92,7 @@ from mrrec_mini.scripts import (
 from mrrec_mini.systems import System
 from mrrec_mini.systems.neighbours import Neighbours
 from mrrec_mini.systems.popularity import Popularity
-from mrrec_mini.world import oracle_profile
+from mrrec_mini.world import config_of, oracle_profile
 
 ARMS = (
     *("popularity", "neighbours", "popularity_in_category", "neighbours_in_category"),
@@ -154,7 +154,8 @@ class EvalSet:
     @property
     def drifting(self) -> tuple[str, ...]:
         """The aspects in which tastes change; () if this is unknown."""
-        return tuple(self.environment.dataset.meta.get("world", {}).get("drifting", ()))
+        dataset = self.environment.dataset
+        return config_of(dataset).drifting if dataset.synthetic else ()
 
 
 def eval_sets(environment: Environment, grammar: Grammar, rules: RolloutConfig, seed: int) -> list[EvalSet]:
@@ -374,8 +375,8 @@ def _row(eval_set: EvalSet, arm: str, mode: str, query: Query, rank: float, *res
 def source_of(dataset: Dataset) -> str:
     """Return the name of a data set; for a synthetic shop with its seeds, because each seed makes other users."""
     name = str(dataset.meta.get("name", ""))
-    world = dataset.meta.get("world")
-    return f"{name} {world['seed']}.{world['map_seed']}" if world else name
+    world = config_of(dataset) if dataset.synthetic else None
+    return f"{name} {world.seed}.{world.map_seed}" if world else name
 
 
 def memory_tokens(episode: Episode, grammar: Grammar) -> int:

@@ -105,7 +105,7 @@ def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, ratio: torch.Tensor
 def length_weights(mask: torch.Tensor, rule: str, episodes: int, tokens: int, max_tokens: int) -> torch.Tensor:
     """Return each token's weight in the loss, (b, T). The batch has `episodes` episodes and `tokens` sampled tokens."""
     if rule == "token":
-        return mask / tokens
+        return mask / max(tokens, 1)
     if rule == "sequence":
         return mask / mask.sum(1, keepdim=True).clamp_min(1) / episodes
     return mask / (episodes * max_tokens)

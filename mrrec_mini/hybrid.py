@@ -40,6 +40,7 @@ from mrrec_mini.bm25 import BM25, IDF, BM25Stats, RankBM25
 from mrrec_mini.data import shorten
 from mrrec_mini.dense import LSA, NAMED, Embedder, Vectors, cosine, embed, embed_int16, make_embedder, to_int16, top_k
 from mrrec_mini.metrics import ndcg_of_set
+from mrrec_mini.typed import parse_json, typed
 
 CHUNK_SCORES = 1 << 17  # scores (queries x rows) per chunk: 1 MB per list, so that fusion stays in the cache
 MIN_CHUNK = 16  # fewest queries per chunk: one pass over the vectors serves all queries of a chunk
@@ -69,6 +70,8 @@ class HybridConfig:
         for name, values in (allowed | {"idf": tuple(IDF)}).items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
+        if self.k1 < 0 or not 0 <= self.b <= 1:
+            raise ValueError(f"k1 must be >= 0 and b in [0, 1], not k1={self.k1}, b={self.b}")
         if self.rrf_k < 0 or self.dims < 1:
             raise ValueError(f"rrf_k must be >= 0 and dims >= 1, not {self.rrf_k}, {self.dims}")
 
@@ -125,13 +128,17 @@ class TextSpace:
 
         Raises ValueError if the embedder is not in `NAMED`: a saved file must not choose what is loaded or fetched.
         """
-        config = HybridConfig(**fields["config"])
+        config = typed(HybridConfig, fields["config"])
         _require_named(config.dense)
-        stats = BM25Stats(fields["avgdl"], json.loads(parts["idf"]), fields["unseen"])
+        about = {"avgdl": fields["avgdl"], "idf": parse_json(parts["idf"]), "unseen": fields["unseen"]}
+        stats = typed(BM25Stats, about)
         embedder = make_embedder(config.dense, config.dims, config.seed, config.device)
         if isinstance(embedder, LSA):
-            table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, fields["dims"])
-            embedder.set_table(json.loads(parts["vocabulary"]), table)
+            table = np.frombuffer(parts["table"], dtype=np.float32).reshape(-1, typed(int, fields["dims"], "dims"))
+            vocabulary = typed(Mapping[str, int], parse_json(parts["vocabulary"]))
+            if not all(0 <= row < len(table) for row in vocabulary.values()):
+                raise ValueError("a word of the vocabulary has no row in the table")
+            embedder.set_table(vocabulary, table)
         return cls(config, stats, embedder)
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from mrrec_mini.data import DataError
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
 
@@ -43,9 +44,13 @@ class WarmStartConfig:
 def drill_batch(tokenizer, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Return tokens and mask, (size, T). A row has 5 lines of 3 random words, then 8 repeats of randomly drawn lines.
 
-    The mask is True at the last two words of each repeat: only copying can predict them.
+    The mask is True at the last two words of each repeat: only copying can predict them. Raises DataError if the
+    tokenizer has fewer than 15 words.
     """
     lines, reads, words = 5, 8, 3
+    if (known := len(tokenizer) - tokenizer.first_word) < lines * words:
+        what = f"the texts of the train users have {known} words that occur often enough, and the copy drill needs"
+        raise DataError(f"{what} {lines * words}; add users, or items with longer texts")
     # no word occurs twice among the 5 lines of a row, so the first word of a line identifies the line
     drawn = np.argsort(rng.random((size, len(tokenizer) - tokenizer.first_word)), axis=1)[:, : lines * words]
     drawn = drawn.reshape(size, lines, words) + tokenizer.first_word

@@ -10,6 +10,7 @@ one `.npy` file per array and one file per large part of the space.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from mrrec_mini.data import DataError
 from mrrec_mini.dense import Vectors
 from mrrec_mini.files import replacing_folder
 from mrrec_mini.hybrid import HybridIndex, Segment, TextSpace
+from mrrec_mini.typed import parse_json, typed
 
 FORMAT = 1
 
@@ -58,9 +60,9 @@ def load(folder: Path) -> HybridIndex:
     if not (folder / "index.json").is_file():
         raise FileNotFoundError(f"no index in {folder}; build it and save it there")
     try:
-        about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        version, sizes = about["format"], about["sizes"].items()
-    except (ValueError, LookupError, TypeError, AttributeError):
+        about = parse_json((folder / "index.json").read_text(encoding="utf-8"))
+        version, sizes = about["format"], typed(Mapping[str, int], about["sizes"]).items()
+    except (ValueError, LookupError, TypeError):
         raise DataError(f"{folder / 'index.json'}: not what `save` writes; build the index again") from None
     if version != FORMAT:
         raise DataError(f"{folder}: index format {version}, but this version of mrrec_mini reads {FORMAT}")
@@ -72,7 +74,8 @@ def load(folder: Path) -> HybridIndex:
     if space.embedder_id != about["embedder"]:
         raise DataError(f"{folder}: vectors are of {about['embedder']}, not {space.embedder_id}; build the index again")
     arrays = {name[:-4]: np.load(folder / name, mmap_mode="r") for name, _ in sizes if name.endswith(".npy")}
-    ids, words = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("ids", "words"))
+    lists = (parse_json((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("ids", "words"))
+    ids, words = (typed(tuple[str, ...], one) for one in lists)
     vectors = Vectors(arrays.pop("vectors"), space.embedder_id) if "vectors" in arrays else None
     lexical = BM25.from_parts(len(ids), {word: n for n, word in enumerate(words)}, **arrays)
-    return HybridIndex.from_parts(space, Segment(tuple(ids), lexical, vectors))
+    return HybridIndex.from_parts(space, Segment(ids, lexical, vectors))

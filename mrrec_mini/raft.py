@@ -14,7 +14,7 @@ A_i, since the ratio is 1. So the whole difference between the learners is one n
     RAFT: best or not             0      0      0      1
 
 That is all this file needs to replace. Queries, groups, sampling, mask, constraint, optimiser and log are those of
-GRPO. With the same `TrainConfig`, both learners play equally many episodes; `num_tokens` in the log counts the tokens.
+GRPO. With the same `TrainConfig`, both learners play equally many episodes; `step_tokens` in the log counts the tokens.
 
 **Why it works.** Each step moves the policy towards its own best-of-G play. No weight is negative, so the loss cannot
 fall by driving a probability to 0. The scale of the rewards does not matter, only their order in a group.

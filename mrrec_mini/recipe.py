@@ -34,7 +34,7 @@ from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
 from mrrec_mini.scripts import ScriptConfig, TeacherConfig, teacher, untold
 from mrrec_mini.train import TrainConfig
-from mrrec_mini.world import WorldConfig, make_world, sibling
+from mrrec_mini.world import WorldConfig, config_of, make_world, sibling
 
 Say = Callable[[str, int, int, str], None]  # reports progress: name of the phase, steps done, all steps, a note
 
@@ -156,7 +156,7 @@ def prepare(dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet) -> li
     for number in range(total):
         say("memory", number, total, "")
         if number:
-            shop = make_world(sibling(WorldConfig(**dataset.meta["world"]), number, recipe.sibling_users))
+            shop = make_world(sibling(config_of(dataset), number, recipe.sibling_users))
             split = shop.split(0, 1.0, 0.0, 0.0)  # all are train users; queries for held-out categories are not used
         environments.append(Environment.build(shop, split, summarizer, rng, memory))
     say("memory", total, total, "")

@@ -38,21 +38,19 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mrrec_mini import checkpoint, environment_on_disk
 from mrrec_mini.chat_grammar import grammar_of
-from mrrec_mini.data import DataError, Dataset, shorten
+from mrrec_mini.data import DataError, Dataset, json_lines, shorten
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import Row, eval_sets, policy_rows, reference_rows, report_dict
 from mrrec_mini.files import write_text
 from mrrec_mini.grammar import CONTROL
-from mrrec_mini.grpo import Formulas, GRPOConfig
-from mrrec_mini.imitation import WarmStartConfig
-from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, load_causal_lm, save_causal_lm
+from mrrec_mini.grpo import Formulas
+from mrrec_mini.models.causal_lm import WordTokenizer, load_causal_lm, save_causal_lm
 from mrrec_mini.models.pretrained import ADAPTER_CONFIG, load_pretrained
 from mrrec_mini.recipe import Recipe, Say, prepare, quiet
-from mrrec_mini.reward import RewardConfig
-from mrrec_mini.rollout import RolloutConfig
-from mrrec_mini.scripts import TeacherConfig, best_untold
+from mrrec_mini.scripts import best_untold
 from mrrec_mini.store import build_store
 from mrrec_mini.train import TrainConfig, Trainer
+from mrrec_mini.typed import parse_json, typed
 from mrrec_mini.world import WorldConfig, make_world
 
 try:
@@ -85,28 +83,14 @@ class RunConfig:
     def read(cls, path: Path) -> RunConfig:
         """Read config.json. Raises DataError if the file is not one that `write` writes."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            data = Path(content["data"]) if content["data"] else None
-            world = None if data else WorldConfig(**content["world"])
-            return cls(recipe_from(content["recipe"]), int(content["seed"]), data, world, content.get("formulas"))
-        except (ValueError, LookupError, TypeError) as error:
+            content = parse_json(path.read_text(encoding="utf-8"))
+            config = typed(cls, {name: value for name, value in content.items() if name not in ("torch", "threads")})
+            if (config.data is None) == (config.world is None):
+                raise ValueError("it needs either data or world")
+            return config
+        except (ValueError, AttributeError) as error:
             what = f"not what `mrrec train` writes ({shorten(str(error))}); make the run again in another folder"
             raise DataError.at(path, None, None, what) from None
-
-
-def recipe_from(content: dict) -> Recipe:
-    """Return the recipe from `content`, the dictionary that `dataclasses.asdict` makes of a recipe, read from JSON."""
-    train = dict(content["train"])
-    train["grpo"] = GRPOConfig(**{**train["grpo"], "clip": tuple(train["grpo"]["clip"])})
-    train["rules"], train["reward"] = RolloutConfig(**train["rules"]), RewardConfig(**train["reward"])
-    typed = {
-        "shares": tuple(content["shares"]),
-        "model": CausalLMConfig(**content["model"]),
-        "teacher": TeacherConfig(**{**content["teacher"], "stop": tuple(content["teacher"]["stop"])}),
-        "warm": WarmStartConfig(**content["warm"]),
-        "train": TrainConfig(**train),
-    }
-    return Recipe(**{**content, **typed})
 
 
 @dataclass(frozen=True)
@@ -201,8 +185,10 @@ class Run:
     # --- opening a run ----------------------------------------------------------------------------------------------
 
     def lines(self) -> list[dict]:
-        """Return the log, one dictionary per step. Raises FileNotFoundError if there is no log."""
-        return [json.loads(line) for line in (self.folder / METRICS).read_text(encoding="utf-8").splitlines()]
+        """Return the log, one dictionary per step. Raises FileNotFoundError if it is missing, or DataError."""
+        path = self.folder / METRICS
+        with path.open("rb") as file:
+            return [line for _, line in json_lines(file, path)]
 
     def policy(self, warn: Warn = warnings.warn, device: str = "cpu"):
         """Load (model on `device`, tokenizer) from the newest undamaged checkpoint.
@@ -356,8 +342,8 @@ def _naming_the_checkpoint(folder: Path) -> Iterator[None]:
 def _step_of(text: str) -> float:
     """Return the step of a log line; infinity if the line is incomplete because the process was killed."""
     try:
-        return json.loads(text)["step"]
-    except (ValueError, KeyError):
+        return typed(int, parse_json(text)["step"])
+    except (ValueError, LookupError, TypeError):
         return math.inf
 
 

@@ -35,7 +35,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -44,9 +44,10 @@ from pathlib import Path
 import numpy as np
 
 from mrrec_mini.bm25 import words
-from mrrec_mini.data import RECORD_LIMIT, DataError, Dataset, finite_rating, json_lines, seconds, shorten
+from mrrec_mini.data import DataError, Dataset, item_from, shorten, storable
 from mrrec_mini.datatypes import Item, MemoryEntry
 from mrrec_mini.dense import Vectors, embed
+from mrrec_mini.export_lines import ENTRY, EVENT, EXPORTED, LEVELS, NOTE_LIMIT, read_export
 from mrrec_mini.files import replacing_file
 from mrrec_mini.hybrid import Hit, TextSpace
 from mrrec_mini.memory import (
@@ -67,10 +68,12 @@ from mrrec_mini.memory import (
     sample_contrasts,
 )
 from mrrec_mini.summarize import ExtractiveSummarizer
+from mrrec_mini.typed import parse_json, typed
 
 FORMAT = 3  # version of the tables below
 WAIT = 5.0  # seconds that a writer waits for another writer
 PAGE = 50  # rows on a page
+LARGEST = 2**53  # SQLite's whole numbers have 64 bits
 AUDIT_CHARS = 200  # characters of a refused id that are logged
 AUDIT_ROWS = 1000  # the newest refusals of a user that are logged
 KEPT = 8  # search indexes of users that an open store keeps
@@ -112,15 +115,6 @@ CREATE INDEX event_of ON event (user, number);
 """
 # Tables with rows of users, in an order in which `forget` can empty them: `behaviour` refers to `item`.
 PERSONAL = ("entry", "event", "audit", "behaviour", "item", "preference", "person")
-ENTRY = "id, level, text, rests_on, scenario, support"
-EVENT = "entry, kind, old, new, at"
-EXPORTED = {  # table (and kind of an exported line) -> its columns, and the columns to sort by
-    "behaviour": ("place, item, time, rating, review", "place"),
-    "preference": ("category, place, content", "category, place"),
-    "entry": (f"{ENTRY}, by_hand, version, changed", "number"),
-    "event": (EVENT, "number"),
-    "audit": ("verb, asked, at", "number"),
-}
 
 
 class StoreBusy(OSError):
@@ -171,9 +165,9 @@ class Store(AbstractContextManager):
         self.path, self._connection, self.now = path, connection, now
         meta = dict(self._rows("SELECT key, value FROM meta"))
         learned = dict(self._rows("SELECT part, content FROM learned"))
-        config = json.loads(meta["memory"])
-        self.config = MemoryConfig(**{**config, "levels": tuple(config["levels"])})
-        self.space = TextSpace.unpack(json.loads(meta["space"]), learned)
+        with _damage(path):
+            self.config = typed(MemoryConfig, parse_json(meta["memory"]))
+            self.space = TextSpace.unpack(parse_json(meta["space"]), learned)
         self.embedder_id = self.space.embedder_id
         self.kept: dict[str, tuple[int, EntryIndex]] = {}  # user -> generation and index; the last used is last
 
@@ -197,9 +191,9 @@ class Store(AbstractContextManager):
                     f"{path}: a store of format {shorten(found)}, and this version of mrrec_mini reads {FORMAT}{older}"
                 )
             store = cls(path, connection, now)
-            if meta["embedder"] != store.embedder_id and not any_embedder:
+            if meta.get("embedder") != store.embedder_id and not any_embedder:
                 raise DataError(
-                    f"{path}: its vectors were made by {meta['embedder']}, but the embedder here is "
+                    f"{path}: its vectors were made by {meta.get('embedder')}, but the embedder here is "
                     f"{store.embedder_id}; recompute them with `mrrec memory reindex --store {path}`"
                 )
             return store
@@ -228,7 +222,8 @@ class Store(AbstractContextManager):
     def summarizer(self) -> ExtractiveSummarizer:
         """The writer of new summaries. It is read from the file, because any process may rebuild the global memory."""
         [(content,)] = self._rows("SELECT content FROM learned WHERE part = 'reading'")
-        return ExtractiveSummarizer.unpack(json.loads(content))
+        with _damage(self.path):
+            return ExtractiveSummarizer.unpack(parse_json(content))
 
     def entry_index(self) -> EntryIndex:
         """Return a search index over the current global memory (eq. 6)."""
@@ -341,7 +336,9 @@ class Scope:
         return self._get(identity)[0]
 
     def list(self, level: str | None = None, limit: int = PAGE, cursor: int = 0) -> Page:
-        """Return a page of entries after `cursor`, oldest first. Raises ValueError for a limit below 1."""
+        """Return a page of entries after `cursor`, oldest first. Raises ValueError for a bad limit or level."""
+        if level and level not in LEVELS:
+            raise ValueError(f"there is no level {shorten(level)}; the levels are {', '.join(LEVELS)}")
         return self._page("entry", ENTRY, self._entry, limit, cursor, level=level or None)
 
     @_logging_refusals
@@ -526,12 +523,8 @@ class Scope:
         Raises DataError, naming the line, for anything that is not an export of this user; ValueError if the user
         has rows already. The user does not become a train user, since anybody can write such a file.
         """
-        read = [(number, *_parse_line(content, number, name)) for number, content in json_lines(lines, name)]
-        if not read or read[0][1] != "person":
-            raise DataError.at(name, 1, None, "not an export: its first line names the user")
+        read = read_export(lines, self.user, name)
         person = read[0][2]
-        if person["user"] != self.user:
-            raise DataError.at(name, 1, "user", f"an export of {shorten(person['user'])}, not of {shorten(self.user)}")
         if person["format"] != FORMAT:
             problem = f"{shorten(person['format'])}, and this version of mrrec_mini reads {FORMAT}"
             raise DataError.at(name, 1, "format", problem)
@@ -544,7 +537,7 @@ class Scope:
             for number, kind, row in read[1:]:
                 try:
                     if kind == "item":
-                        self._write_item(_as_item(row["content"]))
+                        self._write_item(item_from(row["content"]))
                         continue
                     if kind == "entry":
                         row |= {"embedder": self.store.embedder_id, "vector": next(vectors)}
@@ -568,8 +561,8 @@ class Scope:
 
     def _page(self, table: str, columns: str, make: Callable, limit: int, cursor: int, **equal: str | None) -> Page:
         """Return a page of this user's rows. `equal`: {column: required value}; None allows every value."""
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1, not {limit}")
+        if not 1 <= limit < LARGEST or not 0 <= cursor < LARGEST:
+            raise ValueError(f"limit must be at least 1 and cursor at least 0, both below 2^53: {limit}, {cursor}")
         equal = {column: value for column, value in equal.items() if value is not None}
         chosen = f"FROM {table} WHERE user = ?" + "".join(f" AND {column} = ?" for column in equal)
         [total] = self._one(f"SELECT count(*) {chosen}", *equal.values())
@@ -644,7 +637,7 @@ class Scope:
             " ON item.user = behaviour.user AND item.id = behaviour.item WHERE behaviour.user = ? ORDER BY place"
         )
         return [
-            Purchase(entry_id(self.user, "record", place), self.user, _as_item(json.loads(content)), *fields)
+            Purchase(entry_id(self.user, "record", place), self.user, item_from(json.loads(content)), *fields)
             for place, content, *fields in rows
         ]
 
@@ -816,29 +809,6 @@ def _write_user(scope: Scope, dataset: Dataset, memory: Memory) -> Counter[str]:
     return Counter(entry.level for entry in entries)
 
 
-def _as_item(content: Mapping) -> Item:
-    attributes = {aspect: tuple(values) for aspect, values in content["attributes"].items()}
-    return Item(**{**content, "category": tuple(content["category"]), "attributes": attributes})
-
-
-def _parse_line(content: dict, number: int, name: str) -> tuple[str, dict]:
-    """Return (kind, fields) of an exported line.
-
-    Raises DataError for an unknown kind or wrong fields (fields become column names), and for a bad time or rating.
-    """
-    kind = content.pop("line", None)
-    fields = {kind: set(columns.split(", ")) for kind, (columns, _) in EXPORTED.items()}
-    fields |= {"person": {"user", "next", "format"}, "item": {"id", "content"}}
-    if content.keys() != fields.get(str(kind)):
-        raise DataError.at(name, number, None, "not a line of an export; export again, or remove the line")
-    for field, check in (("time", seconds), ("rating", finite_rating)) if kind == "behaviour" else ():
-        try:
-            check(content[field])  # SQLite would turn a text into a number
-        except ValueError as error:
-            raise DataError.at(name, number, field, str(error)) from None
-    return kind, content
-
-
 def require_text(text: str, what: str) -> str:
     """Return the text. Raises DataError if it is blank or cannot be stored; `what` names the text in the message."""
     if not text.strip():
@@ -847,19 +817,14 @@ def require_text(text: str, what: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Return the text. Raises DataError if it cannot be stored: half a surrogate pair, or a NUL character."""
+    """Return the text. Raises DataError if it cannot be stored, or is longer than NOTE_LIMIT characters."""
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"the text holds half a surrogate pair at position {error.start}; write it as UTF-8") from None
-    if "\0" in text:
-        raise DataError(f"the text holds a NUL character at position {text.index(chr(0))}; remove it")
+        storable(text)
+    except ValueError as error:
+        raise DataError(f"the text {error}") from None
+    if len(text) > NOTE_LIMIT:
+        raise DataError(f"the text has {len(text)} characters, and at most {NOTE_LIMIT} are kept; shorten or split it")
     return text
-
-
-def lines_of(file) -> Iterator[bytes]:
-    """Yield the lines of a binary file, each cut after one byte more than a record may have."""
-    return iter(lambda: file.readline(RECORD_LIMIT + 1), b"")
 
 
 # --- SQLite ---------------------------------------------------------------------------------------------------------
@@ -906,6 +871,15 @@ def _remove_side_files(path: Path) -> None:
     """Remove the files that SQLite keeps beside a database while it is open."""
     for suffix in ("-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn errors in reading what the store holds into a DataError that names the store."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not what `mrrec memory build` writes ({shorten(str(error), 120)})") from error
 
 
 @contextmanager

@@ -42,6 +42,7 @@ import numpy as np
 from mrrec_mini.datatypes import Item
 from mrrec_mini.memory import Aspect, Contrast, Preference, Purchase, plain
 from mrrec_mini.title_words import ItemReader, Value, canonical_names
+from mrrec_mini.typed import typed
 
 COMPLAINTS = frozenset(
     """not no never too sadly unfortunately however but wish disappointed disappointing hate lacks
@@ -69,9 +70,6 @@ class ExtractiveConfig:
     word_share: float = 0.8  # smallest share of these reviews whose item has the value
     word_z: float = 4.0  # standard errors by which the share must exceed the value's share of all purchases
     word_users: int = 3  # fewest users who wrote the word; the word is kept when one of them is forgotten
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "certain", tuple(self.certain))  # JSON gives a list
 
 
 def sentences(review: str) -> list[frozenset[str]]:
@@ -215,14 +213,9 @@ class ExtractiveSummarizer:
 
     @classmethod
     def unpack(cls, fields: Mapping) -> ExtractiveSummarizer:
-        """Rebuild a summariser from the result of `pack`; it writes the same lines."""
-        words = {word: tuple(value) for word, value in fields["words"].items()}
-        deciding = {
-            scenario: {use: frozenset(names) for use, names in by_use.items()}
-            for scenario, by_use in fields["deciding"].items()
-        }
-        items = ItemReader.unpack(fields["items"])
-        return cls(ExtractiveConfig(**fields["config"]), Reading(words, tuple(fields["uses"]), deciding, items))
+        """Rebuild a summariser from the result of `pack`; it writes the same lines. Raises ValueError for any other."""
+        reading = {name: value for name, value in fields.items() if name != "config"}
+        return cls(typed(ExtractiveConfig, fields["config"]), typed(Reading, reading))
 
     def patterns(self, purchases: Sequence[Purchase]) -> list[Preference]:
         """Eq. (4): return preferences in one category; strength(aspect, value) = sum of the purchases' stances."""

@@ -72,13 +72,8 @@ class ItemReader:
         return list(dict.fromkeys((aspect, value) for aspect, value in pairs if aspect and value))
 
     def pack(self) -> dict:
-        """Return the reader as values for JSON, from which `unpack` rebuilds it."""
+        """Return the reader as values for JSON, from which `typed` rebuilds it."""
         return {"names": dict(self.names), "labels": dict(self.labels), "places": sorted(self.places)}
-
-    @classmethod
-    def unpack(cls, fields: Mapping) -> ItemReader:
-        """Rebuild a reader from the result of `pack`."""
-        return cls(fields["names"], fields["labels"], frozenset(fields["places"]))
 
     def labels_of(self, item: Item) -> list[str]:
         """Return the item's distinct labels, at most `MOST_LABELS`: those of its category path, then of its title."""

@@ -39,7 +39,7 @@ from mrrec_mini.data import shorten
 from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.grpo import Formulas, GRPOConfig
+from mrrec_mini.grpo import Formulas, GRPOConfig, importance_ratio, kl_term
 from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.muon import Optimizers, make_optimizer
@@ -255,13 +255,12 @@ def update_policy(
             if reference is not None:
                 with torch.no_grad(), autocast(model, config):
                     frozen, _ = formulas.token_logprobs(reference, *scored)
-                d = (frozen - logprobs.detach())[part.mask]
-                log["kl"] += float((torch.exp(d) - d - 1).sum()) / tokens
             sampled = logprobs, part.old_logprobs, credit, part.mask
             loss = formulas.grpo_loss(*sampled, config.grpo, episodes, tokens, frozen, **formulas.parts)
-            ratio = torch.exp(logprobs.detach() - part.old_logprobs)[part.mask]
-            log["clip_ratio/low_mean"] += float((ratio < 1 - config.grpo.clip[0]).sum()) / tokens
-            log["clip_ratio/high_mean"] += float((ratio > 1 + config.grpo.clip[1]).sum()) / tokens
+            for name, value in _ratio_log(
+                logprobs.detach(), frozen, part, credit, config.grpo, episodes, tokens
+            ).items():
+                log[name] += value
         log["entropy"] += float(entropy.sum()) / tokens
         # 3. add the gradient of this loss to the gradients of the other micro-batches
         loss.backward()
@@ -273,6 +272,28 @@ def update_policy(
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {**log, "grad_norm": norm, "skipped_updates": float(not finite)}
+
+
+def _ratio_log(
+    logprobs: torch.Tensor, frozen, part: Batch, credit: torch.Tensor, config: GRPOConfig, episodes: int, tokens: int
+) -> dict[str, float]:
+    """Return kl and clip_ratio as TRL defines them, of a micro-batch as shares of the whole batch.
+
+    A token (with config.ratio "sequence", an episode) is clipped if the clip changes its term of the loss: its ratio is
+    too low and its advantage negative, or the ratio is too high and the advantage positive. kl is the loss's estimate.
+    """
+    old = torch.where(part.mask, part.old_logprobs, logprobs)
+    ratio = importance_ratio(logprobs, old, part.mask, config.ratio)  # (b, T) or (b, 1)
+    low, high = (ratio < 1 - config.clip[0]) & (credit < 0), (ratio > 1 + config.clip[1]) & (credit > 0)
+
+    def share(clipped: torch.Tensor) -> float:
+        of_tokens = clipped.shape[1] > 1
+        return float((clipped & part.mask if of_tokens else clipped).sum()) / (tokens if of_tokens else episodes)
+
+    log = {"clip_ratio/low_mean": share(low), "clip_ratio/high_mean": share(high)}
+    if frozen is not None:
+        log["kl"] = float(kl_term(logprobs, frozen, ratio)[part.mask].sum()) / tokens
+    return log
 
 
 def autocast(model, config: TrainConfig) -> torch.autocast:
@@ -344,11 +365,12 @@ def _reward_log(episodes: Sequence[Episode], batch: Batch) -> dict[str, float]:
     terms = [term for term in ("format", "recommendation", "memory", "evidence") if term in episodes[0].rewards]
     return {
         "reward": float(rewards.mean()),
-        "reward_std": float(in_group.mean()),
+        "reward_std": float(rewards.std()),
+        "reward_std_in_group": float(in_group.mean()),
         "frac_reward_zero_std": float((in_group < 1e-6).float().mean()),
         **{f"rewards/{term}/mean": float(np.mean([e.rewards[term] for e in episodes])) for term in terms},
         "calls/mean": float(np.mean([len(e.calls) for e in episodes])),
         **{f"completions/{name}_length": float(getattr(lengths, name)()) for name in ("mean", "min", "max")},
         "completions/clipped_ratio": float(np.mean([e.end == "a turn did not stop" for e in episodes])),
-        "num_tokens": float(sum(len(e.tokens) for e in episodes)),
+        "step_tokens": float(sum(len(e.tokens) for e in episodes)),
     }

@@ -42,8 +42,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mrrec_mini.data import Dataset, write_dataset
+from mrrec_mini.data import DataError, Dataset, shorten, write_dataset
 from mrrec_mini.datatypes import Interaction, Item, Query
+from mrrec_mini.typed import typed
 
 # aspect -> value -> words by which people mention the value (the first is the value itself)
 ASPECTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -249,6 +250,14 @@ def write_world(config: WorldConfig, folder: Path | str) -> dict[str, int]:
 def sibling(config: WorldConfig, map_seed: int, users: int) -> WorldConfig:
     """Return the config of a similar shop: another map, other people and items, same words and held categories."""
     return replace(config, map_seed=map_seed, seed=config.seed + 1000 * map_seed, users=users)
+
+
+def config_of(shop: Dataset) -> WorldConfig:
+    """Return the config from which a synthetic shop was made. Raises DataError if its meta.json holds another one."""
+    try:
+        return typed(WorldConfig, shop.meta["world"], "world")
+    except ValueError as error:
+        raise DataError(f"meta.json of {shorten(shop.meta.get('name'))}: {error}; make the shop again") from None
 
 
 def world_meta(config: WorldConfig) -> dict:

@@ -449,7 +449,7 @@ def test_the_policy_is_scored_like_it_was_sampled(env):
         torch.testing.assert_close(
             torch.tensor(e.logprobs)[own], fresh_logprobs(model, e.tokens)[own], atol=1e-4, rtol=0
         )
-    assert trainer.step()["num_tokens"] > 0
+    assert trainer.step()["step_tokens"] > 0
 
 
 def test_with_all_calls_no_early_answer_and_no_late_search_is_sampled(env):

@@ -173,10 +173,10 @@ def test_a_file_that_does_not_match_its_sum_is_named(tmp_path, name):
     ("raw", "said"),
     [
         (b"{", "meta.json: not JSON"),
-        (b"[]", "meta.json: sha256: the file must be a JSON object"),
+        (b"[]", "meta.json: the file: [] is not an object"),
         (b'{"sha256": 3}', "meta.json: sha256"),
-        (b'{"repeats": "no"}', "meta.json: repeats: 'no' is neither true nor false"),
-        (b'{"clock": 0}', "meta.json: clock: 0 is neither true nor false"),
+        (b'{"repeats": "no"}', "meta.json: repeats: 'no' is not true or false"),
+        (b'{"clock": 0}', "meta.json: clock: 0 is not true or false"),
         (b'{"held_categories": "mugs"}', "meta.json: held_categories: 'mugs' is not a list"),
         (b'{"held_phrases": "mug for tea"}', "meta.json: held_phrases: 'mug for tea' is not a list"),
     ],

@@ -546,3 +546,13 @@ def test_choices_that_do_not_exist_are_refused():
             GRPOConfig(**change)
     with pytest.raises(ValueError, match="needs the log-probabilities of a reference"):
         grpo_loss(*batch()[:4], GRPOConfig(beta=0.1), 4, 9)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_batch_without_a_sampled_token_has_loss_0(length):
+    """0 / 0 would make every weight of the model NaN."""
+    logprobs = torch.zeros(2, 3, requires_grad=True)
+    nothing = torch.zeros(2, 3)
+    loss = grpo_loss(logprobs, nothing, torch.ones(2), nothing, GRPOConfig(length=length), 2, 0)
+    loss.backward()
+    assert loss == 0 and (logprobs.grad == 0).all()

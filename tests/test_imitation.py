@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mrrec_mini.data import DataError
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.imitation import WarmStartConfig, copy_drill, drill_batch, scramble, supervised_loss, warm_start
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, make_causal_lm
@@ -103,3 +104,10 @@ def test_the_warm_start_lowers_the_loss_and_is_reproducible(traces):
     (losses, weights), (again, same) = run(), run()
     assert losses == again and all(map(torch.equal, weights, same))
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_too_few_words_for_the_drill_are_named():
+    few = WordTokenizer(CONTROL, [f"word{n}" for n in range(14)])
+    with pytest.raises(DataError, match="14 words that occur often enough, and the copy drill needs 15"):
+        drill_batch(few, 2, np.random.default_rng(0))
+    drill_batch(WordTokenizer(CONTROL, [f"word{n}" for n in range(15)]), 2, np.random.default_rng(0))

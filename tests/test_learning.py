@@ -92,7 +92,7 @@ def learned(seed: int):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_it_learns_to_look_up_only_if_needed(seed):
     before, after, lines = learned(seed)
-    print(f"\nseed {seed}: {before} -> {after}; {sum(line['num_tokens'] for line in lines):.0f} tokens")
+    print(f"\nseed {seed}: {before} -> {after}; {sum(line['step_tokens'] for line in lines):.0f} tokens")
     assert before.reward < 0.7 and abs(before.calls_needed - before.calls_idle) < 0.3  # not yet learned
     assert after.reward >= 0.95 * BEST
     assert after.calls_needed > 0.9 and after.calls_idle < 0.1

@@ -230,7 +230,7 @@ def test_the_harness_of_the_wrong_steps_is_right():
 
 def first_line(trainer):
     line = trainer.step()
-    return {name: line[name] for name in ("reward", "reward_std", "num_tokens", "calls/mean", "learning_rate")}
+    return {name: line[name] for name in ("reward", "reward_std", "step_tokens", "calls/mean", "learning_rate")}
 
 
 def test_it_plays_exactly_what_grpo_plays():

@@ -17,8 +17,9 @@ from mrrec_mini.environment import item_text
 from mrrec_mini.grpo import GRPOConfig
 from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.recipe import FAST, Recipe, prepare
-from mrrec_mini.run import Run, RunConfig, recipe_from
+from mrrec_mini.run import Run, RunConfig
 from mrrec_mini.store import Store, build_store
+from mrrec_mini.typed import typed
 from mrrec_mini.world import make_world
 from runs import QUICK, SHOP, copied_run, made_run, mrrec, refused, shop
 
@@ -35,7 +36,7 @@ ODD = replace(
 
 @pytest.mark.parametrize("recipe", [Recipe(), FAST, ODD, Recipe().ablated(global_k=0, max_calls=1)])
 def test_a_recipe_survives_json(recipe):
-    back = recipe_from(json.loads(json.dumps(asdict(recipe))))
+    back = typed(Recipe, json.loads(json.dumps(asdict(recipe))))
     assert back == recipe
     assert hash(back) == hash(recipe)  # a list in place of a tuple could not be hashed
 
@@ -63,7 +64,7 @@ def test_a_config_does_not_depend_on_the_working_directory(tmp_path, monkeypatch
     assert run.dataset().counts() == Dataset.load(shop()).counts()
 
 
-GOOD = {"seed": 0, "data": None, "world": asdict(SHOP), "recipe": asdict(QUICK)}
+GOOD = {"seed": 0, "data": None, "formulas": None, "world": asdict(SHOP), "recipe": asdict(QUICK)}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from mrrec_mini import title_words
 from mrrec_mini.datatypes import Item
 from mrrec_mini.memory import segments, short_title
 from mrrec_mini.title_words import ItemReader, canonical_names, fewest
+from mrrec_mini.typed import typed
 
 
 def item(number, title, category=("games", "game"), **attributes):
@@ -84,7 +85,7 @@ def test_two_spellings_of_an_aspect_are_one():
 
 
 def test_the_order_of_the_items_does_not_matter_and_a_reader_survives_packing():
-    assert ItemReader.learn(shop()[::-1]) == READER == ItemReader.unpack(READER.pack())
+    assert ItemReader.learn(shop()[::-1]) == READER == typed(ItemReader, READER.pack())
 
 
 def test_learning_takes_time_in_proportion_to_the_items():

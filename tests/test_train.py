@@ -1,11 +1,13 @@
 """The training loop: what it logs, that stopping and resuming change nothing, what it refuses, and that it learns."""
 
 import json
+import math
 import os
 import pickle
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -27,10 +29,10 @@ from mrrec_mini.data import DataError
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.grpo import LENGTHS, Formulas, GRPOConfig, group_advantages, grpo_loss
-from mrrec_mini.reinforce import rows_by_length, to_batch, token_logprobs
+from mrrec_mini.reinforce import Batch, rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.run import Run
-from mrrec_mini.train import TrainConfig, Trainer, rate_factor, train, update_policy
+from mrrec_mini.train import TrainConfig, Trainer, _ratio_log, rate_factor, train, update_policy
 from small import GPU, environment, taught_model, tiny_model, tokenizer
 
 TOK = tokenizer()
@@ -123,8 +125,18 @@ def logged(run):
 # --- what is logged -----------------------------------------------------------------------------------------------
 
 NAMES = {
-    *("step", "reward", "reward_std", "frac_reward_zero_std", "entropy", "kl", "grad_norm", "step_time"),
-    *("clip_ratio/low_mean", "clip_ratio/high_mean", "skipped_updates", "learning_rate", "num_tokens", "calls/mean"),
+    *(
+        "step",
+        "reward",
+        "reward_std",
+        "reward_std_in_group",
+        "frac_reward_zero_std",
+        "entropy",
+        "kl",
+        "grad_norm",
+        "step_time",
+    ),
+    *("clip_ratio/low_mean", "clip_ratio/high_mean", "skipped_updates", "learning_rate", "step_tokens", "calls/mean"),
     *(f"rewards/{term}/mean" for term in ("format", "recommendation", "memory")),
     *(f"completions/{name}" for name in ("mean_length", "min_length", "max_length", "clipped_ratio")),
 }
@@ -172,14 +184,36 @@ def test_the_reward_numbers_by_hand(tmp_path):
 
     [line] = train(trainer(replace(CONFIG, steps=1), watched(look)))
     assert line["reward"] == pytest.approx(12 / 9)
-    assert line["reward_std"] == pytest.approx((3**0.5 + 0 + 2) / 3)
+    assert line["reward_std"] == pytest.approx(statistics.stdev(rewards))
+    assert line["reward_std_in_group"] == pytest.approx((3**0.5 + 0 + 2) / 3)
     assert line["frac_reward_zero_std"] == pytest.approx(1 / 3)
     lengths = [sum(e.mask) for e in seen]
     for name, value in (("mean", sum(lengths) / 9), ("min", min(lengths)), ("max", max(lengths))):
         assert line[f"completions/{name}_length"] == pytest.approx(value)
-    assert line["num_tokens"] == sum(len(e.tokens) for e in seen)
+    assert line["step_tokens"] == sum(len(e.tokens) for e in seen)
     assert line["calls/mean"] == pytest.approx(sum(len(e.calls) for e in seen) / 9)
     assert line["rewards/format/mean"] == pytest.approx(sum(e.answer is not None for e in seen) / 9)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "clip", "low", "high"),
+    [
+        ("token", (0.2, 0.4), 1 / 5, 1 / 5),  # the .6 and the -.6, of five tokens
+        ("sequence", (0.05, 0.2), 1 / 2, 1 / 2),  # both episodes: their mean log-ratios are .3 and -.1
+        ("sequence", (0.2, 0.2), 0.0, 1 / 2),
+    ],
+)
+def test_only_what_the_clip_changes_counts_as_clipped(ratio, clip, low, high):
+    """Log-ratios .6, .3, 0 at advantage 1, and -.6, .4 at advantage -1. The 9 is outside the mask."""
+    now = torch.tensor([[0.6, 0.3, 0.0], [-0.6, 0.4, 9.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    none = torch.zeros(2, dtype=torch.long)
+    batch = Batch(torch.zeros(2, 3, dtype=torch.long), mask, torch.zeros(2, 3), torch.zeros(2), none)
+    config, advantages = GRPOConfig(ratio=ratio, clip=clip), torch.tensor([[1.0], [-1.0]])
+    log = _ratio_log(now, now - 0.5, batch, advantages, config, 2, 5)
+    assert log["clip_ratio/low_mean"] == pytest.approx(low) and log["clip_ratio/high_mean"] == pytest.approx(high)
+    ratios = now.exp()[mask].sum() if ratio == "token" else 3 * math.exp(0.3) + 2 * math.exp(-0.1)
+    assert log["kl"] == pytest.approx(float((math.exp(-0.5) + 0.5 - 1) * ratios / 5), rel=1e-5)
 
 
 def test_in_a_second_epoch_the_policy_differs_from_the_sampler():

@@ -1,6 +1,7 @@
 """The same numbers as TRL: its loss, its log-probabilities and its advantages on the same batch (slow)."""
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.rollout import LMActor
+from mrrec_mini.train import _ratio_log
 from small import foreign_tokenizer, tiny_model
 
 # searched, not imported: collecting the quick tests should not wait for the import
@@ -183,6 +185,32 @@ def test_our_loss_is_theirs(case, tmp_path, theirs, ratio, beta, accumulation):
     assert gap(case.ours(other, parts), wanted)[1] > 1e-4  # the thresholds separate the choices
 
 
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_our_log_means_what_theirs_means(case, tmp_path, ratio):
+    """The names that both logs have: shares of clipped tokens (or episodes), KL and entropy."""
+    trainer = trl_trainer(
+        tmp_path,
+        case.model,
+        loss_type="dapo",
+        beta=0.04,
+        importance_sampling_level=ratio,
+        per_device_train_batch_size=ROWS,
+        **{"epsilon": 0.02, "epsilon_high": 0.03},
+    )
+    case.theirs(trainer, halves(1))
+    with torch.no_grad():
+        logprobs, entropy = token_logprobs(case.model, case.batch.tokens, case.batch.mask, T)
+    batch, config = replace(case.batch, old_logprobs=case.old), GRPOConfig(ratio=ratio, beta=0.04, clip=(0.02, 0.03))
+    tokens = int(batch.mask.sum())
+    log = _ratio_log(logprobs, case.reference, batch, case.advantages[:, None], config, ROWS, tokens)
+    theirs = {name: values[-1] for name, values in trainer._metrics["train"].items() if values}
+    print(ratio, {name: theirs[name] for name in (*log, "entropy")})
+    for name, value in log.items():
+        assert value == pytest.approx(theirs[name], abs=1e-5), name
+    assert float(entropy.sum()) / tokens == pytest.approx(theirs["entropy"], abs=1e-5)
+    assert theirs["clip_ratio/low_mean"] + theirs["clip_ratio/high_mean"] > 0
+
+
 def test_their_kl_without_correction_is_another(case, tmp_path):
     """TRL multiplies k3 by the ratio, as we do; without it, k3 alone has the gradient of the forward KL."""
     changes = {"loss_type": "dapo", "beta": 0.5, "per_device_train_batch_size": ROWS}
@@ -303,7 +331,7 @@ def test_what_trl_learns_from_as_many_episodes(seed, tmp_path):
     policy, tokens = learned_by_trl(seed, tmp_path)
     theirs = learning.report(policy, learning.start(seed)[0])
     print(f"\nseed {seed}, {learning.CONFIG.steps} steps from {before}")
-    print(f"  ours {ours}; {sum(line['num_tokens'] for line in lines):.0f} tokens")
+    print(f"  ours {ours}; {sum(line['step_tokens'] for line in lines):.0f} tokens")
     print(f"  TRL  {theirs}; {tokens} tokens")
     assert ours.reward >= 0.95 * learning.BEST and theirs.reward > before.reward
 

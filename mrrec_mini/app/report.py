@@ -43,18 +43,19 @@ from mrrec_mini.reward import RewardConfig, retrieved_tokens
 from mrrec_mini.rollout import LMActor, RolloutConfig
 from mrrec_mini.run import Run, Warn
 from mrrec_mini.train import TrainConfig, advantages_of
+from mrrec_mini.typed import parse_json
 
 QUERIES = 24
 TOP = 10  # how many items of a ranking are shown
 TERMS = ("format", "recommendation", "memory")  # of the reward
 CHARTS = {  # title -> {label: column of metrics.jsonl}
-    "Reward": {"mean": "reward", "spread within a group": "reward_std"},
+    "Reward": {"mean": "reward", "spread within a group": "reward_std_in_group"},
     "Parts of the reward": {term: f"rewards/{term}/mean" for term in TERMS},
     "nDCG@10 of validation users, greedy": {"nDCG@10": "validation/ndcg@10"},
     "Memory calls per episode": {"calls": "calls/mean"},
     "Groups in which all rewards are equal": {"share": "frac_reward_zero_std"},
     "Entropy per sampled token": {"entropy": "entropy"},
-    "Share of tokens outside the clip range": {"below": "clip_ratio/low_mean", "above": "clip_ratio/high_mean"},
+    "Share of tokens whose ratio is clipped": {"below": "clip_ratio/low_mean", "above": "clip_ratio/high_mean"},
 }
 PARTS = {"test": "a category that training queries named", "held": "a category that no training query named"}
 CREDIT = {
@@ -315,7 +316,7 @@ def read_arms(path: Path) -> list[dict[str, object]]:
     if not path.is_file():
         return []
     try:
-        arms = json.loads(path.read_text(encoding="utf-8"))
+        arms = parse_json(path.read_text(encoding="utf-8"))
         held = {arm: numbers["held"] for arm, numbers in arms.items() if "held" in numbers}
         titles = ("nDCG@10 over the whole pool, unseen users", "The same, in categories that no training query named")
         tables = [
@@ -352,7 +353,7 @@ def read_log(path: Path) -> list[dict[str, object]]:
     log = []
     for number, text in enumerate(texts, start=1):
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             log.append({"step": int(line["step"]), **{column: finite(line.get(column)) for column in columns}})
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             if number < len(texts):

@@ -108,6 +108,8 @@ class WordTokenizer:
     @classmethod
     def load(cls, folder: Path) -> WordTokenizer:
         content = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+        if not all(isinstance(word, str) for word in (*content["control"], *content["words"])):
+            raise ValueError("words.json holds something other than words")
         return cls(content["control"], content["words"])
 
 

@@ -18,17 +18,106 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mrrec_mini.data import RECORD_LIMIT, DataError, shorten, template_text
+from mrrec_mini.data import (
+    LATEST_TIME,
+    RECORD_LIMIT,
+    DataError,
+    key_text,
+    seconds,
+    shorten,
+    template_text,
+)
 from mrrec_mini.datatypes import Interaction, Item
 
 MOST_ASPECTS, MOST_VALUES, MOST_WORDS = 6, 3, 4  # per item, per aspect, per value
 TITLE_LENGTH, DESCRIPTION_LENGTH = 90, 600  # characters
+
+# --- one value ------------------------------------------------------------------------------------------------------
+# Sources write numbers as text, ids as numbers, and times in several ways. What is meant without doubt is read. What is
+# absent is read as None. Anything else raises ValueError, which says what is wrong.
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)
+
+
+class BadField(ValueError):
+    """A field of a record that cannot be read: its name, and what is wrong. `ImportLog.records` adds file and line."""
+
+
+def take(row: Mapping, name: str, read: Callable[[Any], Any]) -> Any:
+    """Return `read` of the row's field, None if it is missing. Raises BadField for a ValueError."""
+    try:
+        return read(row.get(name))
+    except ValueError as error:
+        raise BadField(name, str(error)) from None
+
+
+def is_absent(value: Any) -> bool:
+    """Return True if `value` is None, NaN (a missing cell in pandas) or a blank text."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def read_text(value: Any) -> str | None:
+    """Return a text. A number becomes its text, 3.0 becomes "3": pandas writes whole numbers so beside missing ones."""
+    if is_absent(value) or isinstance(value, str):
+        return None if is_absent(value) else value
+    if type(value) not in (int, float):
+        raise ValueError(f"{shorten(value)} is not a text")
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def read_id(value: Any) -> str | None:
+    """Return an id, a text without a NUL character or half a surrogate pair."""
+    return None if is_absent(value) else key_text(read_text(value))
+
+
+def read_number(value: Any) -> float | None:
+    """Return a finite number. A text may hold one, written with digits and a point."""
+    if is_absent(value):
+        return None
+    if type(value) not in (int, float) and not (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        raise ValueError(f"{shorten(value)} is not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{shorten(value)} is not a finite number")
+    return number
+
+
+def read_rating(value: Any) -> float | None:
+    """Return a rating from 1 to 5; None for another number, too: PersonalWAB has 0 for reviews that it hides."""
+    number = read_number(value)
+    return number if number is not None and 1 <= number <= 5 else None
+
+
+def read_time(value: Any) -> tuple[int | None, bool]:
+    """Return (seconds since 1970, whether they were milliseconds) of a number of either, or of a date in ISO form.
+
+    A date without a zone is in UTC. A number above `LATEST_TIME` is milliseconds. Raises ValueError before 1970 and
+    after 2100.
+    """
+    try:
+        number = read_number(value)
+    except ValueError:
+        try:
+            given = datetime.fromisoformat(str(value).strip())
+        except ValueError:
+            what = f"{shorten(value)} is neither a number of seconds nor a date such as 2024-01-31 18:30:00"
+            raise ValueError(what) from None
+        return seconds(math.floor((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp())), False
+    if number is None:
+        return None, False
+    in_milliseconds = number > LATEST_TIME
+    return seconds(math.floor(number / 1000 if in_milliseconds else number)), in_milliseconds
+
 
 # --- dropped records, with reasons ----------------------------------------------------------------------------------
 
@@ -61,6 +150,9 @@ class Rejects:
         return found
 
 
+NEEDED = ("user", "item", "time", "rating from 1 to 5")  # of a review, in the order of its fields
+
+
 class ImportLog:
     """What one import dropped: the counts of its cleaning steps, the rejected records, and the items that were lost.
 
@@ -89,6 +181,23 @@ class ImportLog:
         seen: set[Any] = set()
         return self.keep(step, records, lambda record: key(record) not in seen and not seen.add(key(record)))
 
+    def with_all_fields(self, reviews: Iterable[Review], path: Path) -> list[Review]:
+        """Return the reviews that have user, item, time and rating. Counts the others by what they lack.
+
+        Raises DataError if none is left.
+        """
+        reviews, lacking = list(reviews), Counter()
+        kept = [review for review in reviews if None not in review[:4]]
+        for review in reviews:
+            if None in review[:4]:
+                lacking[f"reviews without {NEEDED[review.index(None)]}"] += 1
+        for step, dropped in sorted(lacking.items()) or [(f"reviews without {', '.join(NEEDED)}", 0)]:
+            self.count(step, dropped, len(kept))
+        if not kept:
+            why = "; ".join(f"{count} {step}" for step, count in sorted(lacking.items()))
+            raise DataError.at(path, None, None, f"holds no usable review (0 records); it has {why or 'none'}")
+        return kept
+
     def without_copies(self, reviews: Iterable[Review], targets: Sequence[Review]) -> list[Review]:
         """Return the reviews except those that repeat the text of a target by the same user, but for case and spacing.
 
@@ -111,17 +220,19 @@ class ImportLog:
     def records(self, path: Path, make: Callable, lines: Iterable[tuple[int, bytes]] | None = None) -> Iterator:
         """Yield `make(line, number, path)` for every line (default: of the file), except if it is None (blank line).
 
-        A DataError from `make` ends the import or, with `rejects`, is recorded there. Always raises DataError if no
-        record is left, or if two or more lines are not ASCII and none of them is UTF-8: the file's encoding is wrong.
+        A DataError or BadField from `make` ends the import or, with `rejects`, is recorded there. Always raises
+        DataError if no record is left, or if two or more lines are not ASCII and none of them is UTF-8: the file's
+        encoding is wrong.
         """
         taken = beyond_ascii = not_utf8 = 0
         for number, raw in read_lines(path) if lines is None else lines:
             beyond_ascii += not raw.isascii()
             try:
                 record = make(raw, number, path)
-            except DataError as error:
+            except (DataError, BadField) as bad:
+                error = DataError.at(path, number, *bad.args) if isinstance(bad, BadField) else bad
                 if self.rejects is None:
-                    raise
+                    raise error from None
                 self.rejects.add(path, number, str(error), raw)
                 not_utf8 += raw.decode(errors="ignore").encode() != raw
             else:
@@ -216,11 +327,6 @@ def _without_element(name: str, text: str) -> str:
     return _HIDDEN[name].sub(" ", text[:end]) + text[end:]
 
 
-def is_text(value: Any) -> bool:
-    """Return True if `value` is a string that is not blank."""
-    return isinstance(value, str) and bool(value.strip())
-
-
 def cut_at_word(text: str, length: int) -> str:
     """Return the text, shortened at a space to at most `length` characters."""
     return text if len(text) <= length else text[: length - 1].rsplit(" ", 1)[0] + "…"
@@ -264,7 +370,7 @@ def template_query(item: Item) -> str:
 class Review(NamedTuple):
     """A review with the source's text. `interaction` cleans the text, but only after copies were searched for."""
 
-    user: str
+    user: str  # None in one of the first four fields: absent, for `ImportLog.with_all_fields` to count
     item: str
     time: int
     rating: float

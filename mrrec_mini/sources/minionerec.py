@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from mrrec_mini.data import DataError, Dataset, key_text, shorten
+from mrrec_mini.data import Dataset, key_text, shorten
 from mrrec_mini.sources import cleaning
-from mrrec_mini.sources.amazon import amazon_item
-from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review
+from mrrec_mini.sources.amazon import amazon_item, known_fields
+from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, is_absent, read_id, take
 from mrrec_mini.sources.interactions import in_order, make_dataset
 from mrrec_mini.sources.rows import read_members, read_rows
 
@@ -73,24 +74,28 @@ def _holds(whole: tuple[str, ...], part: tuple[str, ...]) -> bool:
     return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
 
 
-def _sequence(row: dict, number: int, path: Path) -> tuple[str, tuple[str, ...]]:
+def _sequence(row: dict, *_: object) -> tuple[str, tuple[str, ...]]:
     """Return (user, items of the row in order)."""
-    history = cleaning.python_list(row["history_item_id"])
-    if history is None or not all(isinstance(item, str | int) for item in history):
-        what = f"{shorten(row['history_item_id'])} is not a list of items, such as [3, 17]; correct or drop the row"
-        raise DataError.at(path, number, "history_item_id", what)
-    try:
-        return key_text(row["user_id"]), tuple(key_text(str(item)) for item in (*history, row["item_id"]))
-    except ValueError as error:
-        raise DataError.at(path, number, "user_id or item_id", str(error)) from None
+    user, item = (take(row, name, _needed) for name in ("user_id", "item_id"))
+    return user, (*take(row, "history_item_id", _history), item)
 
 
-def _item(row: Mapping, item: str, number: int, path: Path) -> RawItem:
+def _needed(value: Any) -> str:
+    """Return an id that must not be absent."""
+    return key_text("" if is_absent(value) else read_id(value))
+
+
+def _history(value: Any) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else cleaning.python_list(value) if isinstance(value, str) else None
+    if items is None or not all(type(item) in (str, int) for item in items):
+        raise ValueError(f"{shorten(value)} is not a list of items, such as [3, 17]; correct or drop the row")
+    return tuple(map(_needed, items))
+
+
+def _item(row: Mapping, item: str, *_: object) -> RawItem:
     """Make an item. The names of its category path stand in one string, separated by commas without a blank."""
     path_of_names = row.get("categories")
     if isinstance(path_of_names, str):
         path_of_names = re.split(r",(?! )", path_of_names)
-    try:
-        return amazon_item({**row, "parent_asin": key_text(item), "categories": path_of_names}, "items")
-    except ValueError as error:
-        raise DataError.at(path, number, "item id", str(error)) from None
+    take({"id": item}, "id", _needed)
+    return amazon_item(known_fields({**row, "parent_asin": item, "categories": path_of_names}), "items")

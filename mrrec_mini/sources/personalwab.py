@@ -14,11 +14,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mrrec_mini.data import DataError, Dataset, key_text, shorten
+from mrrec_mini.data import Dataset, shorten
 from mrrec_mini.datatypes import Query
 from mrrec_mini.sources import cleaning
-from mrrec_mini.sources.amazon import amazon_item, amazon_review, time_in_seconds
-from mrrec_mini.sources.cleaning import ImportLog, Rejects, Review, clean_text
+from mrrec_mini.sources.amazon import amazon_item, amazon_review, known_fields
+from mrrec_mini.sources.cleaning import (
+    BadField,
+    ImportLog,
+    Rejects,
+    Review,
+    clean_text,
+    read_id,
+    read_text,
+    read_time,
+    take,
+)
 from mrrec_mini.sources.rows import read_members
 
 KINDS = ("search", "recommend")  # the tasks that ask for a product
@@ -44,10 +54,7 @@ def import_personalwab(instructions: Path, histories: Sequence[Path], rejects: R
     log, products = ImportLog(rejects), {}
     # 1. Read the histories and the tasks.
     reviews = [review for path in histories for review in _read_history(Path(path), products, log)]
-    step = "reviews without user, item, time, or rating from 1 to 5"
-    taken = log.first_of_each_pair(log.keep(step, reviews, lambda review: review is not None))
-    if not taken:
-        raise DataError.at(histories[0], None, None, "holds no usable review (0 records)")
+    taken = log.first_of_each_pair(log.with_all_fields(reviews, Path(histories[0])))
     tasks = log.keep(
         f"tasks other than {' and '.join(KINDS)}",
         _read_tasks(Path(instructions), products, log),
@@ -75,53 +82,45 @@ def import_personalwab(instructions: Path, histories: Sequence[Path], rejects: R
     return Dataset(items, tuple(review.interaction() for review in taken), tuple(queries), meta)
 
 
-def _read_history(path: Path, products: dict[str, dict], log: ImportLog) -> Iterator[Review | None]:
+def _read_history(path: Path, products: dict[str, dict], log: ImportLog) -> Iterator[Review]:
     """Read {user: [{"product_info": {...}, "review": {...}}, ...]}. Adds new products to `products`."""
 
-    def purchase(row: dict, user: str, number: int, path: Path) -> list[Review | None]:
-        item = _product(row, products, number, path)
-        review = _part(row, "review", number, path)
-        try:
-            return [amazon_review({**review, "user_id": user, "parent_asin": item})]
-        except ValueError as error:
-            raise DataError.at(path, number, "id of user or item", str(error)) from None
+    def purchase(row: dict, user: str, *_: object) -> Review:
+        item = _product(row, products)
+        review = take(row, "review", _object)
+        return amazon_review({**review, "parent_asin": item}, take({"user": user}, "user", read_id))[0]
 
-    return (review for found in read_members(path, purchase, log) for review in found)
+    return read_members(path, purchase, log)
 
 
 def _read_tasks(path: Path, products: dict[str, dict], log: ImportLog) -> Iterator[Task]:
     """Read {"train": [task, ...], "test": [task, ...]}. Adds new products to `products`."""
 
-    def task(row: dict, part: str, number: int, path: Path) -> Task:
-        missing = [name for name in ("user_id", "type", "task") if not cleaning.is_text(row.get(name))]
-        if missing:
-            raise DataError.at(
-                path, number, missing[0], "is missing; a task needs user_id, type, task, timestamp, target"
-            )
-        if (time := time_in_seconds(row.get("timestamp"))) is None:
-            what = f"{shorten(row.get('timestamp'))} is not a time in seconds or milliseconds since 1970"
-            raise DataError.at(path, number, "timestamp", what)
-        target = _product(_part(row, "target", number, path), products, number, path)
-        try:
-            return Task(key_text(row["user_id"]), row["type"], clean_text(row["task"]), target, time)
-        except ValueError as error:
-            raise DataError.at(path, number, "user_id", str(error)) from None
+    def task(row: dict, *_: object) -> Task:
+        user, kind, text = take(row, "user_id", read_id), take(row, "type", read_text), take(row, "task", _instruction)
+        time, _converted = take(row, "timestamp", read_time)
+        for name, value in (("user_id", user), ("type", kind), ("task", text), ("timestamp", time)):
+            if not value:
+                raise BadField(name, "is missing; a task needs user_id, type, task, timestamp, target")
+        return Task(user, kind, text, _product(take(row, "target", _object), products), time)
 
     return read_members(path, task, log)
 
 
-def _product(row: dict, products: dict[str, dict], number: int, path: Path) -> str:
+def _instruction(value: Any) -> str:
+    return clean_text(read_text(value))
+
+
+def _product(row: dict, products: dict[str, dict]) -> str:
     """Return the id of the row's product, and add the product to `products` if it is new."""
-    product = _part(row, "product_info", number, path)
-    try:
-        item = key_text(product.get("parent_asin"))
-    except ValueError as error:
-        raise DataError.at(path, number, "parent_asin", str(error)) from None
-    products.setdefault(item, product)
-    return item
+    product = known_fields(take(row, "product_info", _object))
+    if product["id"] is None:
+        raise BadField("parent_asin", "is missing; every product needs an id")
+    products.setdefault(product["id"], product)
+    return product["id"]
 
 
-def _part(row: dict, name: str, number: int, path: Path) -> Any:
-    if not isinstance(row.get(name), dict):
-        raise DataError.at(path, number, name, f"{shorten(row.get(name))} is not a JSON object; every record needs one")
-    return row[name]
+def _object(value: Any) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"{shorten(value)} is not a JSON object; every record needs one")
+    return value

@@ -8,7 +8,6 @@ Equations: none. The paper does not use this data. Guessed: an item's category.
 
 from __future__ import annotations
 
-import math
 import re
 import tempfile
 import zipfile
@@ -93,6 +92,9 @@ def _read_table(path: Path, needed: Sequence[str], make: Callable[[int, dict], A
     number, raw = next(lines, (1, b""))
     header = _cells(raw, number, path)
     columns = [_column(path, cell) for cell in header] if header != [""] else []  # (name, type)
+    names = [name for name, _ in columns]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError.at(path, 1, twice[0], "appears twice in the header; remove one of the columns")
     for column in needed if columns else ():
         if tuple(column.split(":")) not in columns:
             what = f"is missing; the header must hold {column}, as in {_HEADER}"
@@ -128,15 +130,24 @@ def _column(path: Path, cell: str) -> tuple[str, str]:
 
 def _cell(path: Path, line: int, name: str, kind: str, cell: str) -> Any:
     if kind.startswith("token"):
-        return cell if kind == "token" else cell.split()
+        return cell if kind == "token" else _names(cell)
     try:
-        numbers = [float(part) for part in cell.split()]
-        if not all(map(math.isfinite, numbers)) or (kind == "float" and len(numbers) > 1):
+        numbers = [cleaning.read_number(part) for part in cell.split()]
+        if kind == "float" and len(numbers) > 1:
             raise ValueError
     except ValueError:
         what = f"{shorten(cell)} is not a finite number, but the column is {kind}"
         raise DataError.at(path, line, name, what) from None
     return numbers if kind == "float_seq" else numbers[0] if numbers else None
+
+
+def _names(cell: str) -> list[str]:
+    """Return the names in a cell: words between blanks, or quoted as in RecBole's Amazon files: 'Toys', 'Dolls'."""
+    cell = cell.strip()
+    if len(cell) < 2 or cell[0] not in "'\"" or cell[-1] not in "'\"":
+        return cell.split()
+    quoted = cleaning.python_list(f"[{cell}]")  # not if a name holds the quote: 'Men's', 'Shoes'
+    return list(map(str, quoted)) if quoted else re.split(r"['\"]\s*,\s*['\"]", cell[1:-1])
 
 
 # --- interactions and items -----------------------------------------------------------------------------------------
@@ -173,7 +184,8 @@ def _read_items(path: Path, log: ImportLog) -> list[RawItem]:
 
 def _genres(row: Mapping) -> list[str]:
     values = [row[name] for name in _GENRES if row.get(name)]
-    return [clean_text(genre).lower() for value in values for genre in (value if isinstance(value, list) else [value])]
+    names = (clean_text(name).lower() for value in values for name in (value if isinstance(value, list) else [value]))
+    return list(filter(None, names))
 
 
 def _recbole_item(row: Mapping, genres: Counter) -> RawItem:

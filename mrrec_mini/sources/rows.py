@@ -139,8 +139,8 @@ def _parquet_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, by
     try:
         with ParquetFile(path) as file:
             schema = file.schema_arrow
-            _check_header(path, None, schema.names, columns)
             plain = [column.name for column in schema if "struct<" not in str(column.type)]
+            _check_header(path, None, plain, columns)
             rows = (row for batch in file.iter_batches(batch_size=1000, columns=plain) for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
                 yield number, json.dumps(row, default=str).encode()

@@ -3,23 +3,32 @@
 Flow: after `sources/interactions`. The tables are CSV, TSV or parquet. MovieLens' ratings.csv and movies.csv are an
 example.
 
-Equations: none. The paper uses other data. Guessed: what a cell means (`_names`, `_time`), and that a source without
+Equations: none. The paper uses other data. Guessed: what a cell means (`_names`), and that a source without
 ratings holds only what people liked.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mrrec_mini.data import LATEST_TIME, DataError, Dataset, key_text, seconds, shorten
+from mrrec_mini.data import DataError, Dataset, key_text
 from mrrec_mini.sources import cleaning
-from mrrec_mini.sources.cleaning import ImportLog, RawItem, Rejects, Review, clean_text
+from mrrec_mini.sources.cleaning import (
+    ImportLog,
+    RawItem,
+    Rejects,
+    Review,
+    clean_text,
+    is_absent,
+    read_id,
+    read_number,
+    read_time,
+    take,
+)
 from mrrec_mini.sources.interactions import in_order, make_dataset
 from mrrec_mini.sources.rows import PARQUET, SEPARATORS, file_format, read_rows
 
@@ -69,9 +78,9 @@ def import_table(interactions: Path, items: Path | None, columns: Columns, rejec
 
     def interaction(row: dict) -> Review:
         nonlocal in_milliseconds
-        time, converted = _time(row, columns.time) if columns.time else (0, False)
-        rating = _number(row, columns.rating) if columns.rating else 5.0
-        review = clean_text(row[columns.review]) if columns.review else ""
+        time, converted = take(row, columns.time, read_time) if columns.time else (0, False)
+        rating = take(row, columns.rating, read_number) if columns.rating else 5.0
+        review = clean_text(_text(row[columns.review])) if columns.review else ""
         one = Review(_key(row, columns.user), _key(row, columns.item), time, rating, "", review)
         in_milliseconds += converted
         if items is None:
@@ -92,18 +101,12 @@ def import_table(interactions: Path, items: Path | None, columns: Columns, rejec
 
 
 def _read(path: Path, make: Callable[[dict], Any], log: ImportLog, needed: Sequence[str]) -> Iterator:
-    """Yield `make(row)` for every row of a table. `make` raises ValueError(column, what is wrong) for a bad cell."""
+    """Yield `make(row)` for every row of a table."""
     if not path.is_dir() and file_format(path) not in (known := (*SEPARATORS, PARQUET)):
         what = f"is not read as a table; its name must end in {' or '.join(known)}"
         raise DataError.at(path, None, None, what)
 
-    def read(row: dict, number: int, path: Path) -> Any:
-        try:
-            return make(row)
-        except ValueError as error:
-            raise DataError.at(path, number, *error.args) from None
-
-    return read_rows(path, read, log, list(dict.fromkeys(needed)))
+    return read_rows(path, lambda row, *_: make(row), log, list(dict.fromkeys(needed)))
 
 
 # --- one cell -------------------------------------------------------------------------------------------------------
@@ -113,48 +116,12 @@ def _text(value: Any) -> str:
     """Return a cell as text. 3.0 becomes "3": pandas writes whole numbers so if one of a column is missing."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return "" if value is None else str(value)
+    return "" if is_absent(value) else str(value)
 
 
 def _key(row: Mapping, column: str) -> str:
-    try:
-        return key_text(_text(row[column]))
-    except ValueError as error:
-        raise ValueError(column, str(error)) from None
-
-
-def _number(row: Mapping, column: str) -> float | None:
-    """Return a finite number; None for an empty cell."""
-    value = row[column]
-    if value is None or value == "":
-        return None
-    try:
-        number = float(value)
-    except (ValueError, TypeError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(column, f"{shorten(value)} is not a number")
-    return number
-
-
-def _time(row: Mapping, column: str) -> tuple[int | None, bool]:
-    """Return (seconds since 1970, or None for an empty cell; whether they were milliseconds)."""
-    try:
-        number = _number(row, column)
-        if number is None:
-            return None, False
-    except ValueError:
-        try:
-            given = datetime.fromisoformat(str(row[column]).strip())
-        except ValueError:
-            what = f"{shorten(row[column])} is neither a number of seconds nor a date such as 2024-01-31 18:30:00"
-            raise ValueError(column, what) from None
-        number = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
-    converted = number > LATEST_TIME
-    try:
-        return seconds(math.floor(number / 1000 if converted else number)), converted
-    except ValueError as error:
-        raise ValueError(column, str(error)) from None
+    """Return an id; an empty cell is a BadField."""
+    return take(row, column, lambda value: key_text("" if is_absent(value) else read_id(value)))
 
 
 def _names(row: Mapping, column: str | None) -> list[str]:

@@ -21,6 +21,7 @@ import json
 import re
 import tracemalloc
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -425,19 +426,145 @@ def test_row_6_an_impossible_time_in_a_data_set(folder, place, time):
 
 @pytest.mark.parametrize("place", ["reviews.jsonl", "past.jsonl"])
 @pytest.mark.parametrize(
-    "fields",
-    [*({"rating": rating} for rating in NO_RATINGS), *({"timestamp": time} for time in (-1, "7", None, True, 10**16))],
+    ("fields", "lacking"),
+    [
+        *(({"rating": rating}, "rating from 1 to 5") for rating in (None, "", float("nan"), 0, "0", 5.5)),
+        *(({"timestamp": time}, "time") for time in (None, " ", float("nan"))),
+        *(
+            ({name: value}, what)
+            for name, what in (("user_id", "user"), ("parent_asin", "item"))
+            for value in (None, "")
+        ),
+    ],
 )
-def test_row_6_a_review_with_such_a_number_is_dropped_and_counted(folder, place, fields):
+def test_row_6_a_review_that_lacks_something_is_dropped_and_counted(folder, place, fields, lacking):
+    if place == "past.jsonl" and "user_id" in fields:
+        pytest.skip("only the reviews by users with a query are read")
     file = folder / place
     spoil(folder, place, at_17(with_fields(**fields)))
     told = json.loads(read(folder, place, "--json").stdout)
-    step = "reviews without user, item, time, or rating from 1 to 5"
+    step = f"reviews without {lacking}"
     assert [one["dropped"] for one in told["cleaning"] if one["step"] == step] == [1]
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:16], *lines[17:]]))
     assert read(folder, place, out="by hand").exit_code == 0
     assert parts(folder / "out") == parts(folder / "by hand")
+
+
+NOT_READ = {
+    "rating": {
+        "five": "'five' is not a number",
+        "4,5": "'4,5' is not",
+        True: "True is not",
+        10**400: "is not a finite",
+    },
+    "timestamp": {
+        -1: "-1 lies before 1970",
+        "soon": "'soon' is neither",
+        True: "True is neither",
+        10**16: "lies after",
+    },
+    "user_id": {True: "True is not a text", ("u", "v"): "['u', 'v'] is not a text", "a\0": "holds a NUL character"},
+    "parent_asin": {True: "True is not a text", ("i", "j"): "['i', 'j'] is not a text"},
+}
+
+
+@pytest.mark.parametrize("place", ["reviews.jsonl", "past.jsonl"])
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NOT_READ.items() for value in values])
+def test_row_6_a_value_of_a_review_that_cannot_be_read_is_named(folder, place, name, value):
+    """A value of a wrong type is not one that is absent: the whole line is refused, or rejected and listed."""
+    file = spoil(folder, place, at_17(with_fields(**{name: value})))
+    named = f"{name}: {NOT_READ[name][value]}"
+    stays_out(folder, read(folder, place), f"{file}:17: {name}:", NOT_READ[name][value])
+    told = json.loads(read(folder, place, "--skip-bad", "--json").stdout)
+    [line] = Path(told["rejects"][0]).read_text().splitlines()
+    assert json.loads(line)["reason"].startswith(named) or NOT_READ[name][value] in json.loads(line)["reason"]
+
+
+def as_text(row: dict) -> dict:
+    return row | {"rating": str(row["rating"]), "timestamp": str(row["timestamp"])}
+
+
+def as_float(row: dict) -> dict:
+    return row | {"rating": int(row["rating"]), "timestamp": float(row["timestamp"])}
+
+
+def as_date(row: dict) -> dict:
+    return row | {"timestamp": datetime.fromtimestamp(row["timestamp"] / 1000, UTC).isoformat()}
+
+
+@pytest.mark.parametrize("change", [as_text, as_float, as_date])
+@pytest.mark.parametrize("part", [2, 1])
+def test_row_6_what_is_meant_without_doubt_is_read(folder, change, part):
+    """All or every second line writes numbers as texts, whole numbers with a point, or times as dates."""
+    assert read(folder, "reviews.jsonl").exit_code == 0
+    lines = (folder / "reviews.jsonl").read_text().splitlines()
+    rows = [change(json.loads(line)) if n % part == 0 else json.loads(line) for n, line in enumerate(lines)]
+    (folder / "reviews.jsonl").write_text(lines_of(rows))
+    assert read(folder, "reviews.jsonl", out="again").exit_code == 0
+    assert parts(folder / "out") == parts(folder / "again")
+
+
+def test_row_6_ids_that_are_numbers_are_read_as_text(folder):
+    """Also a title that is a number, and an item 0."""
+    for name, key in (("reviews.jsonl", "parent_asin"), ("metadata.jsonl", "parent_asin")):
+        rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        rows = [row | {key: int(row[key][1:])} for row in rows]
+        rows = [row | ({"user_id": int(row["user_id"][1:])} if "user_id" in row else {"title": 1984}) for row in rows]
+        (folder / name).write_text(lines_of(rows))
+    assert read(folder, "reviews.jsonl").exit_code == 0
+    dataset = Dataset.load(folder / "out")
+    assert {item.title for item in dataset.items.values()} == {"1984"} and set(dataset.items) == {*map(str, range(N))}
+    assert dataset.users() == sorted(map(str, range(N // 2)))
+
+
+@pytest.mark.parametrize(
+    "categories", [[["Beauty", "Hair"]], [["Beauty", "Hair"], ["Beauty", "Skin"]], "[['Beauty', 'Hair']]"]
+)
+def test_row_6_nested_categories_are_one_path(folder, categories):
+    rows = [
+        json.loads(line) | {"categories": categories} for line in (folder / "metadata.jsonl").read_text().splitlines()
+    ]
+    (folder / "metadata.jsonl").write_text(lines_of(rows))
+    assert read(folder, "metadata.jsonl").exit_code == 0
+    assert {item.category for item in Dataset.load(folder / "out").items.values()} == {("beauty", "hair")}
+
+
+@pytest.mark.parametrize("price", ["—", "", None, "call us", 0, -1, float("nan"), 10**400])
+def test_row_6_a_price_that_is_none_costs_no_item(folder, price):
+    spoil(folder, "metadata.jsonl", at_17(with_fields(price=price)))
+    assert read(folder, "metadata.jsonl").exit_code == 0
+    assert "price" not in Dataset.load(folder / "out").items["i16"].attributes
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("title", ["a"]),
+        ("title", True),
+        ("brand", {}),
+        ("categories", [{}]),
+        ("price", []),
+        ("details", 5),
+        ("description", [[1]]),
+    ],
+)
+def test_row_6_a_wrong_type_in_metadata_is_named(folder, name, value):
+    file = spoil(folder, "metadata.jsonl", at_17(with_fields(**{name: value})))
+    stays_out(folder, read(folder, "metadata.jsonl"), f"{file}:17: {name}: ")
+
+
+@pytest.mark.parametrize("item", ["", " ", None])
+def test_row_6_metadata_without_an_id_is_counted(folder, item):
+    spoil(folder, "metadata.jsonl", at_17(with_fields(parent_asin=item)))
+    told = json.loads(read(folder, "metadata.jsonl", "--json").stdout)
+    assert {"step": "metadata without an item id", "dropped": 1, "kept": N - 1} in told["cleaning"]
+    Dataset.load(folder / "out")
+
+
+def test_row_6_a_metadata_id_with_nul_is_named(folder):
+    file = spoil(folder, "metadata.jsonl", at_17(with_fields(parent_asin="a\0b")))
+    stays_out(folder, read(folder, "metadata.jsonl"), f"{file}:17: parent_asin: holds a NUL character")
 
 
 def test_row_6_milliseconds_in_reviews_are_detected_and_reported(folder):
@@ -637,6 +764,55 @@ def test_row_8_a_column_that_a_table_does_not_have(folder, place, old):
     for more in ((), ("--skip-bad",)):
         named = f"{file}:1: {old.decode()}: is missing; needed are "
         stays_out(folder, read(folder, place, *more), named, "the header holds '", "other")
+
+
+def test_row_8_a_column_that_stands_twice_in_the_header(folder):
+    file = spoil(
+        folder, "films/films.inter", lambda lines: [lines[0].replace(b"rating:float", b"item_id:token"), *lines[1:]]
+    )
+    stays_out(folder, read(folder, "films/films.inter"), f"{file}:1: ")
+    spoil(folder, "films/films.item", lambda lines: [lines[0].replace(b"title:", b"class:"), *lines[1:]])
+    stays_out(folder, read(folder, "films/films.item"), "films.item:1: class: appears twice in the header")
+
+
+@pytest.mark.parametrize("rating", [b"0", b"10", b"1e2"])
+def test_row_8_equal_ratings_outside_1_to_5_become_5(folder, rating):
+    spoil(
+        folder,
+        "films/films.inter",
+        lambda lines: [lines[0], *(ln.replace(b"\t5\t", b"\t%s\t" % rating) for ln in lines[1:])],
+    )
+    assert read(folder, "films/films.inter").exit_code == 0
+    assert {one.rating for one in Dataset.load(folder / "out").interactions} == {5.0}
+
+
+@pytest.mark.parametrize(
+    ("cell", "genres"),
+    [
+        (b"'Toys & Games', 'Dress Up'", {"toys & games", "dress up"}),
+        (b"'Toys & Games', \"Men's\"", {"toys & games", "men's"}),
+        (b"'Men's', 'Shoes'", {"men's", "shoes"}),
+        (b"Comedy Drama", {"comedy", "drama"}),
+        (b"'70s", {"'70s"}),
+    ],
+)
+def test_row_8_quoted_names_in_recbole_files_are_whole(folder, cell, genres):
+    """RecBole's own Amazon files quote their categories."""
+    spoil(folder, "films/films.item", lambda lines: [lines[0], *(ln.replace(b"drama", cell) for ln in lines[1:])])
+    assert read(folder, "films/films.item").exit_code == 0
+    assert set(Dataset.load(folder / "out").items["i3"].attributes["genre"]) == genres
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_row_8_skip_bad_finds_the_item_of_a_bad_line_wherever_its_column_stands(folder, bom, end):
+    def turned(line: bytes) -> bytes:
+        return b"\t".join(line.rstrip(b"\n").split(b"\t")[::-1]) + end
+
+    spoil(folder, "films/films.item", lambda lines: [bom + turned(lines[0]), *map(turned, lines[1:])])
+    spoil(folder, "films/films.item", at_17(lambda line: line[:4] + b"\0" + line[4:]))
+    told = json.loads(read(folder, "films/films.item", "--skip-bad", "--json").stdout)
+    assert [one["rejected"] for one in told["records"]] == [1, 1]  # the item, and the interaction with it
 
 
 @pytest.mark.parametrize("more", [-1, 1])

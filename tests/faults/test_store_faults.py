@@ -19,7 +19,8 @@ import pytest
 from house import ROOT
 from mrrec_mini import bm25
 from mrrec_mini import store as module
-from mrrec_mini.data import RECORD_LIMIT, DataError
+from mrrec_mini.data import DataError
+from mrrec_mini.export_lines import LINE_LIMIT, NOTE_LIMIT
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.memory import local_entries
 from mrrec_mini.store import Store, StoreBusy
@@ -207,6 +208,51 @@ def test_row_3_a_text_that_cannot_be_stored_is_refused(path, text, named):
         assert list(store.for_user(USER).export()) == before
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "羊", "🎈", "\x01", '"'])
+def test_row_2_what_add_takes_can_be_exported_and_imported(path, tmp_path, letter):
+    """One limit, said at `add`. JSON makes some characters twelve times as long; an update's event holds two texts."""
+    with Store.open(path) as store:
+        mine = store.for_user(USER)
+        for verb in (mine.add, lambda text: mine.update(f"{USER}/record/0", text)):
+            with pytest.raises(DataError, match=f"has {NOTE_LIMIT + 1} characters, and at most {NOTE_LIMIT} are kept"):
+                verb(letter * (NOTE_LIMIT + 1))
+        note = mine.add(letter * NOTE_LIMIT)
+        mine.update(note.id, "a" + letter * (NOTE_LIMIT - 1))
+    lines = exported(path, tmp_path)
+    assert mrrec("memory", "import", tmp_path / "export.jsonl", "--store", path, "--user", USER).exit_code == 0
+    assert mrrec("memory", "export", "--store", path, "--user", USER).stdout.encode() == b"".join(lines)
+
+
+def test_a_level_that_does_not_exist_is_named(path):
+    done = mrrec("memory", "list", "--store", path, "--user", USER, "--level", "notes")
+    refused(done, 1, "there is no level 'notes'; the levels are note, profile, pattern, record")
+
+
+HUGE = 10**20
+HUGE_NUMBERS = [
+    ("memory", "list", "--store", "s", "--user", "u", "--limit", HUGE),
+    ("memory", "list", "--store", "s", "--user", "u", "--cursor", HUGE),
+    ("memory", "build", "--store", "s", "--data", "d", "--seed", HUGE),
+    ("train", "--data", "d", "--run", "r", "--steps", HUGE),
+    ("data", "make-world", "--out", "w", "--users", HUGE),
+]
+
+
+@pytest.mark.parametrize("command", HUGE_NUMBERS, ids=lambda words: " ".join(map(str, words[-2:])))
+def test_a_number_that_no_library_takes_is_wrong_usage(command):
+    done = mrrec(*command)
+    assert done.exit_code == 2 and "Invalid value" in done.stderr
+
+
+@pytest.mark.parametrize("pattern", ["%", f"{USER}/record/_", f"{USER}%", "*"])
+def test_an_id_is_no_pattern(path, pattern):
+    """Users of other stores deleted all their memories with `delete %`."""
+    before = mrrec("memory", "list", "--store", path, "--user", USER, "--json").stdout
+    refused(mrrec("memory", "delete", pattern, "--store", path, "--user", USER), 3, "has no memory")
+    mrrec("memory", "forget-user", "--store", path, "--user", "%", "--yes")
+    assert mrrec("memory", "list", "--store", path, "--user", USER, "--json").stdout == before
+
+
 # --- rows 1 to 7: damaged imports on the command line ---
 
 
@@ -221,7 +267,7 @@ DAMAGED = {
     "row 1, line 17 cut in half": (lambda lines: [*lines[:16], lines[16][: len(lines[16]) // 2]], ":17: not JSON"),
     "row 2, one line of 200 MB": (
         lambda lines: [*lines[:5], b'{"text": "' + b"x" * 200_000_000 + b'"}\n', *lines[5:]],
-        f":6: a record longer than {RECORD_LIMIT} bytes",
+        f":6: a record longer than {LINE_LIMIT} bytes",
     ),
     "row 3, a latin-1 file": (
         lambda lines: [*lines[:3], b'{"text": "caf\xe9"}\n', *lines[3:]],
@@ -259,6 +305,44 @@ def with_number(field: str, value: str):
 
 
 DAMAGED |= {f"row 6, {f} {value}": (with_number(f, value), f": {f}: {message}") for f, value, message in NO_NUMBERS}
+
+
+NO_VALUES = [  # kind of line, field, its value, what the message says
+    ("person", "next", "null", "None is not a whole number"),
+    ("person", "next", "1" + "0" * 30, "is not a whole number from 0 on"),
+    ("person", "next", "1.5", "1.5 is not a whole number"),
+    ("person", "next", "0", "is not a number below 0, the next one in line 1"),
+    ("behaviour", "place", "1" + "0" * 30, "is not a whole number from 0 on"),
+    ("behaviour", "line", "[]", "not a line of an export"),
+    ("entry", "rests_on", '"5"', "5 is not a list"),
+    ("entry", "rests_on", '"[1]"', "1 is not a string"),
+    ("entry", "level", '"fact"', "'fact' is none of note, profile, pattern, record"),
+    ("entry", "id", '"u000004/record/0"', "has an id that begins with u000003/"),
+    ("entry", "text", '" "', "is empty"),
+    ("entry", "by_hand", "true", "True is none of 0, 1"),
+    ("preference", "content", '"{}"', "scenario is missing"),
+    ("event", "kind", '"read"', "'read' is none of add, update, delete"),
+    ("event", "old", "7", "7 is not a string"),
+]
+
+
+def with_value(kind: str, field: str, value: str):
+    def damage(lines: list[bytes]) -> list[bytes]:
+        at = next(n for n, line in enumerate(lines) if f'"line": "{kind}"'.encode() in line)
+        row = re.sub(
+            rf'"{field}": ("(\\.|[^"\\])*"|[^,}}]*)'.encode(), f'"{field}": {value}'.encode(), lines[at], count=1
+        )
+        return [*lines[:at], row, *lines[at + 1 :]]
+
+    return damage
+
+
+DAMAGED |= {f"{kind}.{field} {value}": (with_value(kind, field, value), said) for kind, field, value, said in NO_VALUES}
+DAMAGED["item.category []"] = (
+    lambda lines: [re.sub(rb'"category": \[[^\]]*\]', b'"category": []', line) for line in lines],
+    "content: is an empty list",
+)
+DAMAGED["a second person"] = (lambda lines: [*lines, lines[0]], "a second line that names the user")
 
 
 @pytest.mark.parametrize("fault", DAMAGED)
@@ -358,10 +442,10 @@ make_store(Path({str(shop())!r}), Path({str(path)!r}), 0)
 def test_row_21_a_full_disk_is_one_line_and_nothing_is_lost(path):
     before = mrrec("memory", "export", "--store", path, "--user", USER).stdout
     with no_file_larger_than(4096):
-        done = mrrec("memory", "add", "x" * 100_000, "--store", path, "--user", USER)
+        done = mrrec("memory", "add", "x" * 40_000, "--store", path, "--user", USER)
     refused(done, 1, str(path), "nothing was changed", "make room")
     assert is_sound(path) and mrrec("memory", "export", "--store", path, "--user", USER).stdout == before
-    assert mrrec("memory", "add", "x" * 100_000, "--store", path, "--user", USER).exit_code == 0
+    assert mrrec("memory", "add", "x" * 40_000, "--store", path, "--user", USER).exit_code == 0
 
 
 def test_row_21_a_full_disk_while_a_store_is_built(tmp_path):

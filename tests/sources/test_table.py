@@ -6,6 +6,7 @@ import pytest
 
 from imported import assert_no_leak, assert_survives_saving, steps
 from mrrec_mini.data import DataError
+from mrrec_mini.sources.cleaning import Rejects
 from mrrec_mini.sources.interactions import START, STEP
 from mrrec_mini.sources.recbole import import_recbole
 from mrrec_mini.sources.table import Columns, import_table
@@ -13,6 +14,9 @@ from runs import mrrec, refused
 
 MOVIELENS = Columns("userId", "movieId", "timestamp", "rating", title="title", category="genres")
 OPTIONS = "--user userId --item movieId --time timestamp --rating rating --title title --category genres"
+
+
+COLUMNS = ("user", "item", "time", "stars")
 
 
 def write(path, *lines: str):
@@ -173,3 +177,44 @@ def test_the_columns_of_users_and_items_must_be_given(tmp_path):
     command = ["data", "import", "table", ratings, "--out", tmp_path / "out"]
     assert mrrec(*command).exit_code == 2
     assert mrrec(*command, *OPTIONS.split(), "--id", "x").exit_code == 2
+
+
+IDS = ["0108775015", "108775015", "007", "7", "NA", "nan", "null", "None", "True", "1e5", "1.0", "٣"]
+
+
+def test_ids_are_kept_as_they_are_written(tmp_path):
+    """Programs that read a table through pandas lose leading zeros, and take NA for a missing value."""
+    rows = [f"{user},{item},5,{1000 + n}" for user in ("NA", "007", "7") for n, item in enumerate(IDS)]
+    dataset = import_table(write(tmp_path / "a.csv", "user,item,stars,time", *rows), None, Columns(*COLUMNS))
+    assert set(dataset.items) == set(IDS) and dataset.users() == ["007", "7", "NA"]
+    assert len(dataset.interactions) == 3 * len(IDS)
+
+
+def test_an_id_that_is_missing_in_a_parquet_column_of_numbers_is_no_user_nan(tmp_path):
+    """pandas writes a column of whole numbers with a missing one as floats and NaN."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    users = [1.0, 2.0, float("nan"), 1.0] * 4
+    table = {"user": users, "item": [f"i{n}" for n in range(16)], "stars": [5.0] * 16, "time": list(range(1000, 1016))}
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table(table), path)
+    with pytest.raises(DataError, match=r"a.parquet:3: user: is empty"):
+        import_table(path, None, Columns(*COLUMNS))
+    rejects = Rejects()
+    assert import_table(path, None, Columns(*COLUMNS), rejects).users() == ["1", "2"]
+    assert rejects.counts()[0]["rejected"] == 4
+
+
+@pytest.mark.parametrize("date", ["9999-12-31", "0001-01-01", "1969-12-31 23:59:59", "2101-01-01T00:00:00+00:00"])
+def test_a_date_out_of_range_is_no_time_in_milliseconds(tmp_path, date):
+    rows = [f"u,i{n},5,2024-01-{n + 1:02d}" for n in range(9)]
+    path = write(tmp_path / "a.csv", "user,item,stars,time", *rows, f"u,i9,5,{date}")
+    with pytest.raises(DataError, match=r"a.csv:11: time: -?\d+ lies"):
+        import_table(path, None, Columns(*COLUMNS))
+
+
+@pytest.mark.parametrize("number", ["1_000", "٣", "0x10", "1e9999", "--5", "5-"])
+def test_what_only_python_reads_as_a_number_is_none(tmp_path, number):
+    rows = [f"u,i{n},5,{1000 + n}" for n in range(9)]
+    path = write(tmp_path / "a.csv", "user,item,stars,time", *rows, f"u,i9,{number},2000")
+    with pytest.raises(DataError, match=r"a.csv:11: stars: "):
+        import_table(path, None, Columns(*COLUMNS))

@@ -26,8 +26,8 @@ model_app = typer.Typer(no_args_is_help=True, help="Import language models.")
 FORMATS = "JSON lines (.gz or plain), .parquet, or a folder of .parquet files"
 TABLES = ".csv, .tsv (.gz or plain) or .parquet, with a header"
 Folder = Annotated[Path, typer.Argument(help="A data-set folder.")]
-Users = Annotated[int, typer.Option(min=1, help="How many users.")]
-Items = Annotated[int, typer.Option(min=1, help="How many items.")]
+Users = Annotated[int, typer.Option(min=1, max=10**8, help="How many users.")]
+Items = Annotated[int, typer.Option(min=1, max=10**8, help="How many items.")]
 Reviews = Annotated[Path, typer.Argument(help=f"Amazon reviews of 2018 or 2023: {FORMATS}.")]
 Histories = Annotated[list[Path], typer.Argument(help=f"Amazon Reviews 2023 with the users' histories: {FORMATS}.")]
 Metadata = Annotated[Path, typer.Argument(help=f"Item metadata: {FORMATS}.")]

@@ -24,8 +24,8 @@ File = Annotated[Path, typer.Option("--store", help="A memory store, one file.")
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id of an entry.")]
 AnyId = Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this entry, even if it is deleted.")]
 Level = Annotated[str, typer.Option(help="Only this level: note, profile, pattern or record. Default: all.")]
-Limit = Annotated[int, typer.Option(min=1, help="Rows per page.")]
-Cursor = Annotated[int, typer.Option(min=0, help="The cursor that the previous page printed.")]
+Limit = Annotated[int, typer.Option(min=1, max=10**6, help="Rows per page.")]
+Cursor = Annotated[int, typer.Option(min=0, max=2**53, help="The cursor that the previous page printed.")]
 HowMany = Annotated[int, typer.Option("--k", min=0, help="How many entries.")]
 Note = Annotated[str, typer.Argument(help="What to remember.")]
 NewText = Annotated[str, typer.Argument(help="The new text.")]
@@ -185,7 +185,7 @@ def export(store: File, user: User, out: OutFile = None) -> None:
 @command(app, "import")
 def import_user(file: Exported, store: File, user: User, json: Json = False) -> None:
     """Import an export for a user who has no memories in this store. If a line is bad, nothing is imported."""
-    from mrrec_mini.store import lines_of
+    from mrrec_mini.export_lines import lines_of
 
     with file.open("rb") as lines, _memory_of(user, store) as memory:
         counts = memory.restore(lines_of(lines), str(file))

@@ -21,13 +21,15 @@ app = typer.Typer()
 
 RunDir = Annotated[Path, typer.Option("--run", help="A run folder.")]
 Steps = Annotated[
-    int | None, typer.Option(min=1, help="Training steps in total. Default: 160, or 30 for a chat model.")
+    int | None, typer.Option(min=1, max=10**6, help="Training steps in total. Default: 160, or 30 for a chat model.")
 ]
-RunSeed = Annotated[int | None, typer.Option("--seed", min=0, help="The seed of every random draw. Default: 0.")]
+RunSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="The seed of every random draw. Default: 0.")
+]
 Algo = Annotated[Literal["grpo", "reinforce"] | None, typer.Option(help="The learning algorithm. Default: grpo.")]
 Resume = Annotated[bool, typer.Option(help="Resume the run from its last complete checkpoint.")]
 ChatModel = Annotated[str | None, typer.Option(help="A chat model, a folder or a hub name. Default: a tiny new model.")]
-Lora = Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank instead of all weights.")]
+Lora = Annotated[int | None, typer.Option(min=1, max=4096, help="Train adapters of this rank instead of all weights.")]
 LONG = "More imitation and reinforcement: nine CPU minutes on the shop instead of three, and a better policy."
 Long = Annotated[bool, typer.Option("--long", help=LONG)]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16. This pays if the processor is fast at it.")]

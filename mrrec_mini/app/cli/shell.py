@@ -34,7 +34,7 @@ FAILED, USAGE, NOT_FOUND, BAD_DATA = 1, 2, 3, 4
 Data = Annotated[Path, typer.Option("--data", help="A data-set folder.")]
 OutDir = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 User = Annotated[str, typer.Option("--user", help="The user's id.")]
-Seed = Annotated[int, typer.Option(min=0, help="The seed of every random draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The seed of every random draw.")]
 Fast = Annotated[bool, typer.Option(help="Toy sizes: they show that the code runs, but nothing is learned.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 

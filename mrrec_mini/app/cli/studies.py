@@ -15,7 +15,9 @@ from mrrec_mini.app.cli.shell import USAGE, Fast, Json, Seed, answer, command, e
 app = typer.Typer()
 
 Data = Annotated[Path | None, typer.Option("--data", help="A data-set folder. Default: a synthetic shop.")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="How many seeds, from --seed on. Default: 2, with --fast 1.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="How many seeds, from --seed on. Default: 2, with --fast 1.")
+]
 From20 = Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, from 20 on: no choice was based on them.")]
 All = Annotated[bool, typer.Option("--all", help="Add REINFORCE, and GRPO without global or without local memory.")]
 Exhibits = Annotated[list[str], typer.Argument(help="table1 to table4, fig3 to fig7, or all.")]
