@@ -122,6 +122,23 @@ def test_nobody_is_counted_in_the_reply_to_themself():
     assert not [text for text in texts(late) if "halo" in text]  # t4's own halo is gone: t1 and t2 are two
 
 
+def test_the_asker_is_not_counted_without_a_clock_either():
+    """Then t1's own later purchases would count, the target among them."""
+    asked = replace(ASKED, user="t1", time=2, target="halo")
+    two = replace(CONFIG, min_users=2)
+    assert "others title the halo game x2" in texts(asked, dataset=data(clock=False), config=two)
+
+
+def test_each_pair_of_a_person_and_a_thing_stands_once():
+    """t1 and t2 share mario and zelda with the asker."""
+    prior = Prior(data(), TRAIN)
+    people, items = prior.besides(ASKED, ["mario", "zelda"])
+    halo, forza, myst = (prior.column[item] for item in ("halo", "forza", "myst"))
+    rows = [prior.row[user] for user in ("t1", "t2", "t2", "t4", "alone", "alone")]
+    expected = zip(rows, (halo, halo, forza, halo, halo, myst), strict=True)
+    assert sorted(zip(people.tolist(), items.tolist(), strict=True)) == sorted(expected)
+
+
 def test_only_train_users_are_counted():
     assert texts(dataset=data(without("v"))) == texts()
     assert "others title the zelda game x4" in texts(users=(*TRAIN, "v"))
@@ -216,6 +233,9 @@ def test_the_assistant_counts_what_the_store_still_holds(tmp_path):
         assert "zelda" not in reply()[0]
         store.for_user("t1").forget()
         assert reply() == []  # halo had t1, t2 and t4
+        for item in ("mario", "halo"):
+            store.for_user("t1").remember(dataset.items[item], 5.0)
+        assert reply() == []  # who comes back after that does not teach, as for the global memory
 
 
 # --- the look-up ------------------------------------------------------------------------------------------------------
@@ -257,6 +277,8 @@ def test_memory_hands_over_look_ups_about_others():
     assert lines and {entry.level for entry in lines} == {"others"}
     assert memory.search(asked, "others price", 2) == memory.others.answer(asked, memory._taken(asked), "price", 2)
     assert memory.search_many([(asked, " Others, price")], 2) == [memory.search(asked, "others price", 2)]
+    one, other = (replace(asked, phrase=entry.text.split()[-2]) for entry in lines[-2:])
+    assert one.wish != other.wish and memory.search(one, "others", 2) != memory.search(other, "others", 2)
     for text in ("price others", "price", "another price"):
         assert memory.search(asked, text, 3) == env.memory.search(asked, text, 3)
     assert env.memory.others_lines(asked) == []  # without the tool, own memory answers
