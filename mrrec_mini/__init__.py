@@ -16,7 +16,7 @@ retrieval
     metrics, bm25, dense, hybrid, index_on_disk, prior, item_index
 
 memory
-    memory, title_words, summarize, summarize_lm, export_lines, store
+    memory, title_words, others, summarize, summarize_lm, export_lines, store
 
 rollout
     grammar, constrain, sampler, chat_grammar, rollout

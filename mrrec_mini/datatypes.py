@@ -68,12 +68,12 @@ class MemoryEntry:
     """One retrievable line of memory."""
 
     id: str
-    user: str | None  # None: global memory, shared by all users
-    level: str  # "record" | "pattern" | "profile" | "global"
+    user: str | None  # None: global memory, shared by all users, or a line about other people
+    level: str  # "record" | "pattern" | "profile" | "global" | "others"
     text: str
-    rests_on: tuple[str, ...] = ()  # ids of the records that support it; empty for global entries
+    rests_on: tuple[str, ...] = ()  # ids of the records that support it; empty if `user` is None
     scenario: str = ""  # the category that the text is about; "": all categories
-    support: int = 0  # number of records (a user's entry) or of users (a global entry) that support it
+    support: int = 0  # number of records, or, if `user` is None, of users that support it
 
 
 @dataclass(frozen=True)

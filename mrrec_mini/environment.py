@@ -25,6 +25,7 @@ from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace, tune_weight
 from mrrec_mini.item_index import ItemIndex
 from mrrec_mini.memory import Memory, MemoryConfig, Summarizer
+from mrrec_mini.others import Others
 from mrrec_mini.prior import Prior
 from mrrec_mini.reward import RewardConfig, score
 from mrrec_mini.rollout import Actor, RolloutConfig, rollout
@@ -62,12 +63,10 @@ class Environment:
         index = HybridIndex(list(dataset.items), texts, TextSpace.fit(texts, hybrid or HybridConfig()))
         if hybrid is None and not dataset.synthetic:
             index = with_tuned_weight(index, texts, split.validation_queries)
-        return cls(
-            dataset,
-            split,
-            Memory.build(dataset, split.train, memory or MemoryConfig(), summarizer, hybrid or HybridConfig(), rng),
-            ItemIndex.over(index, Prior(dataset, split.train)),
-        )
+        config, prior = memory or MemoryConfig(), Prior(dataset, split.train)
+        built = Memory.build(dataset, split.train, config, summarizer, hybrid or HybridConfig(), rng)
+        built.others = Others.of(prior, config)
+        return cls(dataset, split, built, ItemIndex.over(index, prior))
 
     @cached_property
     def aspects(self) -> list[str]:
@@ -109,12 +108,13 @@ def memory_settings(dataset: Dataset) -> tuple[Summarizer, MemoryConfig]:
     """Return the writer of a data set's memory and its settings: those of real histories, or of the synthetic shop.
 
     Real histories are thin: few records per category, ratings without reviews, one aspect that matters. So lines let
-    several values compete, every aspect counts, and a parent category is judged by all purchases below it.
+    several values compete, every aspect counts, and a parent category is judged by all purchases below it. Other people
+    can be asked about, since people often take the same things; in the shop they do not.
     """
     if dataset.synthetic:
         return ExtractiveSummarizer(), MemoryConfig()
     real = ExtractiveConfig(competing=2, attention=False, pooled=True)
-    return ExtractiveSummarizer(real), MemoryConfig(times=True, line_words=16)
+    return ExtractiveSummarizer(real), MemoryConfig(times=True, line_words=16, others_words=24)
 
 
 def item_text(item: Item) -> str:

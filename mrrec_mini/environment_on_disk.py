@@ -2,7 +2,8 @@
 
 Flow: after `environment`; a run folder holds its environment in this form. `save` writes what `Environment.build`
 fitted: the global memory, the item index and both text spaces. `load` also needs the data set and its split. It fits
-nothing, so all results are the same, to the last bit. Local memories are not saved, but made when a query needs them.
+nothing, so all results are the same, to the last bit. Local memories and counts of other people are not saved: they
+are made from the data set again.
 
 The folder:
 
@@ -32,6 +33,7 @@ from mrrec_mini.files import replacing_folder
 from mrrec_mini.hybrid import HybridIndex, TextSpace
 from mrrec_mini.item_index import ItemIndex
 from mrrec_mini.memory import Memory, MemoryConfig
+from mrrec_mini.others import Others
 from mrrec_mini.prior import Prior
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.typed import parse_json, typed
@@ -75,13 +77,15 @@ def load(folder: Path, dataset: Dataset, split: Split) -> Environment:
         if about["format"] != FORMAT:
             raise ValueError(f"it has format {about['format']}, and this version of mrrec_mini reads {FORMAT}")
         parts = {path.name.removeprefix("space-"): path.read_bytes() for path in folder.glob("space-*")}
+        config = typed(MemoryConfig, about["config"])
         memory = Memory(
             dataset,
-            typed(MemoryConfig, about["config"]),
+            config,
             ExtractiveSummarizer.unpack(about["summarizer"]),
             TextSpace.unpack(about["space"], parts),
             typed(tuple[MemoryEntry, ...], about["entries"]),
             frozenset(split.train),
+            Others.of(prior := Prior(dataset, split.train), config),
         )
         index = index_on_disk.load(folder / "items")
         digests = typed(Mapping[str, str], parse_json((folder / "texts.json").read_text(encoding="utf-8")))
@@ -89,7 +93,7 @@ def load(folder: Path, dataset: Dataset, split: Split) -> Environment:
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         why = shorten(str(error), 200)
         raise DataError(f"{folder}: cannot be used ({why}); delete this folder, and it is made again") from None
-    environment = Environment(dataset, split, memory, ItemIndex.over(index, Prior(dataset, split.train)))
+    environment = Environment(dataset, split, memory, ItemIndex.over(index, prior))
     if changed:
         with suppress(OSError):  # if nothing can be written here, the next `load` finds the difference again
             save(environment, folder)

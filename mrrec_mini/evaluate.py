@@ -16,6 +16,8 @@ numbers of an evaluation from rows. The arms have a fixed order, and GRPO is com
     query_popularity       the same, and popularity as a second term of the score (`prior`)
     query_prior            the same, and all terms of the prior: popularity, neighbours, category
     own_...                query + a text from the user's history by a fixed rule (`own_text`), about a dozen arms
+    others, ..._others     query + what most of the people took who share an item with the user, alone or after own text
+    ..._others_title       ... or a title that they took and that shares a word with the query
     best_own_text          the best of these and of query_only, chosen on validation users
     naive_memory           query + this user's latest records (the paper's "naive": recent history)
     static_memory          query + all lines of the user profile (the paper's "static": a summary)
@@ -183,7 +185,8 @@ def script_rows(
     scripts = {"script_lookups": untold(grammar, UNTOLD["first lines"], calls)}
     if best:
         scripts["best_script"] = untold(grammar, UNTOLD[best], calls)
-    scripts["teacher"] = teacher(grammar, teaching or TeacherConfig(), rng, eval_set.environment.aspects, calls)
+    environment, config = eval_set.environment, teaching or TeacherConfig()
+    scripts["teacher"] = teacher(grammar, config, rng, environment.aspects, calls, bool(environment.memory.others))
     known = all(query.truth is not None for query in queries)
     if known:
         scripts["told_drift"] = told_drift(grammar, eval_set.drifting, calls)

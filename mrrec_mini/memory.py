@@ -50,6 +50,8 @@ from mrrec_mini.datatypes import Interaction, Item, MemoryEntry, Query
 from mrrec_mini.dense import Vectors
 from mrrec_mini.hybrid import Hit, HybridConfig, HybridIndex, TextSpace
 
+OTHERS = "others"  # first word of a look-up that asks about other people, and of each line of the reply
+TITLE = "title"  # names what such a line says if that is no value of an aspect
 OVERALL, LATELY = "overall", "lately"  # heads of the lines of a profile: the most frequent, and the latest value
 PLAIN_WORD = re.compile(r"L(?:'L)*".replace("L", rf"[^\W_]+(?:[{MARKS}][^\W_]*)*"))  # L: letters with their marks
 ANSWERS = 100_000  # most answers that `Memory.search` keeps
@@ -65,7 +67,8 @@ class MemoryConfig:
     review_words: int = 12  # most words of the review in a record
     line_words: int = 12  # most words in a pattern, profile or global line
     times: bool = False  # end each value with its number of records as x3, since a real value may end in a number
-    min_users: int = 3  # a global aspect, or a word that the text space learns, needs at least this many users
+    min_users: int = 3  # a global aspect, a learned word or a line about others needs at least this many users
+    others_words: int = 0  # most words in a reply about other people; 0: other people cannot be asked about
     space_users: int = 2000  # at most so many train users' entries fit the text space: word counts change little then
     contrasts: int = 400  # most purchases sampled per scenario
     candidates: int = 16  # random items of the scenario drawn per purchase
@@ -153,10 +156,25 @@ class Summarizer(Protocol):
         """Eq. (6), prompt B: return one aspect per meaning, with a name that is not specific to a product or a user."""
 
 
+class OtherPeople(Protocol):
+    """What other people took: see `others`."""
+
+    def lines(self, query: Query, taken: Iterable[str]) -> list[MemoryEntry]:
+        """Return all lines about the other people who took one of the items `taken`, best first."""
+
+    def answer(self, query: Query, taken: Iterable[str], text: str, k: int) -> tuple[MemoryEntry, ...]:
+        """Return at most k of these lines: those that match `text` best, best first."""
+
+
 @lru_cache(maxsize=65_536)  # cached, because values and titles repeat
 def plain(text: str, words: int | None = None) -> str:
     """Return the first `words` words, folded, no punctuation (inner ' stays): `<m1> Red-Mug` -> `m1 red mug`."""
     return " ".join(PLAIN_WORD.findall(fold(text))[:words])
+
+
+def asks_others(text: str) -> bool:
+    """Return whether a look-up asks about other people: its first word is `OTHERS`."""
+    return plain(text).split()[:1] == [OTHERS]
 
 
 SEPARATOR = re.compile(r"\s+[-–—|]+\s+|[()\[\]{}|]|[,:;](?:\s|$)")  # ends a segment of a title
@@ -356,11 +374,12 @@ class Memory:
     space: TextSpace
     global_entries: tuple[MemoryEntry, ...]
     train_users: frozenset[str]  # the global memory and the text space are learned from these users only
+    others: OtherPeople | None = None  # answers look-ups that begin with `OTHERS`; None: own memory answers them too
 
     def __post_init__(self) -> None:
         self.global_index = EntryIndex(self.global_entries, self.space)
         self._indexes: dict[tuple[str, int], EntryIndex] = {}  # by user and query time
-        self._answers: dict[tuple, tuple[MemoryEntry, ...]] = {}  # by user, query time, text and k
+        self._answers: dict[tuple, tuple[MemoryEntry, ...]] = {}  # by user, query time, text, k, wish
 
     @classmethod
     def build(
@@ -405,14 +424,26 @@ class Memory:
     def search(self, query: Query, text: str, k: int = 3) -> tuple[MemoryEntry, ...]:
         """Eq. (8), the memory tool: return the k entries of the query's user that match `text` best, best first.
 
-        Answers are cached, because the G episodes of a group often search for the same text.
+        If `text` begins with the word `OTHERS`, the entries are lines about other people instead. Answers are cached,
+        because the G episodes of a group often search for the same text.
         """
-        key = (query.user, query.time, text, k)
+        about_others = self.others is not None and asks_others(text)
+        key = (query.user, query.time, text, k, query.wish if about_others else None)
         if key not in self._answers:
             if len(self._answers) >= ANSWERS:
                 self._answers.clear()
-            self._answers[key] = self.local(query).search(text, k)
+            if about_others:
+                self._answers[key] = self.others.answer(query, self._taken(query), text, k)
+            else:
+                self._answers[key] = self.local(query).search(text, k)
         return self._answers[key]
+
+    def others_lines(self, query: Query) -> list[MemoryEntry]:
+        """Return all lines about other people that a look-up of this query can find, best first."""
+        return self.others.lines(query, self._taken(query)) if self.others else []
+
+    def _taken(self, query: Query) -> list[str]:
+        return [taken.item for taken in self.dataset.history(query)]
 
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int = 3) -> list[tuple[MemoryEntry, ...]]:
         """Return the result of `search` for each (query, text)."""

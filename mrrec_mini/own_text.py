@@ -1,9 +1,10 @@
-"""Fixed scripts of own memory: what somebody could always add to a query, without a policy and without a look-up.
+"""Fixed scripts of memory, own and other people's: what somebody could always add to a query, without any policy.
 
 Flow: beside `scripts`, for data sets where nobody knows which aspects matter; `evaluate` runs each script as an arm.
-A script reads the items that the user took before the query, and writes words. The search gets the query's wish and
-these words. The best script is chosen on validation users; "nothing", the query alone, is one of the choices. So a
-policy that chooses what to read for each query must beat the best constant choice.
+A script reads the items that the user took before the query, and writes words. Some scripts also read what other people
+took who share one of these items (`others`). The search gets the query's wish and these words. The best script is
+chosen on validation users; "nothing", the query alone, is one of the choices. So a policy that chooses what to read for
+each query must beat the best constant choice.
 
 A *value* is one of an item's attributes, e.g. "playstation 2". How *like* the query an item is, is the text score that
 the item index gives it for the query's wish. Equations: none. Departure: the paper has no scripts. Guessed: the list.
@@ -12,12 +13,14 @@ the item index gives it for the query's wish. Equations: none. Departure: the pa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from mrrec_mini.datatypes import Item, Query
 from mrrec_mini.environment import Environment
+from mrrec_mini.memory import TITLE, plain
+from mrrec_mini.scripts import aspect_of, value_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Past:
 
     items: tuple[Item, ...]
     likeness: tuple[float, ...]
+    others: Mapping[str, str] = field(default_factory=dict)  # aspect, or TITLE -> what the best line about others says
 
     @cached_property
     def by_likeness(self) -> list[Item]:
@@ -46,7 +50,8 @@ def pasts(environment: Environment, queries: Sequence[Query]) -> list[Past]:
     for i, scores in environment.items.scores_by_id([query.wish for query in queries]):
         ids = [taken.item for taken in dataset.history(queries[i])]
         items = tuple(dataset.items[item] for item in ids)
-        found[i] = Past(items, tuple(float(scores[column[item]]) for item in ids))
+        likeness = tuple(float(scores[column[item]]) for item in ids)
+        found[i] = Past(items, likeness, others_say(environment, queries[i]))
     return [found[i] for i in range(len(queries))]
 
 
@@ -66,6 +71,26 @@ def frequent_values(items: Sequence[Item], count: int | None = 1) -> list[str]:
         for aspect, stated in item.attributes.items():
             counts.setdefault(aspect, Counter()).update(stated)
     return [value for found in counts.values() for value, _ in found.most_common(count)]
+
+
+def others_say(environment: Environment, query: Query) -> dict[str, str]:
+    """Return for each aspect, and for TITLE, what the best line about other people says; {} if there is no line."""
+    best: dict[str, str] = {}
+    for line in environment.memory.others_lines(query):
+        aspect = aspect_of(line)
+        best.setdefault(aspect, value_of(line, aspect)[0])
+    return best
+
+
+def with_others(values: Sequence[str], past: Past) -> list[str]:
+    """Return `values`, then those of other people that are not among them."""
+    known = {plain(value) for value in values}
+    return [*values, *(value for aspect, value in past.others.items() if aspect != TITLE and value not in known)]
+
+
+def with_title(values: Sequence[str], past: Past) -> list[str]:
+    """Return `values`, then the title that other people took, if there is one."""
+    return [*values, past.others.get(TITLE, "")]
 
 
 def titles(items: Sequence[Item]) -> list[str]:
@@ -88,6 +113,10 @@ OWN_TEXT: dict[str, Callable[[Past], list[str]]] = {
     "own_like_titles": lambda past: titles(past.by_likeness[:2]),
     "own_titles_latest": lambda past: titles(past.by_likeness[:2]) + first_values(past.items[::-1]),
     "own_profile": lambda past: frequent_values(past.items, None),
+    "others": lambda past: with_others([], past),
+    "others_title": lambda past: with_title([], past),
+    "own_latest_others": lambda past: with_others(first_values(past.items[::-1]), past),
+    "own_latest_others_title": lambda past: with_title(first_values(past.items[::-1]), past),
 }
 
 
@@ -95,6 +124,6 @@ def own_texts(environment: Environment, queries: Sequence[Query]) -> dict[str, l
     """Return {name of a script: its text for each query}, with each part of a text once."""
     found = pasts(environment, queries)
     return {
-        name: [" ".join(dict.fromkeys(write(past))) if past.items else "" for past in found]
+        name: [" ".join(dict.fromkeys(write(past))).strip() if past.items else "" for past in found]
         for name, write in OWN_TEXT.items()
     }

@@ -98,6 +98,19 @@ class Prior:
         """Return the columns of the items that a ranking for `query` puts last (`Dataset.owned`)."""
         return [self.column[item] for item in self.dataset.owned(query)]
 
+    def besides(self, query: Query, taken: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (row of a person, column of an item), (E,) each: what people who share an item took besides.
+
+        These people took one of the items `taken` (ids; unknown ones are ignored) before the query and are not the
+        query's user. Each pair stands there once, and none has an item of `taken`. Reads no target.
+        """
+        own = sorted({self.column[item] for item in taken if item in self.column})
+        people, times, _ = _entries(self.by_item, own)
+        people = np.unique(people[(times < self._end(query)) & (people != self.row.get(query.user, -1))])
+        items, times, place = _entries(self.by_user, people)
+        kept = (times < self._end(query)) & ~np.isin(items, own)
+        return people[place[kept]], items[kept]
+
     def _end(self, query: Query) -> int:
         """Return the time from which on purchases of other people do not count."""
         return query.time if self.dataset.clock else np.iinfo(np.int64).max

@@ -172,6 +172,7 @@ def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordT
             for query in env.split.train_queries:
                 yield query.text
                 yield from (entry.text for entry in env.memory.entries(query))
+                yield from (entry.text for entry in env.memory.others_lines(query))
 
     return WordTokenizer.train(texts(), CONTROL, max_words)
 
@@ -194,7 +195,7 @@ def script_traces(
         if script:
             make_script = untold(grammar, script, rules.max_calls)
         else:
-            make_script = teacher(grammar, recipe.teacher, rng, env.aspects, rules.max_calls)
+            make_script = teacher(grammar, recipe.teacher, rng, env.aspects, rules.max_calls, bool(env.memory.others))
         queries = [env.split.train_queries[i] for i in _draw(env, recipe.traces // len(environments), rng)]
         traces += best_traces(env, ScriptActor(make_script), queries, grammar, rules, recipe.train.reward, tries)
     return traces

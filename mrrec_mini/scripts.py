@@ -21,7 +21,7 @@ Equations: none. Departure: the paper has no scripts; it starts from an instruct
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import unquote
@@ -31,7 +31,7 @@ import numpy as np
 from mrrec_mini.datatypes import MemoryEntry
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.memory import LATELY, OVERALL, plain
+from mrrec_mini.memory import LATELY, OTHERS, OVERALL, TITLE, plain
 from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, Script, ScriptActor, State
@@ -81,6 +81,7 @@ class TeacherConfig:
     lately: float = 0.5  # that it asks for the latest value, not for the most frequent one
     open: float = 0.97  # that it leaves out the aspects that the query states
     silent: float = 0.02  # that it notes nothing
+    others: float = 0.5  # that it asks about other people, if it can: half the time after own memory, half in its place
 
 
 # --- what a line says -------------------------------------------------------------------------------------------------
@@ -125,11 +126,14 @@ def value_of(entry: MemoryEntry, aspect: str) -> tuple[str, int]:
 
 
 def note_of(entry: MemoryEntry, aspect: str = "") -> str:
-    """Return "aspect value" as an entry states it; "" if it states nothing. `aspect` "": the first that it is about."""
+    """Return "aspect value" as an entry states it; "" if it states nothing. `aspect` "": the first that it is about.
+
+    Of a title, return only the words.
+    """
     if not (aspect := aspect or aspect_of(entry)):
         return next(iter(stated_facts(entry)), "")
     value, _ = value_of(entry, aspect)
-    return f"{aspect} {value}" if value else ""
+    return f"{aspect} {value}" if value and aspect != TITLE else value
 
 
 def stated_facts(record: MemoryEntry) -> list[str]:
@@ -160,7 +164,10 @@ def lookup_text(line: MemoryEntry, value: str = "often") -> str:
     """Return what to search for to answer a global line: `likely mug hiking price` -> `mug price overall`.
 
     The pattern of the category and the wanted line of the profile match two of these words, other lines at most one.
+    `value` OTHERS asks about other people: `others price`.
     """
+    if value == OTHERS:
+        return f"{OTHERS} {aspect_of(line)}"
     heads = {"often": OVERALL, "lately": LATELY, "repeated": f"{LATELY} {OVERALL}"}
     return f"{plain(line.scenario)} {aspect_of(line)} {heads[value]}".strip()
 
@@ -223,6 +230,8 @@ def true_plan(state: State) -> list[MemoryEntry]:
 
 # --- the scripts ------------------------------------------------------------------------------------------------------
 
+A_TITLE = MemoryEntry(f"guess/{TITLE}", None, "global", TITLE)  # a look-up about it asks for a title
+
 # (reply, global line, line of the profile that was asked for) -> the note and the entry that states it
 Read = Callable[[Sequence[MemoryEntry], MemoryEntry, str], tuple[str, MemoryEntry | None]]
 Plan = Sequence[tuple[MemoryEntry, str]]  # the lines to look up, and for each which line of the profile to ask for
@@ -234,10 +243,12 @@ def teacher(
     rng: np.random.Generator,
     aspects: Sequence[str] = (),
     max_calls: int = 3,
+    others: bool = False,
 ) -> Callable[[State], Script]:
     """Return a function that makes the teacher's script for an episode from the first state of the episode.
 
     A script makes at most `max_calls` look-ups. If the prompt shows no global memory, it looks up names from `aspects`.
+    `others`: whether other people can be asked about.
     """
     guesses = [MemoryEntry(f"guess/{name}", None, "global", name) for name in aspects]
     read = partial(read_at_random, config=config, rng=rng)
@@ -245,9 +256,25 @@ def teacher(
     def make(state: State) -> Script:
         lines = random_plan(state, guesses, config, rng)[:max_calls]
         values = ["lately" if rng.random() < config.lately else "often" for _ in lines]
-        return run_plan(grammar, list(zip(lines, values, strict=True)), read)
+        plan = list(zip(lines, values, strict=True))
+        if others:
+            plan = list(asking_others(plan, config, rng))[:max_calls]
+        return run_plan(grammar, plan, read)
 
     return make
+
+
+def asking_others(plan: Plan, config: TeacherConfig, rng: np.random.Generator) -> Iterator[tuple[MemoryEntry, str]]:
+    """Yield the look-ups of a plan; for some lines one about other people comes instead, for as many it follows.
+
+    It asks for the aspect of the line or, as often, for a title.
+    """
+    for line, value in plan:
+        drawn = rng.random()
+        if drawn >= config.others / 2:
+            yield line, value
+        if drawn < config.others:
+            yield (line if rng.random() < 0.5 else A_TITLE), OTHERS
 
 
 def untold(grammar: Grammar, config: ScriptConfig, max_calls: int = 3) -> Callable[[State], Script]:
@@ -302,6 +329,8 @@ def run_plan(grammar: Grammar, plan: Plan, read: Read) -> Script:
         think = ""
         if done := len(state.calls):
             think, entry = read(state.calls[-1].entries, *plan[done - 1])
+            if plan[done - 1][1] == OTHERS and think in [note for note, _ in noted]:
+                think, entry = "", None  # a word that stands twice in an answer would count twice in the search
             if entry:
                 noted.append((think, entry))
         # 2. Make the next look-up of the plan.

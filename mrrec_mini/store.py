@@ -287,6 +287,10 @@ class Store(AbstractContextManager):
         matrix = np.frombuffer(b"".join(vectors), dtype=np.float32).reshape(len(entries), -1)
         return EntryIndex(entries, self.space, Vectors(matrix, self.embedder_id))
 
+    def train_users(self) -> frozenset[str]:
+        """Return the users from whom shared memory is learned, without those who were forgotten."""
+        return frozenset(user for user, _ in self._teachers())
+
     def _teachers(self) -> list[tuple[str, int]]:
         """Return (user, generation) of each train user. The global memory is learned only from train users."""
         return self._rows("SELECT user, generation FROM person WHERE teaches ORDER BY user")

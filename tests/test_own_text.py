@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mrrec_mini.datatypes import Item
+from mrrec_mini.others import Others
 from mrrec_mini.own_text import OWN_TEXT, Past, own_texts
 from small import environment
 
@@ -22,6 +23,7 @@ PAST = Past(
         item("new", brand="y"),
     ),
     (0.1, 0.9, 0.5, 0.5),
+    {"platform": "ps2", "title": "super wii", "colour": "red"},
 )
 WRITTEN = {
     "own_latest": ["y", "ps2", "ps3"],
@@ -38,6 +40,10 @@ WRITTEN = {
     "own_like_titles": ["near", "new"],  # of two equally alike the later
     "own_titles_latest": ["near", "new", "y", "ps2", "ps3"],
     "own_profile": ["y", "x", "ps2", "ps3", "wii"],
+    "others": ["ps2", "red"],
+    "others_title": ["super wii"],
+    "own_latest_others": ["y", "ps2", "ps3", "red"],  # ps2 is known
+    "own_latest_others_title": ["y", "ps2", "ps3", "super wii"],
 }
 
 
@@ -53,6 +59,8 @@ def test_what_a_script_writes(name):
 def test_the_texts_of_queries():
     """From what was taken strictly before the query; no part twice; a new user adds nothing; the target is not read."""
     env = environment()
+    tool = Others(env.items.prior, replace(env.memory.config, min_users=1, others_words=20))
+    env = replace(env, memory=replace(env.memory, others=tool))
     query = env.split.test_queries[0]
     taken = [env.dataset.items[one.item] for one in env.dataset.history(query)]
     texts = own_texts(env, [query, replace(query, time=0), replace(query, target=taken[0].id)])

@@ -14,8 +14,9 @@ is no local memory. If the policy breaks off, the query text is the profile. `re
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ from mrrec_mini.environment import Environment
 from mrrec_mini.evidence import Copied, copied_from
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig
-from mrrec_mini.memory import EntryIndex, Memory, MemoryConfig
+from mrrec_mini.memory import EntryIndex, Memory, MemoryConfig, OtherPeople, asks_others
+from mrrec_mini.prior import Prior
 from mrrec_mini.recipe import Recipe, Say, load_chat_model, quiet
 from mrrec_mini.rollout import LMActor, Searchable, rollout
 from mrrec_mini.run import Run, Warn
@@ -102,21 +104,30 @@ class Explanation:
 
 
 class StoredMemory:
-    """Makes a store the memory of episodes. The entries of a user are read once, at the first search."""
+    """Makes a store the memory of episodes. The entries of a user are read once, at the first search.
 
-    def __init__(self, store: Store):
+    `others` makes what answers look-ups about other people, at the first of them; None: own entries answer these too.
+    """
+
+    def __init__(self, store: Store, others: Callable[[], OtherPeople] | None = None):
         self.store = store
+        self.others = others and cache(others)
         self._indexes: dict[str | None, EntryIndex] = {}  # by user; None: the global memory
 
     def search_global(self, text: str, k: int) -> tuple[MemoryEntry, ...]:
         return self._index(None).search(text, k)
 
     def search_many(self, asked: Sequence[tuple[Query, str]], k: int) -> list[tuple[MemoryEntry, ...]]:
-        return [self._index(query.user).search(text, k) for query, text in asked]
+        return [self._search(query, text, k) for query, text in asked]
 
     def entries(self, user: str) -> tuple[MemoryEntry, ...]:
         """A user's entries, oldest first."""
         return self._index(user).entries
+
+    def _search(self, query: Query, text: str, k: int) -> tuple[MemoryEntry, ...]:
+        if self.others and asks_others(text):
+            return self.others().answer(query, self.store.for_user(query.user).bought(), text, k)
+        return self._index(query.user).search(text, k)
 
     def _index(self, user: str | None) -> EntryIndex:
         if user not in self._indexes:
@@ -196,7 +207,16 @@ class Assistant:
         if any(asked.phrase is not None for asked in self.environment.dataset.queries):
             query = replace(query, phrase=text)  # the policy learned that the search adds the phrase itself
         bought = self.store.for_user(user).bought()
-        return query, StoredMemory(self.store), bought & self.environment.dataset.items.keys()
+        others = self._other_people if self.environment.memory.others else None
+        return query, StoredMemory(self.store, others), bought & self.environment.dataset.items.keys()
+
+    def _other_people(self) -> OtherPeople:
+        """Return what answers look-ups about other people: it counts what the store has not forgotten or deleted."""
+        dataset = self.environment.dataset
+        people = self.environment.split.train & self.store.train_users()
+        known = {user: self.store.for_user(user).bought() for user in people}
+        kept = [one for one in dataset.interactions if one.item in known.get(one.user, ())]
+        return self.environment.memory.others.counting(Prior(replace(dataset, interactions=kept), people))
 
     def _play(self, query: Query, memory: Searchable) -> Episode:
         """Play one greedy episode."""
