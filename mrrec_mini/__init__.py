@@ -6,7 +6,7 @@ named before it, or files in `models/`. A system imports no other system; no fil
 wing. `make map` writes the README's map and `docs/map.md` from this list and from the first line of each file.
 
 basics
-    datatypes, files, typed
+    datatypes, files, signals, typed
 
 data
     data, world, sources/cleaning, sources/rows, sources/interactions, sources/amazon, sources/c4, sources/recbole,

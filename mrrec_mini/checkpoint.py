@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill, a full disk and a flipped bit: saved completely or not at all, checked when read.
 
 Flow: used by `run`, which decides what a checkpoint contains. This file only writes and checks the files; it knows
-nothing about models. `train` uses `undivided`, so that Ctrl-C does not stop a step halfway.
+nothing about models.
 
     RUN/checkpoints/step-000060/    the files of one checkpoint, and manifest.json, which holds format, step, the size
                                     and sha256 of each file, and the sha256 of the manifest itself
@@ -22,10 +22,7 @@ import json
 import os
 import re
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,19 +167,3 @@ def _files(folder: Path) -> dict[str, Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def undivided() -> Iterator[None]:
-    """Delay Ctrl-C until the end of the `with` block. In other threads do nothing: only the main thread gets Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked = []
-    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        raise KeyboardInterrupt

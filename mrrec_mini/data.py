@@ -32,6 +32,8 @@ from mrrec_mini.files import replacing_folder
 from mrrec_mini.typed import parse_json, typed
 
 ITEMS, INTERACTIONS, QUERIES, META = "items.jsonl", "interactions.jsonl", "queries.jsonl", "meta.json"
+# fields of meta.json that decide results
+MEANT = ("held_categories", "held_phrases", "repeats", "clock", "uses", "world")
 RECORD_LIMIT = 1 << 20  # bytes; without a limit, one line of a broken file could fill the memory
 LATEST_TIME = 4_102_444_800  # 2100-01-01 in seconds since 1970
 
@@ -435,6 +437,16 @@ class Dataset:
                 known.add(interaction.item)
         return earliest
 
+    @cached_property
+    def sha256(self) -> str:
+        """A sha256 of all that results depend on: equal content has an equal sum, in whatever folder it lies."""
+        digest = hashlib.sha256(json.dumps({key: self.meta.get(key) for key in MEANT}, sort_keys=True).encode())
+        for records in (self.items.values(), self.interactions, self.queries):
+            for record in records:
+                given = {name: value for name, value in vars(record).items() if value is not None}
+                digest.update(json.dumps(given, default=dict).encode() + b"\n")
+        return digest.hexdigest()
+
     @property
     def synthetic(self) -> bool:
         """Whether this is a shop that `world` made."""
@@ -490,7 +502,11 @@ class Dataset:
         random.Random(seed).shuffle(asking)
         sizes = _part_sizes(len(asking), (train, validation, test))
         for_test, for_validation = asking[: sizes[2]], asking[sizes[2] : sizes[2] + sizes[1]]
-        parts = frozenset(self.users()) - {*for_test, *for_validation}, frozenset(for_validation), frozenset(for_test)
+        return self.split_into({*self.users()} - {*for_test, *for_validation}, for_validation, for_test)
+
+    def split_into(self, train: Iterable[str], validation: Iterable[str], test: Iterable[str]) -> Split:
+        """Return the split with these users in its parts. Users in no part and their queries are left out."""
+        parts = frozenset(train), frozenset(validation), frozenset(test)
         held, phrases = frozenset(self.meta.get("held_categories", ())), self.meta.get("held_phrases", ())
 
         def queries(users: frozenset[str], of_held: bool) -> tuple[Query, ...]:

@@ -1,21 +1,71 @@
-"""Write a file or a folder whole, or not at all.
+"""Write a file or a folder whole, or not at all, and let one process at a time do a piece of work.
 
 Flow: used by every stage that writes to the disk. The new content is written under a hidden name in the same folder,
 is flushed to the disk, and is then renamed to the final name. So a reader finds the old content or the new content,
-never a part of it, even after the process was killed.
+never a part of it, even after the process was killed. `locked` is for work that two processes must not do at once, such
+as building a store.
 
 Not covered: a disk that reports a write that it did not make. After a kill between the two renames of `_take_name`, the
-folder is missing until the next writer puts the old one back. The paper says nothing about this.
+folder is missing until the next writer puts the old one back. On Windows nothing is locked, and the files of killed
+writers stay. The paper says nothing about this.
 """
 
 from __future__ import annotations
 
+import errno
 import glob
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None
+
+
+@contextmanager
+def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
+    """Let no other process hold the lock file `path` until the block ends or this process dies.
+
+    The folder of `path` must exist. If another process holds the lock, wait for it, or if `refusal` is given, raise an
+    OSError about the folder at once: "another process (its number) <refusal>". Locks cannot be nested.
+    """
+    if fcntl is None:
+        yield
+        return
+    waiting = fcntl.LOCK_EX if refusal is None else fcntl.LOCK_EX | fcntl.LOCK_NB
+    while True:
+        with path.open("a+", encoding="utf-8") as file:  # "a": until this process has the lock, nothing is overwritten
+            try:
+                fcntl.flock(file, waiting)
+            except BlockingIOError:
+                file.seek(0)
+                number = f" ({told})" if (told := file.read().strip()) else ""
+                raise OSError(errno.EBUSY, f"another process{number} {refusal}", str(path.parent)) from None
+            if not _is_still(path, file.fileno()):
+                continue  # the process that held the lock has removed its file: lock the new one
+            try:
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    """Return whether the open file is the one that has the name `path` now."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def sync(path: Path) -> None:
@@ -90,9 +140,10 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
     Makes missing parent folders. If the rename fails, an older folder of the same name keeps its place.
     """
-    fresh = _hidden(folder)
+    fresh, lock = _hidden(folder), folder.with_name(f".{folder.name}.lock")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    with locked(lock):
+        _sweep(folder)
     shutil.rmtree(fresh, ignore_errors=True)  # of an earlier process with the same number
     fresh.mkdir(mode=0o700)
     try:
@@ -100,7 +151,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         for path in sorted(fresh.rglob("*")):
             sync(path)
         fresh.chmod(0o755)
-        _take_name(folder, fresh)
+        with locked(lock):
+            _take_name(folder, fresh)
         sync(folder.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -119,3 +171,16 @@ def _take_name(folder: Path, fresh: Path) -> None:
         aside.rename(folder)
         raise
     shutil.rmtree(aside)
+
+
+@cache
+def code_version() -> str:
+    """Return a name for the code of this package, such as "0.1.0+5f0a92c1": equal code has equal names everywhere.
+
+    Saved results hold it, so that a reader knows which code made them. Call it before the work begins: the files could
+    change meanwhile.
+    """
+    package, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix()):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes().replace(b"\r", b""))
+    return f"{import_module(__package__).__version__}+{digest.hexdigest()[:8]}"

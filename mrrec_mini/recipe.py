@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mrrec_mini.chat_grammar import ChatGrammar, grammar_of
-from mrrec_mini.data import DataError, Dataset, shorten
+from mrrec_mini.data import DataError, Dataset, Split, shorten
 from mrrec_mini.datatypes import Episode
 from mrrec_mini.earlier_queries import with_earlier_queries
 from mrrec_mini.environment import Environment, memory_settings
@@ -142,13 +142,16 @@ def chosen_recipe(
     return replace(recipe, train=replace(recipe.train, precision="bfloat16" if bf16 else "float32"))
 
 
-def prepare(dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet) -> list[Environment]:
+def prepare(
+    dataset: Dataset, recipe: Recipe, seed: int, say: Say = quiet, split: Split | None = None
+) -> list[Environment]:
     """Return the environment of the data set, followed by those of its sibling shops if it is a synthetic shop.
 
-    On real data, earlier purchases of train users are training queries too (`earlier_queries`).
+    On real data, earlier purchases of train users are training queries too (`earlier_queries`). `split`: that of a run
+    that exists; None: draw it by `seed`.
     """
     total = 1 + (recipe.siblings if dataset.synthetic else 0)
-    shop, split, rng = dataset, dataset.split(seed, *recipe.shares), np.random.default_rng([seed, 1])
+    shop, split, rng = dataset, split or dataset.split(seed, *recipe.shares), np.random.default_rng([seed, 1])
     if not dataset.synthetic:
         split = with_earlier_queries(dataset, split)
     summarizer, memory = memory_settings(dataset)

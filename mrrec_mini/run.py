@@ -3,30 +3,34 @@
 Flow: after `recipe`, which has the settings of a run, and `train`, to which a run is the `Keeper`.
 
     RUN/config.json      recipe, seed, data set: all that is needed to make the run's environments again
+        made_from.json   sha256 of the data set, and the users of each part of the split
         checkpoints/     policy and state of training; the two newest are kept (see `checkpoint`)
         before/          a checkpoint of the policy before the first step
         metrics.jsonl    one line per training step
         data/            the data set, if the run made its own synthetic shop
         fitted/          item index, global memory and text spaces (see `environment_on_disk`)
         memory.db        the memory of all users (see `store`)
-        evaluation.json  the results of the last evaluation
+        evaluation.json  the results of the last evaluation, and the versions of code and data behind them
         reference/       log and checkpoints of a second training, with the package's formulas, to compare a student's
-        lock             an empty file that a training process keeps locked
+        lock             only while a process trains this run: its number
+        .opening         only while a process makes or loads `fitted`, or makes `memory.db`
 
 `fitted` and `memory.db` are written when training ends. If they are missing, because the run was interrupted or is old,
-they are made when they are first needed. Readers need no lock: a file or folder is replaced as a whole, never changed
-in part. Not from the paper.
+they are made when they are first needed, by one process; others wait. A file or folder is replaced as a whole, never
+changed in part. Not from the paper.
+
+A run keeps its split. If the data set has changed since, the run is not resumed, and it is evaluated on the users of
+its own split, with a message. The same data in another folder is the same data.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,10 +42,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mrrec_mini import checkpoint, environment_on_disk
 from mrrec_mini.chat_grammar import grammar_of
-from mrrec_mini.data import DataError, Dataset, json_lines, shorten
+from mrrec_mini.data import DataError, Dataset, Split, json_lines, shorten
 from mrrec_mini.environment import Environment
 from mrrec_mini.evaluate import Row, eval_sets, policy_rows, reference_rows, report_dict
-from mrrec_mini.files import write_text
+from mrrec_mini.files import code_version, locked, write_text
 from mrrec_mini.grammar import CONTROL
 from mrrec_mini.grpo import Formulas
 from mrrec_mini.models.causal_lm import WordTokenizer, load_causal_lm, save_causal_lm
@@ -53,12 +57,8 @@ from mrrec_mini.train import TrainConfig, Trainer
 from mrrec_mini.typed import parse_json, typed
 from mrrec_mini.world import WorldConfig, make_world
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such lock
-    fcntl = None
-
-CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
+CONFIG, MADE_FROM, METRICS, EVALUATION = "config.json", "made_from.json", "metrics.jsonl", "evaluation.json"
+MACHINE = ("code", "torch", "threads")  # what made a run; noted in config.json, not needed to open it
 BEFORE, DATA, FITTED, MEMORY, REFERENCE = "before", "data", "fitted", "memory.db", "reference"
 Warn = Callable[[str], object]  # is called with a warning, for example that a damaged checkpoint was skipped
 
@@ -75,8 +75,12 @@ class RunConfig:
 
     def write(self, path: Path) -> None:
         """Write config.json."""
-        machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        content = {**machine, **asdict(self), "data": str(self.data.resolve()) if self.data else None}
+        machine = code_version(), torch.__version__, torch.get_num_threads()
+        content = {
+            **dict(zip(MACHINE, machine, strict=True)),
+            **asdict(self),
+            "data": str(self.data.resolve()) if self.data else None,
+        }
         write_text(path, json.dumps(content, indent=1))
 
     @classmethod
@@ -84,13 +88,48 @@ class RunConfig:
         """Read config.json. Raises DataError if the file is not one that `write` writes."""
         try:
             content = parse_json(path.read_text(encoding="utf-8"))
-            config = typed(cls, {name: value for name, value in content.items() if name not in ("torch", "threads")})
+            config = typed(cls, {name: value for name, value in content.items() if name not in MACHINE})
             if (config.data is None) == (config.world is None):
                 raise ValueError("it needs either data or world")
             return config
         except (ValueError, AttributeError) as error:
             what = f"not what `mrrec train` writes ({shorten(str(error))}); make the run again in another folder"
             raise DataError.at(path, None, None, what) from None
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """The data that a run was made from, stored in made_from.json: a sum of its content, and the users of each part."""
+
+    sha256: str
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @classmethod
+    def of(cls, environment: Environment) -> MadeFrom:
+        split = environment.split
+        parts = (tuple(sorted(users)) for users in (split.train, split.validation, split.test))
+        return cls(environment.dataset.sha256, *parts)
+
+    @classmethod
+    def read(cls, path: Path) -> MadeFrom:
+        """Read made_from.json. Raises DataError if the file is missing or not one that `Run.create` writes."""
+        try:
+            return typed(cls, parse_json(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            what = f"not what `mrrec train` writes ({shorten(str(error))}); make the run again in another folder"
+            raise DataError.at(path, None, None, what) from None
+
+    def split(self, dataset: Dataset) -> Split:
+        return dataset.split_into(self.train, self.validation, self.test)
+
+    def changes(self, dataset: Dataset) -> str:
+        """Say how the data set differs from the one that the run was made from; "" if it does not."""
+        if dataset.sha256 == self.sha256:
+            return ""
+        before, now = {*self.train, *self.validation, *self.test}, {*dataset.users()}
+        return f"{len(now - before)} users are new, {len(before - now)} are gone, and items or purchases may differ"
 
 
 @dataclass(frozen=True)
@@ -123,38 +162,47 @@ class Run:
         self.save(trainer)
         if config.data is None:
             trainer.environments[0].dataset.save(self.folder / DATA)
+        write_text(self.folder / MADE_FROM, json.dumps(asdict(MadeFrom.of(trainer.environments[0]))))
         config.write(self.folder / CONFIG)  # written last, so that a folder with a config.json can be resumed
 
-    def start_over(self, config: RunConfig) -> None:
+    def start_over(self, data_sha256: str | None = None, seed: int | None = None) -> None:
         """Delete the files of the run in this folder; other files stay.
 
-        memory.db stays too if the run has the same data and split as `config`: users may have added memories to it.
+        memory.db stays too if the run has this data and seed, and so this split: users may have added memories to it.
         """
         memory = [MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm"]
         with suppress(OSError, DataError):
-            own, data = RunConfig.read(self.folder / CONFIG), config.data and config.data.resolve()
-            if (own.data, own.world, own.seed) == (data, config.world, config.seed):
+            if (MadeFrom.read(self.folder / MADE_FROM).sha256, self.config.seed) == (data_sha256, seed):
                 memory = []
-        for name in (CONFIG, METRICS, EVALUATION, *memory):
-            (self.folder / name).unlink(missing_ok=True)
-        for name in ("checkpoints", BEFORE, DATA, FITTED, REFERENCE):
-            if (self.folder / name).exists():
-                shutil.rmtree(self.folder / name)
+        with self._opening():
+            for name in (CONFIG, MADE_FROM, METRICS, EVALUATION, *memory):
+                (self.folder / name).unlink(missing_ok=True)
+            for name in ("checkpoints", BEFORE, DATA, FITTED, REFERENCE):
+                if (self.folder / name).exists():
+                    shutil.rmtree(self.folder / name)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from training this run until the `with` block ends or this process dies.
 
-        Raises OSError at once if another process is training the run. On Windows nothing is locked.
+        Raises OSError at once if another process is training the run. On Windows nothing is locked. If nothing was
+        written meanwhile, no folder stays.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("wb") as file:
-            try:
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                what = "another process is training this run; wait until it ends, or choose another folder"
-                raise OSError(errno.EBUSY, what, str(self.folder)) from None
+        try:
+            refusal = "is training this run; wait until it ends, or choose another folder"
+            with locked(self.folder / "lock", refusal):
+                yield
+        finally:
+            with suppress(OSError):  # not empty
+                self.folder.rmdir()
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """Wait until no other process makes or replaces fitted/ or memory.db, and let others wait for this block."""
+        with ExitStack() as stack:
+            with suppress(OSError):  # nothing can be written here, so nobody replaces anything
+                stack.enter_context(locked(self.folder / ".opening"))
             yield
 
     # --- the `Keeper` of `train` ------------------------------------------------------------------------------------
@@ -195,7 +243,14 @@ class Run:
 
         Raises FileNotFoundError if there is no checkpoint yet, DataError if none can be used.
         """
-        return _load(checkpoint.newest(self.folder, warn), device)
+        while True:
+            newest = self.last_checkpoint()
+            try:
+                return _load(checkpoint.newest(self.folder, warn), device)
+            except (DataError, FileNotFoundError):
+                if newest == self.last_checkpoint():
+                    raise
+                # else a process that trains has saved newer ones and deleted the one that was read: try again
 
     def policy_before(self, warn: Warn = warnings.warn, device: str = "cpu"):
         """Like `policy`, but for the policy before the first step."""
@@ -206,22 +261,64 @@ class Run:
         config, own = self.config, self.folder / DATA
         if config.data is None and not own.is_dir():
             make_world(config.world).save(own)
+        if config.data and not config.data.is_dir():
+            what = (
+                "the run's data set is not here; if it was moved, `mrrec evaluate --data DIR` tells the run where it is"
+            )
+            raise DataError.at(config.data, None, None, what)
         return Dataset.load(config.data or own)
 
+    @property
+    def made_from(self) -> MadeFrom:
+        """Read what the run was made from. Raises DataError."""
+        return MadeFrom.read(self.folder / MADE_FROM)
+
+    def move_data(self, data: Path) -> None:
+        """Note that the run's data set is in the folder `data` now. Raises DataError if the content is not the same."""
+        if self.config.data in (None, data.resolve()):
+            return
+        if changes := self.made_from.changes(Dataset.load(data)):
+            raise DataError(f"{data} is not the data set that {self.folder} was made from: {changes}")
+        path = self.folder / CONFIG
+        content = json.loads(path.read_text(encoding="utf-8"))
+        write_text(path, json.dumps({**content, "data": str(data.resolve())}, indent=1))
+
     def environment(self, say: Say = quiet) -> Environment:
-        """Return the environment for evaluation, with the data set as it is now; load it from fitted/ if possible."""
-        config, dataset, fitted = self.config, self.dataset(), self.folder / FITTED
-        if fitted.is_dir():
-            return environment_on_disk.load(fitted, dataset, dataset.split(config.seed, *config.recipe.shares))
-        environment = prepare(dataset, replace(config.recipe, siblings=0), config.seed, say)[0]
-        environment_on_disk.save(environment, fitted)
+        """Return the environment for evaluation, with the data set as it is now and the split that the run keeps.
+
+        It is loaded from fitted/ if possible.
+        """
+        config, fitted = self.config, self.folder / FITTED
+        with self._opening():
+            dataset = self.dataset()
+            split = self.made_from.split(dataset)
+            if fitted.is_dir():
+                return environment_on_disk.load(fitted, dataset, split)
+            environment = prepare(dataset, replace(config.recipe, siblings=0), config.seed, say, split)[0]
+            environment_on_disk.save(environment, fitted)
+            return environment
+
+    def tests(self, warn: Warn = warnings.warn, say: Say = quiet) -> Environment:
+        """Return the environment, to be evaluated on its test users. Call `warn` if the data set has changed.
+
+        Raises DataError if no test user of the run is left.
+        """
+        environment, made_from = self.environment(say), self.made_from
+        if changes := made_from.changes(environment.dataset):
+            left = len(made_from.test) - len(set(made_from.test) - {*environment.dataset.users()})
+            queries = environment.split.test_queries
+            what = f"the data set has changed since this run was made: {changes}"
+            if not queries:
+                raise DataError(f"{what}; none of the run's test users is left, so there is nothing to evaluate")
+            warn(f"{what}; evaluated on {left} of the {len(made_from.test)} test users of the run")
         return environment
 
     def memory(self, environment: Environment) -> Path:
         """Return the path of the run's memory store; make it from `environment` if it does not exist."""
         path = self.folder / MEMORY
-        if not path.exists():
-            build_store(path, environment.dataset, environment.memory)
+        with self._opening():
+            if not path.exists():
+                build_store(path, environment.dataset, environment.memory)
         return path
 
     def resume(
@@ -251,7 +348,8 @@ class Run:
 
     def finish(self, environment: Environment) -> None:
         """Save what training used: text spaces, global memory and item index to fitted/, all memories to memory.db."""
-        environment_on_disk.save(environment, self.folder / FITTED)
+        with self._opening():
+            environment_on_disk.save(environment, self.folder / FITTED)
         self.memory(environment)
 
     # --- evaluating a run -------------------------------------------------------------------------------------------
@@ -260,21 +358,26 @@ class Run:
         """Evaluate the run's policy and the arms without a policy on the test users; also write evaluation.json.
 
         Without validation queries, no script can be chosen, so the arm best_script is left out.
-        Raises the errors of `policy`, and ValueError if torch cannot compute on `device`.
+        Raises the errors of `policy` and `tests`, and ValueError if torch cannot compute on `device`.
         """
         check_device(device)
+        code = code_version()
         recipe, seed = self.config.recipe, self.config.seed
         model, tokenizer = self.policy(warn, device)
-        environment = self.environment()
+        environment = self.tests(warn)
         grammar, rules = grammar_of(tokenizer), recipe.train.rules
         best = best_untold(environment, grammar, rules)[0] if environment.split.validation_queries else ""
         rows: list[Row] = []
         for eval_set in eval_sets(environment, grammar, rules, seed):
             rows += reference_rows(eval_set, np.random.default_rng([seed, 3]), recipe.teacher, best)
             rows += policy_rows(eval_set, recipe.train.algo, model, torch.Generator().manual_seed(1000 + seed))
-        arms = report_dict(rows)
-        write_text(self.folder / EVALUATION, json.dumps(arms, indent=1))
-        return {"run": str(self.folder), "seeds": [seed], "arms": arms}
+        return {"run": str(self.folder), "seeds": [seed], **self.save_evaluation(rows, environment.dataset, code)}
+
+    def save_evaluation(self, rows: Sequence[Row], dataset: Dataset, code: str) -> dict:
+        """Write evaluation.json and return its content. `code`: the `code_version` that measured the rows."""
+        found = {"code": code, "data_sha256": dataset.sha256, "arms": report_dict(rows)}
+        write_text(self.folder / EVALUATION, json.dumps(found, indent=1))
+        return found
 
 
 def _load(folder: Path, device: str):
@@ -334,6 +437,8 @@ def _naming_the_checkpoint(folder: Path) -> Iterator[None]:
     """Turn any error in the `with` block into a DataError that names the folder of the checkpoint."""
     try:
         yield
+    except ModuleNotFoundError:
+        raise  # the checkpoint may be whole; the message names the extra to install
     except Exception as error:
         what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {shorten(str(error), 120)}"
         raise DataError(f"{folder}: the checkpoint cannot be used ({what}); train again into another folder") from error

@@ -6,7 +6,8 @@ Flow: `build_store` saves what `memory.py` makes from a data set; then the store
 The file is the only source. It holds the entries, each with its vector in the same row; the purchases and preferences
 from which summaries are recomputed; and the history of changes (events). Everything else, such as a
 search index, is computed from the file. Transactions are short: summaries and vectors are computed before a transaction
-begins, and computed again if the user's rows changed meanwhile.
+begins, and computed again if the user's rows changed meanwhile. If others keep changing them, the `TRIES`-th time is
+within the transaction, and the others wait.
 
 Privacy: the rows of users are reached only through a `Scope`, which belongs to one user and limits every SQL statement
 to this user. The id of another user's entry gives the same error as an unknown id. The attempt is logged under the
@@ -40,6 +41,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -48,7 +50,7 @@ from mrrec_mini.data import DataError, Dataset, item_from, shorten, storable
 from mrrec_mini.datatypes import Item, MemoryEntry
 from mrrec_mini.dense import Vectors, embed
 from mrrec_mini.export_lines import ENTRY, EVENT, EXPORTED, LEVELS, NOTE_LIMIT, read_export
-from mrrec_mini.files import replacing_file
+from mrrec_mini.files import locked, replacing_file
 from mrrec_mini.hybrid import Hit, TextSpace
 from mrrec_mini.memory import (
     EntryIndex,
@@ -70,12 +72,14 @@ from mrrec_mini.memory import (
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.typed import parse_json, typed
 
+T, R = TypeVar("T"), TypeVar("R")
 FORMAT = 3  # version of the tables below
 WAIT = 5.0  # seconds that a writer waits for another writer
 PAGE = 50  # rows on a page
 LARGEST = 2**53  # SQLite's whole numbers have 64 bits
 AUDIT_CHARS = 200  # characters of a refused id that are logged
 AUDIT_ROWS = 1000  # the newest refusals of a user that are logged
+TRIES = 3  # how often summaries are computed, the last time while other writers wait
 KEPT = 8  # search indexes of users that an open store keeps
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -240,21 +244,37 @@ class Store(AbstractContextManager):
         """
         offered = {item.id: item for item in items}
         uninformed = self.summarizer.informed(())  # it has learned words, and does not know which aspects decide
-        while True:
-            teachers = self._teachers()
+
+        def compute(teachers: list[tuple[str, int]]) -> tuple:
             histories = [history for user, _ in teachers if (history := tuple(self.for_user(user).purchases()))]
             bought = {one.item.id: one.item for history in histories for one in history}
             pool = offered | {identity: bought[identity] for identity in sorted(bought)}
             contrasts = sample_contrasts(histories, pool.values(), self.config, deepcopy(rng))
             aspects = global_aspects(uninformed, contrasts, self.config)
             entries = tuple(global_line(aspect, self.config) for aspect in aspects)
-            reading = _packed(uninformed.informed(aspects))
-            vectors = self._embed([entry.text for entry in entries])
+            return entries, self._embed([entry.text for entry in entries]), _packed(uninformed.informed(aspects))
+
+        def write(entries: tuple[MemoryEntry, ...], vectors: list[bytes], reading: bytes) -> tuple[MemoryEntry, ...]:
+            self._write_shared(entries, vectors)
+            self._connection.execute("UPDATE learned SET content = ? WHERE part = 'reading'", (reading,))
+            return entries
+
+        return self._compute_and_write(self._teachers, compute, write)
+
+    def _compute_and_write(self, rows: Callable[[], R], compute: Callable[[R], tuple], write: Callable[..., T]) -> T:
+        """Return `write(*compute(rows()))`. `write` runs in a transaction in which `rows()` is what `compute` got.
+
+        `compute` may take long, so it runs before the transaction, and again if `rows()` changed meanwhile. The last
+        of `TRIES` times, it runs within the transaction: then the others wait instead.
+        """
+        for _ in range(TRIES - 1):
+            before = rows()
+            found = compute(before)
             with self._writing():
-                if self._teachers() == teachers:
-                    self._write_shared(entries, vectors)
-                    self._connection.execute("UPDATE learned SET content = ? WHERE part = 'reading'", (reading,))
-                    return entries
+                if rows() == before:
+                    return write(*found)
+        with self._writing():
+            return write(*compute(rows()))
 
     def _rows(self, statement: str, values: Sequence = ()) -> list[tuple]:
         with _sqlite_errors(self.path):
@@ -452,23 +472,23 @@ class Scope:
 
         Raises NotYours as `get` does.
         """
-        while True:
-            generation, _ = self._person()
+
+        def compute(_: object) -> tuple:
             entry, _ = self._get(identity)
             left = [one for one in self.purchases() if one.record != identity]
             is_record = entry.level == "record"
-            summaries = self._summarise(self.store.summarizer, entry.scenario, left) if is_record else None
-            with self.store._writing():
-                if self._person()[0] != generation:
-                    continue
-                self._remove(entry)
-                if summaries:
-                    self._execute("DELETE FROM behaviour WHERE user = ? AND place = ?", int(identity.rsplit("/", 1)[1]))
-                    unused = "id NOT IN (SELECT item FROM behaviour WHERE user = ?)"
-                    self._execute(f"DELETE FROM item WHERE user = ? AND {unused}", self.user)
-                    self._write_summaries(*summaries)
-                self._increase_generation()
-            return
+            return entry, self._summarise(self.store.summarizer, entry.scenario, left) if is_record else None
+
+        def write(entry: MemoryEntry, summaries: tuple | None) -> None:
+            self._remove(entry)
+            if summaries:
+                self._execute("DELETE FROM behaviour WHERE user = ? AND place = ?", int(identity.rsplit("/", 1)[1]))
+                unused = "id NOT IN (SELECT item FROM behaviour WHERE user = ?)"
+                self._execute(f"DELETE FROM item WHERE user = ? AND {unused}", self.user)
+                self._write_summaries(*summaries)
+            self._increase_generation()
+
+        self.store._compute_and_write(self._person, compute, write)
 
     def remember(self, item: Item, rating: float, review: str = "", at: int | None = None) -> MemoryEntry:
         """Add a purchase: save its record (eq. 1), redo the patterns of its category (eq. 4) and the profile (eq. 5).
@@ -479,26 +499,26 @@ class Scope:
             raise DataError(f"the rating is {shorten(rating)}; give a number from 1 to 5")
         store, rating, review = self.store, float(rating), clean(review)
         at = store.now() // 1000 if at is None else at
-        while True:
-            # 1. Read the user's rows. The generation shows later whether they are still the same.
-            generation, place = self._person()
+
+        def compute(person: tuple[int, int]) -> tuple:
+            # 1. Outside the transaction: the new record, and the summaries that include it.
+            _, place = person
             purchases, summarizer = self.purchases(), store.summarizer
-            # 2. Outside the transaction: compute the new record, and the summaries that include it.
             purchase = Purchase(entry_id(self.user, "record", place), self.user, item, rating, review, at)
             record = record_entry(purchase, summarizer.telling(purchase), store.config)
             [vector] = store._embed([record.text])
-            summaries = self._summarise(summarizer, item.category[-1], [*purchases, purchase])
-            with store._writing():
-                # 3. If another process changed this user's rows meanwhile, start again.
-                if self._person()[0] != generation:
-                    continue
-                # 4. Write the purchase, its record and the summaries.
-                self._increase_generation(1)
-                self._write_purchase(place, item, at, rating, review)
-                if "record" in store.config.levels:
-                    self._save(record, vector)
-                self._write_summaries(*summaries)
+            return place, record, vector, self._summarise(summarizer, item.category[-1], [*purchases, purchase])
+
+        def write(place: int, record: MemoryEntry, vector: bytes, summaries: tuple) -> MemoryEntry:
+            # 2. If no other process changed this user's rows meanwhile: the purchase, its record and the summaries.
+            self._increase_generation(1)
+            self._write_purchase(place, item, at, rating, review)
+            if "record" in store.config.levels:
+                self._save(record, vector)
+            self._write_summaries(*summaries)
             return record
+
+        return store._compute_and_write(self._person, compute, write)
 
     def forget(self) -> int:
         """Delete all rows of this user, and their remains in free pages of the file; return the number of rows."""
@@ -719,10 +739,7 @@ def backup(path: Path, out: Path) -> int:
     Copying the file with other tools would miss the newest writes, which are in the log beside it. Others may read and
     write meanwhile: the copy is the store at one moment. Raises ValueError if `out` exists already.
     """
-    if out.exists():
-        raise ValueError(f"{out} already exists; choose another file, or remove it")
-    _remove_side_files(out)
-    with Store.open(path, any_embedder=True) as store, replacing_file(out) as fresh:
+    with _new_file(out), Store.open(path, any_embedder=True) as store, replacing_file(out) as fresh:
         fresh.touch(0o600)
         try:
             with _sqlite_errors(out), closing(sqlite3.connect(fresh)) as copy:
@@ -739,11 +756,30 @@ def build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callable
     """Make a store with the memories of all users and the global memory; return {level: number of entries}.
 
     The memories use whole histories. All or nothing. Raises ValueError if the file exists already.
-    `progress(done, total)` is called after each user.
+    `progress(done, total)` is called after each user. Two builds of one file take turns, so the second is refused.
     """
+    with _new_file(path):
+        return _build_store(path, dataset, memory, progress)
+
+
+def require_no_file(path: Path) -> None:
+    """Raise ValueError if there is a file `path`."""
     if path.exists():
         raise ValueError(f"{path} already exists; choose another file, or remove it")
-    _remove_side_files(path)  # SQLite would apply the log of a removed store to the new one of the same name
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[None]:
+    """Let one process at a time make the file `path`. Raises ValueError if there is one already."""
+    require_no_file(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock")):
+        require_no_file(path)
+        _remove_side_files(path)  # SQLite would apply the log of a removed store to the new one of the same name
+        yield
+
+
+def _build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callable) -> dict[str, int]:
     counts = Counter({"global": len(memory.global_entries)})
     with replacing_file(path) as fresh:
         fresh.unlink(missing_ok=True)  # a killed build with the same process id may have left files

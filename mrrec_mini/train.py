@@ -33,7 +33,6 @@ import numpy as np
 import torch
 
 from mrrec_mini.chat_grammar import grammar_of
-from mrrec_mini.checkpoint import undivided
 from mrrec_mini.constrain import constraint_of
 from mrrec_mini.data import shorten
 from mrrec_mini.datatypes import Episode, Query
@@ -46,6 +45,7 @@ from mrrec_mini.muon import Optimizers, make_optimizer
 from mrrec_mini.reinforce import BASELINES, Batch, per_token, rows_by_length, to_batch
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import LMActor, RolloutConfig
+from mrrec_mini.signals import undivided
 from mrrec_mini.turn_credit import turn_advantages
 
 
@@ -326,14 +326,15 @@ def train(
 ) -> list[dict]:
     """Make the remaining steps of `trainer` and return their log lines. `report` is called with each line.
 
-    Ctrl-C takes effect after the current step: a checkpoint is saved, then KeyboardInterrupt is raised. Raises
-    ValueError, which names the last good checkpoint, if `max_skipped` updates in a row were not finite.
+    Ctrl-C (or SIGTERM, see `signals`) takes effect after the current step: a checkpoint is saved, then
+    KeyboardInterrupt is raised. Raises ValueError, which names the last good checkpoint, if `max_skipped` updates in a
+    row were not finite.
     """
     config = trainer.config
     lines = []
     try:
         while trainer.done < config.steps:
-            with undivided():  # Ctrl-C must not stop a step halfway: half a step could not be resumed
+            with undivided():  # a signal must not stop a step halfway: half a step could not be resumed
                 line = trainer.step()
                 last = trainer.done == config.steps
                 # every `evaluate_every` steps and at the end, evaluate greedily on the validation queries
@@ -353,7 +354,8 @@ def train(
             report(line)
     except KeyboardInterrupt:
         if keeper is not None:
-            keeper.save(trainer)
+            with undivided():  # many send a second signal if a process does not end at once
+                keeper.save(trainer)
         raise
     return lines
 

@@ -1,10 +1,13 @@
 """files.py: a file or a folder is replaced whole or not at all, whatever stops the writer."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+import mrrec_mini
+from house import ROOT
 from mrrec_mini import files
 
 
@@ -126,7 +129,7 @@ def test_an_old_folder_that_a_kill_left_aside_is_put_back_by_the_next_writer(tmp
             (fresh / "new").write_text("new")
 
     child = killed(write)
-    assert names(tmp_path) == [f".set.{child}.tmp", f".set.{child}.tmp.old"]
+    assert names(tmp_path) == [f".set.{child}.tmp", f".set.{child}.tmp.old", ".set.lock"]
     with pytest.raises(KeyError), files.replacing_folder(folder):
         raise KeyError  # the next writer fails too, and the old content is there all the same
     assert names(tmp_path) == ["set"] and names(folder) == ["old"]
@@ -152,3 +155,93 @@ def test_a_failure_leaves_the_old_folder(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"), files.replacing_folder(folder) as fresh:
         (fresh / "new").write_text("new")
     assert names(folder) == ["old"] and names(tmp_path) == ["set"]
+
+
+# --- locks ---
+
+
+def holder(path: Path) -> tuple[int, int]:
+    """A child process that holds the lock until a byte arrives: its number, and the pipe to write to."""
+    (ready, tell), (end, write) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        with files.locked(path):
+            os.write(tell, b".")
+            os.read(end, 1)
+        os._exit(0)
+    os.read(ready, 1)
+    return child, write
+
+
+def test_a_lock_names_its_holder_and_leaves_no_file(tmp_path):
+    path = tmp_path / "lock"
+    child, pipe = holder(path)
+    with pytest.raises(OSError, match=rf"another process \({child}\) is here") as error, files.locked(path, "is here"):
+        pass
+    assert error.value.filename == str(tmp_path)
+    os.write(pipe, b".")
+    with files.locked(path):  # waits for the child
+        assert path.read_text() == str(os.getpid())
+    os.waitpid(child, 0)
+    assert names(tmp_path) == []
+
+
+def test_a_killed_holder_does_not_keep_its_lock(tmp_path):
+    child, _ = holder(tmp_path / "lock")
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    assert names(tmp_path) == ["lock"]
+    with files.locked(tmp_path / "lock", "is here"):
+        pass
+    assert names(tmp_path) == []
+
+
+def count_up(path: Path, rounds: int) -> None:
+    """Read a number and write the next, as often as asked: without a lock, steps of others get lost."""
+    for _ in range(rounds):
+        with files.locked(path.with_name("lock")):
+            number = int(path.read_text())
+            os.sched_yield()
+            path.write_text(str(number + 1))
+
+
+def test_only_one_process_at_a_time_holds_a_lock_though_its_file_is_removed(tmp_path):
+    path = tmp_path / "number"
+    path.write_text("0")
+    children = []
+    for _ in range(3):
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                count_up(path, 300)
+                os._exit(0)
+            finally:
+                os._exit(1)  # whatever happens, a child process must not run the other tests
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert path.read_text() == "900" and names(tmp_path) == ["number"]
+
+
+# --- the version of the code ---
+
+
+def test_equal_code_has_an_equal_version_wherever_it_lies(tmp_path, monkeypatch):
+    here = files.code_version()
+    assert here.startswith(f"{mrrec_mini.__version__}+")
+
+    def version_of(package: Path) -> str:
+        monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+        files.code_version.cache_clear()
+        return files.code_version()
+
+    try:
+        copy = Path(shutil.copytree(ROOT / "mrrec_mini", tmp_path / "elsewhere"))
+        assert version_of(copy) == here
+        (copy / "bm25.py").write_bytes((copy / "bm25.py").read_bytes().replace(b"\n", b"\r\n"))
+        assert version_of(copy) == here  # git on Windows changes line ends
+        (copy / "bm25.py").rename(copy / "bm25_.py")
+        assert version_of(copy) != here
+        (copy / "bm25_.py").rename(copy / "bm25.py")
+        (copy / "app" / "cli" / "data.py").open("a").write("\n# a comment\n")
+        assert version_of(copy) != here
+    finally:
+        files.code_version.cache_clear()

@@ -99,7 +99,7 @@ def test_a_run_whose_data_set_is_gone_says_so(tmp_path):
     run = copied_run(tmp_path)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"data": str(tmp_path / "gone")}))
-    with pytest.raises(DataError, match=r"gone.items\.jsonl: cannot be read"):
+    with pytest.raises(DataError, match=r"gone: the run's data set is not here; if it was moved, `mrrec evaluate"):
         Run(run).environment()
 
 
@@ -109,11 +109,11 @@ def test_a_run_whose_data_set_is_gone_says_so(tmp_path):
 def test_a_run_folder_holds_the_documented_files():
     run = made_run()
     sqlite = {"memory.db-wal", "memory.db-shm"}  # SQLite's own files while a process has the store open
-    promised = {"before", "checkpoints", "config.json", "fitted", "lock", "memory.db", "metrics.jsonl"}
+    promised = {"before", "checkpoints", "config.json", "fitted", "made_from.json", "memory.db", "metrics.jsonl"}
     assert {path.name for path in run.iterdir()} - sqlite == promised
     assert (run / "checkpoints" / "step-000002" / "model.safetensors").is_file()
     config = json.loads((run / "config.json").read_text())
-    assert sorted(config) == ["data", "formulas", "recipe", "seed", "threads", "torch", "world"]
+    assert sorted(config) == ["code", "data", "formulas", "recipe", "seed", "threads", "torch", "world"]
     lines = Run(run).lines()
     assert [line["step"] for line in lines] == [1, 2]
     assert {"reward", "reward_std", "frac_reward_zero_std", "entropy", "kl", "grad_norm", "step_time"} <= set(lines[0])
@@ -123,19 +123,23 @@ def test_a_run_folder_holds_the_documented_files():
 def test_starting_over_deletes_only_files_of_a_run(tmp_path):
     run = Run(copied_run(tmp_path))
     (run.folder / "notes.txt").write_text("mine")
-    run.start_over(replace(run.config, seed=1))
-    assert {path.name for path in run.folder.iterdir()} == {"lock", "notes.txt"}
+    run.start_over()
+    assert {path.name for path in run.folder.iterdir()} == {"notes.txt"}
 
 
 def test_starting_over_on_the_same_data_keeps_what_people_added(tmp_path):
     run = Run(copied_run(tmp_path))
     Assistant.open(run.folder).store.for_user(USER).add("allergic to wool")
-    config = Run(run.folder).config
-    run.start_over(replace(config, recipe=replace(config.recipe, traces=7)))  # another recipe, the same data
+    run.start_over(Dataset.load(shop()).sha256, 0)
     with Store.open(run.folder / "memory.db") as store:
         assert store.for_user(USER).list(level="note").total == 1
-    config.write(run.folder / "config.json")
-    run.start_over(replace(config, seed=1))  # another split: the store is that of other train users
+
+
+@pytest.mark.parametrize("change", ["data", "seed"])
+def test_starting_over_with_another_split_deletes_the_memory(tmp_path, change):
+    run = Run(copied_run(tmp_path))
+    Assistant.open(run.folder)
+    run.start_over(*{"data": ("another sum", 0), "seed": (Dataset.load(shop()).sha256, 1)}[change])
     assert not (run.folder / "memory.db").exists()
 
 
@@ -294,7 +298,7 @@ def test_while_a_process_trains_a_run_others_may_only_read_it(tmp_path):
     assert other.stdout.readline() == "locked\n"
     train = ("train", "--data", shop(), "--run", run, "--steps", 3, "--resume")
     log = (run / "metrics.jsonl").read_bytes()
-    refused(mrrec(*train), 1, str(run), "another process is training this run; wait until it ends")
+    refused(mrrec(*train), 1, str(run), f"another process ({other.pid}) is training this run; wait until it ends")
     assert (run / "metrics.jsonl").read_bytes() == log
     assert mrrec("recommend", "a lamp", "--user", USER, "--run", run, "--json").exit_code == 0  # readers may read
     other.kill()  # it cannot unlock the run itself; the operating system does
@@ -305,8 +309,9 @@ def test_while_a_process_trains_a_run_others_may_only_read_it(tmp_path):
 def test_the_lock_ends_with_its_block(tmp_path):
     run = Run(tmp_path)
     with run.lock():
-        with pytest.raises(OSError, match="another process is training this run") as error, Run(tmp_path).lock():
+        with pytest.raises(OSError, match=r"another process .* is training this run") as error, Run(tmp_path).lock():
             pass
         assert error.value.filename == str(tmp_path)
     with run.lock():
         pass
+    assert not tmp_path.exists()  # nothing was written

@@ -24,7 +24,7 @@ from safetensors.torch import save_model
 
 import mrrec_mini.run as folder
 from house import ROOT
-from mrrec_mini import checkpoint
+from mrrec_mini import checkpoint, signals
 from mrrec_mini.data import DataError
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import CONTROL, Grammar
@@ -370,7 +370,7 @@ def test_training_works_outside_the_main_thread():
     done.start()
     done.join()
     assert it.done == 1
-    with checkpoint.undivided():
+    with signals.undivided():
         pass  # the handler stays as it was
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -27,6 +27,7 @@ from mrrec_mini.data import Dataset, shorten
 from mrrec_mini.datatypes import Episode, Item, MemoryEntry, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.evidence import Copied, copied_from
+from mrrec_mini.files import locked
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig
 from mrrec_mini.memory import EntryIndex, Memory, MemoryConfig, OtherPeople, asks_others
@@ -34,7 +35,7 @@ from mrrec_mini.prior import Prior
 from mrrec_mini.recipe import Recipe, Say, load_chat_model, quiet
 from mrrec_mini.rollout import LMActor, Searchable, rollout
 from mrrec_mini.run import Run, Warn
-from mrrec_mini.store import Store, build_store, require_text
+from mrrec_mini.store import Store, build_store, require_no_file, require_text
 from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.summarize_lm import LMSummarizer, Recorded
 
@@ -279,7 +280,16 @@ def make_store(data: Path, path: Path, seed: int, model: str | None = None, say:
     Global memory is learned from the train users; `seed` splits the users. `model`: folder or hub name of a chat model
     that writes the summaries (eq. 4-6) instead of the extractive writer. Until the store is complete, the model's
     answers are kept in a file next to the store, so that after an interruption the next build reuses them.
+    Raises ValueError if the file exists already, OSError if another process builds this store.
     """
+    require_no_file(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    refusal = f"is building {path.name}; wait until it ends, or choose another file"
+    with locked(path.with_name(f".{path.name}.building"), refusal):
+        return _make_store(data, path, seed, model, say)
+
+
+def _make_store(data: Path, path: Path, seed: int, model: str | None, say: Say) -> dict:
     answers, writer = path.with_name(f"{path.name}.answers.jsonl"), ExtractiveSummarizer()
     if model is not None:
         writer = LMSummarizer(Recorded(ask_model(*load_chat_model(model)), answers))

@@ -11,7 +11,6 @@ the number of steps and of episodes per step. Nothing is compared across data se
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -44,7 +43,7 @@ from mrrec_mini.evaluate import (
     report_dict,
     script_rows,
 )
-from mrrec_mini.files import write_text
+from mrrec_mini.files import code_version
 from mrrec_mini.recipe import (
     FAST_WORLD,
     Recipe,
@@ -59,7 +58,7 @@ from mrrec_mini.recipe import (
     start_policy,
 )
 from mrrec_mini.rivals import RIVALS, Contest, ImitationClock, train_rival
-from mrrec_mini.run import EVALUATION, Run, RunConfig
+from mrrec_mini.run import Run, RunConfig
 from mrrec_mini.scripts import best_untold
 from mrrec_mini.train import Trainer, train
 from mrrec_mini.world import WorldConfig, make_world
@@ -196,10 +195,18 @@ def run_seed(
 ) -> SeedResult:
     """Run one seed in this process, from data to evaluation rows. `first`: the rows of `first_rows`, if they are known.
 
-    Raises DataError if no test user has a query.
+    Raises DataError if no test user has a query, OSError if another process trains the run of this seed.
     """
+    run = Run(config.runs / (config.data.name if config.data else "world") / f"seed-{seed}")
+    with run.lock():
+        return _run_seed(config, seed, run, report, first)
+
+
+def _run_seed(
+    config: DemoConfig, seed: int, run: Run, report: Say, first: Mapping[int, list[Row]] | None
+) -> SeedResult:
     say = lambda phase, *rest: report(f"seed {seed}: {phase}", *rest)  # noqa: E731
-    clock = _Clock()
+    clock, code = _Clock(), code_version()
 
     # 1. data: split the users, build memory and indexes
     recipe = (config.recipe or chosen_recipe(config.fast)).with_seed(seed)
@@ -227,19 +234,16 @@ def run_seed(
 
     # 4. train in a run folder; training changes `model`, so the other arms need a copy of the warm start
     before = deepcopy(model)
-    run = Run(config.runs / (config.data.name if config.data else "world") / f"seed-{seed}")
     trainer = Trainer(model, tokenizer, environments, recipe.train)
     validation, steps = environments[0].split.validation_queries, recipe.train.steps
     started = time.process_time()
-    with run.lock():
-        made_of = RunConfig(recipe, seed, config.data, world)
-        run.start_over(made_of)
-        run.create(made_of, trainer)
-        log = train(trainer, run, validation, lambda line: say("learn", line["step"], steps, progress_note(line)))
-        budget = 1 + (time.process_time() - started) / imitation.seconds
-        clock.lap("learn")
-        run.finish(environments[0])
-        clock.lap("memory")
+    run.start_over(dataset.sha256, seed)
+    run.create(RunConfig(recipe, seed, config.data, world), trainer)
+    log = train(trainer, run, validation, lambda line: say("learn", line["step"], steps, progress_note(line)))
+    budget = 1 + (time.process_time() - started) / imitation.seconds
+    clock.lap("learn")
+    run.finish(environments[0])
+    clock.lap("memory")
 
     # 5. evaluate the trained policy on the same queries
     for eval_set in tests:
@@ -258,7 +262,7 @@ def run_seed(
     if config.all_arms:
         rows += _other_arms(before, tokenizer, environments, recipe, seed, say)
         clock.lap("other arms")
-    write_text(run.folder / EVALUATION, json.dumps(report_dict(rows), indent=1))
+    run.save_evaluation(rows, dataset, code)
     return SeedResult(
         seed=seed,
         rows=rows,

@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
@@ -56,7 +57,7 @@ from mrrec_mini.evaluate import (
     system_rows,
 )
 from mrrec_mini.evidence import citations
-from mrrec_mini.files import write_text
+from mrrec_mini.files import code_version, locked, write_text
 from mrrec_mini.grammar import CONTROL
 from mrrec_mini.hybrid import HybridIndex, TextSpace
 from mrrec_mini.imitation import warm_start
@@ -95,6 +96,7 @@ FIRST_SEED = 20  # choices were made with seeds 0 to 3: no seed from here on was
 COUNTS = (1, 3, 10)  # the numbers of memory lines that are tried: the latest records, or the strongest profile lines
 BLAIR_RATES = (1e-3, 3e-3, 1e-2)  # the learning rates that are tried
 REC_R1_RATES = (3e-4, 1e-3)
+UNKNOWN = "unknown"  # the code version of a result that was saved before results had one
 GIVEN = {"naive": "record", "static": "profile"}  # kind of given memory -> level of its entries
 
 
@@ -118,7 +120,10 @@ class Plan:
         return digest.hexdigest()
 
     def result_path(self, job: str, seed: int) -> Path:
-        """Return the path of a job's result. A hash of data, `fast` and recipe (not of the code) names the folder."""
+        """Return the path of a job's result. A hash of data, `fast` and recipe names the folder.
+
+        Not of the code, or a new comment would discard hours of work; the result says which code made it.
+        """
         made_of = [self.digest, self.fast, asdict(chosen_recipe(self.fast))]
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
         return self.out / "jobs" / name / f"{job}-{seed}.json"
@@ -568,11 +573,21 @@ def context_of(plan: Plan, seed: int) -> SeedContext:
 
 def run_job(plan: Plan, job: tuple[str, int], say: Say = quiet) -> None:
     """Run one job (name, seed) in this process and save its result. `say` is called at its start and at its end."""
-    name, seed = job
+    (name, seed), code = job, code_version()
     say(f"{name} {seed}", 0, 1, "")
-    result = JOBS[name].function(context_of(plan, seed))
+    result = {"code": code, **JOBS[name].function(context_of(plan, seed))}
     write_text(plan.result_path(name, seed), json.dumps(result, default=asdict))  # rows as dictionaries
     say(f"{name} {seed}", 1, 1, "")
+
+
+def other_code(plan: Plan, names: Iterable[str]) -> dict[str, int]:
+    """Return {code version: number of saved results of these jobs} for all versions but the present one."""
+    paths = [plan.result_path(name, seed) for name in names for seed in plan.seeds]
+    codes = Counter(
+        json.loads(path.read_text(encoding="utf-8")).get("code", UNKNOWN) for path in paths if path.is_file()
+    )
+    del codes[code_version()]
+    return dict(codes)
 
 
 def with_needs(names: Iterable[str]) -> list[str]:
@@ -584,7 +599,17 @@ def with_needs(names: Iterable[str]) -> list[str]:
 
 
 def run_jobs(plan: Plan, names: Sequence[str], workers: int, say: Say = quiet) -> None:
-    """Run every job that has no saved result, in the order of `names`. Ctrl-C keeps the results of finished jobs."""
+    """Run every job that has no saved result, in the order of `names`. Ctrl-C keeps the results of finished jobs.
+
+    Raises OSError if another process runs jobs of this plan.
+    """
+    folder = plan.result_path("", 0).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "lock", "is making these results; wait until it ends, or choose another folder"):
+        _run_jobs(plan, names, workers, say)
+
+
+def _run_jobs(plan: Plan, names: Sequence[str], workers: int, say: Say) -> None:
     # 1. list the jobs that have no result yet, seed by seed
     todo = [(name, seed) for seed in plan.seeds for name in names if not plan.result_path(name, seed).is_file()]
 

@@ -34,7 +34,7 @@ from mrrec_mini.data import DataError, printable, shorten
 from mrrec_mini.datatypes import Episode, MemoryEntry, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.evidence import copied_from
-from mrrec_mini.files import write_text
+from mrrec_mini.files import code_version, write_text
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import Hit
 from mrrec_mini.recipe import Recipe, Say, quiet
@@ -106,7 +106,10 @@ def gather(run: Path, say: Say = quiet, warn: Warn = warnings.warn) -> dict[str,
         notes.append(printable(trouble.replace(f"{run}{os.sep}", "")))  # people share the page, so it names no folders
 
     # 1. what the run has logged
-    arms, log = read_arms(run / "evaluation.json"), read_log(run / "metrics.jsonl")
+    arms, code = read_arms(run / "evaluation.json")
+    if arms and code != code_version():
+        note(f"the arms were evaluated by version {code} of the code, and this page is made by {code_version()}")
+    log = read_log(run / "metrics.jsonl")
 
     # 2. its policies: the trained policy must be there; the policy from before learning may be missing or damaged
     policies = {"after": made.policy(note)}
@@ -118,7 +121,7 @@ def gather(run: Path, say: Say = quiet, warn: Warn = warnings.warn) -> dict[str,
         note(f"the policy from before learning is left out: {error}")
 
     # 3. every n-th test query, played by each policy
-    environment = made.environment(say)
+    environment = made.tests(note, say)
     dataset = environment.dataset
     test, held = environment.split.test_queries, environment.split.held_queries
     queries = every_nth([*test, *held], QUERIES)
@@ -308,15 +311,16 @@ def reward_parts(episode: Episode, config: RewardConfig) -> list[dict[str, objec
 # --- the run's files ------------------------------------------------------------------------------------------------
 
 
-def read_arms(path: Path) -> list[dict[str, object]]:
-    """Return [{"title", "rows": one flat row per arm}, ...] from evaluation.json; [] if there is no file.
+def read_arms(path: Path) -> tuple[list[dict[str, object]], str]:
+    """Return ([{"title", "rows": one flat row per arm}, ...], version of the code) from evaluation.json.
 
-    Raises DataError if the file is damaged.
+    Without the file, return ([], ""). Raises DataError if the file is damaged.
     """
     if not path.is_file():
-        return []
+        return [], ""
     try:
-        arms = parse_json(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
+        arms, code = found["arms"], found["code"]
         held = {arm: numbers["held"] for arm, numbers in arms.items() if "held" in numbers}
         titles = ("nDCG@10 over the whole pool, unseen users", "The same, in categories that no training query named")
         tables = [
@@ -326,7 +330,7 @@ def read_arms(path: Path) -> list[dict[str, object]]:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         what = f"`mrrec evaluate` did not write this ({shorten(str(error))})"
         raise DataError.at(path, None, None, f"{what}; run `mrrec evaluate --run {path.parent}` again") from None
-    return [table for table in tables if table["rows"]]
+    return [table for table in tables if table["rows"]], code
 
 
 def arm_row(arm: str, numbers: Mapping) -> dict[str, object]:

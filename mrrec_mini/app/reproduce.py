@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mrrec_mini.app.jobs import KS, LEVELS, RETRIEVERS, Plan, run_jobs, with_needs
+from mrrec_mini.app.jobs import KS, LEVELS, RETRIEVERS, UNKNOWN, Plan, other_code, run_jobs, with_needs
 from mrrec_mini.data import DataError, printable, shorten
 from mrrec_mini.evaluate import Row, difference, interval, means, ndcg_10, prior_instead
 from mrrec_mini.files import replacing_file, write_text
@@ -117,10 +117,14 @@ class Results:
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        self.code: set[str] = set()  # the versions of the code that made the results which were read
 
     def load(self, job: str) -> list[dict]:
         """Return the results of a job, one per seed."""
-        return [json.loads(self.plan.result_path(job, seed).read_text(encoding="utf-8")) for seed in self.plan.seeds]
+        paths = [self.plan.result_path(job, seed) for seed in self.plan.seeds]
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        self.code.update(result.get("code", UNKNOWN) for result in results)
+        return results
 
     def rows(self, job: str, arm: str | None = None) -> list[Row]:
         """Return the test rows of a job: those of `arm`, or of all arms if it is None."""
@@ -519,10 +523,10 @@ def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, 
     existing reproduction.json.
     """
     run_jobs(plan, with_needs(job for name in exhibits for job in NEEDED[name]), workers, say)
-    results = Results(plan)
     kept = {} if another_plan(plan) else _document(plan.out).get("exhibits", {})
     document = {**_about(plan), "exhibits": kept}
     for name in exhibits:
+        results = Results(plan)
         exhibit = MAKERS[name](results)
         document["exhibits"][name] = {
             "title": exhibit.title,
@@ -531,11 +535,21 @@ def reproduce(plan: Plan, exhibits: Sequence[str] = EXHIBITS, workers: int = 1, 
             "note": exhibit.note,
             "claims": [asdict(claim) for claim in exhibit.claims],
             "picture": draw(exhibit, plan.out / f"{name}.png"),
+            "code": sorted(results.code),
         }
     document["exhibits"] = {name: document["exhibits"][name] for name in EXHIBITS if name in document["exhibits"]}
     write_text(plan.out / REPRODUCTION, json.dumps(document, indent=1) + "\n")
     write_text(plan.out / "REPRODUCTION.md", as_markdown(document))
     return document
+
+
+def results_of_other_code(plan: Plan, exhibits: Sequence[str]) -> str:
+    """Say how many saved results that these exhibits read were made by other code; "" if none was."""
+    codes = other_code(plan, with_needs(job for name in exhibits for job in NEEDED[name]))
+    if not codes:
+        return ""
+    folder, parts = plan.result_path("", 0).parent, ", ".join(f"{count} by {code}" for code, count in codes.items())
+    return f"saved results of other code are used ({parts}); to make them again, delete {folder}"
 
 
 def another_plan(plan: Plan) -> str | None:
@@ -620,6 +634,7 @@ def as_markdown(document: dict) -> str:
         "",
         f"`{document['command']}`: data {data}, seeds {seeds}. Choices were made on the shops of seeds 0 to 3, their "
         "test users included, and on none of these seeds.",
+        code_line(document["exhibits"]),
         summary(claims),
         "Decoding is greedy, the whole pool is ranked, and all users are unseen in training. The 95 % intervals "
         "resample seeds and users; those of differences are paired.",
@@ -639,6 +654,18 @@ def as_markdown(document: dict) -> str:
             shown = [{**c, "interval": spread(c["interval"]), "verdict": f"**{c['verdict']}**"} for c in claims]
             lines += ["", *table_lines(head, [list(claim.values()) for claim in shown])]
     return "\n".join(lines) + "\n"
+
+
+def code_line(exhibits: Mapping[str, Mapping]) -> str:
+    """Return a sentence with the version of the code that made the results; with several, which exhibits have which."""
+    names: dict[str, list[str]] = {}
+    for name, exhibit in exhibits.items():
+        for code in exhibit.get("code", [UNKNOWN]):
+            names.setdefault(code, []).append(name)
+    if len(names) == 1:
+        return f"The code version of all results is {next(iter(names))}."
+    parts = "; ".join(f"{code} ({', '.join(of)})" for code, of in names.items())
+    return f"**These results were made by several versions of the code:** {parts}."
 
 
 def summary(claims: Sequence[dict]) -> str:

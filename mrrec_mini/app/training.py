@@ -52,7 +52,11 @@ def train_run(
     already, OSError if another process trains the run, DataError for unusable data.
     """
     check_device(settings.device)
-    return (_resume if resume else _begin)(data, Run(folder), settings, say, warn)
+    run = Run(folder)
+    if resume:
+        run.config  # noqa: B018  # a folder without a run is reported before anything is locked
+    with run.lock():  # from the start, so that a second process does no work in vain
+        return (_resume if resume else _begin)(data, run, settings, say, warn)
 
 
 def _begin(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> str:
@@ -68,26 +72,31 @@ def _begin(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> st
     model, tokenizer = start_policy(environments, recipe, seed, say, settings.device)
     trainer = Trainer(model, tokenizer, environments, recipe.train, student.formulas)
     config = RunConfig(recipe, seed, data, formulas=student.sha256)
-    with run.lock():
-        run.create(config, trainer)
-        return _learn(run, trainer, config, student, say, warn)
+    run.create(config, trainer)
+    return _learn(run, trainer, config, student, say, warn)
 
 
 def _resume(data: Path, run: Run, settings: Settings, say: Say, warn: Warn) -> str:
-    """Train a run from its last whole checkpoint on. Only the number of steps and the device may be new."""
+    """Train a run from its last whole checkpoint on. Only the number of steps, the device and the place of the data
+    may be new.
+    """
     recipe = run.config.recipe
     student = learners_file(settings.formulas, recipe.train) if settings.formulas else LearnersFile()
-    _require_same(data, run, settings, student)
+    dataset = Dataset.load(data)
+    _require_same(dataset, data, run, settings, student)
+    run.move_data(data)
     recipe = replace(recipe, train=replace(recipe.train, steps=settings.steps or recipe.train.steps))
     config = replace(run.config, recipe=recipe)
-    with run.lock():
-        environments = prepare(run.dataset(), recipe, config.seed, say)
-        trainer = run.resume(environments, recipe.train, warn, student.formulas, settings.device)
-        return _learn(run, trainer, config, student, say, warn)
+    environments = prepare(dataset, recipe, config.seed, say, run.made_from.split(dataset))
+    trainer = run.resume(environments, recipe.train, warn, student.formulas, settings.device)
+    return _learn(run, trainer, config, student, say, warn)
 
 
-def _require_same(data: Path, run: Run, settings: Settings, student: LearnersFile) -> None:
-    """Raises Mismatch, which names both values, if a setting is not the one that the run was made with."""
+def _require_same(dataset: Dataset, data: Path, run: Run, settings: Settings, student: LearnersFile) -> None:
+    """Raises Mismatch, which names both values, if a setting or the data is not what the run was made with."""
+    if changes := run.made_from.changes(dataset):
+        what = f"{run.folder} was made from other data than {data} holds now: {changes}"
+        raise Mismatch(f"{what}; resume with the same data, or train a new run")
     made, recipe = run.config, run.config.recipe
     if student.sha256 != made.formulas:
         was = "a student's file of formulas" if made.formulas else "the package's own formulas"
@@ -97,8 +106,9 @@ def _require_same(data: Path, run: Run, settings: Settings, student: LearnersFil
         raise Mismatch(f"{run.folder} was made with {was}, not {now}; resume with the same formulas or train a new run")
     chat_model, lora = settings.chat_model, settings.lora
     wanted = chosen_recipe(settings.fast, chat_model, lora or 0).chat_model if chat_model else None
+    toy = chosen_recipe(True, recipe.chat_model, recipe.lora)
     for name, asked, own in (
-        ("--data", str(data.resolve()), str(made.data or "a shop of its own")),
+        ("--fast", settings.fast or None, (recipe.warm, recipe.watched) == (toy.warm, toy.watched)),
         ("--seed", settings.seed, made.seed),
         ("--algo", settings.algo, recipe.train.algo),
         ("--bf16", settings.bf16 or None, recipe.train.precision == "bfloat16"),
@@ -120,7 +130,7 @@ def _learn(run: Run, trainer: Trainer, config: RunConfig, student: LearnersFile,
     if reference.last_checkpoint():
         own = reference.resume(trainer.environments, config.recipe.train, warn, device=device)
     else:
-        reference.start_over(config)
+        reference.start_over()
         own = Trainer(*run.policy_before(warn, device), trainer.environments, config.recipe.train)
     return f"{done}; with the package's own: {_train(reference, own, config, 'learn with the package alone', say)}"
 

@@ -46,7 +46,8 @@ def test_demo_json(tmp_path, monkeypatch, quick):
     assert {"ndcg@10", "interval", "sampled"} <= set(told["arms"]["grpo"]["held"])
     run = tmp_path / "runs" / "demo" / "shop" / "seed-0"
     assert sorted(path.name for path in run.iterdir()) == [
-        *("before", "checkpoints", "config.json", "evaluation.json", "fitted", "lock", "memory.db", "metrics.jsonl"),
+        *("before", "checkpoints", "config.json", "evaluation.json", "fitted", "made_from.json", "memory.db"),
+        "metrics.jsonl",
     ]
     assert mrrec("recommend", "a mug", "--user", USER, "--run", run).exit_code == 0
     assert document("evaluate", "--run", run)["arms"]["grpo"]["ndcg@10"] == told["arms"]["grpo"]["ndcg@10"]
@@ -296,7 +297,7 @@ def test_train_and_evaluate_on_a_made_world(tmp_path, quick):
     assert recipe.siblings == 1 and "world" in Run(run).dataset().meta
     assert (recipe.train.algo, recipe.train.seed, seed) == ("reinforce", 3, 3)
     assert sorted(path.name for path in run.iterdir()) == [
-        *("before", "checkpoints", "config.json", "fitted", "lock", "memory.db", "metrics.jsonl"),
+        *("before", "checkpoints", "config.json", "fitted", "made_from.json", "memory.db", "metrics.jsonl"),
     ]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000000", "step-000001"]
     assert sorted(path.name for path in (run / "checkpoints" / "step-000001").iterdir()) == [
@@ -304,14 +305,14 @@ def test_train_and_evaluate_on_a_made_world(tmp_path, quick):
     ]
     told = document("evaluate", "--run", run)
     assert told["seeds"] == [3] and "reinforce" in told["arms"] and "grpo" not in told["arms"]
-    assert json.loads((run / "evaluation.json").read_text()) == told["arms"]
+    assert json.loads((run / "evaluation.json").read_text())["arms"] == told["arms"]
 
 
 def test_evaluate_for_people(tmp_path):
     run = copied_run(tmp_path)
     done = mrrec("evaluate", "--run", run)
     assert done.exit_code == 0 and "…" not in done.stdout
-    written = json.loads((run / "evaluation.json").read_text())
+    written = json.loads((run / "evaluation.json").read_text())["arms"]
     for numbers in written.values():
         assert f"{numbers['ndcg@10']:.3f} {numbers['interval'][0]:.3f}..{numbers['interval'][1]:.3f}" in done.stdout
 

@@ -21,6 +21,7 @@ from mrrec_mini.app.demo import (
 from mrrec_mini.data import DataError, Dataset, template_text
 from mrrec_mini.evaluate import ARMS as EVERY_ARM
 from mrrec_mini.evaluate import report_dict
+from mrrec_mini.files import code_version
 from mrrec_mini.own_text import OWN_TEXT
 from mrrec_mini.recipe import FAST_WORLD
 from mrrec_mini.rivals import RIVALS
@@ -83,12 +84,14 @@ def test_the_run_folder(report):
     (result,) = report.results
     run = Path(result.run)
     assert sorted(path.name for path in run.iterdir()) == [
-        *("before", "checkpoints", "config.json", "evaluation.json", "fitted", "lock", "memory.db", "metrics.jsonl"),
+        *("before", "checkpoints", "config.json", "evaluation.json", "fitted", "made_from.json", "memory.db"),
+        "metrics.jsonl",
     ]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines == result.log and len(lines) == QUICK.train.steps
     written = json.loads((run / "evaluation.json").read_text())
-    assert written == report_dict(result.rows) == report.arms
+    assert written["arms"] == report_dict(result.rows) == report.arms
+    assert written["code"] == code_version() and written["data_sha256"] == Run(run).dataset().sha256
     assert Run(run).config.recipe == replace(QUICK, train=replace(QUICK.train, seed=0))
     assert Run(run).policy()[0].num_parameters() > 0
 
@@ -188,7 +191,9 @@ def test_a_run_is_evaluated_beside_the_arms_that_need_no_training(tmp_path, repo
     told = Run(run).evaluate()
     assert told["run"] == str(run) and told["seeds"] == [0]
     assert list(told["arms"]) == [*NO_POLICY, "grpo", "told_drift", "expert", "oracle"]
-    assert told["arms"] == json.loads((run / "evaluation.json").read_text())
+    assert json.loads((run / "evaluation.json").read_text()) == {
+        **{"code": code_version(), "data_sha256": Dataset.load(shop()).sha256, "arms": told["arms"]},
+    }
     for arm in (*NO_POLICY, "oracle"):  # as in the demo of that seed
         assert told["arms"][arm]["ndcg@10"] == report.arms[arm]["ndcg@10"]
 

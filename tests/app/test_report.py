@@ -34,6 +34,7 @@ from mrrec_mini.app.report import (
 from mrrec_mini.chat_grammar import grammar_of
 from mrrec_mini.data import DataError, Dataset, printable
 from mrrec_mini.evidence import copied_from
+from mrrec_mini.files import code_version
 from mrrec_mini.grpo import Formulas, GRPOConfig, group_advantages
 from mrrec_mini.recipe import Recipe, prepare, start_policy
 from mrrec_mini.reward import RewardConfig, recommendation_reward, score
@@ -234,14 +235,14 @@ def test_a_run_keeps_its_policy_from_before_learning(tmp_path):
     start, tokenizer = start_policy(environments, QUICK, 0)
     assert same_weights(Run(run).policy_before()[0], start)
     config = Run(run).config
-    Run(run).start_over(config)
+    Run(run).start_over()
     formulas = Formulas(group_advantages=lambda rewards, *_: torch.ones_like(rewards))
     trainer = Trainer(deepcopy(start), tokenizer, environments, QUICK.train, formulas)
     Run(run).create(config, trainer)
     train(trainer, Run(run))
     before, after = Run(run).policy_before()[0], Run(run).policy()[0]
     assert same_weights(before, start) and not same_weights(before, after)
-    Run(run).start_over(config)
+    Run(run).start_over()
     with pytest.raises(FileNotFoundError):
         Run(run).policy_before()
 
@@ -249,7 +250,8 @@ def test_a_run_keeps_its_policy_from_before_learning(tmp_path):
 def test_the_arms_are_those_of_the_evaluation(tmp_path):
     run = copied_run(tmp_path)
     arms = json.loads(mrrec("evaluate", "--run", run, "--json").stdout)["arms"]
-    test, held = read_arms(run / "evaluation.json")
+    (test, held), code = read_arms(run / "evaluation.json")
+    assert code == code_version()
     assert [row["arm"] for row in test["rows"]] == list(arms) and len(held["rows"]) == len(arms)
     for table, part in ((test, arms), (held, {arm: numbers["held"] for arm, numbers in arms.items()})):
         for row in table["rows"]:
@@ -260,7 +262,7 @@ def test_the_arms_are_those_of_the_evaluation(tmp_path):
             assert row["sampled"] == (sampled and sampled["ndcg@10"])
             assert row["grpo_minus"] == (minus and minus["ndcg@10"])
             assert row["grpo_minus_high"] == (minus and minus["interval"][1])
-    assert read_arms(tmp_path / "none.json") == []
+    assert read_arms(tmp_path / "none.json") == ([], "")
 
 
 def test_the_curves_are_those_of_the_log(tmp_path):
@@ -323,7 +325,7 @@ def test_damaged_checkpoints_are_skipped_and_named(tmp_path):
 def test_a_missing_or_damaged_run_is_refused_and_nothing_is_written(tmp_path):
     refused(mrrec("report", tmp_path / "none"), 3, "none is not a run")
     run = copied_run(tmp_path)
-    (run / "evaluation.json").write_text('{"grpo": {"ndcg@10": "high"}}')
+    (run / "evaluation.json").write_text('{"code": "x", "arms": {"grpo": {"ndcg@10": "high"}}}')
     refused(mrrec("report", run), 4, "evaluation.json", "mrrec evaluate")
     (run / "evaluation.json").write_text('{"grpo": {"ndcg@10": 0.5')
     refused(mrrec("report", run), 4, "evaluation.json")
@@ -339,7 +341,7 @@ def test_a_missing_or_damaged_run_is_refused_and_nothing_is_written(tmp_path):
     refused(mrrec("report", run), 3, "no checkpoint")
     assert not [path for path in run.iterdir() if "report" in path.name]
     with pytest.raises(DataError, match="is not a number"):
-        (run / "evaluation.json").write_text('{"grpo": {"ndcg@10": true}}')
+        (run / "evaluation.json").write_text('{"code": "x", "arms": {"grpo": {"ndcg@10": true}}}')
         read_arms(run / "evaluation.json")
 
 

@@ -39,6 +39,7 @@ With = Annotated[
     Path | None,
     typer.Option("--with", metavar="FILE", help=WITH),
 ]
+Moved = Annotated[Path | None, typer.Option("--data", help="Where the run's data set is now; the run remembers it.")]
 AnyRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Page = Annotated[Path | None, typer.Option("--out", help="The page to write. Default: RUN/report.html.")]
 Wanted = Annotated[str, typer.Argument(help="What the user wants, in words.")]
@@ -102,11 +103,13 @@ def _print_curves(folder: Path) -> None:
 
 
 @command(app)
-def evaluate(run: RunDir, device: Device = "cpu", json: Json = False) -> None:
+def evaluate(run: RunDir, data: Moved = None, device: Device = "cpu", json: Json = False) -> None:
     """Score a run's policy on its test users, and compare it with methods that need no training."""
     from mrrec_mini.app.tables import arms_table
     from mrrec_mini.run import Run
 
+    if data:
+        Run(run).move_data(data)
     report = Run(run).evaluate(tell, device)
     answer(report, json, lambda: out.print(arms_table(report["arms"])))
 

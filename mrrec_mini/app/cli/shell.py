@@ -4,7 +4,8 @@ Flow: beneath the commands. Heavy libraries are imported inside the commands, so
 
 With `--json`, stdout holds exactly one JSON document. Without it, stdout holds tables for people; in a pipe they are at
 most 80 columns wide. Progress and messages go to stderr. An expected error is one line: what is wrong, where, and
-what to do. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 bad data, 130 interrupted by Ctrl-C (by typer).
+what to do. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 bad data, 130 interrupted by Ctrl-C (by typer),
+143 or 129 stopped by SIGTERM or SIGHUP.
 
 Texts of users and items are printed as `rich.text.Text` after `data.printable`, so that neither markup nor escape
 sequences in them take effect.
@@ -27,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mrrec_mini.data import DataError, printable
+from mrrec_mini.signals import Stopped, stop_like_ctrl_c
 
 out, err = Console(emoji=False), Console(stderr=True, emoji=False)  # ":cat:" in a text stays as it is
 FAILED, USAGE, NOT_FOUND, BAD_DATA = 1, 2, 3, 4
@@ -49,6 +51,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable], C
                 return function(*args, **kwargs)
             except (KeyError, IndexError, BrokenPipeError):
                 raise  # a bug in this package, or the program that reads the pipe has ended
+            except Stopped as stopped:
+                raise typer.Exit(128 + stopped.number) from None
             except DataError as error:
                 stop(error, BAD_DATA)
             except (LookupError, FileNotFoundError) as error:
@@ -110,6 +114,7 @@ def start_process() -> None:
     One thread: for models and matrices this small, a second thread costs more time than it saves. Garbage is collected
     more rarely than by default: importing torch and transformers makes a million objects and no garbage.
     """
+    stop_like_ctrl_c()
     gc.set_threshold(100_000, 50, 50)
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

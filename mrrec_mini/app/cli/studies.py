@@ -43,8 +43,12 @@ def demo(
             first = run_first(config, say)
         if first:
             print_first(first, out)
-    with bar_per_seed(err, config.seeds) as say:
-        report = run_demo(config, say, first)
+    try:
+        with bar_per_seed(err, config.seeds) as say:
+            report = run_demo(config, say, first)
+    except KeyboardInterrupt:
+        tell(f"interrupted; {config.runs} keeps a checkpoint of each policy that had begun to learn")
+        raise
     answer(report.as_dict(), json, lambda: print_report(report, out))
 
 
@@ -66,8 +70,14 @@ def reproduce(
     plan = Plan(place, data, tuple(range(FIRST_SEED, FIRST_SEED + seeds)), fast)
     if made := paper.another_plan(plan):
         tell(f"{place} holds the report of `{made}`, which the new report replaces; --out names another folder")
-    with one_bar(err) as say:
-        document = paper.reproduce(plan, chosen, 1 if fast else cpu_count() or 1, say)
+    if older := paper.results_of_other_code(plan, chosen):
+        tell(older)
+    try:
+        with one_bar(err) as say:
+            document = paper.reproduce(plan, chosen, 1 if fast else cpu_count() or 1, say)
+    except KeyboardInterrupt:
+        tell("interrupted; the results of finished jobs are kept: the same command continues")
+        raise
     text = paper.as_markdown(document)
     answer(document, json, lambda: out.print(text, markup=False, highlight=False, soft_wrap=True))
 
