@@ -12,7 +12,7 @@ memory.) So the model first imitates the teacher's episodes, good and bad, which
 
 A real shop has many thousands of words, and most of them occur in few traces or in none. Imitation with the settings of
 the synthetic shop makes the model forget how to copy them: the probability of the right word falls from .93 to .42.
-`for_rare_words` changes two settings, and then it is .95 for all words alike (benchmarks/LOG.md):
+`for_rare_words` changes two settings, and then it is .95 or more for all words alike (benchmarks/LOG.md):
 
 - In another share of the traces, only the words that were copied from memory are replaced. The words around them, which
   say what to copy and where it ends, stay.
