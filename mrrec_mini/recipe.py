@@ -28,6 +28,7 @@ from mrrec_mini.filtered import best_traces
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.grpo import GRPOConfig
 from mrrec_mini.imitation import WarmStartConfig, copy_drill, warm_start
+from mrrec_mini.memory import plain
 from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, load_causal_lm, make_causal_lm, with_lora
 from mrrec_mini.playable import require_playable
 from mrrec_mini.reward import RewardConfig
@@ -64,7 +65,7 @@ class Recipe:
     siblings: int = 3  # number of additional shops to train in; only if the data set is synthetic
     sibling_users: int = 120  # in each of them
     traces: int = 4000  # number of the teacher's episodes to imitate
-    max_words: int = 4000  # in the tokenizer's vocabulary
+    max_words: int = 10_000  # in the tokenizer's vocabulary; the synthetic shop has about 1,000
     model: CausalLMConfig = field(default_factory=lambda: CausalLMConfig(heads=4, free_heads=1))
     chat_model: str | None = None  # a folder or hub name; None: a tiny model with random weights (`model`)
     lora: int = 0  # rank of the LoRA adapters; 0: no adapters, the whole model is trained
@@ -167,10 +168,16 @@ def prepare(
 
 
 def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordTokenizer:
-    """Make a tokenizer of the most frequent words in train users' queries and memories and in the global memory."""
+    """Make a tokenizer of the most frequent words in train users' queries and memories and in the global memory.
+
+    On real data, it also knows the words of all titles, which are public: other people's memories will state them.
+    """
 
     def texts():
         for env in environments:
+            if not env.dataset.synthetic:
+                for item in env.dataset.items.values():
+                    yield from [plain(item.title)] * 2  # twice, since a word that occurs once in all is not kept
             yield from (entry.text for entry in env.memory.global_entries)
             for query in env.split.train_queries:
                 yield query.text
@@ -264,6 +271,8 @@ def imitate(
 ):
     """Train `model` in place on `script_traces` for `recipe.warm.steps` steps, and return it. 0 steps: do nothing."""
     warm, rng = recipe.warm, np.random.default_rng([seed, 4])
+    if not (recipe.chat_model or environments[0].dataset.synthetic):
+        warm = warm.for_rare_words()
     if warm.steps:
         traces = script_traces(environments, grammar_of(tokenizer), recipe, rng, script, tries)
         if not traces:

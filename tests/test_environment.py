@@ -1,5 +1,6 @@
 """The environment: the item index of eq. 3, and episodes of scripted actors played and scored in it."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 from mrrec_mini import environment_on_disk
 from mrrec_mini.data import DataError, Dataset, Split
 from mrrec_mini.datatypes import Interaction, Item, Query
-from mrrec_mini.environment import Environment, aspect_names, item_text
+from mrrec_mini.environment import Environment, aspect_names, item_text, memory_settings
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.hybrid import HybridConfig, HybridIndex, TextSpace
-from mrrec_mini.memory import MemoryConfig
+from mrrec_mini.memory import Memory, MemoryConfig
 from mrrec_mini.models.causal_lm import WordTokenizer
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
@@ -185,6 +186,23 @@ def test_a_saved_environment_of_another_format_is_refused(tmp_path, monkeypatch)
     monkeypatch.undo()
     with pytest.raises(DataError, match=r"format 1, and this version of mrrec_mini reads 2'\); delete this folder"):
         environment_on_disk.load(tmp_path / "fitted", env.dataset, env.split)
+
+
+def test_the_memory_of_real_histories_has_its_own_settings():
+    """Each setting of the shop in their place, or theirs in the shop's, changes what is written."""
+    shop, settings = make_world(WorldConfig(users=12, items=100, history=10, queries=3)), {}
+    for name, meta in (("shop", shop.meta), ("real", {"name": "real"})):
+        writer, config = settings[name] = memory_settings(Dataset(shop.items, shop.interactions, shop.queries, meta))
+        built = Memory.build(shop, shop.users(), config, writer, LEXICAL, np.random.default_rng(0))
+        lines = [entry.text for query in shop.queries for entry in built.entries(query)]
+        counted = [line for line in lines if re.search(r" x\d+( |$)", line)]
+        several = [line for line in counted if len(re.findall(r" x\d+", line)) > 1 and line.startswith("overall")]
+        assert bool(counted) == bool(several) == (name == "real")
+        assert len(max((line for line in lines if line.startswith("overall")), key=len).split()) <= config.line_words
+    assert settings["shop"] == (ExtractiveSummarizer(), MemoryConfig())
+    real = settings["real"][0].config
+    assert (real.competing, real.attention, real.pooled) == (2, False, True)
+    assert settings["real"][1] == MemoryConfig(times=True, line_words=16)
 
 
 def test_aspect_names_are_all_attributes_in_plain_words():

@@ -467,6 +467,48 @@ def test_values_compete_in_one_line_with_counts_and_the_latest_marked():
     assert lines[1] == "lately platform pc x1 1970q1"
 
 
+def count_of_the_line(group, latest):
+    return [f"{one.value} x{sum(len(other.rests_on) for other in group)}{' latest' * (one is latest)}" for one in group]
+
+
+def strongest_is_latest(group, latest):
+    return [f"{one.value} x{len(one.rests_on)}{' latest' * (one is group[0])}" for one in group]
+
+
+def latest_always_marked(group, latest):
+    return [f"{one.value} x{len(one.rests_on)}{' latest' * (one is latest)}" for one in group]
+
+
+def latest_of_the_line(group, latest):
+    last = max(group, key=lambda one: one.last)
+    return [f"{one.value} x{len(one.rests_on)}{' latest' * (one is last and len(group) > 1)}" for one in group]
+
+
+def bare_counts(group, latest):
+    return [f"{one.value} {len(one.rests_on)}{' latest' * (one is latest and len(group) > 1)}" for one in group]
+
+
+def right_values(group, latest):
+    return [f"{one.value} x{len(one.rests_on)}{' latest' * (one is latest and len(group) > 1)}" for one in group]
+
+
+WRONG_LINES = (count_of_the_line, strongest_is_latest, latest_always_marked, latest_of_the_line, bare_counts)
+
+
+@pytest.mark.parametrize("written", [right_values, *WRONG_LINES], ids=lambda one: one.__name__)
+def test_wrong_lines_of_several_values_differ_from_ours(written):
+    """Four histories tell the forms apart: two values, a latest value without room, a single value, a tie."""
+
+    def differs(*platforms):
+        writer = ExtractiveSummarizer(ExtractiveConfig(competing=2, attention=False))
+        group = writer.profile(writer.patterns(real_history(*platforms)))
+        latest, firm = max(group, key=lambda one: one.last), [one for one in group if one.firm]
+        return f"overall platform {' '.join(written(firm, latest))} 1970q1" != real_lines(*platforms)[0]
+
+    histories = (("ps", "ps", "vita"), ("ps", "ps", "vita", "vita", "pc"), ("ps", "ps"), ("vita", "ps"))
+    assert any(differs(*one) for one in histories) == (written is not right_values)
+
+
 def test_lines_of_the_synthetic_shop_do_not_change():
     lines = real_lines("red", "red", "blue", competing=1, config=CONFIG)
     assert lines[:2] == ["overall platform red 2 1970q1", "lately platform blue 1 1970q1"]

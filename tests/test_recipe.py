@@ -54,7 +54,29 @@ def test_the_tokenizer_learns_from_train_users_only():
     assert "canary" in words(split.train)
 
 
+def test_on_real_data_the_words_of_all_titles_are_known():
+    shop = make_world(SHOP)
+    titled = dict(shop.items)
+    titled["new"] = replace(next(iter(shop.items.values())), id="new", title="Pokémon-Canary")
+
+    def words(meta):
+        changed = Dataset(titled, shop.interactions, shop.queries, meta)
+        return make_tokenizer(prepare(changed, replace(QUICK, siblings=0), 0), 4000).words
+
+    assert {"pokémon", "canary"} <= set(words({"name": "real"}))
+    assert "canary" not in words(shop.meta)
+
+
 # --- the start ---
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_real_data_imitates_with_the_settings_for_rare_words(real, monkeypatch):
+    shop, seen = make_world(SHOP), []
+    dataset = Dataset(shop.items, shop.interactions, shop.queries, {"name": "real"} if real else shop.meta)
+    monkeypatch.setattr("mrrec_mini.recipe.warm_start", lambda m, tok, traces, warm, *_: seen.append(warm))
+    start_policy(prepare(dataset, QUICK, 0), QUICK, 0)
+    assert seen == [QUICK.warm.for_rare_words() if real else QUICK.warm]
 
 
 def test_queries_are_drawn_equally_often():

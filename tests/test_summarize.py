@@ -281,6 +281,31 @@ def test_a_lift_is_measured_for_the_category_and_for_the_use():
     }
 
 
+def test_pooled_patterns_judge_a_parent_by_all_purchases_below_it():
+    """One purchase in each of several small categories decides nothing in any of them, but together they do."""
+
+    def contrast(number):
+        def made(name, price):
+            return Item(name, name, ("kitchen", "games", f"kind{number % 6}"), {"price": (price,)})
+
+        own = [bought(made(f"{n}", "luxury"), user=f"u{number}", record=f"{number}/{n}") for n in "ab"]
+        unchosen = tuple(made(f"x{n}", "budget" if n or number % 4 else "luxury") for n in range(3))
+        return Contrast(own[0], unchosen, tuple(own))
+
+    contrasts = [contrast(number) for number in range(12)]
+    pooled = ExtractiveSummarizer(ExtractiveConfig(pooled=True))
+    assert {key[0] for key in pooled.lifts(contrasts)} == {"kitchen", "games", *(f"kind{n}" for n in range(6))}
+    assert set(pooled.lifts(contrasts)["games", "", "price"]) == {f"u{n}" for n in range(12)}  # of all kinds
+    few = [one for one in contrasts if one.bought.item.category[-1] == "kind0"][:1]
+    few += [contrast(number) for number in range(1, 6)]  # one person per kind: no standard error, so no line
+    found = {(one.scenario, one.name): one.certainty for one in pooled.aspects(few)}
+    assert found == {("kitchen", "price"): "surely", ("games", "price"): "surely"}
+    assert ExtractiveSummarizer().aspects(few) == []  # wrong version: a parent needs lines of its categories
+    assert all(len(one.users) == 6 for one in pooled.aspects(few))
+    twice = [one for one in pooled.aspects(contrasts) if one.scenario == "games"]
+    assert len(twice) == 1  # wrong version: `parents` adds the line a second time
+
+
 def test_certainty_words_by_hand():
     assert [certainty(z, CONFIG) for z in (0.0, 2.9, 3.0, 4.9, 5.0, math.inf)] == [
         *("maybe", "maybe", "likely", "likely", "surely", "surely")

@@ -15,6 +15,9 @@ paper uses keyword overlap and an LLM judge. Overlap shows only that two texts s
 shows whether the memory is their cause. Guessed, since the paper prints no formula: MPC is the share of retrieved
 entries that share a keyword with the profile; MRC, with the right item. Words of the query are no keywords, because the
 profile and the item may contain them without any memory.
+
+Items are ranked by text alone, as by the reward of every run: `ItemIndex.weights` are 0 there. The prior of a table is
+tuned for each arm when the arm is evaluated, and is part of no run.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ from mrrec_mini.bm25 import words
 from mrrec_mini.datatypes import Episode, MemoryEntry, Query
 from mrrec_mini.hybrid import Hit, HybridIndex
 from mrrec_mini.rollout import Searchable
+from mrrec_mini.scripts import TIMES
 
-FRAME = frozenset({"bought", "rated", "overall", *"12345"})  # words of fixed phrases in memory lines
+FRAME = frozenset({"bought", "rated", "overall", "lately", "latest", *"12345"})  # words of memory lines, not of values
 FUNCTION = frozenset(  # frequent words, which two texts share by chance
     {"a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "from", "has", "have", "i", "in", "is", "it", "its"}
     | {"my", "not", "of", "on", "or", "so", "that", "the", "this", "to", "was", "with"}
@@ -201,5 +205,6 @@ def contribution(entries: Sequence[MemoryEntry], query: str, text: str) -> float
 
 
 def keywords(text: str, query: str = "") -> set[str]:
-    """Return the words of a text, except the words in `FUNCTION`, in `FRAME` and in the query."""
-    return set(words(text)) - FRAME - FUNCTION - set(words(query))
+    """Return the words of a text, except counts (x3), the words in `FUNCTION`, in `FRAME` and in the query."""
+    found = set(words(text)) - FRAME - FUNCTION - set(words(query))
+    return {word for word in found if not TIMES.fullmatch(word)}

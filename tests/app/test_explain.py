@@ -24,6 +24,7 @@ from mrrec_mini.environment import item_text
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig, TextSpace
 from mrrec_mini.memory import EntryIndex
+from mrrec_mini.prior import TEXT_ALONE
 from mrrec_mini.rollout import RolloutConfig, ScriptActor, rollout
 from mrrec_mini.scripts import expert
 from mrrec_mini.store import Store
@@ -166,6 +167,15 @@ def test_a_place_ignores_owned_items_except_the_item_itself(opened):
         alone = [other for other in ranking if other not in met or other == item]
         assert place(items, "red lamp", item, met) == alone.index(item) + 1
         assert place(items, "red lamp", item) == ranking.index(item) + 1
+
+
+def test_a_place_is_the_rank_that_the_reward_pays_for(opened):
+    """So no run may have an item index with a prior, unless `best` and `place` learn it too."""
+    items = opened.environment.items
+    assert items.weights == TEXT_ALONE
+    for target in list(opened.environment.dataset.items)[:9]:
+        asked = replace(opened.environment.split.test_queries[0], target=target)
+        assert place(items, "red lamp", target) == items.ranks_for([asked], ["red lamp"])[0]
 
 
 # --- explain --------------------------------------------------------------------------------------------------------
@@ -336,6 +346,8 @@ def test_contributions_by_hand():
     assert contribution(read, "mug", "a kettle rated 5 overall") == 0
     assert contribution([], "mug", "mug") is None
     assert keywords("Bought a Red mug rated 5: love it", "the mug") == {"red", "love"}
+    assert keywords("overall platform wii u x7 x12 latest") == {"platform", "wii", "u"}
+    assert keywords("lately platform xbox 360 x3") == {"platform", "xbox", "360"}
 
 
 def test_contributions_of_real_episodes():
