@@ -63,9 +63,9 @@ class Environment:
         index = HybridIndex(list(dataset.items), texts, TextSpace.fit(texts, hybrid or HybridConfig()))
         if hybrid is None and not dataset.synthetic:
             index = with_tuned_weight(index, texts, split.validation_queries)
-        config, prior = memory or MemoryConfig(), Prior(dataset, split.train)
-        built = Memory.build(dataset, split.train, config, summarizer, hybrid or HybridConfig(), rng)
-        built.others = Others.of(prior, config)
+        memory, hybrid, prior = memory or MemoryConfig(), hybrid or HybridConfig(), Prior(dataset, split.train)
+        built = Memory.build(dataset, split.train, memory, summarizer, hybrid, rng)
+        built.others = Others.of(prior)
         return cls(dataset, split, built, ItemIndex.over(index, prior))
 
     @cached_property
@@ -108,13 +108,12 @@ def memory_settings(dataset: Dataset) -> tuple[Summarizer, MemoryConfig]:
     """Return the writer of a data set's memory and its settings: those of real histories, or of the synthetic shop.
 
     Real histories are thin: few records per category, ratings without reviews, one aspect that matters. So lines let
-    several values compete, every aspect counts, and a parent category is judged by all purchases below it. Other people
-    can be asked about, since people often take the same things; in the shop they do not.
+    several values compete, every aspect counts, and a parent category is judged by all purchases below it.
     """
     if dataset.synthetic:
         return ExtractiveSummarizer(), MemoryConfig()
     real = ExtractiveConfig(competing=2, attention=False, pooled=True)
-    return ExtractiveSummarizer(real), MemoryConfig(times=True, line_words=16, others_words=24)
+    return ExtractiveSummarizer(real), MemoryConfig(times=True, line_words=16)
 
 
 def item_text(item: Item) -> str:

@@ -77,15 +77,14 @@ def load(folder: Path, dataset: Dataset, split: Split) -> Environment:
         if about["format"] != FORMAT:
             raise ValueError(f"it has format {about['format']}, and this version of mrrec_mini reads {FORMAT}")
         parts = {path.name.removeprefix("space-"): path.read_bytes() for path in folder.glob("space-*")}
-        config = typed(MemoryConfig, about["config"])
         memory = Memory(
             dataset,
-            config,
+            typed(MemoryConfig, about["config"]),
             ExtractiveSummarizer.unpack(about["summarizer"]),
             TextSpace.unpack(about["space"], parts),
             typed(tuple[MemoryEntry, ...], about["entries"]),
             frozenset(split.train),
-            Others.of(prior := Prior(dataset, split.train), config),
+            Others.of(prior := Prior(dataset, split.train)),
         )
         index = index_on_disk.load(folder / "items")
         digests = typed(Mapping[str, str], parse_json((folder / "texts.json").read_text(encoding="utf-8")))

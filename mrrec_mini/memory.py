@@ -67,8 +67,7 @@ class MemoryConfig:
     review_words: int = 12  # most words of the review in a record
     line_words: int = 12  # most words in a pattern, profile or global line
     times: bool = False  # end each value with its number of records as x3, since a real value may end in a number
-    min_users: int = 3  # a global aspect, a learned word or a line about others needs at least this many users
-    others_words: int = 0  # most words in a reply about other people; 0: other people cannot be asked about
+    min_users: int = 3  # a global aspect, or a word that the text space learns, needs at least this many users
     space_users: int = 2000  # at most so many train users' entries fit the text space: word counts change little then
     contrasts: int = 400  # most purchases sampled per scenario
     candidates: int = 16  # random items of the scenario drawn per purchase

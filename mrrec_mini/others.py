@@ -11,10 +11,10 @@ who took an item of H before the query. For a fact f, which is a value of an asp
 
     support(f) = number of sharers who took an item outside H with fact f before the query
 
-There is a line for each fact with support of at least `MemoryConfig.min_users`. A title must also share a word with the
+There is a line for each fact with support of at least `OthersConfig.people`. A title must also share a word with the
 wish of the query, since other titles lead the search away from the wish. A reply has the lines that share most words
 with the look-up. Equal lines are ordered by the number of words that they share with the wish, then by support, then by
-the alphabet. A reply ends before the line that would exceed its budget of words, `MemoryConfig.others_words`. If the
+the alphabet. A reply ends before the line that would exceed its budget of words, `OthersConfig.words`. If the
 times of two people cannot be compared (`Dataset.clock`), all purchases of the sharers count.
 
 Privacy: a line counts people and names no one. Its words come from the shop's items, never from a review, a note or a
@@ -32,24 +32,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from mrrec_mini.datatypes import Item, MemoryEntry, Query
-from mrrec_mini.memory import OTHERS, TITLE, MemoryConfig, entry_id, plain, short_title
+from mrrec_mini.memory import OTHERS, TITLE, entry_id, plain, short_title
 from mrrec_mini.prior import Prior
 from mrrec_mini.title_words import ItemReader, Value
+
+
+@dataclass(frozen=True)
+class OthersConfig:
+    """What a reply may say."""
+
+    people: int = 3  # a line speaks of at least this many people, the query's user not among them
+    words: int = 24  # most words in a reply
+    title_words: int = 8  # most words of a title
 
 
 class Others:
     """The facts of all items, and who took which item (`Prior`)."""
 
-    def __init__(self, prior: Prior, config: MemoryConfig):
+    def __init__(self, prior: Prior, config: OthersConfig | None = None):
         """Read the facts of the items of the prior's data set. Only the users of the prior are counted."""
-        self.prior, self.config = prior, config
+        self.prior, self.config = prior, config or OthersConfig()
         items = [prior.dataset.items[item] for item in prior.column]
-        facts = facts_of(items, config.title_words)
+        facts = facts_of(items, self.config.title_words)
         self.facts: list[Value] = sorted({fact for own in facts for fact in own})
         place = {fact: number for number, fact in enumerate(self.facts)}
         ends = np.cumsum([0, *map(len, facts)])
@@ -57,9 +67,9 @@ class Others:
         self.stated = csr_matrix((np.ones(len(columns)), columns, ends), (len(items), len(self.facts)))
 
     @classmethod
-    def of(cls, prior: Prior, config: MemoryConfig) -> Others | None:
-        """Return the tool, None if `config` says that other people cannot be asked about."""
-        return cls(prior, config) if config.others_words else None
+    def of(cls, prior: Prior) -> Others | None:
+        """Return the tool for real data, None for a synthetic shop, whose people take things independently."""
+        return None if prior.dataset.synthetic else cls(prior)
 
     def counting(self, prior: Prior) -> Others:
         """Return the tool with the same facts that counts the users of another prior, which has the same items."""
@@ -79,7 +89,7 @@ class Others:
         support, wish = self.support(query, taken), set(plain(query.wish).split())
         shared = {
             fact: len(wish.intersection(self.facts[fact][1].split()))
-            for fact in np.flatnonzero(support >= self.config.min_users)
+            for fact in np.flatnonzero(support >= self.config.people)
         }
         told = [fact for fact in shared if shared[fact] or self.facts[fact][0] != TITLE]
         return [line(self.facts[f], int(support[f])) for f in sorted(told, key=lambda f: (-shared[f], -support[f], f))]
@@ -90,7 +100,7 @@ class Others:
         matching = lambda entry: -len(asked.intersection(entry.text.split()))  # noqa: E731
         found = sorted(self.lines(query, taken), key=matching)[:k]  # equal ones stay in the order of `lines`
         used = np.cumsum([len(entry.text.split()) for entry in found])
-        return tuple(found[: np.count_nonzero(used <= self.config.others_words)])
+        return tuple(found[: np.count_nonzero(used <= self.config.words)])
 
 
 def facts_of(items: Sequence[Item], title_words: int) -> list[list[Value]]:

@@ -9,11 +9,10 @@ from mrrec_mini import environment_on_disk
 from mrrec_mini.app.assistant import Assistant, StoredMemory, as_of_now
 from mrrec_mini.data import Dataset, Split
 from mrrec_mini.datatypes import Interaction, Item, MemoryEntry, Query
-from mrrec_mini.environment import Environment, memory_settings
+from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
 from mrrec_mini.hybrid import HybridConfig
-from mrrec_mini.memory import MemoryConfig
-from mrrec_mini.others import Others, facts_of
+from mrrec_mini.others import Others, OthersConfig, facts_of
 from mrrec_mini.prior import Prior
 from mrrec_mini.recipe import make_tokenizer
 from mrrec_mini.reward import RewardConfig
@@ -21,7 +20,6 @@ from mrrec_mini.rollout import RolloutConfig, ScriptActor
 from mrrec_mini.scripts import A_TITLE, TeacherConfig, asking_others, lookup_text, note_of, run_plan, teacher, value_of
 from mrrec_mini.store import Store, build_store
 from mrrec_mini.summarize import ExtractiveSummarizer
-from mrrec_mini.world import EASY, make_world
 from small import environment, tokenizer
 
 PLATFORMS = {"mario": "Switch", "zelda": "switch", "halo": "xbox one", "forza": "xbox one", "doom": "pc", "myst": "pc"}
@@ -38,7 +36,7 @@ TAKEN = {
 }
 ASKED = Query("q1", "q", "secret zelda halo forza doom", "doom", 5)
 FAR = replace(ASKED, time=100)  # q has mario and doom
-CONFIG = MemoryConfig(others_words=99)
+CONFIG = OthersConfig(words=99)
 REVIEW = "canaryreview platform switch"
 
 
@@ -79,7 +77,7 @@ def test_lines_by_hand():
         "others platform switch x3",
         "others platform xbox one x3",
     ]
-    one = others(config=replace(CONFIG, min_users=1)).lines(ASKED, ["mario"])
+    one = others(config=replace(CONFIG, people=1)).lines(ASKED, ["mario"])
     assert [(entry.text, entry.support) for entry in one[2:3]] == [("others title the forza game x1", 1)]
 
 
@@ -108,14 +106,14 @@ def test_with_one_person_less_than_the_floor_there_is_no_line(gone):
     """Each fact has 3 people, of whom zelda's are t1, t2, t3: without one of them, nothing says zelda or switch."""
     left = texts(dataset=data(without(gone)))
     assert not [text for text in left if "zelda" in text or "switch" in text]
-    assert texts(config=replace(CONFIG, min_users=4)) == []
+    assert texts(config=replace(CONFIG, people=4)) == []
 
 
 def test_nobody_is_counted_in_the_reply_to_themself():
     """t1 asks as t4 could: for zelda, only t2 and t3 are left; with a floor of 2 they are counted."""
     asked = replace(ASKED, user="t1", time=2)
     assert texts(asked) == []
-    two = texts(asked, config=replace(CONFIG, min_users=2))
+    two = texts(asked, config=replace(CONFIG, people=2))
     assert "others title the zelda game x2" in two or two == []
     late = replace(ASKED, user="t4", time=4)
     assert "others title the zelda game x3" in texts(late)
@@ -125,7 +123,7 @@ def test_nobody_is_counted_in_the_reply_to_themself():
 def test_the_asker_is_not_counted_without_a_clock_either():
     """Then t1's own later purchases would count, the target among them."""
     asked = replace(ASKED, user="t1", time=2, target="halo")
-    two = replace(CONFIG, min_users=2)
+    two = replace(CONFIG, people=2)
     assert "others title the halo game x2" in texts(asked, dataset=data(clock=False), config=two)
 
 
@@ -179,14 +177,14 @@ def test_the_target_is_neither_read_nor_counted():
     """With other targets of the queries, and without the purchases of targets by q, all is the same."""
     dataset = data({**TAKEN, "q": TAKEN["q"][:1]})
     assert texts(replace(ASKED, target="zelda")) == texts() == texts(dataset=dataset)
-    own = replace(CONFIG, min_users=1)
+    own = replace(CONFIG, people=1)
     assert not [text for text in texts(users=(*TRAIN, "q"), config=own) if "doom" in text]
     assert "others title the doom game x1" in texts(replace(ASKED, time=9), config=own, dataset=dataset)  # t3 at 8
 
 
 def test_no_word_of_a_person_is_in_a_line():
     """Not of reviews, requests or user names; with other reviews and ratings the lines are the same."""
-    tool = others(config=replace(CONFIG, min_users=1))
+    tool = others(config=replace(CONFIG, people=1))
     said = " ".join(entry.text + entry.id for entry in tool.lines(FAR, taken(tool, FAR)))
     assert said and not [word for word in ("canary", "secret", *TRAIN) if word in said]
     assert texts(dataset=data(review="another text")) == texts()
@@ -197,7 +195,7 @@ def test_a_removed_person_stays_in_no_saved_environment(tmp_path):
     split = Split(frozenset(TRAIN), frozenset("v"), frozenset("q"), (), (), (ASKED,), ())
     dataset = data()
     built = Environment.build(
-        dataset, split, ExtractiveSummarizer(), np.random.default_rng(0), CONFIG, HybridConfig(dims=2)
+        dataset, split, ExtractiveSummarizer(), np.random.default_rng(0), None, HybridConfig(dims=2)
     )
     ask = "others title zelda"
     assert [entry.text for entry in built.memory.search(ASKED, ask, 1)] == ["others title the zelda game x3"]
@@ -213,7 +211,7 @@ def test_the_assistant_counts_what_the_store_still_holds(tmp_path):
     """A forgotten user and a deleted purchase are in no reply. The store, not the data set, says what the asker has."""
     dataset, split = data(), Split(frozenset(TRAIN), frozenset("v"), frozenset("q"), (), (), (ASKED,), ())
     config = HybridConfig(dims=2)
-    built = Environment.build(dataset, split, ExtractiveSummarizer(), np.random.default_rng(0), CONFIG, config)
+    built = Environment.build(dataset, split, ExtractiveSummarizer(), np.random.default_rng(0), None, config)
     build_store(tmp_path / "memory.db", dataset, built.memory)
     with Store.open(tmp_path / "memory.db") as store:
         helper = Assistant(built, store, None, None, None)
@@ -243,7 +241,7 @@ def test_the_assistant_counts_what_the_store_still_holds(tmp_path):
 
 def test_the_lines_that_match_best_come_first():
     """By shared words, then support, then text. The word "others" and the user's other words do not matter."""
-    tool = others(config=replace(CONFIG, min_users=1))
+    tool = others(config=replace(CONFIG, people=1))
 
     def found(text: str, k: int = 2) -> list[str]:
         return [entry.text.removeprefix("others ") for entry in tool.answer(ASKED, ["mario"], text, k)]
@@ -259,7 +257,7 @@ def test_the_lines_that_match_best_come_first():
 @pytest.mark.parametrize(("words", "lines"), [(5, 0), (6, 1), (11, 1), (12, 2), (15, 2), (16, 3), (99, 4)])
 def test_a_reply_keeps_to_its_budget_of_words(words, lines):
     """The lines have 6, 6, 4 and 5 words. A reply is a beginning of the list: no short line replaces a long one."""
-    reply = others(config=replace(CONFIG, others_words=words)).answer(ASKED, ["mario"], "others", 9)
+    reply = others(config=replace(CONFIG, words=words)).answer(ASKED, ["mario"], "others", 9)
     assert list(reply) == others().lines(ASKED, ["mario"])[:lines]
 
 
@@ -271,7 +269,7 @@ def test_a_title_is_short_and_a_repeated_fact_counts_once():
 def test_memory_hands_over_look_ups_about_others():
     env = environment()
     asked = env.split.test_queries[0]
-    config = replace(env.memory.config, min_users=1, others_words=99)
+    config = OthersConfig(people=1, words=99)
     memory = replace(env.memory, others=Others(env.items.prior, config))
     lines = memory.others_lines(asked)
     assert lines and {entry.level for entry in lines} == {"others"}
@@ -286,15 +284,13 @@ def test_memory_hands_over_look_ups_about_others():
 
 
 def test_the_shop_has_no_tool_and_real_data_have():
-    real = data()
-    assert memory_settings(make_world(EASY))[1].others_words == 0 and environment().memory.others is None
-    assert memory_settings(real)[1].others_words > 0
-    assert Others.of(Prior(real, TRAIN), MemoryConfig()) is None
+    assert environment().memory.others is None
+    assert Others.of(Prior(data(), TRAIN)).config == OthersConfig()
 
 
 def test_the_vocabulary_has_the_words_of_the_lines():
     env = environment()
-    tool = Others(env.items.prior, replace(env.memory.config, min_users=1, others_words=20))
+    tool = Others(env.items.prior, OthersConfig(people=1))
     asking = replace(env, memory=replace(env.memory, others=tool))
     assert "others" in make_tokenizer([asking], 4000).words
     assert "others" not in make_tokenizer([env], 4000).words

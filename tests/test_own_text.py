@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mrrec_mini.datatypes import Item
-from mrrec_mini.others import Others
+from mrrec_mini.others import Others, OthersConfig
 from mrrec_mini.own_text import OWN_TEXT, Past, own_texts
 from small import environment
 
@@ -59,7 +59,7 @@ def test_what_a_script_writes(name):
 def test_the_texts_of_queries():
     """From what was taken strictly before the query; no part twice; a new user adds nothing; the target is not read."""
     env = environment()
-    tool = Others(env.items.prior, replace(env.memory.config, min_users=1, others_words=20))
+    tool = Others(env.items.prior, OthersConfig(people=1))
     env = replace(env, memory=replace(env.memory, others=tool))
     query = env.split.test_queries[0]
     taken = [env.dataset.items[one.item] for one in env.dataset.history(query)]
