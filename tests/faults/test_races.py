@@ -346,19 +346,20 @@ def test_a_summary_ends_beside_notes_of_the_same_user(meddled, monkeypatch, verb
 # --- signals ---
 
 
-@pytest.fixture
-def handling():
-    """Signals are handled as in the command line; afterwards as before."""
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """SIGHUP is not ignored, here and in processes that a test starts, even if `nohup` runs the tests."""
     before = {number: signal.getsignal(number) for number in signals.STOPPING}
-    signals.stop_like_ctrl_c()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_saves_a_checkpoint_as_ctrl_c_does(tmp_path, monkeypatch, quick, handling, name):
+def test_a_signal_saves_a_checkpoint_as_ctrl_c_does(tmp_path, monkeypatch, quick, name):
     """A second signal, while the checkpoint is saved, does not spoil it."""
+    signals.stop_like_ctrl_c()
     made, number = tmp_path / "run", getattr(signal, name)
     log, save = Run.log, Run.save
 
@@ -384,19 +385,15 @@ def test_a_signal_saves_a_checkpoint_as_ctrl_c_does(tmp_path, monkeypatch, quick
 
 def test_a_signal_that_is_ignored_stays_ignored():
     """`nohup` lets a process ignore SIGHUP."""
-    before = {number: signal.getsignal(number) for number in signals.STOPPING}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signals.stop_like_ctrl_c()
         os.kill(os.getpid(), signal.SIGHUP)
         with signals.undivided():
             os.kill(os.getpid(), signal.SIGHUP)
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     except KeyboardInterrupt:  # pytest would take it for the user's
         pytest.fail("it stops")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def is_gone(process: int, seconds: float = 120) -> bool:
