@@ -65,7 +65,7 @@ class Recipe:
     siblings: int = 3  # number of additional shops to train in; only if the data set is synthetic
     sibling_users: int = 120  # in each of them
     traces: int = 4000  # number of the teacher's episodes to imitate
-    max_words: int = 10_000  # in the tokenizer's vocabulary; the synthetic shop has about 1,000
+    max_words: int = 10_000  # in the tokenizer's vocabulary; the synthetic shop has about 300
     model: CausalLMConfig = field(default_factory=lambda: CausalLMConfig(heads=4, free_heads=1))
     chat_model: str | None = None  # a folder or hub name; None: a tiny model with random weights (`model`)
     lora: int = 0  # rank of the LoRA adapters; 0: no adapters, the whole model is trained
