@@ -38,7 +38,7 @@ NAME = re.compile(r"step-(\d{6,})(\.old)?")
 def save(run: Path, step: int, write: Callable[[Path], None]) -> Path:
     """Save the checkpoint of a step and return its folder. `write(folder)` must write the files into `folder`.
 
-    Raises OSError, which names the folder, if they cannot be written; the older checkpoints are then unchanged.
+    Raises OSError, which names the folder and says whether the new checkpoint stands; all older ones then do.
     """
     final = run / "checkpoints" / f"step-{step:06d}"
     fresh, old = final.with_suffix(".tmp"), final.with_suffix(".old")
@@ -54,18 +54,22 @@ def save(run: Path, step: int, write: Callable[[Path], None]) -> Path:
                 shutil.rmtree(old)
             os.replace(final, old)
         os.replace(fresh, final)
-        sync(final.parent)
-        # keep this checkpoint and the one before it. Checkpoints of later steps are damaged: `resume` skipped them
-        found = folders(run)
-        before = [folder for folder in found[found.index(final) + 1 :] if folder.stem != final.name]
-        for folder in found:
-            if folder not in (final, *before[:1]):
-                shutil.rmtree(folder)
     except Exception as error:  # not only OSError: some libraries raise other errors for a full disk
         shutil.rmtree(fresh, ignore_errors=True)
         what = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         advice = "what was saved before is untouched: make room there, or make it writable, and resume"
         raise OSError(f"{final}: the checkpoint cannot be written ({what}); {advice}") from error
+    try:
+        sync(final.parent)
+    except OSError as error:
+        what = f"but the disk did not confirm its name ({error.strerror}); all older ones are kept"
+        raise OSError(f"{final}: the checkpoint is written, {what}") from error
+    # keep this checkpoint and the one before it. Checkpoints of later steps are damaged: `resume` skipped them
+    found = folders(run)
+    before = [folder for folder in found[found.index(final) + 1 :] if folder.stem != final.name]
+    for folder in found:
+        if folder not in (final, *before[:1]):
+            shutil.rmtree(folder, ignore_errors=True)  # the next save tries again
     return final
 
 

@@ -18,6 +18,7 @@ from mrrec_mini.typed import parse_json, typed
 
 NOTE_LIMIT = 40_000  # characters of a note or a review; an update's line holds two, each of up to 12 bytes a character
 LINE_LIMIT = 4 * RECORD_LIMIT  # bytes; JSON in ASCII makes a text up to three times as long as the data set's line
+EXPORT_FORMAT = 3  # version of the lines
 LEVELS = ("note", "profile", "pattern", "record")
 EVENTS = ("add", "update", "delete")
 ENTRY = "id, level, text, rests_on, scenario, support"

@@ -83,20 +83,31 @@ def sync(path: Path) -> None:
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a hidden path in the same folder, to write to; its file replaces `path` if the block raises no error.
 
-    Makes missing parent folders. Every OSError names `path`, since the error of a full disk does not name the file.
+    Makes missing parent folders. A link stays: the file that it names is replaced. Every OSError names `path`, since
+    the error of a full disk does not name the file.
     """
-    fresh = _hidden(path)
+    real = path.resolve()
+    fresh = _hidden(real)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(real)
         yield fresh
         sync(fresh)
-        os.replace(fresh, path)
-        sync(path.parent)
+        os.replace(fresh, real)
+        _sync_name(real)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _sync_name(path: Path) -> None:
+    """Flush the name of `path`, which has just been replaced. The OSError says that the new content stands."""
+    try:
+        sync(path.parent)
+    except OSError as error:
+        text = f"it is written, but the disk did not confirm its name ({error.strerror})"
+        raise OSError(error.errno, text, str(path)) from error
 
 
 def _hidden(path: Path) -> Path:
@@ -138,8 +149,10 @@ def write_text(path: Path, text: str) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield a hidden empty folder next to `folder`, to fill; it replaces `folder` if the block raises no error.
 
-    Makes missing parent folders. If the rename fails, an older folder of the same name keeps its place.
+    Makes missing parent folders. A link stays: the folder that it names is replaced. If the rename fails, an older
+    folder of the same name keeps its place.
     """
+    folder = folder.resolve()
     fresh, lock = _hidden(folder), folder.with_name(f".{folder.name}.lock")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock):
@@ -153,7 +166,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         fresh.chmod(0o755)
         with locked(lock):
             _take_name(folder, fresh)
-        sync(folder.parent)
+        _sync_name(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -170,7 +183,7 @@ def _take_name(folder: Path, fresh: Path) -> None:
     except OSError:
         aside.rename(folder)
         raise
-    shutil.rmtree(aside)
+    shutil.rmtree(aside, ignore_errors=True)  # the next writer sweeps what is left
 
 
 @cache

@@ -55,6 +55,9 @@ TITLE = "title"  # names what such a line says if that is no value of an aspect
 OVERALL, LATELY = "overall", "lately"  # heads of the lines of a profile: the most frequent, and the latest value
 PLAIN_WORD = re.compile(r"L(?:'L)*".replace("L", rf"[^\W_]+(?:[{MARKS}][^\W_]*)*"))  # L: letters with their marks
 ANSWERS = 100_000  # most answers that `Memory.search` keeps
+# A word, a value or a line that fewer people have stands in no shared table. Of two people who share a word, each would
+# know that the other has it. Five would cost the small shop ordinary words ("metal"); three cost it none.
+PEOPLE = 3
 LIKED = 3.0  # a rating above this means that the user liked the purchase
 
 
@@ -67,7 +70,7 @@ class MemoryConfig:
     review_words: int = 12  # most words of the review in a record
     line_words: int = 12  # most words in a pattern, profile or global line
     times: bool = False  # end each value with its number of records as x3, since a real value may end in a number
-    min_users: int = 3  # a global aspect, or a word that the text space learns, needs at least this many users
+    min_users: int = PEOPLE  # a global aspect, or a word that the text space learns, needs at least this many users
     space_users: int = 2000  # at most so many train users' entries fit the text space: word counts change little then
     contrasts: int = 400  # most purchases sampled per scenario
     candidates: int = 16  # random items of the scenario drawn per purchase

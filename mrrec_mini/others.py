@@ -47,7 +47,7 @@ from mrrec_mini.title_words import ItemReader, Value
 class OthersConfig:
     """What a reply may say."""
 
-    people: int = 3  # a line speaks of at least this many people, the query's user not among them
+    people: int = PEOPLE  # a line speaks of at least this many people, the query's user not among them
     words: int = 24  # most words in a reply
     title_words: int = 8  # most words of a title
 

@@ -12,7 +12,7 @@ model, as the recipe `CHAT` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,8 +28,8 @@ from mrrec_mini.filtered import best_traces
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.grpo import GRPOConfig
 from mrrec_mini.imitation import WarmStartConfig, copy_drill, warm_start
-from mrrec_mini.memory import plain
-from mrrec_mini.models.causal_lm import CausalLMConfig, WordTokenizer, load_causal_lm, make_causal_lm, with_lora
+from mrrec_mini.memory import PEOPLE, plain
+from mrrec_mini.models.causal_lm import WORD, CausalLMConfig, WordTokenizer, load_causal_lm, make_causal_lm, with_lora
 from mrrec_mini.playable import require_playable
 from mrrec_mini.reward import RewardConfig
 from mrrec_mini.rollout import RolloutConfig, ScriptActor
@@ -170,21 +170,31 @@ def prepare(
 def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordTokenizer:
     """Make a tokenizer of the most frequent words in train users' queries and memories and in the global memory.
 
-    On real data, it also knows the words of all titles, which are public: other people's memories will state them.
+    On real data, it also knows the words of all titles, which are public: other people's memories will state them. Any
+    other word that fewer than `PEOPLE` train users have is left out: every checkpoint holds the words, and the policy
+    could write a person's own word for somebody else.
     """
 
-    def texts():
-        for env in environments:
+    def texts() -> Iterator[tuple[object, str]]:
+        """Yield (person, text); None: the text is about nobody or about several people."""
+        for number, env in enumerate(environments):
             if not env.dataset.synthetic:
                 for item in env.dataset.items.values():
-                    yield from [plain(item.title)] * 2  # twice, since a word that occurs once in all is not kept
-            yield from (entry.text for entry in env.memory.global_entries)
+                    yield from [(None, plain(item.title))] * 2  # a word that occurs once in all is not kept
+            yield from ((None, entry.text) for entry in env.memory.global_entries)
             for query in env.split.train_queries:
-                yield query.text
-                yield from (entry.text for entry in env.memory.entries(query))
-                yield from (entry.text for entry in env.memory.others_lines(query))
+                person = number, query.user
+                yield person, query.text
+                yield from ((person, entry.text) for entry in env.memory.entries(query))
+                yield from ((None, entry.text) for entry in env.memory.others_lines(query))
 
-    return WordTokenizer.train(texts(), CONTROL, max_words)
+    people: dict[str, set[object]] = {}
+    for person, text in texts():
+        for word in WORD.findall(text):
+            people.setdefault(word, set()).add(person)
+    rare = {word for word, having in people.items() if len(having) < PEOPLE and None not in having}
+    common = (" ".join(word for word in WORD.findall(text) if word not in rare) for _, text in texts())
+    return WordTokenizer.train(common, CONTROL, max_words)
 
 
 def script_traces(

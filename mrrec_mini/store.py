@@ -11,12 +11,16 @@ within the transaction, and the others wait.
 
 Privacy: the rows of users are reached only through a `Scope`, which belongs to one user and limits every SQL statement
 to this user. The id of another user's entry gives the same error as an unknown id. The attempt is logged under the
-asking user (`audit`), with the id as typed, so the log does not reveal whether the id exists. Each user has their own
+asking user (`audit`), with a digest of the id: the log does not reveal whether the id exists, and names nobody who was
+forgotten. Row numbers are counted per user, so a cursor does not tell how much others write. Each user has their own
 copies of the items they bought, so no import changes another user's items.
-Global memory has its own table and is rebuilt from train users only (`rebuild_global`). What the store learned from all
-users (word weights, words that stand for values) contains only words that several users used (`min_users`,
-`word_users`), so no user's own words outlive `forget`. A global line that too few of the remaining users support
-disappears at the next `rebuild_global`.
+Global memory has its own table and is rebuilt from train users only (`rebuild_global`). What the store learned from
+users (word weights, words that stand for values, labels in titles) holds nothing that fewer than `memory.PEOPLE` train
+users have, so no user's own words outlive `forget`. `rebuild_global` drops global lines, learned words and labels that
+too few of the remaining users have. Only the word weights stay until the store is built anew.
+
+`forget` ends with two steps that can fail after the rows are gone: it rewrites the file without free pages (VACUUM)
+and empties the log. If somebody still reads, or the disk is full or fails, it raises Unerased, and `open` tries again.
 
 Equations: `remember` and `delete` apply eq. 1, 4 and 5 to one category, `rebuild_global` applies eq. 6, and
 `Scope.search` is eq. 8. The paper keeps its memories in a vector index and does not say how they change.
@@ -48,8 +52,8 @@ import numpy as np
 from mrrec_mini.bm25 import words
 from mrrec_mini.data import DataError, Dataset, item_from, shorten, storable
 from mrrec_mini.datatypes import Item, MemoryEntry
-from mrrec_mini.dense import Vectors, embed
-from mrrec_mini.export_lines import ENTRY, EVENT, EXPORTED, LEVELS, NOTE_LIMIT, read_export
+from mrrec_mini.dense import Vectors, digest, embed
+from mrrec_mini.export_lines import ENTRY, EVENT, EXPORT_FORMAT, EXPORTED, LEVELS, NOTE_LIMIT, read_export
 from mrrec_mini.files import locked, replacing_file
 from mrrec_mini.hybrid import Hit, TextSpace
 from mrrec_mini.memory import (
@@ -73,13 +77,14 @@ from mrrec_mini.summarize import ExtractiveSummarizer
 from mrrec_mini.typed import parse_json, typed
 
 T, R = TypeVar("T"), TypeVar("R")
-FORMAT = 3  # version of the tables below
+FORMAT = 4  # version of the tables below
 WAIT = 5.0  # seconds that a writer waits for another writer
 PAGE = 50  # rows on a page
 LARGEST = 2**53  # SQLite's whole numbers have 64 bits
-AUDIT_CHARS = 200  # characters of a refused id that are logged
 AUDIT_ROWS = 1000  # the newest refusals of a user that are logged
 TRIES = 3  # how often summaries are computed, the last time while other writers wait
+AGAIN = "the next command on this store erases them"
+REMAINS = "remains"  # the row of `meta` that says that deleted rows have left bytes; its value is a generation
 KEPT = 8  # search indexes of users that an open store keeps
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -97,32 +102,36 @@ CREATE TABLE behaviour (
     review TEXT NOT NULL, PRIMARY KEY (user, place), FOREIGN KEY (user, item) REFERENCES item
 ) STRICT;
 CREATE TABLE audit (
-    number INTEGER PRIMARY KEY, user TEXT NOT NULL, verb TEXT NOT NULL, asked TEXT NOT NULL, at INTEGER NOT NULL
+    user TEXT NOT NULL, number INTEGER NOT NULL, verb TEXT NOT NULL, asked TEXT NOT NULL, at INTEGER NOT NULL,
+    PRIMARY KEY (user, number)
 ) STRICT;
 CREATE TABLE preference (
     user TEXT NOT NULL, category TEXT NOT NULL, place INTEGER NOT NULL, content TEXT NOT NULL,
     PRIMARY KEY (user, category, place)
 ) STRICT;
 CREATE TABLE entry (
-    number INTEGER PRIMARY KEY, user TEXT NOT NULL, id TEXT NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL,
+    user TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL,
     rests_on TEXT NOT NULL, scenario TEXT NOT NULL, support INTEGER NOT NULL, by_hand INTEGER NOT NULL,
     version INTEGER NOT NULL, changed INTEGER NOT NULL, embedder TEXT NOT NULL, vector BLOB NOT NULL,
-    UNIQUE (user, id)
+    PRIMARY KEY (user, number), UNIQUE (user, id)
 ) STRICT;
 CREATE TABLE event (
-    number INTEGER PRIMARY KEY, user TEXT NOT NULL, entry TEXT NOT NULL, kind TEXT NOT NULL, old TEXT, new TEXT,
-    at INTEGER NOT NULL
+    user TEXT NOT NULL, number INTEGER NOT NULL, entry TEXT NOT NULL, kind TEXT NOT NULL, old TEXT, new TEXT,
+    at INTEGER NOT NULL, PRIMARY KEY (user, number)
 ) STRICT;
-CREATE INDEX audit_of ON audit (user, number);
-CREATE INDEX entry_of ON entry (user, number);
-CREATE INDEX event_of ON event (user, number);
 """
+NUMBERED = ("entry", "event", "audit")  # tables whose rows are counted per user, so that no number tells of others
+NEXT = "(SELECT coalesce(max(number), 0) + 1 FROM {} WHERE user = ?1)"  # the number of a new row of such a table
 # Tables with rows of users, in an order in which `forget` can empty them: `behaviour` refers to `item`.
 PERSONAL = ("entry", "event", "audit", "behaviour", "item", "preference", "person")
 
 
 class StoreBusy(OSError):
     """Another process was writing for longer than `WAIT`."""
+
+
+class Unerased(OSError):
+    """Deleted rows can no longer be read, but their bytes are still in the file or in its log."""
 
 
 class NotYours(LookupError):
@@ -190,7 +199,7 @@ class Store(AbstractContextManager):
                 meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
             if (found := meta.get("format")) != str(FORMAT):
                 lost = "its notes and corrections cannot be carried over"
-                older = f"; remove the file and build the store again ({lost})" if found in ("1", "2") else ""
+                older = f"; remove the file and build the store again ({lost})" if found in ("1", "2", "3") else ""
                 raise DataError(
                     f"{path}: a store of format {shorten(found)}, and this version of mrrec_mini reads {FORMAT}{older}"
                 )
@@ -200,6 +209,8 @@ class Store(AbstractContextManager):
                     f"{path}: its vectors were made by {meta.get('embedder')}, but the embedder here is "
                     f"{store.embedder_id}; recompute them with `mrrec memory reindex --store {path}`"
                 )
+            if REMAINS in meta:
+                store._erase_if_free()
             return store
         except BaseException:
             connection.close()
@@ -240,7 +251,8 @@ class Store(AbstractContextManager):
 
         New summaries then count a value only if its aspect decides according to the new global memory.
         `items`: items that users could choose, in addition to the items that train users bought. If a train user's
-        rows change before the transaction, everything is computed again with the same random draws.
+        rows change before the transaction, everything is computed again with the same random draws. What fewer than
+        `PEOPLE` of the train users still have is dropped from what the store learned. Raises Unerased as `forget` does.
         """
         offered = {item.id: item for item in items}
         uninformed = self.summarizer.informed(())  # it has learned words, and does not know which aspects decide
@@ -252,14 +264,18 @@ class Store(AbstractContextManager):
             contrasts = sample_contrasts(histories, pool.values(), self.config, deepcopy(rng))
             aspects = global_aspects(uninformed, contrasts, self.config)
             entries = tuple(global_line(aspect, self.config) for aspect in aspects)
-            return entries, self._embed([entry.text for entry in entries]), _packed(uninformed.informed(aspects))
+            reading = _packed(uninformed.without_rare(histories).informed(aspects))
+            return entries, self._embed([entry.text for entry in entries]), reading
 
         def write(entries: tuple[MemoryEntry, ...], vectors: list[bytes], reading: bytes) -> tuple[MemoryEntry, ...]:
             self._write_shared(entries, vectors)
             self._connection.execute("UPDATE learned SET content = ? WHERE part = 'reading'", (reading,))
+            self._note_remains()
             return entries
 
-        return self._compute_and_write(self._teachers, compute, write)
+        entries = self._compute_and_write(self._teachers, compute, write)
+        self._erase_remains("the global memory is built again")
+        return entries
 
     def _compute_and_write(self, rows: Callable[[], R], compute: Callable[[R], tuple], write: Callable[..., T]) -> T:
         """Return `write(*compute(rows()))`. `write` runs in a transaction in which `rows()` is what `compute` got.
@@ -293,6 +309,55 @@ class Store(AbstractContextManager):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _note_remains(self) -> None:
+        """Note that rows are deleted whose bytes have to be erased. Call it in the transaction that deletes them."""
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (REMAINS, str(self.generation + 1)))
+
+    def _erase_remains(self, done: str) -> None:
+        """Erase what deleted rows left. Raises Unerased, which says what is `done`; `open` then tries again."""
+        try:
+            self._erase()
+        except OSError as error:
+            text = f"{done}, but old bytes are still in the file or its log: {error.strerror}"
+            raise Unerased(error.errno, text, str(self.path)) from error
+
+    def _erase(self) -> None:
+        """Erase the bytes that deleted rows left in free pages of the file and in its log. Raises OSError if it cannot.
+
+        The file system may still keep old blocks that no file holds.
+        """
+        remains = self._rows("SELECT value FROM meta WHERE key = ?", (REMAINS,))
+        try:
+            self._empty_log()  # also finds out whether anybody reads, before the file is copied
+            self._connection.execute("VACUUM")
+            self._empty_log()
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise self._in_use() from error
+            text = f"{error}; make room for a second copy of the file, or make it writable; {AGAIN}"
+            raise OSError(errno.EIO, text, str(self.path)) from error
+        with suppress(sqlite3.Error):  # if it cannot be noted, the next `open` erases nothing once more
+            for row in remains:  # another process may have deleted more meanwhile
+                self._connection.execute("DELETE FROM meta WHERE key = ? AND value = ?", (REMAINS, *row))
+
+    def _empty_log(self) -> None:
+        """Move all pages from the log to the file. Raises StoreBusy if somebody reads or writes."""
+        [(busy, *_)] = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if busy:
+            raise self._in_use()
+
+    def _in_use(self) -> StoreBusy:
+        """Return the error that names who reads or writes."""
+        text = f"{processes_using(self.path)} still uses the store; wait until it ends; {AGAIN}"
+        return StoreBusy(errno.EBUSY, text, str(self.path))
+
+    def _erase_if_free(self) -> None:
+        """Erase what is left, but wait for nobody. If it fails, the bytes are left for another `open`."""
+        with suppress(OSError, sqlite3.Error):
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            self._erase()
+        self._connection.execute(f"PRAGMA busy_timeout = {WAIT * 1000:.0f}")
 
     def _embed(self, texts: Sequence[str]) -> list[bytes]:
         """Return one vector per text, as float32 bytes; empty bytes if the store has no embedder."""
@@ -335,8 +400,8 @@ def _logging_refusals(verb: Callable) -> Callable:
             with suppress(sqlite3.Error):  # nothing is computed from the log, so the generation stays
                 execute = self.store._connection.execute
                 execute(
-                    "INSERT INTO audit (user, verb, asked, at) VALUES (?, ?, ?, ?)",
-                    (self.user, verb.__name__, str(refusal.identity)[:AUDIT_CHARS], self.store.now()),
+                    f"INSERT INTO audit VALUES (?, {NEXT.format('audit')}, ?, ?, ?)",
+                    (self.user, verb.__name__, digest(refusal.identity), self.store.now()),
                 )
                 oldest = "SELECT number FROM audit WHERE user = ? ORDER BY number DESC LIMIT 1 OFFSET ?"
                 values = self.user, self.user, AUDIT_ROWS
@@ -418,7 +483,7 @@ class Scope:
         return about
 
     def stats(self) -> dict:
-        """Return counts of this user's rows, and facts about the file."""
+        """Return counts of this user's rows, their generation, and the store's embedder and format."""
         levels = self._execute("SELECT level, count(*) FROM entry WHERE user = ? GROUP BY level")
         [events] = self._one("SELECT count(*) FROM event WHERE user = ?")
         [refused] = self._one("SELECT count(*) FROM audit WHERE user = ?")
@@ -428,9 +493,8 @@ class Scope:
             "events": events,
             "refused": refused,
             "embedder": self.store.embedder_id,
-            "generation": self.store.generation,
+            "generation": self._person()[0],
             "format": FORMAT,
-            "bytes": self.store.path.stat().st_size,
         }
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -521,19 +585,22 @@ class Scope:
         return store._compute_and_write(self._person, compute, write)
 
     def forget(self) -> int:
-        """Delete all rows of this user, and their remains in free pages of the file; return the number of rows."""
+        """Delete all rows of this user, and their remains in the file and its log; return the number of rows.
+
+        Raises Unerased if the rows are deleted, but their bytes are left: somebody reads, or the disk is full or fails.
+        """
+        self.store.kept.pop(self.user, None)
         with self.store._writing():
             gone = sum(len(self._execute(f"DELETE FROM {table} WHERE user = ? RETURNING 1")) for table in PERSONAL)
-        self.store.kept.pop(self.user, None)
-        self.store._rows("VACUUM")
-        self.store._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.store._note_remains()
+        self.store._erase_remains(f"all rows of {shorten(self.user)} are deleted")
         return gone
 
     # --- export and import ------------------------------------------------------------------------------------------
 
     def export(self) -> list[str]:
         """Return all rows of this user as JSON lines. After `restore`, `export` returns the same lines."""
-        rows = [("person", {"user": self.user, "next": self._person()[1], "format": FORMAT})]
+        rows = [("person", {"user": self.user, "next": self._person()[1], "format": EXPORT_FORMAT})]
         items = self._execute("SELECT id, content FROM item WHERE user = ? ORDER BY id")
         rows += [("item", {"id": identity, "content": json.loads(content)}) for identity, content in items]
         for kind, (columns, order) in EXPORTED.items():
@@ -549,8 +616,8 @@ class Scope:
         """
         read = read_export(lines, self.user, name)
         person = read[0][2]
-        if person["format"] != FORMAT:
-            problem = f"{shorten(person['format'])}, and this version of mrrec_mini reads {FORMAT}"
+        if person["format"] != EXPORT_FORMAT:
+            problem = f"{shorten(person['format'])}, and this version of mrrec_mini reads {EXPORT_FORMAT}"
             raise DataError.at(name, 1, "format", problem)
         vectors = iter(self.store._embed([str(row["text"]) for _, kind, row in read if kind == "entry"]))
         counts = dict.fromkeys(EXPORTED, 0)
@@ -565,8 +632,10 @@ class Scope:
                         continue
                     if kind == "entry":
                         row |= {"embedder": self.store.embedder_id, "vector": next(vectors)}
-                    statement = f"INSERT INTO {kind} (user, {', '.join(row)}) VALUES (?{', ?' * len(row)})"
-                    self._execute(statement, *row.values())
+                    columns, values = ", ".join(row), "?" + ", ?" * len(row)
+                    if kind in NUMBERED:
+                        columns, values = columns + ", number", f"{values}, {NEXT.format(kind)}"
+                    self._execute(f"INSERT INTO {kind} (user, {columns}) VALUES ({values})", *row.values())
                     counts[kind] += 1
                 except (sqlite3.Error, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
                     problem = f"not what `export` writes ({shorten(str(error), 120)})"
@@ -624,14 +693,16 @@ class Scope:
         return after - numbers
 
     def _event(self, entry: str, kind: str, old: str | None, new: str | None) -> None:
-        self._execute("INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?, ?)", entry, kind, old, new, self.store.now())
+        values = entry, kind, old, new, self.store.now()
+        self._execute(f"INSERT INTO event VALUES (?, {NEXT.format('event')}, ?, ?, ?, ?, ?)", *values)
 
     def _save(self, entry: MemoryEntry, vector: bytes, old: str | None = None, by_hand: bool = False) -> None:
         """Insert an entry, or update it if it exists. `old`: its previous text, None for a new entry."""
         changeable = "text", "rests_on", "support", "by_hand", "changed", "embedder", "vector"
         self._execute(
-            f"INSERT INTO entry (user, {ENTRY}, by_hand, version, changed, embedder, vector)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT (user, id) DO UPDATE SET version = version + 1, "
+            f"INSERT INTO entry (user, number, {ENTRY}, by_hand, version, changed, embedder, vector)"
+            f" VALUES (?, {NEXT.format('entry')}, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)"
+            " ON CONFLICT (user, id) DO UPDATE SET version = version + 1, "
             + ", ".join(f"{column} = excluded.{column}" for column in changeable),
             *(entry.id, entry.level, entry.text, json.dumps(entry.rests_on), entry.scenario, entry.support),
             *(by_hand, self.store.now(), self.store.embedder_id, vector),
@@ -722,11 +793,11 @@ def reindex(path: Path) -> int:
     done = 0
     with Store.open(path, any_embedder=True) as store, store._writing():
         for table in ("entry", "shared"):
-            rows = store._connection.execute(f"SELECT number, text FROM {table}").fetchall()
+            rows = store._connection.execute(f"SELECT rowid, text FROM {table}").fetchall()
             vectors = store._embed([text for _, text in rows])
             store._connection.executemany(
-                f"UPDATE {table} SET vector = ?, embedder = ? WHERE number = ?",
-                [(vector, store.embedder_id, number) for (number, _), vector in zip(rows, vectors, strict=True)],
+                f"UPDATE {table} SET vector = ?, embedder = ? WHERE rowid = ?",
+                [(vector, store.embedder_id, row) for (row, _), vector in zip(rows, vectors, strict=True)],
             )
             done += len(rows)
         store._connection.execute("UPDATE meta SET value = ? WHERE key = 'embedder'", (store.embedder_id,))
@@ -791,6 +862,7 @@ def _build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callabl
                 connection = _connect(fresh)
                 connection.executescript(f"PRAGMA journal_mode = DELETE; PRAGMA synchronous = OFF; {TABLES}")
                 # 2. What belongs to no user: configuration, and what was learned from train users.
+                memory = _without_rare(dataset, memory)
                 _write_learned(connection, memory)
             with Store(fresh, connection) as store:
                 with store._writing():
@@ -807,6 +879,14 @@ def _build_store(path: Path, dataset: Dataset, memory: Memory, progress: Callabl
         finally:
             _remove_side_files(fresh)
     return dict(counts)
+
+
+def _without_rare(dataset: Dataset, memory: Memory) -> Memory:
+    """Return the memory without what fewer than `PEOPLE` train users have, which `forget` could not find."""
+    if not isinstance(memory.summarizer, ExtractiveSummarizer):
+        return memory
+    histories = [join(dataset, dataset.interactions_of(user)) for user in sorted(memory.train_users)]
+    return replace(memory, summarizer=memory.summarizer.without_rare(histories))
 
 
 def _write_learned(connection: sqlite3.Connection, memory: Memory) -> None:
@@ -905,6 +985,23 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
         text = f"its newest writes are in {log.name}, which cannot be read on a read-only place; copy both elsewhere"
         raise OSError(errno.EROFS, text, str(path)) from error
     return connection
+
+
+def processes_using(path: Path) -> str:
+    """Return who reads or writes a store now, such as `process 12 and process 13`; `another process` if unknown.
+
+    Whoever does locks some of the bytes 120 to 127 of the -shm file (SQLite's WAL format). Linux lists all locks. We
+    must not open that file to ask: closing it would drop SQLite's own locks.
+    """
+    with suppress(OSError, ValueError):
+        inode = Path(f"{path.resolve()}-shm").stat().st_ino
+        locks = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+        of_file = [lock for lock in locks if lock[1] == "POSIX" and int(lock[5].rpartition(":")[2]) == inode]
+        found = sorted({int(lock[4]) for lock in of_file if 120 <= int(lock[6]) <= 127})
+        if found:
+            names = [f"process {number}" if number != os.getpid() else "this process" for number in found]
+            return " and ".join(names)
+    return "another process"
 
 
 def _remove_side_files(path: Path) -> None:

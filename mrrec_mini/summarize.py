@@ -33,14 +33,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 
 import numpy as np
 
 from mrrec_mini.datatypes import Item
-from mrrec_mini.memory import Aspect, Contrast, Preference, Purchase, plain
+from mrrec_mini.memory import PEOPLE, Aspect, Contrast, Preference, Purchase, plain
 from mrrec_mini.title_words import ItemReader, Value, canonical_names
 from mrrec_mini.typed import typed
 
@@ -69,7 +69,7 @@ class ExtractiveConfig:
     word_count: int = 8  # fewest reviews that must contain a word before it can stand for a value
     word_share: float = 0.8  # smallest share of these reviews whose item has the value
     word_z: float = 4.0  # standard errors by which the share must exceed the value's share of all purchases
-    word_users: int = 3  # fewest users who wrote the word; the word is kept when one of them is forgotten
+    word_users: int = PEOPLE  # fewest users who wrote the word about an item with the value
 
 
 def sentences(review: str) -> list[frozenset[str]]:
@@ -82,19 +82,20 @@ def learn_words(purchases: Sequence[Purchase], items: ItemReader, config: Extrac
     together: Counter[tuple[str, Value]] = Counter()  # purchases whose review has the word and whose item has the value
     of_word: Counter[str] = Counter()
     of_value: Counter[Value] = Counter()
-    people: dict[str, set[str]] = defaultdict(set)  # users of each word
+    people: dict[tuple[str, Value], set[str]] = defaultdict(set)  # users of each such pair
     for purchase in purchases:
         values = items.values_of(purchase.item)
         of_value.update(values)
         for word in set(plain(purchase.review).split()):
             of_word[word] += 1
-            people[word].add(purchase.user)
-            together.update((word, value) for value in values)
+            for value in values:
+                together[word, value] += 1
+                people[word, value].add(purchase.user)
     best: dict[str, tuple[float, Value]] = {}
     for (word, value), count in together.items():
         n, share, base = of_word[word], count / of_word[word], of_value[value] / len(purchases)
         error = math.sqrt(base * (1 - base) / n)  # standard error of `share` if word and value were independent
-        often = n >= config.word_count and len(people[word]) >= config.word_users
+        often = n >= config.word_count and len(people[word, value]) >= config.word_users
         if often and share >= config.word_share and 0 < config.word_z * error <= share - base:
             best[word] = max(best.get(word, (0.0, value)), (share, value))
     return {word: value for word, (_, value) in best.items()}
@@ -117,6 +118,13 @@ class Reading:
         """
         by_use = self.deciding.get(plain(purchase.scenario))
         return by_use and (by_use[use_of(purchase, self.uses)], by_use[""])
+
+    def used_by(self, purchase: Purchase) -> Iterator[tuple[str, str]]:
+        """Yield (part of the reading, what it holds) for all that reading this purchase uses."""
+        yield from self.items.used_by(purchase.item)
+        known = self.words.get
+        told = {*self.items.values_of(purchase.item)}
+        yield from (("words", word) for word in set(plain(purchase.review).split()) if known(word) in told)
 
 
 def use_of(purchase: Purchase, uses: Sequence[str]) -> str:
@@ -194,6 +202,18 @@ class ExtractiveSummarizer:
             deciding[scenario][""] = frozenset(aspect.name for aspect in here)
         return replace(self, reading=replace(self.reading, deciding=deciding))
 
+    def without_rare(self, histories: Iterable[Sequence[Purchase]]) -> ExtractiveSummarizer:
+        """Return a summariser that has forgotten what fewer than `PEOPLE` of these users' histories hold.
+
+        It loses learned words, and what it knows of the names and titles of items.
+        """
+        held: Counter[tuple[str, str]] = Counter()  # (part of the reading, word) -> users
+        for history in histories:
+            held.update({key for one in history for key in self.reading.used_by(one)})
+        common = {key for key, users in held.items() if users >= PEOPLE}
+        words = {word: value for word, value in self.reading.words.items() if ("words", word) in common}
+        return replace(self, reading=replace(self.reading, words=words, items=self.reading.items.only(common)))
+
     def telling(self, purchase: Purchase) -> list[Value]:
         """Return the values of the item for which this purchase speaks, the strongest first."""
         found = stances(purchase, self.reading, self.config)
@@ -270,7 +290,7 @@ class ExtractiveSummarizer:
         if self.config.pooled:
             return found  # `lifts` measured the parent categories too
         general = [aspect for aspect in found if not aspect.use]
-        return found + parents(general, {contrast.bought.item.category for contrast in contrasts})
+        return found + parents(general, {(one.bought.user, one.bought.item.category) for one in contrasts})
 
     def decisive(self, contrasts: Sequence[Contrast]) -> list[Aspect]:
         """Return the aspects with a lift above `min_lift` and enough standard errors: one round of `aspects`."""
@@ -352,18 +372,22 @@ def lift(gains: Sequence[float]) -> tuple[float, float]:
     return mean, float(np.std(gains, ddof=1) / math.sqrt(len(gains))) if len(gains) >= 2 else math.inf
 
 
-def parents(decisive: Sequence[Aspect], paths: Iterable[tuple[str, ...]]) -> list[Aspect]:
-    """Return, for parent categories with two or more scenarios, the aspects that decide in more than half of these."""
-    below: dict[str, set[str]] = defaultdict(set)
-    for path in paths:
+def parents(decisive: Sequence[Aspect], bought: Iterable[tuple[str, tuple[str, ...]]]) -> list[Aspect]:
+    """Return, for parent categories with two or more scenarios, the aspects that decide in more than half of these.
+
+    `bought`: (user, category path) of each purchase. Only users who bought below the parent support its aspects: a
+    scenario may lie below several parents.
+    """
+    below: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # parent -> scenario -> users
+    for user, path in bought:
         for parent in path[:-1]:
-            below[plain(parent)].add(plain(path[-1]))
+            below[plain(parent)][plain(path[-1])].add(user)
     found = []
     for parent, scenarios in sorted((parent, those) for parent, those in below.items() if len(those) >= 2):
         users: dict[str, list[frozenset[str]]] = defaultdict(list)
         for aspect in decisive:
             if aspect.scenario in scenarios:
-                users[aspect.name].append(aspect.users)
+                users[aspect.name].append(aspect.users & scenarios[aspect.scenario])
         majority = (name for name in users if len(users[name]) > len(scenarios) / 2)
         found += [Aspect(parent, name, frozenset().union(*users[name])) for name in majority]
     return found

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from mrrec_mini.datatypes import Item
@@ -80,6 +81,18 @@ class ItemReader:
         found = [plain(name) for name in item.category[1:-1] if plain(name) in self.places]
         found += [self.labels[phrase] for phrase in phrases_in(item.title, self.labels)]
         return list(dict.fromkeys(found))[:MOST_LABELS]
+
+    def used_by(self, item: Item) -> Iterator[tuple[str, str]]:
+        """Yield (name of a field, key in it) for all that reading this item uses."""
+        yield from (("names", name) for name in item.attributes)
+        yield from (("labels", phrase) for phrase in phrases_in(item.title, self.labels))
+        yield from (("places", plain(name)) for name in item.category[1:-1])
+
+    def only(self, common: AbstractSet[tuple[str, str]]) -> ItemReader:
+        """Return a reader that knows only those of its keys that are in `common`, as `used_by` names them."""
+        labels = {k: v for k, v in self.labels.items() if {("labels", k), ("labels", v)} <= common}
+        names = {k: v for k, v in self.names.items() if ("names", k) in common}
+        return ItemReader(names, labels, frozenset(name for name in self.places if ("places", name) in common))
 
 
 def fewest(items: int) -> int:

@@ -435,9 +435,53 @@ def test_merge_joins_spellings():
 
 def test_a_parent_category_gets_what_decides_in_most_of_its_scenarios():
     paths = [("kitchen", "mug"), ("kitchen", "pan"), ("kitchen", "pot"), ("garden", "rake")]
+    bought = [(user, path) for path in paths for user in path[1]]
     decisive = [Aspect(s, "price", frozenset(s)) for s in ("mug", "pan", "rake")] + [
         Aspect("mug", "size", frozenset("x"))
     ]
     # kitchen: price in 2 of 3, size in 1 of 3; garden has a single scenario, so its line would only repeat
-    assert parents(decisive, paths) == [Aspect("kitchen", "price", frozenset("mugpan"))]
-    assert parents(decisive, [*paths, ("kitchen", "cup")]) == []  # 2 of 4 is not most
+    assert parents(decisive, bought) == [Aspect("kitchen", "price", frozenset("mugpan"))]
+    assert parents(decisive, [*bought, ("c", ("kitchen", "cup"))]) == []  # 2 of 4 is not most
+
+
+def test_only_who_bought_below_a_parent_supports_its_line():
+    """Everybody buys mugs and pans, but one person's lie below a parent of their own."""
+    decisive = [Aspect(scenario, "price", frozenset("abcd")) for scenario in ("mug", "pan")]
+    bought = [(user, ("kitchen", scenario)) for user in "abcd" for scenario in ("mug", "pan")]
+    bought += [("a", ("canary", scenario)) for scenario in ("mug", "pan")]
+    assert parents(decisive, bought) == [
+        Aspect("canary", "price", frozenset("a")),  # too few for the global memory (`min_users`)
+        Aspect("kitchen", "price", frozenset("abcd")),
+    ]
+    assert parents(decisive, [*bought, ("b", ("canary", "pan"))])[0].users == frozenset("ab")
+
+
+def test_a_word_stands_for_a_value_only_if_several_people_use_it_so():
+    """One person writes it of all their red mugs. That others write it of other items does not make red known."""
+    red, blue = (Item(color, color, ("mug",), {"color": (color,)}) for color in ("red", "blue"))
+    mine = [Purchase(f"a/record/{n}", "a", red, 5.0, "so lush") for n in range(20)]
+    others = [Purchase(f"{user}/record/0", user, blue, 5.0, "so lush") for user in "bcde"]
+    others += [Purchase(f"{user}/record/{n}", user, blue, 5.0, "so fine") for user in "bcde" for n in range(20)]
+    assert "lush" not in learn_words([*mine, *others], ItemReader(), ExtractiveConfig())
+    shared = [replace(one, user="abc"[n % 3]) for n, one in enumerate(mine)]
+    assert learn_words([*shared, *others], ItemReader(), ExtractiveConfig())["lush"] == ("color", "red")
+
+
+def test_what_few_people_hold_is_dropped_from_the_reading():
+    items = ItemReader({"Sizes": "size", "Moods": "mood"}, {"ps3": "play 3", "play 3": "play 3", "solo": "solo"})
+    items = replace(items, places=frozenset({"games", "toys"}))
+    words = {"lush": ("color", "red"), "soft": ("color", "red")}
+    known = ExtractiveSummarizer(reading=Reading(words, ("hiking",), {"mug": {"": frozenset()}}, items))
+    common = Item("1", "A PS3 game - Play 3", ("shop", "games", "mug"), {"Sizes": ("x",), "color": ("red",)})
+    rare = Item("2", "Solo - PS3", ("shop", "toys", "mug"), {"Moods": ("y",), "color": ("red",)})
+    histories = [[Purchase(f"{u}/record/0", u, common, 5.0, "so lush")] for u in "abc"]
+    histories[0] += [Purchase(f"a/record/{n}", "a", rare, 5.0, "so soft") for n in range(1, 9)]
+    histories[1] += [Purchase("b/record/1", "b", rare, 5.0, "so soft")]
+    left = known.without_rare(histories).reading
+    # "A PS3 game" does not end with the label, so only two people hold "ps3"
+    assert left == replace(
+        known.reading,
+        words={"lush": ("color", "red")},
+        items=ItemReader({"Sizes": "size"}, {"play 3": "play 3"}, frozenset({"games"})),
+    )
+    assert known.without_rare([*histories, [replace(histories[1][1], user="c")]]).reading == known.reading

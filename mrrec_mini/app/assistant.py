@@ -298,8 +298,8 @@ def _make_store(data: Path, path: Path, seed: int, model: str | None, say: Say) 
     memory = Memory.build(dataset, users, MemoryConfig(), writer, HybridConfig(), memory_draws(seed))
     counts = build_store(path, dataset, memory, progress=lambda done, total: say("users", done, total, ""))
     found: dict = {"summarizer": model or "extractive", "entries": counts}
+    answers.unlink(missing_ok=True)  # the answers are about people, and `forget` would not delete this file
     if model is not None:
-        answers.unlink(missing_ok=True)  # the answers are about people, and `forget` would not delete this file
         found |= {"calls": writer.generate.calls, "reused": writer.generate.reused, "dropped": dict(writer.dropped)}
     return found
 

@@ -20,6 +20,7 @@ from house import ROOT
 from mrrec_mini import bm25
 from mrrec_mini import store as module
 from mrrec_mini.data import DataError
+from mrrec_mini.dense import digest
 from mrrec_mini.export_lines import LINE_LIMIT, NOTE_LIMIT
 from mrrec_mini.grammar import CONTROL, Grammar
 from mrrec_mini.memory import local_entries
@@ -134,7 +135,10 @@ def test_row_13_the_command_line_answers_another_users_id_like_an_unknown_one(pa
     stats = json.loads(mrrec("memory", "stats", "--store", path, "--user", "alice", "--json").stdout)
     assert (stats["refused"], stats["events"], stats["entries"]) == (2, 0, {})
     logged = mrrec("memory", "export", "--store", path, "--user", "alice").stdout.splitlines()[1:]
-    assert [(row["verb"], row["asked"]) for row in map(json.loads, logged)] == [(verb, secret), (verb, nowhere)]
+    assert [(row["verb"], row["asked"]) for row in map(json.loads, logged)] == [
+        (verb, digest(secret)),
+        (verb, digest(nowhere)),
+    ]
 
 
 @pytest.mark.parametrize("why", ["busy", "read-only"])
@@ -581,7 +585,7 @@ def test_row_24_another_embedder_is_refused_with_the_command_that_helps(path):
 AGAIN = "remove the file and build the store again"
 
 
-@pytest.mark.parametrize("found, advice", [("9", "reads 3"), ("2", AGAIN), ("1", AGAIN)])
+@pytest.mark.parametrize("found, advice", [("9", "reads 4"), ("3", AGAIN), ("1", AGAIN)])
 def test_row_24_another_format_is_refused_and_left_as_it_is(path, found, advice):
     with sqlite3.connect(path) as raw:
         raw.execute("UPDATE meta SET value = ? WHERE key = 'format'", (found,))

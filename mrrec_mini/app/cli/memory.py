@@ -38,6 +38,14 @@ OutFile = Annotated[Path | None, typer.Option("--out", help="The file to write. 
 NewFile = Annotated[Path, typer.Option("--out", help="The file to write; it must not exist.")]
 Writer = Annotated[str | None, typer.Option(help="A chat model that writes the summaries, a folder or a hub name.")]
 Offer = Annotated[Path | None, typer.Option(help="A data set of items on offer. Default: the items that were bought.")]
+# What `forget-user` does not reach, and what to do about it.
+NOT_REACHED = {
+    "the data set": "remove the person's lines, or the next build brings them back",
+    "the global memory": "until `mrrec memory rebuild-global`, its lines may count the person",
+    "runs": "a policy was trained on the person's memories; train again without them, and delete the old run",
+    "reports, evaluations": "they may show the person's queries and memories; delete them, or make them again",
+    "exports, backups, copies": "delete them, or make them again",
+}
 ENTRY, SCORES = ("id", "entry", "level", "rests on"), ("score", "bm25", "cosine")  # columns
 EVENT = ("ms since 1970", "what", "entry", "before", "after")
 
@@ -151,12 +159,24 @@ def delete(entry: Id, store: File, user: User, json: Json = False) -> None:
 
 @command(app)
 def forget_user(store: File, user: User, yes: Yes = False, json: Json = False) -> None:
-    """Delete everything about a user, history included. The file is rewritten without it."""
+    """Delete everything about a user, history included, from a store. The file is rewritten without it.
+
+    Not reached, so delete or make again without the person: the data set, runs with their checkpoints, reports,
+    exports and backups. Lines of the global memory may count the person until `rebuild-global`. If another process
+    still uses the store, or the disk is full, the rows are deleted, and the command fails and says that their bytes
+    are left; the next command on the store erases them.
+    """
     with _memory_of(user, store) as memory:
         if not yes and not typer.confirm(f"Forget everything about {printable(user)}?", err=True):
             raise typer.Exit(FAILED)
         rows = memory.forget()
-    answer({"forgotten": user, "rows": rows}, json, lambda: tell(f"forgot {user}: {rows} rows"))
+
+    def show() -> None:
+        tell(f"forgot {user}: {rows} rows. Not reached:")
+        for what, advice in NOT_REACHED.items():
+            tell(f"  {what}: {advice}")
+
+    answer({"forgotten": user, "rows": rows, "not_reached": NOT_REACHED}, json, show)
 
 
 @command(app)
