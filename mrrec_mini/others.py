@@ -38,7 +38,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from mrrec_mini.datatypes import Item, MemoryEntry, Query
-from mrrec_mini.memory import OTHERS, TITLE, entry_id, plain, short_title
+from mrrec_mini.memory import OTHERS, PEOPLE, TITLE, entry_id, plain, short_title
 from mrrec_mini.prior import Prior
 from mrrec_mini.title_words import ItemReader, Value
 
