@@ -334,6 +334,40 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_is_named(tmp_path, limit):
     assert said(whole(tmp_path)) == 2
 
 
+def test_if_only_the_name_is_not_confirmed_the_error_says_that_the_new_one_stands(tmp_path, monkeypatch):
+    save(tmp_path, 1, writing(1))
+    save(tmp_path, 2, writing(2))
+    sync = checkpoint.sync
+
+    def fail(path):
+        if path.name == "checkpoints":
+            raise OSError(5, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr(checkpoint, "sync", fail)
+    with pytest.raises(
+        OSError, match="step-000003: the checkpoint is written, but .*Input/output error.* older"
+    ) as told:
+        save(tmp_path, 3, writing(3))
+    assert "cannot be written" not in str(told.value) and said(whole(tmp_path)) == 3
+    assert names(tmp_path) == ["step-000001", "step-000002", "step-000003"]
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_is_no_error_and_goes_later(tmp_path, monkeypatch):
+    save(tmp_path, 1, writing(1))
+    save(tmp_path, 2, writing(2))
+    remove = checkpoint.shutil.rmtree
+
+    def fail(path, ignore_errors=False):
+        if not ignore_errors:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", fail)
+    assert said(save(tmp_path, 3, writing(3))) == 3
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", remove)
+    assert said(save(tmp_path, 4, writing(4))) == 4 and names(tmp_path) == ["step-000003", "step-000004"]
+
+
 def test_an_error_of_a_library_is_reported_like_an_oserror(tmp_path):
     def write(folder):
         (folder / "weights.bin").write_bytes(b"half")

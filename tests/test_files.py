@@ -221,6 +221,59 @@ def test_only_one_process_at_a_time_holds_a_lock_though_its_file_is_removed(tmp_
     assert path.read_text() == "900" and names(tmp_path) == ["number"]
 
 
+# --- links, and a failure after the rename ---
+
+
+def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
+    for name, make in (("file", Path.touch), ("folder", Path.mkdir)):
+        make(tmp_path / name)
+        (tmp_path / "links").mkdir(exist_ok=True)
+        (tmp_path / "links" / name).symlink_to(Path("..") / name)
+    files.write_text(tmp_path / "links" / "file", "new")
+    with files.replacing_folder(tmp_path / "links" / "folder") as fresh:
+        (fresh / "a").write_text("new")
+    assert all((tmp_path / "links" / name).is_symlink() for name in ("file", "folder"))
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "a").read_text() == "new"
+    assert names(tmp_path) == ["file", "folder", "links"] and names(tmp_path / "links") == ["file", "folder"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_if_only_the_name_is_not_confirmed_the_error_says_that_the_new_content_stands(tmp_path, monkeypatch, kind):
+    sync = files.sync
+
+    def fail(path):
+        if path == tmp_path:
+            raise OSError(5, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr(files, "sync", fail)
+    with pytest.raises(OSError, match=r"it is written, but .* \(Input/output error\)") as caught:
+        if kind == "file":
+            files.write_text(tmp_path / "b", "new")
+        else:
+            with files.replacing_folder(tmp_path / "b") as fresh:
+                (fresh / "a").write_text("new")
+    assert caught.value.filename == str(tmp_path / "b")
+    written = tmp_path / "b" if kind == "file" else tmp_path / "b" / "a"
+    assert written.read_text() == "new" and names(tmp_path) == ["b"]
+
+
+def test_an_old_folder_that_cannot_be_deleted_is_no_error(tmp_path, monkeypatch):
+    remove = files.shutil.rmtree
+
+    def fail(path, ignore_errors=False):
+        if not ignore_errors:
+            raise OSError(5, "Input/output error")
+        if path.suffix != ".old":
+            remove(path, ignore_errors)
+
+    monkeypatch.setattr(files.shutil, "rmtree", fail)
+    for text in ("old", "new"):
+        with files.replacing_folder(tmp_path / "b") as fresh:
+            (fresh / "a").write_text(text)
+    assert (tmp_path / "b" / "a").read_text() == "new"
+
+
 # --- the version of the code ---
 
 
