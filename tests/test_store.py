@@ -681,7 +681,7 @@ def test_new_summaries_follow_a_rebuilt_global_memory_in_every_process(store, pa
         before = nobody.list(limit=99)
         store.rebuild_global(draws(), shop().items.values())
         readings = [one.summarizer.reading for one in (store, other, memory())]
-        assert readings == [replace(readings[2], deciding={})] * 2 + readings[2:]
+        assert readings[2].words and readings == [replace(readings[2], words={}, deciding={})] * 2 + readings[2:]
         assert nobody.list(limit=99) == before  # existing lines stay
         second = other.for_user("somebody").remember(item, 5.0)
         assert all(f" {aspect} " in second.text for aspect in item.attributes)
