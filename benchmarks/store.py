@@ -72,7 +72,13 @@ def grow(path: Path, people: int, apart: bool) -> None:
         raw.execute("CREATE TEMP TABLE copy (copy INTEGER PRIMARY KEY)")
         raw.executemany("INSERT INTO copy VALUES (?)", [(copy,) for copy in range(people // PEOPLE)])
         for table in PERSONAL:
-            kinds = {name: kind for _, name, kind, *_ in raw.execute(f"PRAGMA table_info({table})") if name != "number"}
+            columns = raw.execute(
+                f"PRAGMA table_info({table})"
+            ).fetchall()  # (place, name, kind, ..., place in the key)
+            alone = (
+                sum(column[5] > 0 for column in columns) == 1
+            )  # then SQLite numbers the rows, else each user's own are
+            kinds = {name: kind for _, name, kind, *_ in columns if not (name == "number" and alone)}
             raw.execute(
                 f"CREATE TEMP TABLE first AS SELECT *, row_number() OVER (PARTITION BY user) AS nth FROM {table}"
             )

@@ -501,7 +501,7 @@ class Scope:
 
     def add(self, text: str) -> MemoryEntry:
         """Save a note in the user's own words, unless the same note exists. Raises DataError for a blank text."""
-        text = require_text(text, "the text")
+        text = clean(require_text(text, "the text"))
         [vector] = self.store._embed([text])
         with self.store._writing():
             known = self._one(f"SELECT {ENTRY} FROM entry WHERE user = ? AND level = 'note' AND text = ?", text)
@@ -517,7 +517,7 @@ class Scope:
 
         Raises NotYours as `get` does, Changed if the entry is at another version, DataError for a blank text.
         """
-        text = require_text(text, "the text")
+        text = clean(require_text(text, "the text"))
         self._get(identity)  # refuse an unknown id before embedding anything
         [vector] = self.store._embed([text])
         with self.store._writing():
@@ -933,15 +933,16 @@ def require_text(text: str, what: str) -> str:
     """Return the text. Raises DataError if it is blank or cannot be stored; `what` names the text in the message."""
     if not text.strip():
         raise DataError(f"{what} is empty; give at least one word")
-    return clean(text)
+    try:
+        return storable(text)
+    except ValueError as error:
+        raise DataError(f"the text {error}") from None
 
 
 def clean(text: str) -> str:
-    """Return the text. Raises DataError if it cannot be stored, or is longer than NOTE_LIMIT characters."""
-    try:
-        storable(text)
-    except ValueError as error:
-        raise DataError(f"the text {error}") from None
+    """Return a text to keep. Raises DataError if it cannot be stored, or is longer than NOTE_LIMIT characters."""
+    if text.strip():
+        require_text(text, "the text")
     if len(text) > NOTE_LIMIT:
         raise DataError(f"the text has {len(text)} characters, and at most {NOTE_LIMIT} are kept; shorten or split it")
     return text
