@@ -72,13 +72,7 @@ def grow(path: Path, people: int, apart: bool) -> None:
         raw.execute("CREATE TEMP TABLE copy (copy INTEGER PRIMARY KEY)")
         raw.executemany("INSERT INTO copy VALUES (?)", [(copy,) for copy in range(people // PEOPLE)])
         for table in PERSONAL:
-            columns = raw.execute(
-                f"PRAGMA table_info({table})"
-            ).fetchall()  # (place, name, kind, ..., place in the key)
-            alone = (
-                sum(column[5] > 0 for column in columns) == 1
-            )  # then SQLite numbers the rows, else each user's own are
-            kinds = {name: kind for _, name, kind, *_ in columns if not (name == "number" and alone)}
+            kinds = {name: kind for _, name, kind, *_ in raw.execute(f"PRAGMA table_info({table})")}
             raw.execute(
                 f"CREATE TEMP TABLE first AS SELECT *, row_number() OVER (PARTITION BY user) AS nth FROM {table}"
             )
@@ -106,8 +100,8 @@ def index(path: Path, store: Path) -> sqlite3.Connection:
         "PRAGMA synchronous = OFF; BEGIN;"
         "CREATE VIRTUAL TABLE everything USING fts5 (user, text);"
         "CREATE TABLE owner (number INTEGER PRIMARY KEY, user TEXT, id TEXT);"
-        "INSERT INTO owner SELECT number, user, id FROM store.entry;"
-        "INSERT INTO everything (rowid, user, text) SELECT number, user, text FROM store.entry;"
+        "INSERT INTO owner SELECT rowid, user, id FROM store.entry;"
+        "INSERT INTO everything (rowid, user, text) SELECT rowid, user, text FROM store.entry;"
         "CREATE INDEX of ON owner (user);"
         "COMMIT;"
     )

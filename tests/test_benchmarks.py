@@ -165,7 +165,7 @@ def test_a_grown_store_holds_every_person_the_requested_number_of_times(first, t
         assert many._rows("SELECT count(DISTINCT user), count(*) / 3 FROM entry") == [
             (3 * store.PEOPLE, *few._rows("SELECT count(*) FROM entry")[0])
         ]
-        owners = [user for [user] in many._rows("SELECT user FROM entry ORDER BY number")]
+        owners = [user for [user] in many._rows("SELECT user FROM entry ORDER BY rowid")]
         together = sum(a == b for a, b in itertools.pairwise(owners))
         assert together == (0 if apart else len(owners) - 3 * store.PEOPLE)
 
