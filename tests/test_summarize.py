@@ -478,7 +478,7 @@ def test_what_few_people_hold_is_dropped_from_the_reading():
     histories[0] += [Purchase(f"a/record/{n}", "a", rare, 5.0, "so soft") for n in range(1, 9)]
     histories[1] += [Purchase("b/record/1", "b", rare, 5.0, "so soft")]
     left = known.without_rare(histories).reading
-    short = [[Purchase(f"{u}/record/0", u, replace(rare, attributes={}), 5.0)] for u in "xyz"]
+    short = [[Purchase(f"{u}/record/0", u, replace(rare, attributes={}), 5.0, "")] for u in "xyz"]
     assert known.without_rare(short).reading.items.labels == {"solo": "solo"}  # three wrote ps3, nobody play 3
     # "A PS3 game" does not end with the label, so only two people hold "ps3"
     assert left == replace(
