@@ -274,7 +274,7 @@ class Store(AbstractContextManager):
             return entries
 
         entries = self._compute_and_write(self._teachers, compute, write)
-        self._erase_remains("the global memory is built again")
+        self._erase_remains("the global memory is built again, and the old one is deleted")
         return entries
 
     def _compute_and_write(self, rows: Callable[[], R], compute: Callable[[R], tuple], write: Callable[..., T]) -> T:
@@ -319,7 +319,7 @@ class Store(AbstractContextManager):
         try:
             self._erase()
         except OSError as error:
-            text = f"{done}, but old bytes are still in the file or its log: {error.strerror}"
+            text = f"{done}, but not yet erased from the file and its log: {error.strerror}"
             raise Unerased(error.errno, text, str(self.path)) from error
 
     def _erase(self) -> None:
