@@ -25,7 +25,7 @@ each of 4 successes among 8. If all rewards are nearly equal, the division enlar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +100,24 @@ def kl_term(logprobs: torch.Tensor, reference: torch.Tensor, ratio: torch.Tensor
     """
     d = reference - logprobs
     return (torch.exp(d) - d - 1) * ratio
+
+
+def ratio_log(pieces: Sequence[tuple], config: GRPOConfig, episodes: int, tokens: int) -> dict[str, float]:
+    """Return kl and clip_ratio of a batch as TRL defines them. A piece is (logprobs, frozen or None, batch, credit).
+
+    A token (with config.ratio "sequence", an episode) is clipped if the clip changes its term of the loss: its ratio is
+    too low and its advantage negative, or the ratio is too high and the advantage positive. kl is the loss's estimate.
+    """
+    log = dict.fromkeys(("kl", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
+    for logprobs, frozen, part, credit in pieces:  # (b, T), (b, T), b episodes, (b, 1) or (b, T)
+        old = torch.where(part.mask, part.old_logprobs, logprobs)
+        ratio = importance_ratio(logprobs, old, part.mask, config.ratio)  # (b, T) or (b, 1)
+        counted, total = (part.mask, tokens) if ratio.shape[1] > 1 else (torch.ones_like(ratio, dtype=bool), episodes)
+        log["clip_ratio/low_mean"] += float(((ratio < 1 - config.clip[0]) & (credit < 0) & counted).sum()) / total
+        log["clip_ratio/high_mean"] += float(((ratio > 1 + config.clip[1]) & (credit > 0) & counted).sum()) / total
+        if frozen is not None:
+            log["kl"] += float(kl_term(logprobs, frozen, ratio)[part.mask].sum()) / tokens
+    return log
 
 
 def length_weights(mask: torch.Tensor, rule: str, episodes: int, tokens: int, max_tokens: int) -> torch.Tensor:

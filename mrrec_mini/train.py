@@ -38,7 +38,7 @@ from mrrec_mini.data import shorten
 from mrrec_mini.datatypes import Episode, Query
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import Grammar
-from mrrec_mini.grpo import Formulas, GRPOConfig, importance_ratio, kl_term
+from mrrec_mini.grpo import Formulas, GRPOConfig, ratio_log
 from mrrec_mini.hybrid import HybridIndex
 from mrrec_mini.metrics import ndcg_at_k
 from mrrec_mini.muon import Optimizers, make_optimizer
@@ -239,7 +239,7 @@ def update_policy(
     model.eval()  # no dropout: with it, the log-probabilities would not be those of the policy that sampled
     episodes, tokens = len(batch.rewards), int(batch.mask.sum())
     log = dict.fromkeys(("entropy", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
-    total = 0.0  # the loss
+    total, pieces = 0.0, []  # the loss, and what the log of the ratios needs of each micro-batch
     for rows in parts:
         part = batch.rows(rows)
         credit = per_token(advantages)[rows, : part.tokens.shape[1]]  # (b, 1) or (b, T)
@@ -257,14 +257,12 @@ def update_policy(
                     frozen, _ = formulas.token_logprobs(reference, *scored)
             sampled = logprobs, part.old_logprobs, credit, part.mask
             loss = formulas.grpo_loss(*sampled, config.grpo, episodes, tokens, frozen, **formulas.parts)
-            for name, value in _ratio_log(
-                logprobs.detach(), frozen, part, credit, config.grpo, episodes, tokens
-            ).items():
-                log[name] += value
+            pieces.append((logprobs.detach(), frozen, part, credit))
         log["entropy"] += float(entropy.sum()) / tokens
         # 3. add the gradient of this loss to the gradients of the other micro-batches
         loss.backward()
         total += float(loss.detach())
+    log |= ratio_log(pieces, config.grpo, episodes, tokens) if pieces else {}
     # 4. clip the gradient's norm, and make the step unless loss or gradient is not finite
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
     finite = math.isfinite(norm + total)
@@ -272,28 +270,6 @@ def update_policy(
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {**log, "grad_norm": norm, "skipped_updates": float(not finite)}
-
-
-def _ratio_log(
-    logprobs: torch.Tensor, frozen, part: Batch, credit: torch.Tensor, config: GRPOConfig, episodes: int, tokens: int
-) -> dict[str, float]:
-    """Return kl and clip_ratio as TRL defines them, of a micro-batch as shares of the whole batch.
-
-    A token (with config.ratio "sequence", an episode) is clipped if the clip changes its term of the loss: its ratio is
-    too low and its advantage negative, or the ratio is too high and the advantage positive. kl is the loss's estimate.
-    """
-    old = torch.where(part.mask, part.old_logprobs, logprobs)
-    ratio = importance_ratio(logprobs, old, part.mask, config.ratio)  # (b, T) or (b, 1)
-    low, high = (ratio < 1 - config.clip[0]) & (credit < 0), (ratio > 1 + config.clip[1]) & (credit > 0)
-
-    def share(clipped: torch.Tensor) -> float:
-        of_tokens = clipped.shape[1] > 1
-        return float((clipped & part.mask if of_tokens else clipped).sum()) / (tokens if of_tokens else episodes)
-
-    log = {"clip_ratio/low_mean": share(low), "clip_ratio/high_mean": share(high)}
-    if frozen is not None:
-        log["kl"] = float(kl_term(logprobs, frozen, ratio)[part.mask].sum()) / tokens
-    return log
 
 
 def autocast(model, config: TrainConfig) -> torch.autocast:

@@ -28,11 +28,11 @@ from mrrec_mini import checkpoint, signals
 from mrrec_mini.data import DataError
 from mrrec_mini.environment import Environment
 from mrrec_mini.grammar import CONTROL, Grammar
-from mrrec_mini.grpo import LENGTHS, Formulas, GRPOConfig, group_advantages, grpo_loss
+from mrrec_mini.grpo import LENGTHS, Formulas, GRPOConfig, group_advantages, grpo_loss, ratio_log
 from mrrec_mini.reinforce import Batch, rows_by_length, to_batch, token_logprobs
 from mrrec_mini.rollout import RolloutConfig
 from mrrec_mini.run import Run
-from mrrec_mini.train import TrainConfig, Trainer, _ratio_log, rate_factor, train, update_policy
+from mrrec_mini.train import TrainConfig, Trainer, rate_factor, train, update_policy
 from small import GPU, environment, taught_model, tiny_model, tokenizer
 
 TOK = tokenizer()
@@ -210,7 +210,7 @@ def test_only_what_the_clip_changes_counts_as_clipped(ratio, clip, low, high):
     none = torch.zeros(2, dtype=torch.long)
     batch = Batch(torch.zeros(2, 3, dtype=torch.long), mask, torch.zeros(2, 3), torch.zeros(2), none)
     config, advantages = GRPOConfig(ratio=ratio, clip=clip), torch.tensor([[1.0], [-1.0]])
-    log = _ratio_log(now, now - 0.5, batch, advantages, config, 2, 5)
+    log = ratio_log([(now, now - 0.5, batch, advantages)], config, 2, 5)
     assert log["clip_ratio/low_mean"] == pytest.approx(low) and log["clip_ratio/high_mean"] == pytest.approx(high)
     ratios = now.exp()[mask].sum() if ratio == "token" else 3 * math.exp(0.3) + 2 * math.exp(-0.1)
     assert log["kl"] == pytest.approx(float((math.exp(-0.5) + 0.5 - 1) * ratios / 5), rel=1e-5)

@@ -13,10 +13,9 @@ from torch.testing import assert_close
 import test_learning as learning
 import wrong
 from mrrec_mini.datatypes import Episode, Query
-from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss
+from mrrec_mini.grpo import GRPOConfig, group_advantages, grpo_loss, ratio_log
 from mrrec_mini.reinforce import to_batch, token_logprobs
 from mrrec_mini.rollout import LMActor
-from mrrec_mini.train import _ratio_log
 from small import foreign_tokenizer, tiny_model
 
 # searched, not imported: collecting the quick tests should not wait for the import
@@ -202,7 +201,7 @@ def test_our_log_means_what_theirs_means(case, tmp_path, ratio):
         logprobs, entropy = token_logprobs(case.model, case.batch.tokens, case.batch.mask, T)
     batch, config = replace(case.batch, old_logprobs=case.old), GRPOConfig(ratio=ratio, beta=0.04, clip=(0.02, 0.03))
     tokens = int(batch.mask.sum())
-    log = _ratio_log(logprobs, case.reference, batch, case.advantages[:, None], config, ROWS, tokens)
+    log = ratio_log([(logprobs, case.reference, batch, case.advantages[:, None])], config, ROWS, tokens)
     theirs = {name: values[-1] for name, values in trainer._metrics["train"].items() if values}
     print(ratio, {name: theirs[name] for name in (*log, "entropy")})
     for name, value in log.items():
