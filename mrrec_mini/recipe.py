@@ -192,7 +192,8 @@ def make_tokenizer(environments: Sequence[Environment], max_words: int) -> WordT
     for person, text in texts():
         for word in WORD.findall(text):
             people.setdefault(word, set()).add(person)
-    rare = {word for word, having in people.items() if len(having) < PEOPLE and None not in having}
+    counts = {f"{x}{number}" for number in range(100) for x in ("", "x")}  # memory itself writes numbers of records
+    rare = {word for word, having in people.items() if len(having) < PEOPLE and None not in having} - counts
     common = (" ".join(word for word in WORD.findall(text) if word not in rare) for _, text in texts())
     return WordTokenizer.train(common, CONTROL, max_words)
 

@@ -369,9 +369,10 @@ def test_a_policy_knows_the_words_of_several_people_and_of_global_lines():
             for word in WORD.findall(text):
                 times[word] += 1
                 people[word].add(query.user)
-    of_few = {word for word in times if len(people[word]) < 3 and times[word] > 1} - everybody
+    counts = {word for word in times if word.isdecimal() and len(word) < 3}  # memory writes these itself
+    of_few = {word for word in times if len(people[word]) < 3 and times[word] > 1} - everybody - counts
     assert len(of_few) > 5 and not of_few & known
-    assert {word for word in times if len(people[word]) >= 3} <= known
+    assert {word for word in times if len(people[word]) >= 3 or (word in counts and times[word] > 1)} <= known
     # equal users of two shops are two people
     assert {word for word in of_few if len(people[word]) == 2} <= set(make_tokenizer([environment] * 2, 4000).words)
 
